@@ -1,0 +1,47 @@
+# The verbs of the project. Each makes its own environment first, so a fresh clone needs no step before.
+
+VENV := .venv
+BIN := $(VENV)/bin
+SEEDS ?= 50
+PROTOS := $(wildcard libs/stoscore/proto/*.proto)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test sim bench lint proto clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(VENV)/.installed: pyproject.toml tools/venv.sh
+	@tools/venv.sh $(VENV)
+	@touch $@
+
+.PHONY: packages
+packages:
+	@tools/packages.sh
+
+demo: $(VENV)/.installed packages ## a cluster, a volume through CSI, its primary killed twice, everything checked on disk
+	@$(BIN)/stos dev demo
+
+test: $(VENV)/.installed packages ## all tests
+	@$(BIN)/pytest
+
+sim: $(VENV)/.installed ## the deterministic simulation: SEEDS=200 for more, SEED=7 for one
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+bench: $(VENV)/.installed packages ## 4 KiB random writes beside a minimal program that does the same
+	@$(BIN)/python -m benchmarks
+
+lint: $(VENV)/.installed ## ruff, mypy, import-linter
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy libs services
+	@$(BIN)/lint-imports
+
+proto: $(VENV)/.installed ## generate the gRPC stubs again
+	@$(BIN)/python -m grpc_tools.protoc -I libs --python_out=libs --pyi_out=libs --grpc_python_out=libs $(PROTOS)
+
+clean: ## stop this directory's clusters, remove what was made
+	@if [ -x $(BIN)/stos ]; then for dir in .stos/dev .demo/cluster; do \
+		[ ! -e $$dir/cluster.json ] || $(BIN)/stos dev stop --dir $$dir; done; fi
+	@rm -rf $(VENV) .stos .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

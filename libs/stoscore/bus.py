@@ -1,0 +1,524 @@
+"""The bus: requests, answers and events over NATS, strict at both ends.
+
+Control only; block data never passes here. A message may be lost, doubled, delayed or reordered, and every
+caller must live with that. What the bus adds to NATS:
+
+* it connects for ever, and says at once when it is not connected instead of letting a caller wait;
+* a credential is renewed by opening a second connection before the first one ends;
+* requests carry an id, a time limit and the trace; answers are results or `StosError`s;
+* what can't be understood is answered with an error and changes nothing;
+* messages that JetStream was talked into delivering are refused: the server pins who may *publish* to a
+  subject, yet a stored message can be replayed to any subject by a consumer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from stoscore import envelope
+from stoscore.envelope import decode_answer, decode_request, encode_error, encode_request, encode_result
+from stoscore.errors import Code, StosError, invalid, unavailable
+from stoscore.identity import Identity
+from stoscore.limits import MESSAGE_BYTES_MAX
+from stoscore.messages import Message
+from stoscore.nats_session import Session
+from stoscore.telemetry import current_traceparent, get_logger, span, valid_traceparent
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+A = TypeVar("A", bound=Message)
+M = TypeVar("M", bound=Message)
+RawCallback = Callable[[str, bytes, dict[str, str]], None]
+
+RECONNECT_WAIT_S = 0.25
+TIMEOUT_S = 5.0
+TIMEOUT_MAX_S = 300.0
+RUNNING_MAX = 64
+"""Requests of one subject that are worked on at a time."""
+WAITING_MAX = 1024
+"""Requests of one subject that wait beyond that; more are refused as busy."""
+SEEN_MAX = 512
+NO_RESPONDERS = "503"
+
+log = get_logger("bus")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """What is known about a request besides its content."""
+
+    subject: str
+    request_id: str
+    deadline_s: float
+    """On the event loop's clock: when the sender stops waiting."""
+    sender: str
+    """"kind/name" as the reply subject says. The server pins who may listen there, so only the named one can
+    read the answer; it is no proof of who asked."""
+    traceparent: str
+
+    def left_s(self) -> float:
+        """Time until the sender stops waiting, never negative."""
+        return max(0.0, self.deadline_s - asyncio.get_running_loop().time())
+
+
+@dataclass(frozen=True, slots=True)
+class _Subscription:
+    subject: str
+    queue: str
+    callback: Callable[[Msg], Awaitable[None]]
+
+
+class _Pending:
+    """One request, or one scatter, that waits for answers."""
+
+    __slots__ = ("answers", "done", "enough", "session", "subject")
+
+    def __init__(self, subject: str, enough: int | None, session: Session):
+        self.subject = subject
+        self.enough = enough
+        self.session = session
+        self.answers: list[Any] = []
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def fail(self, error: StosError) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+    def answered(self, data: Any) -> None:
+        self.answers.append(data)
+        if self.enough is not None and len(self.answers) >= self.enough and not self.done.done():
+            self.done.set_result(None)
+
+
+class Bus:
+    """One identity's connection to the bus. Made by `connect`."""
+
+    def __init__(self, identity: Identity, servers: list[str], name: str):
+        self.identity = identity
+        self._servers = servers
+        self._name = name
+        self._session: Session | None = None
+        self._subscriptions: list[_Subscription] = []
+        self._pending: dict[str, _Pending] = {}
+        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._supervisor: asyncio.Task[None] | None = None
+        self._first = asyncio.Event()
+        self._closing = False
+        self.on_connected: list[Callable[[], Awaitable[None]]] = []
+        """Called after every new connection, when all subscriptions are back."""
+
+    # --- life ---
+
+    @classmethod
+    async def connect(cls, identity: Identity, servers: list[str], *, name: str, wait: bool = False) -> Bus:
+        """A bus that connects in the background, and again whenever the connection is lost. With `wait` it
+        returns only when it is connected for the first time."""
+        bus = cls(identity, servers, name)
+        bus._supervisor = asyncio.create_task(bus._supervise(), name="bus")
+        if wait:
+            await bus._first.wait()
+        return bus
+
+    @property
+    def connected(self) -> bool:
+        return self._session is not None and self._session.alive
+
+    async def wait_connected(self, timeout_s: float) -> bool:
+        """True as soon as there is a connection, False when there is none in that time."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout_s
+        while not self.connected and loop.time() < end:
+            await asyncio.sleep(0.02)
+        return self.connected
+
+    async def _supervise(self) -> None:
+        reported = ""
+        while True:
+            session = self._session
+            if session is None:
+                try:
+                    session = await self._open()
+                except StosError as error:
+                    if error.message != reported:
+                        log.warning("%s; trying on", error.message)
+                        reported = error.message
+                    await asyncio.sleep(RECONNECT_WAIT_S)
+                    continue
+                reported = ""
+                self._use(session)
+            reason = await asyncio.shield(session.lost)
+            self._fail_pending(session, reason)
+            if self._session is session:
+                log.warning("connection to NATS lost: %s", reason)
+                self._session = None
+
+    async def _open(self) -> Session:
+        """A connected session with all subscriptions in place."""
+        session = await Session.open(self.identity, self._servers, self._name, self._publish_denied)
+        try:
+            await session.subscribe(f"{session.inbox}.*", "", self._on_answer)
+            done = 0
+            while done < len(self._subscriptions):  # more may be added while we wait
+                item = self._subscriptions[done]
+                await session.subscribe(item.subject, item.queue, item.callback)
+                done += 1
+            await session.round_trip()
+        except StosError:
+            await session.close(drain=False)
+            raise
+        return session
+
+    def _use(self, session: Session) -> None:
+        self._session = session
+        self._first.set()
+        log.info("connected to NATS", extra=session.describe())
+        for hook in self.on_connected:
+            self._spawn(hook())
+
+    async def renew(self) -> None:
+        """Go over to a new connection with the credential that is on disk now: first the new one with all
+        subscriptions, then the old one ends when it has nothing left to do. Raises StosError UNAVAILABLE."""
+        new = await self._open()
+        old, self._session = self._session, None
+        self._use(new)
+        if old is not None:
+            # What was asked on the old connection is answered there.
+            waiting = [item.done for item in self._pending.values() if item.session is old]
+            if waiting:
+                await asyncio.wait(waiting, timeout=TIMEOUT_S)
+            await old.close(drain=True)
+
+    async def close(self) -> None:
+        self._closing = True
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        session, self._session = self._session, None
+        if session is not None:
+            self._fail_pending(session, "the bus is closed")
+            await session.close(drain=False)
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        async def run() -> None:
+            try:
+                await work
+            except StosError as error:
+                log.warning("%s", error)
+
+        task = asyncio.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- asking ---
+
+    async def request(
+        self,
+        subject: str,
+        message: Message,
+        answer: type[A],
+        *,
+        timeout_s: float = TIMEOUT_S,
+        headers: dict[str, str] | None = None,
+    ) -> A:
+        """Ask and wait for the one answer. Raises the StosError that was answered; UNAVAILABLE when there is
+        no connection, nobody listens there, or the connection breaks; PERMISSION_DENIED when this identity
+        may not ask that; DEADLINE_EXCEEDED."""
+        with span(f"request {subject}", subject=subject):
+            pending = await self._ask(subject, encode_request(message), timeout_s, headers, enough=1)
+            if not pending.answers:
+                raise StosError(Code.DEADLINE_EXCEEDED, f"no answer from {subject} within {timeout_s:g} s")
+            return decode_answer(answer, pending.answers[0])
+
+    async def scatter(
+        self, subject: str, message: Message, answer: type[A], *, timeout_s: float, enough: int | None = None
+    ) -> list[A]:
+        """Ask everyone who listens and gather the good answers until the time is over or there are `enough`.
+        Nobody listening gives []. Raises StosError as `request` does for what is on our side."""
+        with span(f"scatter {subject}", subject=subject):
+            try:
+                pending = await self._ask(subject, encode_request(message), timeout_s, None, enough=enough)
+            except StosError as error:
+                if error.details.get("no_responders"):
+                    return []
+                raise
+            answers = []
+            for data in pending.answers:
+                try:
+                    answers.append(decode_answer(answer, data))
+                except StosError as error:
+                    log.debug("a bad answer: %s", error, extra={"subject": subject})
+            return answers
+
+    async def call(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        headers: dict[str, str] | None = None,
+    ) -> Msg:
+        """Ask a service that does not speak our envelope (JetStream): the raw answer. Raises as `request`."""
+        pending = await self._ask(subject, payload, timeout_s, headers, enough=1, raw=True)
+        if not pending.answers:
+            raise StosError(Code.DEADLINE_EXCEEDED, f"no answer from {subject} within {timeout_s:g} s")
+        answer: Msg = pending.answers[0]
+        return answer
+
+    async def collect(
+        self, subject: str, payload: bytes, until: Callable[[Msg], bool], *, timeout_s: float = TIMEOUT_S
+    ) -> list[Msg]:
+        """Raw answers up to and with the one for which `until` is true. Raises as `request`."""
+        pending = await self._ask(subject, payload, timeout_s, None, enough=None, raw=True, until=until)
+        if not pending.done.done():
+            raise StosError(Code.DEADLINE_EXCEEDED, f"no full answer from {subject} within {timeout_s:g} s")
+        return pending.answers
+
+    async def _ask(
+        self,
+        subject: str,
+        payload: bytes,
+        timeout_s: float,
+        headers: dict[str, str] | None,
+        *,
+        enough: int | None,
+        raw: bool = False,
+        until: Callable[[Msg], bool] | None = None,
+    ) -> _Pending:
+        session = self._session
+        if session is None or not session.alive:
+            raise unavailable("not connected to NATS")
+        if len(payload) > MESSAGE_BYTES_MAX:
+            raise invalid(f"a message of {len(payload)} bytes is too large for the bus ({MESSAGE_BYTES_MAX})")
+        token = os.urandom(9).hex()
+        pending = _Collector(subject, enough, session, until) if raw else _Pending(subject, enough, session)
+        self._pending[token] = pending
+        try:
+            sent = await session.publish(
+                subject, payload, f"{session.inbox}.{token}", self._headers(timeout_s, headers)
+            )
+            if not sent:
+                raise unavailable("the connection to NATS is gone")
+            await asyncio.wait([pending.done], timeout=timeout_s)
+        finally:
+            del self._pending[token]
+        if pending.done.done():
+            pending.done.result()
+        return pending
+
+    def _headers(self, timeout_s: float, more: dict[str, str] | None) -> dict[str, str]:
+        headers = {
+            envelope.REQUEST_ID: os.urandom(8).hex(),
+            envelope.TIMEOUT_MS: str(int(timeout_s * 1000)),
+        }
+        traceparent = current_traceparent()
+        if traceparent:
+            headers[envelope.TRACEPARENT] = traceparent
+        return headers | (more or {})
+
+    async def _on_answer(self, msg: Msg) -> None:
+        pending = self._pending.get(msg.subject.rpartition(".")[2])
+        if pending is None:
+            return
+        if not msg.data and (msg.headers or {}).get("Status") == NO_RESPONDERS:
+            pending.fail(
+                StosError(
+                    Code.UNAVAILABLE,
+                    f"nobody answers {pending.subject}",
+                    next_step="is that service running?",
+                    details={"no_responders": True},
+                )
+            )
+            return
+        pending.answered(msg if isinstance(pending, _Collector) else msg.data)
+
+    def _publish_denied(self, subject: str) -> None:
+        error = StosError(Code.PERMISSION_DENIED, f"{self.identity.uri} may not publish to {subject}")
+        for pending in self._pending.values():
+            if pending.subject.lower() == subject.lower():
+                pending.fail(error)
+
+    def _fail_pending(self, session: Session, reason: str) -> None:
+        for pending in self._pending.values():
+            if pending.session is session:
+                pending.fail(unavailable(f"the connection to NATS broke: {reason}"))
+
+    # --- telling ---
+
+    async def publish(self, subject: str, payload: bytes | Message) -> bool:
+        """Tell whoever listens, best effort. False when it surely did not leave."""
+        session = self._session
+        if session is None or not session.alive:
+            return False
+        data = payload if isinstance(payload, bytes) else encode_request(payload)
+        if len(data) > MESSAGE_BYTES_MAX:
+            return False
+        traceparent = current_traceparent()
+        headers = {envelope.TRACEPARENT: traceparent} if traceparent else None
+        return await session.publish(subject, data, "", headers)
+
+    # --- answering ---
+
+    async def serve(
+        self,
+        subject: str,
+        request: type[M],
+        handler: Callable[[M, RequestContext], Awaitable[Message]],
+        *,
+        queue: str = "",
+    ) -> None:
+        """Answer requests to a subject (wildcards allowed). The handler returns the result or raises
+        StosError; anything else that it raises is logged and answered with INTERNAL, and the service lives
+        on. Raises PERMISSION_DENIED when the server refuses the subscription."""
+        server = _Server(self, subject, request, handler)
+        await self._subscribe(_Subscription(subject, queue, server.arrived))
+
+    async def subscribe(self, subject: str, callback: RawCallback) -> None:
+        """Hear what is published to a subject: callback(subject, data, headers), in order, must not block.
+        Raises PERMISSION_DENIED when the server refuses the subscription."""
+
+        async def arrived(msg: Msg) -> None:
+            if _replayed(msg):
+                log.warning("refused a replayed message", extra={"subject": msg.subject})
+                return
+            try:
+                callback(msg.subject, msg.data, dict(msg.headers or {}))
+            except Exception:
+                # The shell's edge: one bad message must not end the subscription.
+                log.exception("a subscriber failed", extra={"subject": msg.subject})
+
+        await self._subscribe(_Subscription(subject, "", arrived))
+
+    async def _subscribe(self, item: _Subscription) -> None:
+        self._subscriptions.append(item)
+        session = self._session
+        if session is None or not session.alive:
+            return
+        await session.subscribe(item.subject, item.queue, item.callback)
+        await session.round_trip()
+        if session.is_denied(item.subject):
+            raise StosError(Code.PERMISSION_DENIED, f"{self.identity.uri} may not listen to {item.subject}")
+
+    def _first_time(self, reply: str) -> bool:
+        """Whether this request was not seen before: while two connections overlap, each delivers it."""
+        if not reply:
+            return True
+        if reply in self._seen:
+            return False
+        self._seen[reply] = None
+        if len(self._seen) > SEEN_MAX:
+            self._seen.popitem(last=False)
+        return True
+
+    async def _answer(self, reply: str, data: bytes) -> None:
+        session = self._session
+        if reply and session is not None:
+            await session.publish(reply, data, "", None)
+
+
+class _Collector(_Pending):
+    """Waits for raw messages, up to one that ends the row."""
+
+    __slots__ = ("_until",)
+
+    def __init__(self, subject: str, enough: int | None, session: Session, until: Callable[[Msg], bool] | None):
+        super().__init__(subject, enough, session)
+        self._until = until
+
+    def answered(self, data: Any) -> None:
+        super().answered(data)
+        if self._until is not None and self._until(data) and not self.done.done():
+            self.done.set_result(None)
+
+
+class _Server:
+    """Works on the requests of one subject."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        subject: str,
+        request: type[M],
+        handler: Callable[[M, RequestContext], Awaitable[Message]],
+    ):
+        self._bus = bus
+        self._subject = subject
+        self._request = request
+        self._handler: Callable[[Any, RequestContext], Awaitable[Message]] = handler
+        self._running = asyncio.Semaphore(RUNNING_MAX)
+        self._waiting = 0
+
+    async def arrived(self, msg: Msg) -> None:
+        if _replayed(msg):
+            log.warning("refused a replayed message", extra={"subject": msg.subject})
+            return
+        if not self._bus._first_time(msg.reply):
+            return
+        if self._waiting >= WAITING_MAX:
+            await self._bus._answer(msg.reply, encode_error(unavailable(f"{self._subject} is busy")))
+            return
+        context = _context(msg)
+        self._waiting += 1
+        self._bus._spawn(self._work(msg, context))
+
+    async def _work(self, msg: Msg, context: RequestContext) -> None:
+        try:
+            async with self._running:
+                if context.left_s() <= 0:
+                    log.debug("dropped an expired request", extra={"subject": msg.subject})
+                    return
+                data = await self._result(msg.data, context)
+        finally:
+            self._waiting -= 1
+        await self._bus._answer(msg.reply, data)
+
+    async def _result(self, data: bytes, context: RequestContext) -> bytes:
+        with span(
+            f"serve {context.subject}", context.traceparent, subject=context.subject, sender=context.sender
+        ) as current:
+            try:
+                answer = await self._handler(decode_request(self._request, data), context)
+            except StosError as error:
+                current.fail(error.message)
+                log.info(
+                    "refused: %s",
+                    error.message,
+                    extra={"subject": context.subject, "sender": context.sender, "code": error.code.value},
+                )
+                return encode_error(error)
+            except Exception:
+                # The shell's edge: a bug in one handler must not end the service.
+                current.fail("internal error")
+                log.exception("a request failed", extra={"subject": context.subject, "sender": context.sender})
+                return encode_error(StosError(Code.INTERNAL, f"internal error in {context.subject}"))
+            return encode_result(answer)
+
+
+def _replayed(msg: Msg) -> bool:
+    """Stored and delivered by JetStream instead of published by the one who may."""
+    return (msg.reply or "").startswith("$JS.") or "Nats-Stream" in (msg.headers or {})
+
+
+def _context(msg: Msg) -> RequestContext:
+    headers = msg.headers or {}
+    milliseconds = headers.get(envelope.TIMEOUT_MS, "")
+    usable = milliseconds.isascii() and milliseconds.isdigit() and len(milliseconds) <= 9
+    timeout_s = min(int(milliseconds) / 1000, TIMEOUT_MAX_S) if usable else TIMEOUT_S
+    prefix = (msg.reply or "").partition(".")[0].removeprefix("_INBOX_")
+    kind, _, name = prefix.partition("_")
+    return RequestContext(
+        subject=msg.subject,
+        request_id=headers.get(envelope.REQUEST_ID, "")[:64],
+        deadline_s=asyncio.get_running_loop().time() + timeout_s,
+        sender=f"{kind}/{name}" if kind and name else "",
+        traceparent=valid_traceparent(headers.get(envelope.TRACEPARENT, "")),
+    )

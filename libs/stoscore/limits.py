@@ -1,0 +1,48 @@
+"""Limits on everything that somebody else chooses, with their relations asserted."""
+
+from __future__ import annotations
+
+import re
+
+from stoscore.units import BLOCK_BYTES, GIB, MIB, TIB
+
+VOLUME_BYTES_MIN = 1 * MIB
+VOLUME_BYTES_MAX = 64 * TIB
+VOLUME_BYTES_DEFAULT = 1 * GIB
+REPLICAS_MAX = 5
+"""Copies besides the primary one."""
+COPIES_MAX = REPLICAS_MAX + 1
+VOTERS_MAX = 7
+REQUEST_BYTES_MAX = 32 * MIB
+"""The largest payload of one NBD request (the NBD specification's recommended maximum)."""
+FRAME_BYTES_MAX = REQUEST_BYTES_MAX + 1 * MIB
+MESSAGE_BYTES_MAX = 1 * MIB
+"""The largest control message (NATS' default max_payload)."""
+NAME_BYTES_MAX = 128
+LABELS_MAX = 64
+LABEL_BYTES_MAX = 256
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[-_.A-Za-z0-9]{0,126}[A-Za-z0-9])?", re.ASCII)
+_NODE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
+_VOLUME_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+
+
+def valid_volume_name(name: str) -> bool:
+    """Letters, digits, '-', '_' and '.', 1 to 128 bytes, starting and ending with a letter or digit:
+    safe as a NATS KV key, a path segment and an NBD export name."""
+    return ".." not in name and _NAME.fullmatch(name) is not None
+
+
+def valid_node_name(name: str) -> bool:
+    """An RFC 1123 label, so that it is one NATS subject token."""
+    return _NODE.fullmatch(name) is not None
+
+
+def valid_volume_id(volume: str) -> bool:
+    return _VOLUME_ID.fullmatch(volume) is not None
+
+
+assert VOLUME_BYTES_MIN % BLOCK_BYTES == 0
+assert VOLUME_BYTES_MAX % BLOCK_BYTES == 0
+assert REQUEST_BYTES_MAX % BLOCK_BYTES == 0
+assert COPIES_MAX <= VOTERS_MAX

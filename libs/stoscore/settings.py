@@ -1,0 +1,175 @@
+"""Settings: one typed class per service, from one file and the environment, refused when not understood.
+
+A setting that is misspelt and silently ignored is found out during the first outage. So every `STOS_*`
+variable and every key of the file must be known, and a bad one stops the service with one line that names
+it. The environment wins over the file:
+
+    STOS_CONFIG=/etc/stos/stos.toml     a table per service: [common], [replica], [certs], …
+    STOS_NATS_URLS=tls://nats:4222      a common setting
+    STOS_REPLICA_PORT=7001              a setting of the replica service
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+
+from stoscore.errors import StosError, invalid
+
+CONFIG_VARIABLE = "STOS_CONFIG"
+COMMON = "common"
+SERVICES = ("certs", "csi", "placement", "replica")
+"""Services whose variables share the STOS_ prefix with the common settings."""
+_NOT_SETTINGS = (CONFIG_VARIABLE, "STOS_DIR")
+_NOT_SERVICES = ("STOS_DEMO_", "STOS_DEV_", "STOS_TEST_", "STOS_BENCH_")
+"""Variables of commands and tools, which no service reads."""
+
+Words = Annotated[list[str], NoDecode]
+"""A list that the environment writes as comma-separated words."""
+
+
+class ServiceSettings(BaseSettings):
+    """The base of every service's settings."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_ignore_empty=True)
+    service: ClassVar[str] = ""
+
+
+class CommonSettings(ServiceSettings):
+    """What every process needs: who it is, where the bus is, how it reports."""
+
+    identity_dir: Path = Field(
+        default=Path("/var/lib/stos/identity"),
+        description="directory with this process's key, certificate and NATS credentials; with several "
+        "services in one process each has its own directory below it",
+    )
+    join_token_file: Path | None = Field(
+        default=None,
+        description="file with one-time join tokens (one per line), read only while there is no identity",
+    )
+    nats_urls: Words = Field(
+        default=["tls://127.0.0.1:4222"],
+        min_length=1,
+        max_length=16,
+        description="NATS servers, comma-separated; always TLS with client certificates",
+    )
+    cluster: str = Field(
+        default="",
+        max_length=63,
+        description="when set, an identity of another cluster is refused; by default the identity says which",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least severe level that is logged"
+    )
+    log_format: Literal["json", "plain"] = Field(default="json", description="json for collectors, plain for people")
+    otel_exporter: Literal["none", "console", "otlp"] = Field(
+        default="none", description="where spans go; trace ids are made and logged in any case"
+    )
+    otel_endpoint: str = Field(
+        default="http://127.0.0.1:4317", description="OTLP collector (gRPC), used with otel_exporter=otlp"
+    )
+
+    @field_validator("nats_urls", mode="before")
+    @classmethod
+    def _split_urls(cls, value: object) -> object:
+        return split_words(value)
+
+    @field_validator("nats_urls")
+    @classmethod
+    def _only_tls(cls, urls: list[str]) -> list[str]:
+        for url in urls:
+            scheme, separator, rest = url.partition("://")
+            if separator and (scheme not in ("tls", "nats") or not rest):
+                raise ValueError(f"{url!r} is no NATS address: write tls://host:port")
+        return urls
+
+
+def split_words(value: object) -> object:
+    """ "a, b" -> ["a", "b"]; anything else unchanged, for validators of `Words` fields."""
+    if isinstance(value, str):
+        return [word.strip() for word in value.split(",") if word.strip()]
+    return value
+
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+def load(cls: type[S], service: str) -> S:
+    """The settings of one service ("common" for the shared ones). Raises StosError INVALID_ARGUMENT
+    with one line that names the variable or key and what it should be."""
+    prefix = _prefix(service)
+    variables = _variables(cls, service, prefix)
+    values = _from_file(cls, service)
+    for field in variables:
+        values.pop(field, None)
+    try:
+        return cls(_env_prefix=prefix, **values)  # type: ignore[call-arg, unused-ignore]
+    except ValidationError as error:
+        raise _explain(error, prefix, variables, values) from None
+    except SettingsError as error:
+        raise invalid(f"settings of {service}: {error}") from None
+
+
+def _prefix(service: str) -> str:
+    return "STOS_" if service == COMMON else f"STOS_{service.upper()}_"
+
+
+def _variables(cls: type[ServiceSettings], service: str, prefix: str) -> dict[str, str]:
+    """Field -> variable for all that are set and belong to this class; an unknown one is an error."""
+    foreign = _NOT_SERVICES + tuple(_prefix(name) for name in SERVICES if name != service)
+    found: dict[str, str] = {}
+    for variable, value in sorted(os.environ.items()):
+        upper = variable.upper()
+        if not upper.startswith(prefix) or upper in _NOT_SETTINGS:
+            continue
+        if service == COMMON and upper.startswith(foreign):
+            continue
+        field = upper.removeprefix(prefix).lower()
+        if field not in cls.model_fields:
+            raise invalid(f"unknown setting {variable}", _known(cls, prefix))
+        if value:
+            found[field] = variable
+    return found
+
+
+def _from_file(cls: type[ServiceSettings], service: str) -> dict[str, Any]:
+    """The service's table of the file named by STOS_CONFIG."""
+    name = os.environ.get(CONFIG_VARIABLE)
+    if not name:
+        return {}
+    try:
+        tables = tomllib.loads(Path(name).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise invalid(f"can't read the settings file {name}: {error}") from None
+    for table in tables:
+        if table not in (COMMON, *SERVICES, service):
+            raise invalid(f"unknown table [{table}] in {name}", f"known: {', '.join((COMMON, *SERVICES))}")
+    values = tables.get(service, {})
+    if not isinstance(values, dict):
+        raise invalid(f"{service} in {name} must be a table: [{service}]")
+    for key in values:
+        if key not in cls.model_fields:
+            raise invalid(f"unknown setting {key} in [{service}] of {name}", _known(cls, ""))
+    return dict(values)
+
+
+def _known(cls: type[ServiceSettings], prefix: str) -> str:
+    names = (f"{prefix}{field.upper()}" if prefix else field for field in sorted(cls.model_fields))
+    return f"known: {', '.join(names)}"
+
+
+def _explain(error: ValidationError, prefix: str, variables: dict[str, str], values: dict[str, Any]) -> StosError:
+    """All that is wrong on one line, each with the place where it was set."""
+    parts = []
+    for problem in error.errors(include_url=False):
+        field = str(problem["loc"][0]) if problem["loc"] else ""
+        source = variables.get(field) or (f"{field} in the settings file" if field in values else "")
+        shown = source or f"{prefix}{field.upper()}"
+        given = f"={problem['input']!r}" if source else ""
+        parts.append(f"{shown}{given}: {problem['msg'].removeprefix('Value error, ')}")
+    return invalid("; ".join(parts).replace("\n", " "))

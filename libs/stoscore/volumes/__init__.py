@@ -1,0 +1,20 @@
+"""Volumes as their users see them: create, find, attach and delete, over the bus.
+
+| module | what it knows |
+|---|---|
+| `naming` | which names, sizes and copy counts are possible |
+| `deadline` | how long a whole call may take, and how to retry within it |
+| `nodes` | how to ask one node |
+| `primary` | who serves a volume, and how to ask it |
+| `creation` | how a volume comes into being, and goes on where a broken create stopped |
+| `deletion` | how it ends, founded or half made |
+| `client` | `Volumes`, which puts them together |
+
+Nothing here decides for a volume: the voters do. Every call may be repeated.
+"""
+
+from stoscore.volumes.client import Volumes
+from stoscore.volumes.naming import VolumeSpec, check_spec
+from stoscore.volumes.primary import Survey
+
+__all__ = ["Survey", "VolumeSpec", "Volumes", "check_spec"]

@@ -1,0 +1,185 @@
+"""`Volumes`: what the command line and the CSI service may do with volumes.
+
+A volume is named by its id or, where people type it, by its name. Every call is idempotent and has a
+deadline; a StosError says whose fault a failure is and what to do next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from stoscore.bus import Bus
+from stoscore.catalogue import Catalogue
+from stoscore.errors import Code, StosError, invalid, not_found, precondition
+from stoscore.limits import valid_node_name, valid_volume_id
+from stoscore.messages import (
+    Attached,
+    AttachVolume,
+    CatalogueEntry,
+    CloseFrontend,
+    DetachVolume,
+    Empty,
+    FrontendOpened,
+    OpenFrontend,
+    ReplicaStatus,
+)
+from stoscore.volumes.creation import Creation, voter_nodes
+from stoscore.volumes.deadline import Deadline, retry
+from stoscore.volumes.deletion import Deletion
+from stoscore.volumes.naming import check_name, check_spec
+from stoscore.volumes.nodes import Nodes
+from stoscore.volumes.primary import Replicas, Survey
+
+GET_S = 2.0
+"""How long a listing waits for a volume's primary before it shows the volume without one."""
+LISTED_AT_ONCE = 32
+
+
+class Volumes:
+    """The volumes of one cluster, seen through its bus and catalogue."""
+
+    def __init__(self, bus: Bus, catalogue: Catalogue):
+        self._catalogue = catalogue
+        self._nodes = Nodes(bus)
+        self._replicas = Replicas(bus)
+        self._creation = Creation(bus, catalogue)
+        self._deletion = Deletion(bus, catalogue, self._creation)
+
+    async def create(
+        self,
+        name: str,
+        size_bytes: int,
+        *,
+        replicas: int = 2,
+        zones: Sequence[str] = (),
+        labels: Mapping[str, str] | None = None,
+        timeout_s: float = 30.0,
+    ) -> ReplicaStatus:
+        """A new volume, or the one of that name, size and replicas: its primary's status. The size is rounded
+        up to a whole MiB. Goes on with a create that was interrupted."""
+        spec = check_spec(name, size_bytes, replicas, zones, labels)
+        return await self._creation.create(spec, Deadline.after(timeout_s))
+
+    async def get(
+        self, name_or_id: str, *, timeout_s: float = GET_S
+    ) -> tuple[CatalogueEntry, ReplicaStatus | None]:
+        """The entry and the primary's status; None while nobody serves. Raises NOT_FOUND."""
+        deadline = Deadline.after(timeout_s)
+        entry = await self._entry(name_or_id, deadline)
+        return entry, await self._status(entry, deadline)
+
+    async def list(self, *, timeout_s: float = GET_S) -> list[tuple[CatalogueEntry, ReplicaStatus | None]]:
+        """All volumes by name, each as `get` gives it; those that nobody serves are listed too."""
+        entries = await retry(Deadline.after(timeout_s), lambda _: self._catalogue.list())
+        slots = asyncio.Semaphore(LISTED_AT_ONCE)
+
+        async def status(entry: CatalogueEntry) -> ReplicaStatus | None:
+            async with slots:
+                return await self._status(entry, Deadline.after(timeout_s))
+
+        entries = sorted(entries, key=lambda entry: entry.name)
+        statuses = await asyncio.gather(*(status(entry) for entry in entries))
+        return list(zip(entries, statuses, strict=True))
+
+    async def survey(self, name_or_id: str) -> tuple[CatalogueEntry, Survey]:
+        """The entry and what each of the volume's nodes says of it."""
+        entry = await self._entry(name_or_id, Deadline.after(GET_S))
+        return entry, await self._replicas.survey(entry.volume, voter_nodes(entry))
+
+    async def attach(self, volume: str, node: str, *, timeout_s: float = 30.0) -> Attached:
+        """Make `node` the one that may do I/O; the same again gives the same attach epoch. Raises NOT_FOUND
+        for an unknown node or volume, FAILED_PRECONDITION when it is attached elsewhere."""
+        deadline = Deadline.after(timeout_s)
+        entry = await self._ready(volume, deadline)
+        await self._check_node(node, deadline)
+        return await self._replicas.ask(
+            entry.volume, voter_nodes(entry), "attach", AttachVolume(node=node), Attached, deadline
+        )
+
+    async def detach(self, volume: str, node: str | None = None, *, timeout_s: float = 30.0) -> None:
+        """End the attachment, only that of `node` if one is named."""
+        deadline = Deadline.after(timeout_s)
+        entry = await self._entry(volume, deadline)
+        if entry.state == "ready":
+            await self._replicas.ask(
+                entry.volume, voter_nodes(entry), "detach", DetachVolume(node=node), Empty, deadline
+            )
+
+    async def delete(self, name_or_id: str, *, timeout_s: float = 30.0) -> bool:
+        """Delete the volume; False when there was none. Raises FAILED_PRECONDITION while it is attached."""
+        deadline = Deadline.after(timeout_s)
+        try:
+            entry = await self._entry(name_or_id, deadline)
+        except StosError as error:
+            if error.code is Code.NOT_FOUND:
+                return False
+            raise
+        await self._deletion.delete(entry, deadline)
+        return True
+
+    async def open_frontend(
+        self, volume: str, node: str, *, attached: Attached | None = None, timeout_s: float = 30.0
+    ) -> FrontendOpened:
+        """Serve the volume over NBD on the node that it is attached to. `attached` saves asking for the
+        record again. Raises FAILED_PRECONDITION when it is not attached to that node."""
+        deadline = Deadline.after(timeout_s)
+        if attached is None:
+            entry = await self._ready(volume, deadline)
+            status = await self._replicas.find(entry.volume, voter_nodes(entry), deadline)
+            record = status.record
+        else:
+            record = attached.record
+        attachment = record.attachment if record is not None else None
+        if record is None or attachment is None or attachment.node != node:
+            raise precondition(
+                f"the volume is attached to {attachment.node if attachment else 'no node'}, not to {node}",
+                "attach it to that node first",
+            )
+        request = OpenFrontend(
+            volume=record.volume,
+            name=record.name,
+            size_bytes=record.size_bytes,
+            attach_epoch=attachment.attach_epoch,
+            voters=record.voters,
+        )
+        return await self._nodes.ask(node, "open", request, FrontendOpened, deadline)
+
+    async def close_frontend(self, volume: str, node: str, *, timeout_s: float = 30.0) -> None:
+        """Stop serving the volume on that node. Idempotent."""
+        deadline = Deadline.after(timeout_s)
+        entry = await self._entry(volume, deadline)
+        await self._nodes.ask(node, "close", CloseFrontend(volume=entry.volume), Empty, deadline)
+
+    async def _entry(self, name_or_id: str, deadline: Deadline) -> CatalogueEntry:
+        if valid_volume_id(name_or_id):
+            return await retry(deadline, lambda _: self._catalogue.by_id(name_or_id))
+        check_name(name_or_id)
+        return await retry(deadline, lambda _: self._catalogue.by_name(name_or_id))
+
+    async def _ready(self, name_or_id: str, deadline: Deadline) -> CatalogueEntry:
+        entry = await self._entry(name_or_id, deadline)
+        if entry.state == "creating":
+            raise precondition(
+                f"volume {entry.name} is not complete yet",
+                "repeat its create command, which goes on where it stopped",
+            )
+        if entry.state == "deleting":
+            raise precondition(f"volume {entry.name} is being deleted", "use another volume")
+        return entry
+
+    async def _status(self, entry: CatalogueEntry, deadline: Deadline) -> ReplicaStatus | None:
+        try:
+            return await self._replicas.find(entry.volume, voter_nodes(entry), deadline)
+        except StosError as error:
+            if error.code in (Code.UNAVAILABLE, Code.NOT_FOUND):
+                return None
+            raise
+
+    async def _check_node(self, node: str, deadline: Deadline) -> None:
+        """An attachment to a node that does not exist could never be used nor seen to be dead."""
+        if not valid_node_name(node):
+            raise invalid(f"{node!r} is no possible node name", "see `stos node ls`")
+        known = {entry.node for entry in await retry(deadline, lambda _: self._catalogue.nodes())}
+        if node not in known:
+            raise not_found(f"there is no node {node}", f"there are: {', '.join(sorted(known)) or 'none'}")

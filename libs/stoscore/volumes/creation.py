@@ -1,0 +1,251 @@
+"""How a volume comes into being, in steps that may each be repeated.
+
+    rank ──> catalogue: id + nodes ──> empty replicas ──> first record to each ──> a primary serves ──> ready
+             (compare-and-set)         (incarnations)     (the volume is founded)
+
+Id and voters enter the catalogue before any replica is made, so an interrupted create is found again under
+its name and goes on with the same id and the same nodes; two at once do the same steps twice, to no harm.
+Nothing is undone on failure: the entry stays `creating` until a create finishes it or a delete removes it.
+A volume in that state can't be attached, so until it is ready there is no data to lose.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from stoscore import subjects, telemetry
+from stoscore.bus import Bus
+from stoscore.catalogue import Catalogue
+from stoscore.errors import Code, StosError, precondition, unavailable
+from stoscore.messages import (
+    CatalogueEntry,
+    CreateReplica,
+    Empty,
+    FoundVolume,
+    Ranking,
+    RankRequest,
+    RecordModel,
+    RemoveReplica,
+    ReplicaCreated,
+    ReplicaStatus,
+    VoterModel,
+)
+from stoscore.units import format_size
+from stoscore.volumes.deadline import WORTH_RETRYING, Deadline, all_of, retry
+from stoscore.volumes.naming import VolumeSpec, copies_of
+from stoscore.volumes.nodes import Nodes
+from stoscore.volumes.primary import Replicas
+
+RANK_S = 3.0
+"""One try of a ranking: both rounds of bids and some. A dead placement instance costs one of these."""
+
+
+def voter_nodes(entry: CatalogueEntry) -> list[str]:
+    """All first voters' nodes: data in the order of choice, then witnesses."""
+    return [*entry.nodes, *entry.witness_nodes]
+
+
+class Creation:
+    """The steps; `create` runs what is left of them."""
+
+    def __init__(self, bus: Bus, catalogue: Catalogue):
+        self._bus = bus
+        self._catalogue = catalogue
+        self._nodes = Nodes(bus)
+        self._replicas = Replicas(bus)
+
+    async def create(self, spec: VolumeSpec, deadline: Deadline) -> ReplicaStatus:
+        """The serving primary's status. Raises StosError: ALREADY_EXISTS for another volume of that name,
+        what placement or a node refuses, UNAVAILABLE when a chosen node did not answer until the deadline."""
+        with telemetry.span("volume.create", volume_name=spec.name, size_bytes=spec.size_bytes):
+            entry = await self._entry(spec, deadline)
+            if entry.state == "ready":
+                return await self._replicas.find(entry.volume, voter_nodes(entry), deadline)
+            status = await self.finish(entry, deadline)
+            await self._declare_ready(entry, deadline)
+            return status
+
+    async def finish(self, entry: CatalogueEntry, deadline: Deadline) -> ReplicaStatus:
+        """Everything between the entry and a serving primary."""
+        try:
+            incarnations = await self._make_replicas(entry, deadline)
+            await self._check_still_wanted(entry, incarnations, deadline)
+            record = await self._first_record(entry, incarnations, deadline)
+            await self._found(record, deadline)
+            return await self._replicas.find(entry.volume, voter_nodes(entry), deadline)
+        except StosError as error:
+            if error.code not in WORTH_RETRYING:
+                raise
+            raise unavailable(
+                f"volume {entry.name} is not complete yet: {error.message}",
+                "repeat the command, it goes on where it stopped; or remove it with "
+                f"`stos volume rm {entry.name}`",
+            ) from error
+
+    async def _declare_ready(self, entry: CatalogueEntry, deadline: Deadline) -> None:
+        ready = entry.model_copy(update={"state": "ready"})
+        try:
+            await retry(deadline, lambda _: self._catalogue.update(ready))
+        except StosError as error:
+            if error.code is Code.NOT_FOUND:
+                raise _being_deleted(entry.name) from error
+            raise
+
+    async def _entry(self, spec: VolumeSpec, deadline: Deadline) -> CatalogueEntry:
+        """The catalogue's entry for the name, made if there is none. The first to enter wins."""
+        existing = await self._existing(spec.name, deadline)
+        if existing is None:
+            entry = await self._ranked_entry(spec, deadline)
+            try:
+                return await retry(deadline, lambda _: self._catalogue.create(entry))
+            except StosError as error:
+                if error.code is not Code.ALREADY_EXISTS:
+                    raise
+            existing = await self._existing(spec.name, deadline)
+            if existing is None:
+                raise _being_deleted(spec.name)
+        _check_same(existing, spec)
+        return existing
+
+    async def _existing(self, name: str, deadline: Deadline) -> CatalogueEntry | None:
+        try:
+            return await retry(deadline, lambda _: self._catalogue.by_name(name))
+        except StosError as error:
+            if error.code is Code.NOT_FOUND:
+                return None
+            raise
+
+    async def _ranked_entry(self, spec: VolumeSpec, deadline: Deadline) -> CatalogueEntry:
+        volume = secrets.token_hex(16)
+        request = RankRequest(
+            volume=volume,
+            name=spec.name,
+            size_bytes=spec.size_bytes,
+            copies=spec.copies,
+            witnesses=spec.witnesses,
+            zones=list(spec.zones),
+        )
+
+        async def rank(timeout_s: float) -> Ranking:
+            return await self._bus.request(subjects.placement("rank"), request, Ranking, timeout_s=timeout_s)
+
+        ranking = await retry(deadline, rank, longest_s=RANK_S)
+        return CatalogueEntry(
+            volume=volume,
+            name=spec.name,
+            size_bytes=spec.size_bytes,
+            replicas=spec.replicas,
+            nodes=[choice.node for choice in ranking.chosen if choice.kind == "data"],
+            witness_nodes=[choice.node for choice in ranking.chosen if choice.kind == "witness"],
+            labels=dict(spec.labels),
+        )
+
+    async def _make_replicas(self, entry: CatalogueEntry, deadline: Deadline) -> dict[str, str]:
+        """An empty replica or witness on every node: node -> incarnation, drawn by the node."""
+
+        async def make(node: str) -> ReplicaCreated:
+            request = CreateReplica(
+                volume=entry.volume,
+                name=entry.name,
+                size_bytes=entry.size_bytes,
+                kind="witness" if node in entry.witness_nodes else "data",
+            )
+            return await self._nodes.ask(node, "create", request, ReplicaCreated, deadline)
+
+        nodes = voter_nodes(entry)
+        made = await all_of(*(make(node) for node in nodes))
+        return {node: created.incarnation for node, created in zip(nodes, made, strict=True)}
+
+    async def _check_still_wanted(
+        self, entry: CatalogueEntry, incarnations: dict[str, str], deadline: Deadline
+    ) -> None:
+        """A delete may have come between: then take back what was made, or it would stay for ever."""
+        if entry.state == "deleting":
+            return
+        current = await self._existing(entry.name, deadline)
+        if current is not None and current.volume == entry.volume and current.state != "deleting":
+            return
+        await all_of(
+            *(
+                self.remove_replica(entry.volume, node, incarnation, deadline)
+                for node, incarnation in incarnations.items()
+            )
+        )
+        raise _being_deleted(entry.name)
+
+    async def remove_replica(self, volume: str, node: str, incarnation: str, deadline: Deadline) -> None:
+        """Drop a replica that was made and never founded. Idempotent."""
+        request = RemoveReplica(volume=volume, incarnation=incarnation)
+        try:
+            await self._nodes.ask(node, "remove", request, Empty, deadline)
+        except StosError as error:
+            if error.code is not Code.NOT_FOUND:
+                raise
+
+    async def _first_record(
+        self, entry: CatalogueEntry, incarnations: dict[str, str], deadline: Deadline
+    ) -> RecordModel:
+        """The record that founds the volume: an earlier try's if a voter already has one, so that there is
+        only ever one first record."""
+        survey = await self._replicas.survey(entry.volume, incarnations, timeout_s=deadline.try_s(1.0))
+        founded = survey.newest
+        if founded is None or founded.record is None:
+            return _new_record(entry, incarnations)
+        named = {voter.node: voter.incarnation for voter in founded.record.voters}
+        if named != incarnations:
+            raise precondition(
+                f"volume {entry.name} was begun with a copy that is lost now",
+                f"remove it with `stos volume rm {entry.name}` and create it again",
+            )
+        return founded.record
+
+    async def _found(self, record: RecordModel, deadline: Deadline) -> None:
+        """Every voter gets the record. One that has one keeps its own."""
+        request = FoundVolume(record=record)
+        await all_of(
+            *(self._nodes.ask(voter.node, "found", request, Empty, deadline) for voter in record.voters)
+        )
+
+
+def _new_record(entry: CatalogueEntry, incarnations: dict[str, str]) -> RecordModel:
+    data = [VoterModel(node=node, incarnation=incarnations[node], kind="data") for node in entry.nodes]
+    witnesses = [
+        VoterModel(node=node, incarnation=incarnations[node], kind="witness") for node in entry.witness_nodes
+    ]
+    return RecordModel(
+        volume=entry.volume,
+        name=entry.name,
+        size_bytes=entry.size_bytes,
+        replicas=entry.replicas,
+        generation=0,
+        epoch=0,
+        version=1,
+        voters=[*data, *witnesses],
+        in_sync=data,
+        labels=entry.labels,
+    )
+
+
+def _check_same(existing: CatalogueEntry, spec: VolumeSpec) -> None:
+    if existing.state == "deleting":
+        raise _being_deleted(spec.name)
+    if (existing.size_bytes, existing.replicas) != (spec.size_bytes, spec.replicas):
+        raise StosError(
+            Code.ALREADY_EXISTS,
+            f"volume {spec.name} exists with {format_size(existing.size_bytes)} "
+            f"({existing.size_bytes} bytes) and {copies_of(existing.replicas)} copies",
+            next_step="choose another name, or ask for the same size and replicas to get that volume",
+            details={
+                "volume": existing.volume,
+                "size_bytes": existing.size_bytes,
+                "replicas": existing.replicas,
+            },
+        )
+
+
+def _being_deleted(name: str) -> StosError:
+    return StosError(
+        Code.ABORTED,
+        f"volume {name} is being deleted",
+        next_step=f"run `stos volume rm {name}` until it succeeds, then create it again",
+    )

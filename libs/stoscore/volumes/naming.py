@@ -1,0 +1,113 @@
+"""Which volumes are possible: names, sizes, numbers of copies, and what a wrong one is told.
+
+A size is rounded up to a whole MiB: a user who writes 10G means a size and not a number of blocks, and the
+rounded size is what every later comparison sees. `replicas` are the copies besides the primary one, so
+copies = replicas + 1; an even number of copies gets a witness, which votes and holds no data, so that a
+majority exists when half of the copies are gone: 1, 3, 5 or 7 voters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from stoscore.errors import Code, StosError, invalid
+from stoscore.limits import (
+    LABEL_BYTES_MAX,
+    LABELS_MAX,
+    NAME_BYTES_MAX,
+    REPLICAS_MAX,
+    VOLUME_BYTES_MAX,
+    VOTERS_MAX,
+    valid_volume_id,
+    valid_volume_name,
+)
+from stoscore.units import MIB, format_size
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeSpec:
+    """A possible volume, as asked for. `size_bytes` is whole MiB."""
+
+    name: str
+    size_bytes: int
+    replicas: int
+    zones: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def copies(self) -> int:
+        return copies_of(self.replicas)
+
+    @property
+    def witnesses(self) -> int:
+        return witnesses_of(self.replicas)
+
+
+def copies_of(replicas: int) -> int:
+    """Data copies of a volume with that many replicas besides the primary copy."""
+    return replicas + 1
+
+
+def witnesses_of(replicas: int) -> int:
+    return 1 if copies_of(replicas) % 2 == 0 else 0
+
+
+def round_size(size_bytes: int) -> int:
+    """Up to a whole MiB."""
+    return -(-size_bytes // MIB) * MIB
+
+
+def check_spec(
+    name: str,
+    size_bytes: int,
+    replicas: int,
+    zones: Sequence[str] = (),
+    labels: Mapping[str, str] | None = None,
+) -> VolumeSpec:
+    """The spec, or StosError INVALID_ARGUMENT or OUT_OF_RANGE that says what to change."""
+    check_name(name)
+    if size_bytes <= 0:
+        raise invalid(f"a volume of {size_bytes} bytes can't be made", "choose a size above 0, such as 1GiB")
+    if size_bytes > VOLUME_BYTES_MAX:
+        raise StosError(
+            Code.OUT_OF_RANGE,
+            f"a volume of {size_bytes} bytes is too large",
+            next_step=f"choose a size of at most {format_size(VOLUME_BYTES_MAX)}",
+        )
+    if not 0 <= replicas <= REPLICAS_MAX:
+        raise invalid(
+            f"{replicas} replicas are not possible",
+            f"choose 0 to {REPLICAS_MAX}: the number of copies besides the primary one",
+        )
+    return VolumeSpec(name, round_size(size_bytes), replicas, tuple(zones), _check_labels(labels or {}))
+
+
+def check_name(name: str) -> None:
+    """Raises StosError INVALID_ARGUMENT for a name that no volume can have."""
+    if not valid_volume_name(name):
+        raise invalid(
+            f"{name!r} is no possible volume name",
+            f"use letters, digits, '-', '_' and '.', at most {NAME_BYTES_MAX}, "
+            "starting and ending with a letter or digit",
+        )
+    if valid_volume_id(name):
+        raise invalid(
+            f"the name {name!r} would be read as a volume id",
+            "choose a name that is not 32 hexadecimal digits",
+        )
+
+
+def _check_labels(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    if len(labels) > LABELS_MAX:
+        raise invalid(f"{len(labels)} labels are too many", f"use at most {LABELS_MAX}")
+    for key, value in labels.items():
+        if not key or len(key) > LABEL_BYTES_MAX or len(value) > LABEL_BYTES_MAX:
+            raise invalid(
+                f"the label {key[:40]!r} is empty or too long",
+                f"use 1 to {LABEL_BYTES_MAX} characters for the key, at most as many for the value",
+            )
+    return tuple(sorted(labels.items()))
+
+
+assert witnesses_of(REPLICAS_MAX) + copies_of(REPLICAS_MAX) <= VOTERS_MAX

@@ -1,0 +1,195 @@
+"""Who serves a volume: ask its nodes, follow their hints, ask again until somebody does.
+
+No directory of primaries exists: a directory would be wrong just when it matters, during a take-over. The
+voters know, or know whom to ask. A primary that was found may have been deposed a moment later; it answers
+NOT_PRIMARY and the search goes on from its hint. All volume verbs may be repeated, so an answer that got lost
+is asked for again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from stoscore import subjects
+from stoscore.bus import Bus
+from stoscore.errors import Code, StosError, not_found, unavailable
+from stoscore.messages import DescribeReplica, Message, ReplicaStatus
+from stoscore.volumes.deadline import WORTH_RETRYING, Deadline, Pauses
+
+DESCRIBE_S = 1.0
+"""A node that describes a replica does it from memory."""
+
+A = TypeVar("A", bound=Message)
+Answer = ReplicaStatus | StosError
+
+
+@dataclass(slots=True)
+class Survey:
+    """What each asked node said of one volume: its status, or why there is none."""
+
+    statuses: dict[str, ReplicaStatus] = field(default_factory=dict)
+    failures: dict[str, StosError] = field(default_factory=dict)
+
+    def add(self, node: str, answer: Answer) -> None:
+        if isinstance(answer, StosError):
+            self.failures[node] = answer
+        else:
+            self.statuses[node] = answer
+
+    @property
+    def serving(self) -> ReplicaStatus | None:
+        """The primary that serves; the one of the highest epoch should two think so for a moment."""
+        serving = [status for status in self.statuses.values() if status.serving]
+        return max(serving, key=_stamp, default=None)
+
+    @property
+    def newest(self) -> ReplicaStatus | None:
+        """Of those with a record, the one with the newest."""
+        return max((s for s in self.statuses.values() if s.record), key=_stamp, default=None)
+
+    @property
+    def missing(self) -> set[str]:
+        """Nodes that answered that they hold nothing of this volume."""
+        return {node for node, error in self.failures.items() if error.code is Code.NOT_FOUND}
+
+    @property
+    def silent(self) -> dict[str, StosError]:
+        """Nodes of which nothing is known."""
+        return {node: error for node, error in self.failures.items() if error.code is not Code.NOT_FOUND}
+
+    def told(self) -> str:
+        """One line: what everybody said."""
+        parts = {node: f"{status.role} in epoch {status.epoch}" for node, status in self.statuses.items()}
+        parts.update({node: error.message for node, error in self.failures.items()})
+        return "; ".join(f"{node}: {parts[node]}" for node in sorted(parts))
+
+
+def _stamp(status: ReplicaStatus) -> tuple[int, int, int, str]:
+    record = status.record
+    if record is None:
+        return (0, status.epoch, 0, status.node)
+    return (record.generation, status.epoch, record.version, status.node)
+
+
+class Replicas:
+    """The nodes' answers about volumes."""
+
+    def __init__(self, bus: Bus):
+        self._bus = bus
+
+    async def survey(self, volume: str, nodes: Iterable[str], *, timeout_s: float = DESCRIBE_S) -> Survey:
+        """Everybody's answer, those of hinted nodes included."""
+        survey = Survey()
+        async with aclosing(self._answers(volume, nodes, timeout_s)) as answers:
+            async for node, answer in answers:
+                survey.add(node, answer)
+        return survey
+
+    async def find(self, volume: str, nodes: Iterable[str], deadline: Deadline) -> ReplicaStatus:
+        """The primary as soon as one serves. Raises StosError NOT_FOUND when at the deadline every node says
+        that it holds nothing of the volume, else UNAVAILABLE with what each said."""
+        nodes = list(nodes)
+        pauses = Pauses(deadline)
+        while True:
+            survey = Survey()
+            async with aclosing(self._answers(volume, nodes, deadline.try_s(DESCRIBE_S))) as answers:
+                async for node, answer in answers:
+                    survey.add(node, answer)
+                    if isinstance(answer, ReplicaStatus) and answer.serving:
+                        return answer
+            if deadline.passed:
+                raise _nobody(volume, survey)
+            await pauses.rest()
+
+    async def ask(
+        self,
+        volume: str,
+        nodes: Iterable[str],
+        verb: str,
+        message: Message,
+        answer: type[A],
+        deadline: Deadline,
+    ) -> A:
+        """The primary's answer to a volume verb, whoever is primary by then. Raises what the primary refuses,
+        or UNAVAILABLE when nobody served until the deadline."""
+        nodes = list(nodes)
+        pauses = Pauses(deadline)
+        hint: str | None = None
+        while True:
+            node = hint or (await self.find(volume, nodes, deadline)).node
+            try:
+                subject = subjects.volume(node, volume, verb)
+                return await self._bus.request(subject, message, answer, timeout_s=deadline.try_s())
+            except StosError as error:
+                if error.code not in WORTH_RETRYING:
+                    raise
+                if deadline.passed:
+                    raise unavailable(
+                        f"the volume's primary did not answer in time ({node}: {error.message})",
+                        "repeat the command; `stos volume show` tells the state of its copies",
+                    ) from error
+                hint = _hint(error, node)
+            await pauses.rest()
+
+    async def _answers(
+        self, volume: str, nodes: Iterable[str], timeout_s: float
+    ) -> AsyncGenerator[tuple[str, Answer], None]:
+        """Each node's answer as it comes; nodes that an answer names are asked as well."""
+        asked: set[str] = set()
+        pending: set[asyncio.Task[tuple[str, Answer]]] = set()
+
+        def ask(more: Iterable[str]) -> None:
+            for node in more:
+                if node not in asked:
+                    asked.add(node)
+                    pending.add(asyncio.create_task(self._describe(node, volume, timeout_s)))
+
+        ask(nodes)
+        try:
+            while pending:
+                done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                pending -= done
+                for task in done:
+                    node, answer = task.result()
+                    if isinstance(answer, ReplicaStatus):
+                        ask(_named(answer))
+                    yield node, answer
+        finally:
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+
+    async def _describe(self, node: str, volume: str, timeout_s: float) -> tuple[str, Answer]:
+        try:
+            status = await self._bus.request(
+                subjects.node(node, "describe"),
+                DescribeReplica(volume=volume),
+                ReplicaStatus,
+                timeout_s=timeout_s,
+            )
+        except StosError as error:
+            return node, error
+        return node, status
+
+
+def _named(status: ReplicaStatus) -> list[str]:
+    named = [voter.node for voter in status.record.voters] if status.record else []
+    return [*named, status.primary_hint] if status.primary_hint else named
+
+
+def _hint(error: StosError, asked: str) -> str | None:
+    hint = error.details.get("hint")
+    return hint if isinstance(hint, str) and hint and hint != asked else None
+
+
+def _nobody(volume: str, survey: Survey) -> StosError:
+    if not survey.statuses and not survey.silent:
+        return not_found(f"no node holds volume {volume}", "see `stos volume ls`")
+    return unavailable(
+        f"no copy of volume {volume} serves now ({survey.told()})",
+        "wait for its nodes to come back and repeat the command; `stos node ls` shows them",
+    )

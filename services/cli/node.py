@@ -1,0 +1,123 @@
+"""`stos node`: the nodes of the cluster, their space and what they hold."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from stoscore.units import format_size
+
+from services.cli.cluster import Directory, Session, run
+from services.cli.output import Format, Output, fields, table, write, write_json
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
+
+
+@app.callback()
+def node() -> None:
+    """See the nodes of the cluster, their space and what they hold.
+
+    \b
+      stos node ls
+      stos node show n1
+    """
+
+
+@app.command()
+def ls(directory: Directory = None, output: Output = Format.TABLE) -> None:
+    """List the nodes, those that do not answer included.
+
+    \b
+      stos node ls
+      stos node ls -o json
+    """
+
+    async def work(session: Session) -> list[dict[str, Any]]:
+        from services.cli import views
+        from services.cli.roster import call_roll
+
+        entries = await session.catalogue.nodes()
+        roll = await call_roll(session.bus, entries)
+        return [
+            views.node(entry, roll[entry.node]) for entry in sorted(entries, key=lambda entry: entry.node)
+        ]
+
+    rows = run(directory, work)
+    if output is Format.JSON:
+        write_json(rows)
+        return
+    headings = ("NODE", "ZONE", "STATE", "CAPACITY", "PROMISED", "USED", "COPIES", "PRIMARIES", "FRONTENDS")
+    write(table(headings, [_row(row) for row in rows]))
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="name of the node")],
+    directory: Directory = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Show one node: its space, its peers, its copies and its frontends.
+
+    \b
+      stos node show n1
+      stos node show n1 -o json
+    """
+
+    async def work(session: Session) -> dict[str, Any]:
+        from services.cli import views
+        from services.cli.roster import call_roll, node_entry
+
+        entry = await node_entry(session.catalogue, name)
+        return views.node(entry, (await call_roll(session.bus, [entry]))[entry.node])
+
+    view = run(directory, work)
+    if output is Format.JSON:
+        write_json(view)
+    else:
+        write(_shown(view))
+
+
+def _row(view: dict[str, Any]) -> tuple[object, ...]:
+    if not view["up"]:
+        return (view["node"], view["zone"], "no answer", "-", "-", "-", "-", "-", "-")
+    return (
+        view["node"],
+        view["zone"],
+        "up",
+        format_size(view["capacity_bytes"]),
+        format_size(view["provisioned_bytes"]),
+        format_size(view["used_bytes"]),
+        len(view["replicas"]),
+        sum(1 for replica in view["replicas"] if replica["serving"]),
+        len(view["frontends"]),
+    )
+
+
+def _shown(view: dict[str, Any]) -> str:
+    pairs: list[tuple[str, object]] = [
+        ("node", view["node"]),
+        ("zone", view["zone"] or "-"),
+        ("address", view["address"]),
+    ]
+    if not view["up"]:
+        return fields([*pairs, ("state", f"no answer: {view['error']['message']}")])
+    peers = [f"{peer} ({'up' if up else 'down'})" for peer, up in sorted(view["peers"].items())]
+    pairs += [
+        ("state", "up"),
+        ("version", view["version"]),
+        ("capacity", format_size(view["capacity_bytes"])),
+        ("promised", format_size(view["provisioned_bytes"])),
+        ("used", format_size(view["used_bytes"])),
+        ("peers", ", ".join(peers) or "-"),
+    ]
+    copies = [
+        (replica["name"] or "-", replica["role"], replica["epoch"], format_size(replica["allocated_bytes"]))
+        for replica in view["replicas"]
+    ]
+    frontends = [(one["name"], one["clients"], one["socket"]) for one in view["frontends"]]
+    parts = [fields(pairs)]
+    if copies:
+        parts.append(table(("VOLUME", "ROLE", "EPOCH", "ALLOCATED"), copies))
+    if frontends:
+        parts.append(table(("FRONTEND", "CLIENTS", "SOCKET"), frontends))
+    return "\n\n".join(parts)

@@ -1,0 +1,43 @@
+"""`stos plugins`: everything that can be exchanged, and where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from stoscore import plugins
+from stoscore.errors import invalid
+
+from services.cli.output import Format, Output, table, write, write_json
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command("plugins")
+def listing(
+    group: Annotated[str | None, typer.Option(help="only this group, such as placement_policies")] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """List the plugins: their group, name, origin and code. None of them is loaded for it.
+
+    \b
+    A package adds one by an entry point in its pyproject.toml:
+      [project.entry-points."stos.placement_policies"]
+      cheapest = "my_package.cheapest:policy"
+
+    \b
+      stos plugins
+      stos plugins --group services -o json
+    """
+    found = plugins.listing()
+    if group is not None:
+        wanted = group if group.startswith("stos.") else f"stos.{group}"
+        if wanted not in plugins.GROUPS:
+            raise invalid(f"there is no plugin group {group!r}", f"groups: {', '.join(plugins.GROUPS)}")
+        found = [plugin for plugin in found if plugin.group == wanted]
+    if output is Format.JSON:
+        write_json([asdict(plugin) for plugin in found])
+        return
+    rows = [(plugin.group, plugin.name, plugin.origin, plugin.target) for plugin in found]
+    write(table(("GROUP", "NAME", "ORIGIN", "CODE"), rows))

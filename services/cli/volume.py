@@ -1,0 +1,286 @@
+"""`stos volume`: create, find, use and remove volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from stoscore.errors import Code, StosError, invalid, unavailable
+from stoscore.units import format_size, parse_size
+
+from services.cli.cluster import Directory, Session, run
+from services.cli.output import Format, Output, fields, plain, table, write, write_json
+
+if TYPE_CHECKING:
+    from stoscore.messages import CatalogueEntry, ReplicaStatus
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="name or id of the volume")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.1, max=3600, help="seconds until giving up")]
+CLOSE_S = 3.0
+"""A frontend that can't be closed by then is fenced by the detach that follows."""
+
+
+@app.callback()
+def volume() -> None:
+    """Create, find, use and remove volumes.
+
+    \b
+      stos volume create data --size 1GiB
+      stos volume connect data
+      stos volume show data
+      stos volume disconnect data
+      stos volume rm data
+    """
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="letters, digits, '-', '_' and '.'")],
+    size: Annotated[str, typer.Option(help="such as 1GiB, 512Mi or 10G; rounded up to a whole MiB")],
+    replicas: Annotated[int, typer.Option(help="copies besides the primary one, 0 to 5")] = 2,
+    zone: Annotated[list[str] | None, typer.Option(help="only nodes in this zone (repeatable)")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE (repeatable)")] = None,
+    timeout: Timeout = 30.0,
+    directory: Directory = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Create a volume. The same command again gives the same volume, and goes on where one was interrupted.
+
+    An even number of copies gets a witness, a voter without data, so that a majority decides when half of
+    the copies are gone.
+
+    \b
+      stos volume create data --size 1GiB
+      stos volume create scratch --size 10G --replicas 0
+      stos volume create db --size 100GiB --zone a --zone b --label app=db
+    """
+    try:
+        size_bytes = parse_size(size)
+    except ValueError as error:
+        raise invalid(str(error)) from None
+    labels = _labels(label or [])
+
+    async def work(session: Session) -> tuple[CatalogueEntry, ReplicaStatus]:
+        status = await session.volumes.create(
+            name, size_bytes, replicas=replicas, zones=zone or [], labels=labels, timeout_s=timeout
+        )
+        return await session.catalogue.by_name(name), status
+
+    from services.cli import views
+
+    entry, status = run(directory, work)
+    view = views.volume(entry, status)
+    if output is Format.JSON:
+        write_json(view)
+        return
+    write(f"volume {plain(view['name'])}: {format_size(view['size_bytes'])}, {_told_copies(view)}")
+
+
+@app.command()
+def ls(directory: Directory = None, output: Output = Format.TABLE) -> None:
+    """List all volumes, those that nobody serves included.
+
+    \b
+      stos volume ls
+      stos volume ls -o json
+    """
+    from services.cli import views
+
+    found = run(directory, lambda session: session.volumes.list())
+    rows = [views.volume(entry, status) for entry, status in found]
+    if output is Format.JSON:
+        write_json(rows)
+        return
+    headings = ("NAME", "SIZE", "HEALTH", "IN SYNC", "PRIMARY", "EPOCH", "ATTACHED", "ID")
+    write(table(headings, [_row(row) for row in rows]))
+
+
+@app.command()
+def show(name: Name, directory: Directory = None, output: Output = Format.TABLE) -> None:
+    """Show one volume and what each of its nodes says of it.
+
+    \b
+      stos volume show data
+      stos volume show data -o json
+    """
+    from services.cli import views
+
+    async def work(session: Session) -> dict[str, Any]:
+        entry, survey = await session.volumes.survey(name)
+        view = views.volume(entry, survey.serving or survey.newest)
+        return {**view, "nodes": views.replicas(survey)}
+
+    view = run(directory, work)
+    if output is Format.JSON:
+        write_json(view)
+        return
+    write(_shown(view))
+
+
+@app.command()
+def rm(
+    name: Name, timeout: Timeout = 30.0, directory: Directory = None, output: Output = Format.TABLE
+) -> None:
+    """Remove a volume and its data. Removing what does not exist succeeds; one in use is refused.
+
+    \b
+      stos volume disconnect data
+      stos volume rm data
+    """
+    removed = run(directory, lambda session: session.volumes.delete(name, timeout_s=timeout))
+    if output is Format.JSON:
+        write_json({"name": name, "removed": removed})
+    else:
+        write(f"volume {plain(name)} is removed" if removed else f"there was no volume {plain(name)}")
+
+
+@app.command()
+def connect(
+    name: Name,
+    node: Annotated[str | None, typer.Option(help="where to use it [default: a node without a copy]")] = None,
+    timeout: Timeout = 30.0,
+    directory: Directory = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Attach a volume to a node, open its NBD frontend there and print the URI for any NBD client.
+
+    Only one node may use a volume at a time. The same command again gives the same frontend.
+
+    \b
+      stos volume connect data
+      nbdinfo "$(stos volume connect data)"
+      stos volume connect data --node n1 -o json
+    """
+
+    async def work(session: Session) -> dict[str, Any]:
+        where = node or await _best_node(session, name, timeout)
+        attached = await session.volumes.attach(name, where, timeout_s=timeout)
+        opened = await session.volumes.open_frontend(name, where, attached=attached, timeout_s=timeout)
+        return {
+            "volume": attached.record.volume,
+            "name": attached.record.name,
+            "node": opened.node,
+            "socket": opened.socket,
+            "uri": opened.uri,
+            "attach_epoch": attached.attach_epoch,
+        }
+
+    view = run(directory, work)
+    if output is Format.JSON:
+        write_json(view)
+    else:
+        write(plain(view["uri"]))
+
+
+@app.command()
+def disconnect(
+    name: Name, timeout: Timeout = 30.0, directory: Directory = None, output: Output = Format.TABLE
+) -> None:
+    """Close a volume's frontend and detach the volume. Nothing to do is no error.
+
+    \b
+      stos volume disconnect data
+    """
+
+    async def work(session: Session) -> str | None:
+        _, status = await session.volumes.get(name, timeout_s=timeout)
+        attachment = status.record.attachment if status is not None and status.record is not None else None
+        if attachment is not None:
+            await _close(session, name, attachment.node)
+        await session.volumes.detach(name, timeout_s=timeout)
+        return attachment.node if attachment is not None else None
+
+    node = run(directory, work)
+    if output is Format.JSON:
+        write_json({"name": name, "node": node, "disconnected": node is not None})
+    elif node is None:
+        write(f"volume {plain(name)} was not connected")
+    else:
+        write(f"volume {plain(name)} is disconnected from {plain(node)}")
+
+
+async def _best_node(session: Session, name: str, timeout_s: float) -> str:
+    from services.cli.roster import call_roll, frontend_node
+
+    entry, status = await session.volumes.get(name, timeout_s=timeout_s)
+    if status is None or status.record is None:
+        raise unavailable(
+            f"no copy of volume {entry.name} serves now", f"see `stos volume show {entry.name}`"
+        )
+    return frontend_node(status.record, await call_roll(session.bus, await session.catalogue.nodes()))
+
+
+async def _close(session: Session, name: str, node: str) -> None:
+    """A node that is gone has no frontend left to close."""
+    try:
+        await session.volumes.close_frontend(name, node, timeout_s=CLOSE_S)
+    except StosError as error:
+        if error.code not in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.NOT_FOUND):
+            raise
+
+
+def _labels(pairs: Sequence[str]) -> dict[str, str]:
+    labels = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise invalid(f"{pair!r} is no label", "write KEY=VALUE, such as --label app=db")
+        labels[key] = value
+    return labels
+
+
+def _told_copies(view: dict[str, Any]) -> str:
+    """3 copies on n1 (primary), n2, n3"""
+    data = [voter["node"] for voter in view["voters"] if voter["kind"] == "data"]
+    witnesses = [voter["node"] for voter in view["voters"] if voter["kind"] == "witness"]
+    places = ", ".join(f"{node} (primary)" if node == view["primary"] else node for node in data)
+    told = f"{len(data)} {'copy' if len(data) == 1 else 'copies'} on {places}"
+    return told + (f", witness on {', '.join(witnesses)}" if witnesses else "")
+
+
+def _row(view: dict[str, Any]) -> tuple[object, ...]:
+    return (
+        view["name"],
+        format_size(view["size_bytes"]),
+        view["health"],
+        f"{len(view['in_sync'])}/{view['copies']}",
+        view["primary"] or "-",
+        "-" if view["epoch"] is None else view["epoch"],
+        view["attached"] or "-",
+        view["volume"],
+    )
+
+
+def _shown(view: dict[str, Any]) -> str:
+    attached = f"{view['attached']} (attach epoch {view['attach_epoch']})" if view["attached"] else "-"
+    head = fields(
+        [
+            ("name", view["name"]),
+            ("id", view["volume"]),
+            ("size", f"{format_size(view['size_bytes'])} ({view['size_bytes']} bytes)"),
+            ("copies", _told_copies(view)),
+            ("health", view["health"]),
+            ("in sync", ", ".join(view["in_sync"]) or "-"),
+            ("attached", attached),
+            *((f"label {key}", value) for key, value in sorted(view["labels"].items())),
+        ]
+    )
+    rows = [_node_row(node) for node in view["nodes"]]
+    return head + "\n\n" + table(("NODE", "ROLE", "SERVING", "EPOCH", "ALLOCATED", "NOTES"), rows)
+
+
+def _node_row(node: dict[str, Any]) -> tuple[object, ...]:
+    if "error" in node:
+        return (node["node"], "-", "-", "-", "-", node["error"]["message"])
+    notes = [
+        f"{resync['node']} {resync['phase']}, {format_size(resync['bytes_left'])} left"
+        for resync in node["resyncs"]
+    ]
+    if node["unclean"]:
+        notes.insert(0, "stopped uncleanly")
+    serving = "yes" if node["serving"] else "no"
+    allocated = format_size(node["allocated_bytes"])
+    return (node["node"], node["role"], serving, node["epoch"], allocated, "; ".join(notes) or "-")

@@ -1,0 +1,108 @@
+"""Loop devices: which one stands on a file, making one with 4096-byte sectors, taking one away.
+
+A loop device is known by its backing file's path. When the file's own mount is lost (its FUSE daemon was
+stopped), the kernel forgets that path and shows "/", while a filesystem on the device may still be
+mounted. So the device's sequence number is kept beside it: the kernel gives a new one with every use of a
+loop device, and the pair (name, sequence number) never means anything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from stoscore.errors import Code, StosError, precondition
+
+from services.csi.attachers import SECTOR_BYTES
+from services.csi.commands import run
+
+SYSFS = Path("/sys/block")
+_RELEASE_S = 3.0
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A loop device in use."""
+
+    name: str
+    """loop3"""
+    sequence: int
+    """The kernel's diskseq; 0 where the kernel has none (before 5.15)."""
+    backing: str
+
+    @property
+    def path(self) -> str:
+        return f"/dev/{self.name}"
+
+    def note(self) -> str:
+        """To be kept, for `recall`."""
+        return f"{self.name} {self.sequence}\n"
+
+
+def in_use(sysfs: Path = SYSFS) -> list[Loop]:
+    """Every loop device that has a backing file, as sysfs tells; no device is touched."""
+    found = []
+    for backing in sorted(sysfs.glob("loop*/loop/backing_file")):
+        directory = backing.parent.parent
+        try:
+            found.append(Loop(directory.name, _number(directory / "diskseq"), backing.read_text().removesuffix("\n")))
+        except OSError:
+            continue  # released meanwhile
+    return found
+
+
+def recall(note: str, loops: list[Loop]) -> Loop | None:
+    """The device that the note was written for, if it is still in that same use."""
+    name, _, sequence = note.strip().partition(" ")
+    for loop in loops:
+        if loop.name == name and loop.sequence and str(loop.sequence) == sequence:
+            return loop
+    return None
+
+
+async def make(file: Path) -> Loop:
+    """A loop device on the file, with direct I/O and 4096-byte sectors, or an error and no device."""
+    argv = ["losetup", "--find", "--show", f"--sector-size={SECTOR_BYTES}", "--direct-io=on", str(file)]
+    name = (await run(argv)).check().output.strip().removeprefix("/dev/")
+    for loop in in_use():
+        if loop.name == name:
+            flaw = _flaw(SYSFS / name)
+            if flaw is None:
+                return loop
+            await release(loop)
+            raise StosError(
+                Code.INTERNAL, f"{loop.path} on {file} has {flaw}; it is not used, because ext4 broke on such"
+            )
+    raise StosError(Code.INTERNAL, f"losetup made {name or 'nothing'} and sysfs does not show it")
+
+
+async def release(loop: Loop) -> None:
+    """Detach the device from its file. Raises FAILED_PRECONDITION while something has it open."""
+    await run(["losetup", "--detach", loop.path])
+    clock = asyncio.get_running_loop()
+    until = clock.time() + _RELEASE_S
+    while recall(loop.note(), in_use()) or (not loop.sequence and loop in in_use()):
+        if clock.time() >= until:
+            raise precondition(
+                f"{loop.path} is in use: a process or a mount holds it open",
+                next_step="unpublish the volume, end what uses it, and ask again",
+            )
+        await asyncio.sleep(_POLL_S)
+
+
+def _flaw(directory: Path) -> str | None:
+    sector_bytes = _number(directory / "queue" / "logical_block_size")
+    if sector_bytes != SECTOR_BYTES:
+        return f"{sector_bytes}-byte sectors"
+    if _number(directory / "loop" / "dio") != 1:
+        return "no direct I/O"
+    return None
+
+
+def _number(path: Path) -> int:
+    try:
+        return int(path.read_text())
+    except FileNotFoundError:
+        return 0

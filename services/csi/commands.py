@@ -1,0 +1,92 @@
+"""Running the node's own programs (mount, mkfs, losetup, …) without ever hanging with them.
+
+A program that touches a block device can get stuck in the kernel when the device does, where even SIGKILL
+waits. So every run has a time limit, and beyond it the program is killed and no longer waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stoscore.errors import Code, StosError, precondition
+
+QUICK_S = 30.0
+"""For what normally takes milliseconds and waits for a flush at most."""
+OUTPUT_CHARS_MAX = 600
+
+PACKAGE = {
+    "blkid": "util-linux",
+    "cmp": "diffutils",
+    "losetup": "mount (Debian) or util-linux",
+    "mkfs.ext4": "e2fsprogs",
+    "mkfs.xfs": "xfsprogs",
+    "mount": "mount (Debian) or util-linux",
+    "qemu-storage-daemon": "qemu-system-common (Debian, Ubuntu) or qemu-img (Fedora)",
+    "stat": "coreutils",
+    "umount": "mount (Debian) or util-linux",
+}
+"""What to install for each program."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a program ended."""
+
+    argv: tuple[str, ...]
+    code: int
+    output: str
+    errors: str
+
+    def check(self) -> Finished:
+        """Itself when the exit code is 0. Raises INTERNAL with what the program said otherwise."""
+        if self.code != 0:
+            raise self.failure()
+        return self
+
+    def failure(self) -> StosError:
+        said = " ".join((self.errors or self.output).split())[:OUTPUT_CHARS_MAX]
+        return StosError(Code.INTERNAL, f"{self.argv[0]} failed with exit code {self.code}: {said or 'no message'}")
+
+
+async def run(argv: Sequence[str], *, timeout_s: float = QUICK_S, pass_fds: Sequence[int] = ()) -> Finished:
+    """Run a program to its end. Raises FAILED_PRECONDITION when it is not installed, DEADLINE_EXCEEDED
+    when it takes longer than `timeout_s`."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "LC_ALL": "C", "PATH": search_path()},
+            pass_fds=tuple(pass_fds),
+            start_new_session=True,  # a Ctrl-C meant for the service must not stop a mkfs half-way
+        )
+    except FileNotFoundError as error:
+        raise missing(argv[0]) from error
+    try:
+        output, errors = await asyncio.wait_for(process.communicate(), timeout_s)
+    except TimeoutError:
+        process.kill()
+        raise StosError(
+            Code.DEADLINE_EXCEEDED,
+            f"{argv[0]} did not finish within {timeout_s:g} s",
+            next_step="the volume may wait for its copies (`stos volume show`); ask again when it serves",
+        ) from None
+    assert process.returncode is not None
+    return Finished(tuple(argv), process.returncode, output.decode(errors="replace"), errors.decode(errors="replace"))
+
+
+def missing(program: str) -> StosError:
+    package = PACKAGE.get(program, program)
+    return precondition(
+        f"the program {program} is not installed on this node", next_step=f"install the package {package}"
+    )
+
+
+def search_path() -> str:
+    """The PATH with the system directories, which a service's environment often leaves out."""
+    parts = os.environ.get("PATH", "").split(os.pathsep)
+    return os.pathsep.join(dict.fromkeys([*filter(None, parts), "/usr/sbin", "/usr/bin", "/sbin", "/bin"]))

@@ -1,0 +1,41 @@
+"""The few requests to the cluster that CSI is made of.
+
+`stoscore.volumes.Volumes` is what runs; this names the part of it that is used here, so that the gRPC
+services can be exercised without a cluster behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from stoscore.messages import Attached, CatalogueEntry, FrontendOpened, ReplicaStatus
+
+
+class VolumesPort(Protocol):
+    """All idempotent; each raises StosError (NOT_FOUND, FAILED_PRECONDITION, UNAVAILABLE, …)."""
+
+    async def create(
+        self,
+        name: str,
+        size_bytes: int,
+        *,
+        replicas: int = 2,
+        zones: Sequence[str] = (),
+        labels: Mapping[str, str] | None = None,
+        timeout_s: float = 30.0,
+    ) -> ReplicaStatus: ...
+
+    async def get(self, name_or_id: str) -> tuple[CatalogueEntry, ReplicaStatus | None]: ...
+
+    async def list(self) -> list[tuple[CatalogueEntry, ReplicaStatus | None]]: ...
+
+    async def attach(self, volume: str, node: str, *, timeout_s: float = 30.0) -> Attached: ...
+
+    async def detach(self, volume: str, node: str | None = None, *, timeout_s: float = 30.0) -> None: ...
+
+    async def delete(self, name_or_id: str, *, timeout_s: float = 30.0) -> bool: ...
+
+    async def open_frontend(self, volume: str, node: str, *, timeout_s: float = 30.0) -> FrontendOpened: ...
+
+    async def close_frontend(self, volume: str, node: str, *, timeout_s: float = 30.0) -> None: ...

@@ -1,0 +1,281 @@
+"""What a CSI request must look like before anything is done for it.
+
+Each function takes a message (or a part) as it arrived and returns it in the project's own words, or
+raises a `StosError` that names the field and the offending value. Nothing here asks the cluster.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stoscore.errors import Code, StosError, invalid, not_found
+from stoscore.limits import (
+    LABEL_BYTES_MAX,
+    LABELS_MAX,
+    REPLICAS_MAX,
+    VOLUME_BYTES_DEFAULT,
+    VOLUME_BYTES_MAX,
+    VOLUME_BYTES_MIN,
+    valid_node_name,
+    valid_volume_id,
+    valid_volume_name,
+)
+from stoscore.proto import csi_pb2 as pb
+from stoscore.units import MIB, format_size
+
+ZONE_KEY = "topology.stos.dev/zone"
+FS_LABEL = "stos.dev/fs-type"
+FS_DEFAULT = "ext4"
+FS_BYTES_MIN = {"ext4": 16 * MIB, "xfs": 300 * MIB}
+"""Below these, mkfs leaves out the journal (ext4) or refuses (xfs)."""
+REPLICAS_DEFAULT = 2
+PATH_BYTES_MAX = 4095
+
+_KUBERNETES = "csi.storage.k8s.io/"
+_FS_PARAMETERS = ("csi.storage.k8s.io/fstype", "fsType")
+_ONE_NODE_MODES = frozenset(
+    {
+        pb.VolumeCapability.AccessMode.SINGLE_NODE_WRITER,
+        pb.VolumeCapability.AccessMode.SINGLE_NODE_READER_ONLY,
+        pb.VolumeCapability.AccessMode.SINGLE_NODE_SINGLE_WRITER,
+        pb.VolumeCapability.AccessMode.SINGLE_NODE_MULTI_WRITER,
+    }
+)
+# Options that change what is mounted, not how: with them the volume at the path would be another one.
+_FLAGS_REFUSED = re.compile(
+    r"(bind|rbind|remount|move|loop|offset|sizelimit|(r?(shared|private|slave)))(=.*)?", re.ASCII
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How a volume is to be used: as a mounted filesystem, or as a raw block device."""
+
+    block: bool
+    fs_type: str
+    """ext4, xfs, or empty when the caller leaves the choice."""
+    mount_flags: tuple[str, ...]
+    readonly: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A CreateVolume request that makes sense."""
+
+    name: str
+    size_bytes: int
+    replicas: int
+    fs_type: str
+    """Empty for a raw block volume."""
+    zones: tuple[str, ...]
+    labels: dict[str, str]
+
+
+def create(request: pb.CreateVolumeRequest) -> Wanted:
+    """Raises INVALID_ARGUMENT or OUT_OF_RANGE, naming what is wrong."""
+    name = _name(request.name)
+    if request.HasField("volume_content_source"):
+        kind = request.volume_content_source.WhichOneof("type") or "unknown"
+        raise invalid(f"volume_content_source of type {kind!r} is not supported: volumes start empty")
+    if request.mutable_parameters:
+        raise invalid(f"mutable_parameters are not supported: {', '.join(sorted(request.mutable_parameters))}")
+    uses = capabilities(request.volume_capabilities)
+    replicas, fs_parameter, labels = parameters(request.parameters)
+    fs_type = _one_fs_type(uses, fs_parameter)
+    if fs_type:
+        labels[FS_LABEL] = fs_type
+    minimum_bytes = FS_BYTES_MIN[fs_type] if fs_type else VOLUME_BYTES_MIN
+    size_bytes = size(request.capacity_range if request.HasField("capacity_range") else None, minimum_bytes)
+    return Wanted(name, size_bytes, replicas, fs_type, zones(request.accessibility_requirements), labels)
+
+
+def parameters(given: Mapping[str, str]) -> tuple[int, str, dict[str, str]]:
+    """(replicas, filesystem or "", labels) of a storage class's parameters."""
+    replicas = REPLICAS_DEFAULT
+    filesystems: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    for key in sorted(given):
+        value = given[key]
+        if key == "replicas":
+            replicas = _replicas(value)
+        elif key in _FS_PARAMETERS:
+            filesystems[key] = _fs_type(value, f"parameter {key}")
+        elif key.startswith(_KUBERNETES):
+            labels[key] = value
+        else:
+            raise invalid(
+                f"unknown parameter {key!r}",
+                next_step=f"known: replicas, {', '.join(reversed(_FS_PARAMETERS))}",
+            )
+    if len(set(filesystems.values())) > 1:
+        said = " but ".join(f"{key}={value}" for key, value in filesystems.items())
+        raise invalid(f"parameters contradict each other: {said}")
+    # One place stays free for the label that remembers the filesystem.
+    if len(labels) >= LABELS_MAX or any(
+        len(text.encode()) > LABEL_BYTES_MAX for pair in labels.items() for text in pair
+    ):
+        raise invalid(f"too much metadata: up to {LABELS_MAX - 1} entries of {LABEL_BYTES_MAX} bytes are kept")
+    return replicas, next(iter(filesystems.values()), ""), labels
+
+
+def size(wanted: pb.CapacityRange | None, minimum_bytes: int = VOLUME_BYTES_MIN) -> int:
+    """The size to make, a whole number of MiB within the range; the default when there is no range.
+
+    A range in which both ends are 0 says nothing, and the specification demands that it says something.
+    """
+    if wanted is None:
+        return max(VOLUME_BYTES_DEFAULT, minimum_bytes)
+    required, limit = wanted.required_bytes, wanted.limit_bytes
+    for field, value in (("required_bytes", required), ("limit_bytes", limit)):
+        if value < 0:
+            raise invalid(f"capacity_range.{field} is negative: {value}")
+    if required == 0 and limit == 0:
+        raise invalid("capacity_range asks for 0 bytes: set required_bytes or leave the range out")
+    if limit and limit < required:
+        raise _out_of_range(f"capacity_range: limit_bytes {limit} is below required_bytes {required}")
+    if required > VOLUME_BYTES_MAX:
+        raise _out_of_range(f"{required} bytes are more than a volume can have ({format_size(VOLUME_BYTES_MAX)})")
+    if limit and limit < minimum_bytes:
+        raise _out_of_range(f"limit_bytes {limit} is below the smallest such volume ({format_size(minimum_bytes)})")
+    if required == 0:
+        return max(min(VOLUME_BYTES_DEFAULT, limit // MIB * MIB), minimum_bytes)
+    chosen = max(-(-required // MIB) * MIB, minimum_bytes)
+    if limit and chosen > limit:
+        raise _out_of_range(f"no whole number of MiB lies between {required} and {limit} bytes")
+    return chosen
+
+
+def capabilities(given: Iterable[pb.VolumeCapability]) -> list[Access]:
+    """Every capability that a request lists; at least one, and all of one access type."""
+    uses = [access(capability) for capability in given]
+    if not uses:
+        raise invalid("volume_capabilities is empty")
+    if len({use.block for use in uses}) > 1:
+        raise invalid("volume_capabilities ask for a block device and for a filesystem at once")
+    return uses
+
+
+def access(capability: pb.VolumeCapability, *, refusal: Code = Code.INVALID_ARGUMENT) -> Access:
+    """One capability. `refusal` is the code for a well-formed use that volumes do not offer (the Node
+    service says FAILED_PRECONDITION there, the Controller INVALID_ARGUMENT)."""
+    kind = capability.WhichOneof("access_type")
+    if kind is None:
+        raise invalid("volume_capability has no access type: set block or mount")
+    mode = capability.access_mode.mode
+    if mode == pb.VolumeCapability.AccessMode.UNKNOWN:
+        raise invalid("volume_capability has no access mode")
+    if mode not in _ONE_NODE_MODES:
+        modes = pb.VolumeCapability.AccessMode.Mode
+        word = modes.Name(mode) if mode in modes.values() else str(mode)
+        raise StosError(
+            refusal,
+            f"access mode {word} is not supported: a volume is attached to one node at a time",
+            next_step="use ReadWriteOnce (SINGLE_NODE_WRITER) or ReadWriteOncePod",
+        )
+    readonly = mode == pb.VolumeCapability.AccessMode.SINGLE_NODE_READER_ONLY
+    if kind == "block":
+        return Access(True, "", (), readonly)
+    mount = capability.mount
+    if mount.volume_mount_group:
+        raise invalid("volume_mount_group is not supported")
+    fs_type = _fs_type(mount.fs_type, "fs_type", refusal) if mount.fs_type else ""
+    return Access(False, fs_type, _mount_flags(mount.mount_flags), readonly)
+
+
+def zones(requirement: pb.TopologyRequirement) -> tuple[str, ...]:
+    """The zones that copies may be placed in; empty for all. `preferred` needs no answer: a volume can
+    be used from every node, wherever its copies are."""
+    allowed: set[str] = set()
+    for topology in requirement.requisite:
+        unknown = sorted(set(topology.segments) - {ZONE_KEY})
+        if unknown:
+            raise invalid(f"unknown topology key {unknown[0]!r}", next_step=f"known: {ZONE_KEY}")
+        allowed.add(topology.segments.get(ZONE_KEY, ""))
+    return () if "" in allowed else tuple(sorted(allowed))
+
+
+def volume_id(text: str) -> str:
+    """A volume id that may exist. Raises INVALID_ARGUMENT when empty, NOT_FOUND when no id looks so."""
+    if not text:
+        raise invalid("volume_id is empty")
+    if not valid_volume_id(text):
+        raise not_found(f"there is no volume {text[:64]!r}")
+    return text
+
+
+def node_id(text: str) -> str:
+    if not text:
+        raise invalid("node_id is empty")
+    if not valid_node_name(text):
+        raise not_found(f"there is no node {text[:64]!r}")
+    return text
+
+
+def path(text: str, field: str) -> str:
+    """An absolute path without `..`, NUL or doubled slashes."""
+    if not text:
+        raise invalid(f"{field} is empty")
+    parts = text.split("/")[1:]
+    if not text.startswith("/") or text == "/" or "\0" in text or len(text.encode()) > PATH_BYTES_MAX:
+        raise invalid(f"{field} is no absolute path: {text[:128]!r}")
+    if ".." in parts or "." in parts:
+        raise invalid(f"{field} has relative parts: {text[:128]!r}")
+    return "/" + "/".join(part for part in parts if part)
+
+
+def fs_of_context(volume_context: Mapping[str, Any]) -> str:
+    """The filesystem that CreateVolume was asked for, as it comes back in a volume's context."""
+    value = volume_context.get("fsType", "")
+    return _fs_type(value, "volume_context fsType") if value else ""
+
+
+def _name(text: str) -> str:
+    if not text:
+        raise invalid("name is empty")
+    if not valid_volume_name(text) or valid_volume_id(text):
+        raise invalid(
+            f"{text[:128]!r} can't be a volume's name",
+            next_step="use 1 to 128 letters, digits, '-', '_' and '.', not in the form of a volume id",
+        )
+    return text
+
+
+def _replicas(text: str) -> int:
+    if not re.fullmatch(r"\d{1,3}", text, re.ASCII) or int(text) > REPLICAS_MAX:
+        raise invalid(f"parameter replicas is {text[:32]!r}: write 0 to {REPLICAS_MAX} copies besides the primary one")
+    return int(text)
+
+
+def _fs_type(text: str, field: str, refusal: Code = Code.INVALID_ARGUMENT) -> str:
+    if text not in FS_BYTES_MIN:
+        raise StosError(refusal, f"{field} is {text[:32]!r}", next_step=f"use {' or '.join(FS_BYTES_MIN)}")
+    return text
+
+
+def _one_fs_type(uses: list[Access], parameter: str) -> str:
+    if uses[0].block:
+        if parameter:
+            raise invalid(f"a raw block volume has no filesystem, but parameters ask for {parameter}")
+        return ""
+    asked = {use.fs_type for use in uses if use.fs_type} | ({parameter} if parameter else set())
+    if len(asked) > 1:
+        raise invalid(f"the request asks for several filesystems at once: {', '.join(sorted(asked))}")
+    return asked.pop() if asked else FS_DEFAULT
+
+
+def _mount_flags(given: Iterable[str]) -> tuple[str, ...]:
+    flags: list[str] = []
+    for flag in (part for text in given for part in text.split(",")):
+        if not flag or not flag.isprintable() or " " in flag:
+            raise invalid(f"mount flag {flag[:64]!r} is malformed")
+        if _FLAGS_REFUSED.fullmatch(flag):
+            raise invalid(f"mount flag {flag[:64]!r} is not allowed: it changes what is mounted")
+        flags.append(flag)
+    return tuple(flags)
+
+
+def _out_of_range(message: str) -> StosError:
+    return StosError(Code.OUT_OF_RANGE, message)

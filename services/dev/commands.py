@@ -1,0 +1,140 @@
+"""`stos dev`: an embedded cluster on this machine, and the demonstration that runs on one."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from stoscore.errors import invalid
+
+from services.dev.cluster import Cluster
+
+DIRECTORY = Path(".stos/dev")
+DEMO_DIRECTORY = Path(".demo")
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    add_completion=False,
+    help="An embedded cluster on this machine: real processes, certificates and NATS, in one directory.",
+    no_args_is_help=True,
+)
+
+Dir = Annotated[Path, typer.Option("--dir", envvar="STOS_DIR", help="Directory of the cluster.")]
+Output = Annotated[str, typer.Option("-o", "--output", help="table or json.")]
+Name = Annotated[str, typer.Argument(help="A node (n1, app), a process (placement-1) or a service (placement).")]
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+@app.command()
+def up(
+    directory: Dir = DIRECTORY,
+    nodes: Annotated[
+        int | None,
+        typer.Option("--nodes", help="Nodes that hold copies: 3 for a new cluster.", show_default=False),
+    ] = None,
+    output: Output = "table",
+) -> None:
+    """Start a cluster, or start this directory's cluster again. It stays up after the command."""
+    cluster = Cluster(directory)
+    started = cluster.up(nodes, _say)
+    if _json(output):
+        _print_json(_status(cluster))
+        return
+    typer.echo(f"{len(started.processes)} processes run in {cluster.layout.root}")
+    typer.echo(f"nodes: {', '.join(started.nodes)}, and app without copies")
+    if directory != DIRECTORY:
+        typer.echo(f"for the stos command: export STOS_DIR={directory}")
+
+
+@app.command()
+def status(directory: Dir = DIRECTORY, output: Output = "table") -> None:
+    """Which processes run, and where their logs are."""
+    found = _status(Cluster(directory))
+    if _json(output):
+        _print_json(found)
+        return
+    for process in found["processes"]:
+        state = f"pid {process['pid']}" if process["alive"] else "down"
+        typer.echo(f"{process['name']:15} {state:12} {process['log']}")
+
+
+@app.command()
+def kill(
+    name: Name,
+    directory: Dir = DIRECTORY,
+    number: Annotated[str, typer.Option("--signal", help="KILL, TERM, STOP, CONT, or a number.")] = "KILL",
+) -> None:
+    """Send a signal to a node or a service: SIGKILL if nothing else is said."""
+    hit = Cluster(directory).kill(name, parse_signal(number))
+    typer.echo(f"sent {parse_signal(number).name} to {', '.join(hit)}")
+
+
+@app.command()
+def start(name: Name, directory: Dir = DIRECTORY) -> None:
+    """Start a node or a service that is down."""
+    started = Cluster(directory).start(name)
+    typer.echo(f"started {', '.join(started)}" if started else f"{name} is running")
+
+
+@app.command()
+def stop(directory: Dir = DIRECTORY) -> None:
+    """Stop every process of the cluster. Volumes and identities stay for the next `up`."""
+    stubborn = Cluster(directory).stop(_say)
+    if stubborn:
+        _say(f"did not end by themselves: {', '.join(stubborn)}")
+    typer.echo("stopped")
+
+
+@app.command()
+def demo(
+    directory: Annotated[
+        Path, typer.Option("--dir", help="Where the cluster, the logs and summary.json go.")
+    ] = DEMO_DIRECTORY,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the cluster's directory for a look.")] = False,
+) -> None:
+    """A volume is made through CSI, used, loses its primary twice, and is checked on disk."""
+    # The demo brings gRPC, the bus and the display with it; the other commands start faster without.
+    from services.dev.demo.run import run
+
+    held = run(directory, keep=keep)
+    sys.stdout.flush()
+    raise typer.Exit(0 if held else 1)
+
+
+def parse_signal(text: str) -> signal.Signals:
+    """KILL, SIGKILL, kill or 9. Raises StosError INVALID_ARGUMENT."""
+    try:
+        if text.isdecimal():
+            return signal.Signals(int(text))
+        return signal.Signals[f"SIG{text.upper().removeprefix('SIG')}"]
+    except (KeyError, ValueError):
+        raise invalid(f"{text!r} is no signal", "write KILL, TERM, STOP, CONT or a number") from None
+
+
+def _json(output: str) -> bool:
+    if output not in ("table", "json"):
+        raise invalid(f"--output must be table or json, not {output!r}")
+    return output == "json"
+
+
+def _status(cluster: Cluster) -> dict[str, Any]:
+    known = cluster.state()
+    return {
+        "dir": str(cluster.layout.root),
+        "nodes": list(known.nodes),
+        "ports": known.ports,
+        "csi": {part: str(cluster.layout.csi_socket(part)) for part in ("controller", "node")},
+        "processes": [asdict(process) for process in cluster.status()],
+    }
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2))

@@ -1,0 +1,223 @@
+"""The requests that this node answers on the bus: its own verbs, its volumes' verbs, bids."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from stoscore import subjects
+from stoscore.bus import Bus, RequestContext
+from stoscore.errors import Code, StosError, invalid, not_found, precondition
+from stoscore.messages import (
+    Attached,
+    AttachVolume,
+    Bid,
+    BidRequest,
+    CloseFrontend,
+    CreateReplica,
+    DeleteVolume,
+    DescribeReplica,
+    DescribeVolume,
+    DetachVolume,
+    Empty,
+    FoundVolume,
+    FrontendOpened,
+    Message,
+    NodeStatus,
+    NodeStatusRequest,
+    OpenFrontend,
+    RemoveReplica,
+    ReplicaCreated,
+    ReplicaStatus,
+)
+
+from services.replica.brain import InvalidRecord
+from services.replica.brain import events as ev
+from services.replica.driver import Node, Reply, Volume
+from services.replica.frontends import Frontends
+from services.replica.hosted import Hosted
+from services.replica.records import from_model, to_model
+from services.replica.replicas import Replicas
+from services.replica.settings import ReplicaSettings
+from services.replica.shell import Shell, boot_time_ns
+from services.replica.status import replica_status
+
+M = TypeVar("M", bound=Message)
+Handler = Callable[[M, RequestContext], Awaitable[Message]]
+
+
+class Api:
+    """Turns requests into facts for the node, and the node's replies into answers."""
+
+    def __init__(
+        self,
+        settings: ReplicaSettings,
+        version: str,
+        node: Node,
+        shell: Shell,
+        replicas: Replicas,
+        frontends: Frontends,
+        address: str,
+    ):
+        self._settings = settings
+        self._version = version
+        self._node = node
+        self._shell = shell
+        self._replicas = replicas
+        self._frontends = frontends
+        self._address = address
+        self._asked: dict[int, asyncio.Future[None]] = {}
+        self._request = 0
+
+    async def start(self, bus: Bus) -> None:
+        me = self._settings.node
+        await bus.serve(subjects.node(me, "create"), CreateReplica, self._create)
+        await bus.serve(subjects.node(me, "found"), FoundVolume, self._found)
+        await bus.serve(subjects.node(me, "remove"), RemoveReplica, self._remove)
+        await bus.serve(subjects.node(me, "describe"), DescribeReplica, self._describe)
+        await bus.serve(subjects.node(me, "status"), NodeStatusRequest, self._status)
+        await bus.serve(subjects.node(me, "open"), OpenFrontend, self._open)
+        await bus.serve(subjects.node(me, "close"), CloseFrontend, self._close)
+        await bus.serve(subjects.volume(me, "*", "describe"), DescribeVolume, self._describe_volume)
+        await bus.serve(subjects.volume(me, "*", "attach"), AttachVolume, self._attach)
+        await bus.serve(subjects.volume(me, "*", "detach"), DetachVolume, self._detach)
+        await bus.serve(subjects.volume(me, "*", "delete"), DeleteVolume, self._delete)
+        await bus.serve(subjects.BID, BidRequest, self._bid)
+
+    # ---- the node's verbs -----------------------------------------------------------------------------
+
+    async def _create(self, request: CreateReplica, context: RequestContext) -> ReplicaCreated:
+        incarnation = await self._replicas.create(request)
+        self._shell.settle()
+        return ReplicaCreated(node=self._settings.node, incarnation=incarnation)
+
+    async def _found(self, request: FoundVolume, context: RequestContext) -> Empty:
+        hosted, volume = self._find(request.record.volume)
+        try:
+            record = from_model(request.record)
+        except InvalidRecord as error:
+            raise invalid(f"the first record breaks its own rules: {error}") from None
+        if volume.brain.me not in record.voters:
+            raise precondition(f"the record names another voter than {volume.brain.me.incarnation} on this node")
+        if volume.brain.record is None and request.record.epoch:
+            raise invalid("a first record has epoch 0")
+        self._node.ask(hosted.volume, ev.Founded(record, context.traceparent), boot_time_ns())
+        self._shell.settle()
+        await hosted.until_saved(volume.tickets)
+        return Empty()
+
+    async def _remove(self, request: RemoveReplica, context: RequestContext) -> Empty:
+        await self._replicas.drop(request.volume, request.incarnation)
+        return Empty()
+
+    async def _describe(self, request: DescribeReplica, context: RequestContext) -> ReplicaStatus:
+        hosted, volume = self._find(request.volume)
+        return replica_status(self._node, volume, hosted, boot_time_ns())
+
+    async def _status(self, request: NodeStatusRequest, context: RequestContext) -> NodeStatus:
+        now_ns = boot_time_ns()
+        return NodeStatus(
+            node=self._settings.node,
+            zone=self._settings.zone,
+            version=self._version,
+            capacity_bytes=self._replicas.capacity_bytes if self._settings.accepts_copies else 0,
+            provisioned_bytes=self._replicas.provisioned_bytes(),
+            used_bytes=self._replicas.used_bytes(),
+            peers={peer: self._node.detector.up(peer) for peer in sorted(self._node.peers())},
+            replicas=[
+                replica_status(self._node, volume, self._shell.hosted[volume.id], now_ns)
+                for volume in self._node.volumes.values()
+            ],
+            frontends=self._frontends.statuses(),
+        )
+
+    async def _open(self, request: OpenFrontend, context: RequestContext) -> FrontendOpened:
+        return await self._frontends.open(request)
+
+    async def _close(self, request: CloseFrontend, context: RequestContext) -> Empty:
+        await self._frontends.close(request.volume)
+        return Empty()
+
+    async def _bid(self, request: BidRequest, context: RequestContext) -> Bid:
+        volumes = self._node.volumes.values()
+        return Bid(
+            node=self._settings.node,
+            zone=self._settings.zone,
+            address=self._address,
+            accepts_copies=self._settings.accepts_copies,
+            capacity_bytes=self._replicas.capacity_bytes,
+            provisioned_bytes=self._replicas.provisioned_bytes(),
+            used_bytes=self._replicas.used_bytes(),
+            free_disk_bytes=self._replicas.free_disk_bytes(),
+            replicas=sum(volume.replica is not None for volume in volumes),
+            primaries=sum(volume.primary is not None for volume in volumes),
+        )
+
+    # ---- a volume's verbs -----------------------------------------------------------------------------
+
+    async def _describe_volume(self, request: DescribeVolume, context: RequestContext) -> ReplicaStatus:
+        hosted, volume = self._led(context)
+        return replica_status(self._node, volume, hosted, boot_time_ns())
+
+    async def _attach(self, request: AttachVolume, context: RequestContext) -> Attached:
+        _, volume = self._led(context)
+        await self._ask(volume, lambda number: ev.AttachAsked(number, request.node, context.traceparent))
+        slot = volume.brain.state.slot
+        assert slot is not None
+        return Attached(record=to_model(slot), attach_epoch=slot.record.attach_epoch)
+
+    async def _detach(self, request: DetachVolume, context: RequestContext) -> Empty:
+        _, volume = self._led(context)
+        await self._ask(volume, lambda number: ev.DetachAsked(number, request.node, context.traceparent))
+        return Empty()
+
+    async def _delete(self, request: DeleteVolume, context: RequestContext) -> Empty:
+        _, volume = self._led(context)
+        await self._ask(volume, lambda number: ev.DeleteAsked(number, context.traceparent))
+        return Empty()
+
+    def _find(self, volume_id: str) -> tuple[Hosted, Volume]:
+        hosted, volume = self._shell.hosted.get(volume_id), self._node.volumes.get(volume_id)
+        if volume_id in self._replicas.broken:
+            raise StosError(Code.DATA_LOSS, f"this node's copy is broken: {self._replicas.broken[volume_id]}")
+        if hosted is None or volume is None:
+            raise not_found(f"node {self._settings.node} has no voter of volume {volume_id}")
+        return hosted, volume
+
+    def _led(self, context: RequestContext) -> tuple[Hosted, Volume]:
+        """The volume of the request's subject, if this node leads it; else NOT_PRIMARY with a hint."""
+        hosted, volume = self._find(context.subject.split(".")[-2])
+        if volume.brain.role != "leader":
+            leader = volume.brain.leader
+            raise _not_primary(self._settings.node, leader.node if leader else None)
+        return hosted, volume
+
+    async def _ask(self, volume: Volume, event: Callable[[int], ev.Event]) -> None:
+        self._request += 1
+        number = self._request
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asked[number] = future
+        try:
+            self._node.ask(volume.id, event(number), boot_time_ns())
+            self._shell.settle()
+            await future
+        finally:
+            del self._asked[number]
+
+    def replied(self, order: Reply) -> None:
+        """The node's answer to one of our questions; nobody may wait for it any more."""
+        future = self._asked.get(order.request)
+        if future is None or future.done():
+            return
+        if not order.code:
+            future.set_result(None)
+        elif order.code == Code.NOT_PRIMARY:
+            future.set_exception(_not_primary(self._settings.node, None))
+        else:
+            future.set_exception(StosError(Code(order.code), order.error))
+
+
+def _not_primary(node: str, hint: str | None) -> StosError:
+    details = {"hint": hint} if hint and hint != node else {}
+    return StosError(Code.NOT_PRIMARY, f"node {node} is not the volume's primary", details=details)

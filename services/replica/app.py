@@ -1,0 +1,227 @@
+"""The replica service: one per node. Composes store, links, brains and frontends; everything else is in a room."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+
+from stoscore import subjects
+from stoscore.catalogue import Catalogue
+from stoscore.errors import StosError, invalid
+from stoscore.host import HostContext
+from stoscore.messages import DecisionEvent, NodeEntry
+from stoscore.plugins import load as load_plugin
+from stoscore.settings import load
+from stoscore.telemetry import get_logger, span
+
+from services.replica.addresses import Addresses
+from services.replica.api import Api
+from services.replica.brain.messages import BrainMessage
+from services.replica.data_dir import DataDir
+from services.replica.driver import Decided, Node, RecordChanged, Reply
+from services.replica.frontends import Frontends
+from services.replica.handlers import Handlers
+from services.replica.hosted import Hosted
+from services.replica.peers import PeerNetwork
+from services.replica.replicas import Replicas
+from services.replica.replication.replica import Share
+from services.replica.settings import ReplicaSettings
+from services.replica.shell import Shell, boot_time_ns
+
+log = get_logger("replica")
+
+
+class ReplicaService:
+    """The plugin `replica` of group `stos.services`."""
+
+    name = "replica"
+
+    async def run(self, context: HostContext) -> None:
+        settings = load(ReplicaSettings, self.name)
+        identity = context.identity
+        if (identity.kind, identity.name) != ("node", settings.node):
+            raise invalid(
+                f"STOS_REPLICA_NODE is {settings.node!r} and the identity is {identity.kind}/{identity.name}",
+                "give this process the identity of its own node",
+            )
+        data_dir = DataDir(settings.data_dir)
+        data_dir.claim(identity.cluster, settings.node)
+        pool = ThreadPoolExecutor(settings.disk_threads, thread_name_prefix="disk")
+        try:
+            await _Replica(settings, context, pool).run()
+        finally:
+            pool.shutdown(wait=True)
+            data_dir.release()
+
+
+class _Replica:
+    """One running node. Implements the shell's `Surroundings`."""
+
+    def __init__(self, settings: ReplicaSettings, context: HostContext, pool: ThreadPoolExecutor):
+        self._settings = settings
+        self._context = context
+        self._bus = context.bus
+        self._catalogue = Catalogue(context.bus)
+        self._version = version("stos")
+        self._tasks: set[asyncio.Task[object]] = set()
+        cluster = context.identity.cluster
+        nonce = secrets.randbits(63)
+        self._node = Node(settings.node, settings.timing(), nonce, self._share_of, boot_time_ns())
+        self._frontends = Frontends(settings.node, settings.run_dir, settings.data_dir)
+        self._handlers = Handlers(self._node, self._frontends)
+        host, _, port = settings.listen.rpartition(":")
+        self._network = PeerNetwork(
+            identity=context.identity,
+            node=settings.node,
+            cluster=cluster,
+            version=self._version,
+            host=host,
+            port=int(port),
+            handler=self._handlers,
+            logger=get_logger("peers"),
+        )
+        self._shell = Shell(self._node, self._network, self, asyncio.get_running_loop())
+        self._handlers.shell = self._shell
+        self._frontends.network = self._network
+        factory = load_plugin("stos.block_stores", "file")()
+        self._replicas = Replicas(settings, cluster, factory, self._node, self._shell, pool)
+        self._addresses = Addresses(settings.data_dir)
+        self._api: Api | None = None
+
+    def _share_of(self, volume: str) -> Share:
+        return self._shell.hosted[volume].share()
+
+    async def run(self) -> None:
+        settings = self._settings
+        await self._replicas.open_all()
+        settings.run_dir.mkdir(parents=True, exist_ok=True)
+        address = await self._network.start()
+        advertised = settings.advertise or address
+        self._addresses.load()
+        self._addresses.on_change = self._dial
+        self._frontends.on_change = self._dial
+        self._addresses.learn(NodeEntry(node=settings.node, zone=settings.zone, address=advertised))
+        self._dial()
+        try:
+            await self._frontends.reopen()
+            self._api = Api(
+                settings, self._version, self._node, self._shell, self._replicas, self._frontends, advertised
+            )
+            await self._join_bus(self._api, advertised)
+            self._shell.settle()
+            self._context.ready()
+            await self._context.stopping.wait()
+        finally:
+            await self._stop()
+
+    async def _join_bus(self, api: Api, address: str) -> None:
+        await api.start(self._bus)
+        await self._bus.subscribe(subjects.brain("*", "*"), self._brain_from_bus)
+        entry = NodeEntry(node=self._settings.node, zone=self._settings.zone, address=address)
+
+        async def announce() -> None:
+            await self._catalogue.put_node(entry)
+            for known in await self._catalogue.nodes():
+                self._addresses.learn(known)
+
+        self._bus.on_connected.append(announce)
+        if self._bus.connected:
+            self._spawn(announce())
+        await self._catalogue.watch_nodes(self._addresses.learn)
+
+    async def _stop(self) -> None:
+        self._shell.stop()
+        await self._frontends.stop()
+        await self._network.stop()
+        await self._replicas.close_all()
+        for task in list(self._tasks):
+            task.cancel()
+
+    # ---- links ----------------------------------------------------------------------------------------
+
+    def _dial(self) -> None:
+        """Keep links to everybody that shares a volume with this node, or whose volume is used here, or that
+        uses a volume led here."""
+        wanted = self._node.peers() | self._frontends.peers()
+        for volume in self._node.volumes.values():
+            record = volume.brain.record
+            if volume.primary is not None and record is not None and record.attachment is not None:
+                wanted.add(record.attachment.node)
+        for peer in sorted(wanted):
+            address = self._addresses.of(peer)
+            if address is not None:
+                self._network.dial(peer, address)
+
+    # ---- Surroundings ---------------------------------------------------------------------------------
+
+    def brain_by_bus(self, message: BrainMessage, encoded: bytes) -> None:
+        subject = subjects.brain(message.volume, self._settings.node)
+        self._spawn(self._bus.publish(subject, encoded))
+
+    def _brain_from_bus(self, subject: str, data: bytes, headers: dict[str, str]) -> None:
+        sender = subject.rpartition(".")[2]
+        if sender != self._settings.node:
+            self._handlers.brain(sender, data, boot_time_ns())
+            self._shell.settle()
+
+    def replied(self, order: Reply) -> None:
+        if self._api is not None:
+            self._api.replied(order)
+
+    def record_changed(self, order: RecordChanged) -> None:
+        self._dial()
+
+    def remove(self, hosted: Hosted) -> None:
+        self._spawn(self._replicas.remove(hosted))
+
+    def decided(self, order: Decided) -> None:
+        """One span, one log line and one event for each decision."""
+        explain = order.explain
+        hosted = self._shell.hosted.get(order.volume)
+        with span(
+            f"brain {explain.kind}",
+            explain.cause or None,
+            volume=order.volume,
+            epoch=explain.epoch,
+            version=explain.version,
+            outcome=explain.outcome,
+            **{f"input.{name}": value for name, value in explain.inputs},
+        ) as opened:
+            log.info(
+                "%s: %s",
+                explain.kind,
+                explain.outcome,
+                extra={"volume": order.volume, "epoch": explain.epoch, "inputs": dict(explain.inputs)},
+            )
+            record = self._node.volumes[order.volume].brain.record if order.volume in self._node.volumes else None
+            event = DecisionEvent(
+                volume=order.volume,
+                name=record.name if record else "",
+                node=self._settings.node,
+                kind=explain.kind,
+                epoch=explain.epoch,
+                version=explain.version,
+                inputs=dict(explain.inputs),
+                outcome=explain.outcome,
+                alternatives=list(explain.alternatives),
+                cause=opened.traceparent,
+                at_ns=boot_time_ns(),
+            )
+            if hosted is not None:
+                self._spawn(self._bus.publish(subjects.event(self._settings.node, "decision"), event))
+
+    def _spawn(self, work: object) -> None:
+        async def run() -> None:
+            try:
+                await work  # type: ignore[misc]
+            except (StosError, OSError) as error:
+                log.warning("%s", error)
+
+        task: asyncio.Task[object] = asyncio.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+service = ReplicaService()

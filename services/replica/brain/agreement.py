@@ -1,0 +1,26 @@
+"""One proposal on its way: who stored it, and the moment at which a majority has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from services.replica.brain.quorum import majority
+from services.replica.brain.record import Slot, Voter
+
+
+@dataclass(slots=True)
+class Proposal:
+    """The leader's latest record. Committed: a majority of the record's voters stored it in answer to the
+    leader of that epoch (A1)."""
+
+    slot: Slot
+    accepted: set[Voter] = field(default_factory=set)
+    committed: bool = False
+
+    def accept(self, voter: Voter) -> bool:
+        """True at the answer that commits it."""
+        self.accepted.add(voter)
+        if self.committed or len(self.accepted) < majority(len(self.slot.record.voters)):
+            return False
+        self.committed = True
+        return True

@@ -1,0 +1,242 @@
+"""Promises between two nodes: one lease for all volumes that the one leads and the other votes in (P1, P2).
+
+    leader X                                         promiser Y
+      CLAIMS version 7: {v1 at epoch 3, v2 at 5}  ->   keeps those whose epoch equals the one it stores
+      <- CONFIRM version 7, revision 2: {v1, v2}
+      BEAT 41, version 7                          ->   for the next `lease` I vote for nobody else there
+      <- ANSWER 41, version 7, revision 2              X counts from when it *sent* beat 41, less the drift
+
+When Y raises its epoch of a volume it removes the entry and raises `revision` before its vote leaves. An answer
+that quotes another (version, revision) than the latest CONFIRM promises nothing: X votes for Z, a late beat of
+Y arrives and X must not answer "promised". An idle volume costs nothing: beats are per pair of nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from services.replica.brain.election import Timing
+from services.replica.brain.quorum import majority_until
+
+FOREVER_NS = 1 << 62
+Entries = dict[str, tuple[int, int]]
+"""volume id -> (generation, epoch)"""
+
+_SENT_MAX = 64
+"""Beats whose answers are awaited; older ones are worth nothing any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    nonce: int
+    version: int
+    entries: Entries
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    nonce: int
+    version: int
+    revision: int
+    entries: Entries
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    number: int
+    nonce: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class BeatAnswer:
+    number: int
+    nonce: int
+    version: int
+    revision: int
+
+
+PairMessage = Claims | Confirm | Beat | BeatAnswer
+
+
+@dataclass(slots=True)
+class _Claimed:
+    """What we lead and this peer votes in."""
+
+    entries: Entries = field(default_factory=dict)
+    version: int = 0
+    announced: int = -1
+    confirmed: tuple[int, int] = (-1, -1)
+    covered: Entries = field(default_factory=dict)
+    until_ns: int = 0
+    next_beat: int = 1
+    sent: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """beat number -> (when sent, version quoted)"""
+
+
+@dataclass(slots=True)
+class _Promised:
+    """What this peer leads and we vote in."""
+
+    nonce: int = 0
+    version: int = -1
+    entries: Entries = field(default_factory=dict)
+    covered: Entries = field(default_factory=dict)
+    revision: int = 0
+    until_ns: int = 0
+
+
+class Promises:
+    """All promises of one node, both ways. Returned messages are to be sent to the named peer in order."""
+
+    def __init__(self, timing: Timing, nonce: int):
+        self.timing = timing
+        self.nonce = nonce
+        self._claimed: dict[str, _Claimed] = {}
+        self._promised: dict[str, _Promised] = {}
+        self._lingering: dict[str, int] = {}
+        """Volume -> end of a promise made to a leader process that has been replaced since."""
+
+    # ---- the leader's side ----------------------------------------------------------------------------
+
+    def claim(self, volume: str, generation: int, epoch: int, peers: tuple[str, ...]) -> list[tuple[str, PairMessage]]:
+        """We won: ask the other voters' nodes to promise."""
+        for peer in peers:
+            claimed = self._claimed.setdefault(peer, _Claimed())
+            claimed.entries[volume] = (generation, epoch)
+            claimed.version += 1
+        return self._announce(peers)
+
+    def unclaim(self, volume: str) -> list[tuple[str, PairMessage]]:
+        """We stopped leading: the promises for this volume are released."""
+        peers = tuple(sorted(peer for peer, claimed in self._claimed.items() if volume in claimed.entries))
+        for peer in peers:
+            claimed = self._claimed[peer]
+            del claimed.entries[volume]
+            claimed.covered.pop(volume, None)
+            claimed.version += 1
+        return self._announce(peers)
+
+    def _announce(self, peers: tuple[str, ...]) -> list[tuple[str, PairMessage]]:
+        out: list[tuple[str, PairMessage]] = []
+        for peer in peers:
+            claimed = self._claimed[peer]
+            claimed.announced = claimed.version
+            out.append((peer, Claims(self.nonce, claimed.version, dict(claimed.entries))))
+        return out
+
+    def link_up(self, peer: str) -> list[tuple[str, PairMessage]]:
+        """The link to the peer is new: it may be a new process that knows nothing."""
+        claimed = self._claimed.setdefault(peer, _Claimed())
+        claimed.sent.clear()
+        return self._announce((peer,))
+
+    def on_confirm(self, peer: str, confirm: Confirm) -> None:
+        claimed = self._claimed.get(peer)
+        if claimed is None or confirm.nonce != self.nonce or confirm.version != claimed.version:
+            return
+        claimed.confirmed = (confirm.version, confirm.revision)
+        claimed.covered = {
+            volume: entry for volume, entry in confirm.entries.items() if claimed.entries.get(volume) == entry
+        }
+
+    def beat(self, peer: str, now_ns: int) -> Beat:
+        claimed = self._claimed.setdefault(peer, _Claimed())
+        number = claimed.next_beat
+        claimed.next_beat += 1
+        claimed.sent[number] = (now_ns, claimed.version)
+        if len(claimed.sent) > _SENT_MAX:
+            del claimed.sent[next(iter(claimed.sent))]
+        return Beat(number, self.nonce, claimed.version)
+
+    def on_answer(self, peer: str, answer: BeatAnswer) -> bool:
+        """True when it answers a beat of this process: the peer is alive."""
+        claimed = self._claimed.get(peer)
+        if claimed is None or answer.nonce != self.nonce:
+            return False
+        sent = claimed.sent.pop(answer.number, None)
+        if sent is None:
+            return False
+        sent_ns, version = sent
+        if (answer.version, answer.revision) == claimed.confirmed and version == answer.version:
+            claimed.until_ns = max(claimed.until_ns, sent_ns + self.timing.counted_ns())
+        return True
+
+    def lease_until(self, volume: str, epoch: int, me: str, voters: tuple[str, ...]) -> int:
+        """Until when a majority of the voters' nodes promises to `me` in this epoch; we promise ourselves."""
+        ends = []
+        for node in voters:
+            if node == me:
+                ends.append(FOREVER_NS)
+                continue
+            claimed = self._claimed.get(node)
+            covered = claimed is not None and claimed.covered.get(volume, (0, -1))[1] == epoch
+            ends.append(claimed.until_ns if claimed is not None and covered else 0)
+        return majority_until(ends, len(voters))
+
+    # ---- the promiser's side --------------------------------------------------------------------------
+
+    def on_claims(
+        self, peer: str, claims: Claims, stores: Callable[[str, int, int], bool]
+    ) -> tuple[list[tuple[str, PairMessage]], list[str]]:
+        """(messages, volumes that this peer no longer leads). `stores(volume, generation, epoch)` says whether
+        exactly that epoch is stored here, durably."""
+        promised = self._promised.setdefault(peer, _Promised())
+        if promised.nonce == claims.nonce and claims.version < promised.version:
+            return [], []
+        if promised.nonce != claims.nonce:
+            for volume in promised.covered:
+                self._lingering[volume] = max(self._lingering.get(volume, 0), promised.until_ns)
+            promised.until_ns = 0
+        lost = sorted(volume for volume in promised.entries if volume not in claims.entries)
+        promised.nonce, promised.version = claims.nonce, claims.version
+        promised.entries = dict(claims.entries)
+        promised.covered = {
+            volume: entry for volume, entry in sorted(claims.entries.items()) if stores(volume, *entry)
+        }
+        promised.revision += 1
+        return [(peer, self._confirm(promised))], lost
+
+    def _confirm(self, promised: _Promised) -> Confirm:
+        return Confirm(promised.nonce, promised.version, promised.revision, dict(promised.covered))
+
+    def stored(self, volume: str, generation: int, epoch: int) -> list[tuple[str, PairMessage]]:
+        """This epoch is durable here now: a claim that came too early can be confirmed."""
+        out: list[tuple[str, PairMessage]] = []
+        for peer, promised in sorted(self._promised.items()):
+            if promised.entries.get(volume) == (generation, epoch) and volume not in promised.covered:
+                promised.covered[volume] = (generation, epoch)
+                promised.revision += 1
+                out.append((peer, self._confirm(promised)))
+        return out
+
+    def raised(self, volume: str, epoch: int) -> list[tuple[str, PairMessage]]:
+        """Our epoch of the volume rises: promises of lower epochs are withdrawn before the vote leaves. One that
+        is still live (a majority elected somebody else meanwhile) goes on to bind our own vote."""
+        out: list[tuple[str, PairMessage]] = []
+        for peer, promised in sorted(self._promised.items()):
+            if volume in promised.covered and promised.covered[volume][1] < epoch:
+                self._lingering[volume] = max(self._lingering.get(volume, 0), promised.until_ns)
+                del promised.covered[volume]
+                promised.revision += 1
+                out.append((peer, self._confirm(promised)))
+        return out
+
+    def on_beat(self, peer: str, beat: Beat, now_ns: int) -> BeatAnswer:
+        promised = self._promised.setdefault(peer, _Promised())
+        if promised.nonce == beat.nonce and promised.version == beat.version:
+            promised.until_ns = now_ns + self.timing.lease_ns
+        return BeatAnswer(beat.number, beat.nonce, promised.version, promised.revision)
+
+    def promised_until(self, volume: str) -> int:
+        """Until when we may vote for nobody else in this volume."""
+        ends = [promised.until_ns for promised in self._promised.values() if volume in promised.covered]
+        return max([self._lingering.get(volume, 0), *ends])
+
+    def forget(self, volume: str) -> None:
+        """The volume is gone from this node."""
+        self._lingering.pop(volume, None)
+        for promised in self._promised.values():
+            promised.entries.pop(volume, None)
+            promised.covered.pop(volume, None)

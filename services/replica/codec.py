@@ -1,0 +1,255 @@
+"""Replication messages as frames and back. Pure.
+
+The frame's header carries what every message needs (volume, both ends' incarnations, generation, epochs), so the
+messages themselves carry only their own content. Payloads stay where they are: `token` names one in the shell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from services.replica.brain import Beat, BeatAnswer, Claims, Confirm, PairMessage
+from services.replica.peers import (
+    FUA,
+    JOINED_UNCLEAN,
+    Claim,
+    Frame,
+    FrameError,
+    Type,
+    check_range,
+    pack,
+    pack_claims,
+    pack_ranges,
+    pack_u64s,
+    unpack_claims,
+    unpack_ranges,
+    unpack_refused,
+    unpack_u64s,
+)
+from services.replica.peers.payloads import Refused
+from services.replica.replication import messages as ms
+
+CLEANS = 1
+"""Flag of FLUSH: it ends a sync that covered the marked regions."""
+
+Parts = tuple[bytes | memoryview, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What the header says besides the message."""
+
+    volume: bytes
+    sender: int = 0
+    target: int = 0
+    generation: int = 0
+    attach_epoch: int = 0
+    epoch: int = 0
+
+    def pack(self, kind: Type, **fields: int) -> bytes:
+        return pack(
+            kind,
+            volume=self.volume,
+            sender=self.sender,
+            target=self.target,
+            generation=self.generation,
+            attach_epoch=self.attach_epoch,
+            epoch=self.epoch,
+            **fields,
+        )
+
+
+# ---- between nodes --------------------------------------------------------------------------------------
+
+
+def pack_pair(message: PairMessage) -> Parts:
+    match message:
+        case Beat(number, nonce, version):
+            return (pack(Type.BEAT, id=number, x=nonce, y=version),)
+        case BeatAnswer(number, nonce, version, revision):
+            return (pack(Type.BEAT_ANSWER, id=number, x=nonce, y=_version(version), z=revision),)
+        case Claims(nonce, version, entries):
+            body = _pack_entries(entries)
+            return (pack(Type.CLAIMS, x=nonce, y=version, length=len(body)), body)
+        case Confirm(nonce, version, revision, entries):
+            body = _pack_entries(entries)
+            return (pack(Type.CONFIRM, x=nonce, y=version, z=revision, length=len(body)), body)
+
+
+def _version(version: int) -> int:
+    """-1, "no claims seen", travels as the largest number: no claims list has it."""
+    return version & (1 << 64) - 1
+
+
+def _pack_entries(entries: dict[str, tuple[int, int]]) -> bytes:
+    return pack_claims(Claim(bytes.fromhex(volume), *entry) for volume, entry in entries.items())
+
+
+def unpack_pair(frame: Frame) -> PairMessage:
+    if frame.type == Type.BEAT:
+        return Beat(frame.id, frame.x, frame.y)
+    if frame.type == Type.BEAT_ANSWER:
+        return BeatAnswer(frame.id, frame.x, frame.y, frame.z)
+    entries = {bytes(claim.volume).hex(): (claim.generation, claim.epoch) for claim in unpack_claims(frame.payload)}
+    if frame.type == Type.CLAIMS:
+        return Claims(frame.x, frame.y, entries)
+    return Confirm(frame.x, frame.y, frame.z, entries)
+
+
+# ---- primary, replica, frontend -------------------------------------------------------------------------
+
+
+def _joined(envelope: Envelope, message: ms.Joined, _: Parts) -> Parts:
+    body = pack_ranges(message.share)
+    flags = JOINED_UNCLEAN if message.unclean else 0
+    header = envelope.pack(
+        Type.JOINED, flags=flags, id=message.number, x=message.last_seq, y=message.commit, length=len(body)
+    )
+    return header, body
+
+
+def _write(envelope: Envelope, message: ms.Write, payload: Parts) -> Parts:
+    length = sum(map(len, payload))
+    header = envelope.pack(
+        Type.WRITE, id=message.seq, x=message.commit, y=message.block, z=message.count, length=length
+    )
+    return header, *payload
+
+
+def _zero(envelope: Envelope, message: ms.Zero, _: Parts) -> Parts:
+    return (envelope.pack(Type.ZERO, id=message.seq, x=message.commit, y=message.block, z=message.count),)
+
+
+def _ack(envelope: Envelope, message: ms.Ack, _: Parts) -> Parts:
+    body = pack_u64s(message.seqs)
+    return envelope.pack(Type.ACK, length=len(body)), body
+
+
+def _flush(envelope: Envelope, message: ms.Flush, _: Parts) -> Parts:
+    flags = CLEANS if message.cleans else 0
+    return (envelope.pack(Type.FLUSH, flags=flags, id=message.ticket, x=message.commit),)
+
+
+def _digest(envelope: Envelope, message: ms.Digest, _: Parts) -> Parts:
+    body = pack_ranges(message.ranges)
+    return envelope.pack(Type.DIGEST, id=message.number, x=message.level, length=len(body)), body
+
+
+def _digests(envelope: Envelope, message: ms.Digests, payload: Parts) -> Parts:
+    length = sum(map(len, payload))
+    return envelope.pack(Type.DIGESTS, id=message.number, x=message.level, length=length), *payload
+
+
+def _copy(envelope: Envelope, message: ms.Copy, payload: Parts) -> Parts:
+    body = pack_ranges(message.ranges)
+    length = len(body) + sum(map(len, payload))
+    header = envelope.pack(Type.COPY, id=message.as_of, x=message.number, y=len(message.ranges), length=length)
+    return header, body, *payload
+
+
+def _failed(envelope: Envelope, message: ms.Failed, _: Parts) -> Parts:
+    body = Refused(message.reason).pack()
+    return envelope.pack(Type.FAILED, length=len(body)), body
+
+
+def _refused(envelope: Envelope, message: ms.OpenRefused, _: Parts) -> Parts:
+    body = Refused(message.code.name, message.hint).pack()
+    header = envelope.pack(Type.REFUSED, id=message.session, x=message.code, z=message.newest, length=len(body))
+    return header, body
+
+
+_PACK: dict[type, Callable[[Envelope, Any, Parts], Parts]] = {
+    ms.Join: lambda e, m, _: (e.pack(Type.JOIN, id=m.number),),
+    ms.Joined: _joined,
+    ms.Write: _write,
+    ms.Zero: _zero,
+    ms.Ack: _ack,
+    ms.Flush: _flush,
+    ms.Flushed: lambda e, m, _: (e.pack(Type.FLUSHED, id=m.ticket),),
+    ms.CommitPoint: lambda e, m, _: (e.pack(Type.COMMIT, x=m.commit),),
+    ms.Digest: _digest,
+    ms.Digests: _digests,
+    ms.Copy: _copy,
+    ms.Copied: lambda e, m, _: (e.pack(Type.COPIED, x=m.number),),
+    ms.Failed: _failed,
+    ms.OpenRefused: _refused,
+    ms.Done: lambda e, m, _: (e.pack(Type.IO_DONE, id=m.request, x=m.session, y=m.errno),),
+    ms.Serving: lambda e, m, _: (e.pack(Type.SERVING),),
+}
+
+
+def pack_message(envelope: Envelope, message: ms.DataMessage, payload: Parts = ()) -> Parts:
+    """Header and payload parts, to be sent in one piece."""
+    return _PACK[type(message)](envelope, message, payload)
+
+
+def pack_opened(envelope: Envelope, message: ms.Opened, size_blocks: int) -> Parts:
+    return (envelope.pack(Type.OPENED, id=message.session, x=size_blocks),)
+
+
+def pack_read(envelope: Envelope, session: int, request: int, block: int, sums: bytes, data: bytes) -> Parts:
+    """The answer to a read: checksums and data."""
+    length = len(sums) + len(data)
+    header = envelope.pack(Type.IO_DATA, id=request, x=session, y=block, z=len(sums) // 8, length=length)
+    return header, sums, data
+
+
+TO_REPLICA = frozenset({Type.JOIN, Type.WRITE, Type.ZERO, Type.FLUSH, Type.COMMIT, Type.DIGEST, Type.COPY})
+TO_PRIMARY = frozenset({Type.JOINED, Type.ACK, Type.FLUSHED, Type.DIGESTS, Type.COPIED, Type.FAILED})
+TO_FRONTEND = frozenset({Type.OPENED, Type.REFUSED, Type.IO_DONE, Type.IO_DATA, Type.SERVING})
+FROM_FRONTEND = frozenset({Type.IO_WRITE, Type.IO_READ, Type.IO_ZERO, Type.IO_FLUSH})
+PAIR = frozenset({Type.BEAT, Type.BEAT_ANSWER, Type.CLAIMS, Type.CONFIRM})
+
+_IO = {
+    int(Type.IO_WRITE): ms.Io.WRITE,
+    int(Type.IO_READ): ms.Io.READ,
+    int(Type.IO_ZERO): ms.Io.ZERO,
+    int(Type.IO_FLUSH): ms.Io.FLUSH,
+}
+
+
+def unpack_to_replica(frame: Frame, token: int) -> ms.ToReplica:
+    """Raises FrameError."""
+    match frame.type:
+        case Type.WRITE:
+            return ms.Write(frame.id, frame.x, frame.y, frame.z, token)
+        case Type.ZERO:
+            return ms.Zero(frame.id, frame.x, *check_range(frame))
+        case Type.FLUSH:
+            return ms.Flush(frame.id, frame.x, bool(frame.flags & CLEANS))
+        case Type.COMMIT:
+            return ms.CommitPoint(frame.x)
+        case Type.DIGEST:
+            return ms.Digest(frame.id, frame.x, tuple(unpack_ranges(frame.payload)))
+        case Type.COPY:
+            ranges = unpack_ranges(frame.payload[: frame.y * 16])
+            return ms.Copy(frame.x, frame.id, tuple(ranges), token)
+        case Type.JOIN:
+            return ms.Join(frame.id)
+    raise FrameError(f"frame type {frame.type} is no message to a replica")
+
+
+def unpack_to_primary(frame: Frame, token: int) -> ms.ToPrimary:
+    """Raises FrameError."""
+    match frame.type:
+        case Type.ACK:
+            return ms.Ack(tuple(unpack_u64s(frame.payload)))
+        case Type.FLUSHED:
+            return ms.Flushed(frame.id)
+        case Type.COPIED:
+            return ms.Copied(frame.x)
+        case Type.DIGESTS:
+            return ms.Digests(frame.id, frame.x, token)
+        case Type.JOINED:
+            share = tuple(unpack_ranges(frame.payload))
+            return ms.Joined(frame.id, frame.x, frame.y, share, bool(frame.flags & JOINED_UNCLEAN))
+        case Type.FAILED:
+            return ms.Failed(unpack_refused(frame.payload).message)
+    raise FrameError(f"frame type {frame.type} is no message to a primary")
+
+
+def unpack_request(frame: Frame, token: int) -> ms.Request:
+    """A frontend's request; its range is checked against the volume by the caller."""
+    return ms.Request(frame.x, frame.id, _IO[frame.type], frame.y, frame.z, bool(frame.flags & FUA), token)

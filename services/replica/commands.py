@@ -1,0 +1,143 @@
+"""`stos store`: look at a replica's directory from outside, without its service."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from stoscore.errors import EXIT_CODE, Code
+from stoscore.units import BLOCK_BYTES, format_size
+
+from services.replica.store import Digest, FormatError, Report, StoreError
+from services.replica.store import check as check_store
+from services.replica.store import digest as digest_store
+
+app = typer.Typer(help="Check and compare replica directories.", no_args_is_help=True)
+
+
+class Output(StrEnum):
+    """How results are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+Directory = Annotated[Path, typer.Argument(help="A replica's directory.", show_default=False)]
+Format = Annotated[Output, typer.Option("--output", "-o", help="table for people, json for programs.")]
+_SHOWN_MAX = 16
+T = TypeVar("T")
+
+
+@app.command()
+def check(directory: Directory, output: Format = Output.TABLE) -> None:
+    """Verify a replica directory that is not in use: format, state, intent log, roots, every block.
+
+    Exits with 9 when something is wrong."""
+    report = _or_exit(lambda: check_store(directory))
+    if output is Output.JSON:
+        print(json.dumps(_check_fields(report)))
+    else:
+        _print_table(_check_fields(report))
+    if not report.whole:
+        raise typer.Exit(EXIT_CODE[Code.DATA_LOSS])
+
+
+@app.command()
+def digest(
+    directory: Directory,
+    output: Format = Output.TABLE,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the sum of every block here, raw little-endian u64, 0 for zeros.")
+    ] = None,
+    blocks: Annotated[bool, typer.Option("--blocks", help="Also print each block that is not zeros.")] = False,
+) -> None:
+    """Hash every block from the data file, whatever the stored checksums say. Works beside a running replica."""
+    listed: list[tuple[int, int]] = []
+    with ExitStack() as closing:
+        sinks: list[Callable[[bytes], object]] = []
+        if out is not None:
+            sinks.append(_or_exit(lambda: closing.enter_context(out.open("wb"))).write)
+        if blocks:
+            sinks.append(_Lister(listed).take)
+        found = _or_exit(lambda: digest_store(directory, lambda sums: [sink(sums) for sink in sinks]))
+    if output is Output.JSON:
+        fields = _digest_fields(found)
+        if blocks:
+            fields["sums"] = {str(block): f"{value:016x}" for block, value in listed}
+        print(json.dumps(fields))
+        return
+    _print_table(_digest_fields(found))
+    for block, value in listed:
+        print(f"{block} {value:016x}")
+
+
+class _Lister:
+    """Collects (block, sum) of the blocks that are not zeros from sums that come in order."""
+
+    def __init__(self, found: list[tuple[int, int]]) -> None:
+        self._found = found
+        self._block = 0
+
+    def take(self, sums: bytes) -> None:
+        values = struct.unpack(f"<{len(sums) // 8}Q", sums)
+        self._found.extend((self._block + at, value) for at, value in enumerate(values) if value)
+        self._block += len(values)
+
+
+def _check_fields(report: Report) -> dict[str, Any]:
+    return {
+        "directory": report.directory,
+        "ok": report.whole,
+        **asdict(report.format),
+        "unclean": report.unclean,
+        "marked_regions": len(report.marked),
+        "blocks": report.blocks,
+        "unfinished_blocks": report.unfinished_blocks,
+        "bad_blocks": report.bad_blocks,
+        "bad_roots": report.bad_roots,
+        "problems": report.problems,
+        "notes": report.notes,
+    }
+
+
+def _digest_fields(found: Digest) -> dict[str, Any]:
+    return {**asdict(found), "bytes": found.blocks * BLOCK_BYTES}
+
+
+def _print_table(fields: dict[str, Any]) -> None:
+    table = Table(show_header=False, box=None)
+    for name, value in fields.items():
+        table.add_row(name.replace("_", " "), _shown(name, value))
+    Console().print(table)
+
+
+def _shown(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        more = f" and {len(value) - _SHOWN_MAX} more" if len(value) > _SHOWN_MAX else ""
+        return ("; ".join(str(item) for item in value[:_SHOWN_MAX]) or "none") + more
+    return format_size(value) if name == "bytes" else str(value)
+
+
+def _or_exit(action: Callable[[], T]) -> T:
+    """The action's result, or one clear line and an exit code that says whose fault it is."""
+    try:
+        return action()
+    except FormatError as error:
+        code, message = Code.FAILED_PRECONDITION, str(error)
+    except StoreError as error:
+        code, message = Code.UNAVAILABLE, str(error)
+    except OSError as error:
+        code, message = Code.INVALID_ARGUMENT, f"{error.filename}: {error.strerror}"
+    Console(stderr=True, soft_wrap=True).print(f"stos store: {message}", highlight=False, markup=False)
+    raise typer.Exit(EXIT_CODE[code])

@@ -1,0 +1,80 @@
+"""The payload of a copy: the checksums of all its blocks, then the data of those that are not zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stoscore.units import BLOCK_BYTES, SUM_BYTES
+
+from services.replica.store import BlockStore
+
+Range = tuple[int, int]
+_ZERO = bytes(SUM_BYTES)
+
+
+def pack_copy(store: BlockStore, ranges: Sequence[Range]) -> tuple[bytes, ...]:
+    """(sums, data...) as the store holds them now, each block verified. Raises CorruptBlocks, StoreError."""
+    all_sums: list[bytes] = []
+    parts: list[bytes] = []
+    for block, count in ranges:
+        sums, data = store.read(block, count)
+        all_sums.append(sums)
+        parts += [
+            data[first * BLOCK_BYTES : (first + length) * BLOCK_BYTES]
+            for first, length, zeros in _runs(sums)
+            if not zeros
+        ]
+    return b"".join(all_sums), *parts
+
+
+def store_copy(
+    store: BlockStore,
+    ranges: Sequence[Range],
+    keep: Sequence[Range],
+    sums: bytes | memoryview,
+    data: bytes | memoryview,
+) -> None:
+    """Stores the blocks of `ranges` that lie in `keep`. Raises StoreError."""
+    kept = None if ranges == keep else sorted(keep)
+    sums, view = bytes(sums), memoryview(data)
+    at_sum = at_data = 0
+    for block, count in ranges:
+        part = sums[at_sum : at_sum + count * SUM_BYTES]
+        at_sum += len(part)
+        for first, length, zeros in _runs(part):
+            size = 0 if zeros else length * BLOCK_BYTES
+            content = view[at_data : at_data + size]
+            at_data += size
+            for start, end in _inside(block + first, length, kept):
+                offset = start - block - first
+                if zeros:
+                    store.zero(start, end - start)
+                    continue
+                run_sums = part[(first + offset) * SUM_BYTES : (first + offset + end - start) * SUM_BYTES]
+                store.write(start, run_sums, content[offset * BLOCK_BYTES : (offset + end - start) * BLOCK_BYTES])
+
+
+def _runs(sums: bytes) -> list[tuple[int, int, bool]]:
+    """(first, length, zeros?) over a row of checksums."""
+    if _ZERO not in sums:
+        return [(0, len(sums) // SUM_BYTES, False)]
+    runs: list[tuple[int, int, bool]] = []
+    for index in range(len(sums) // SUM_BYTES):
+        zeros = sums[index * SUM_BYTES : (index + 1) * SUM_BYTES] == _ZERO
+        if runs and runs[-1][2] is zeros:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1, zeros)
+        else:
+            runs.append((index, 1, zeros))
+    return runs
+
+
+def _inside(block: int, count: int, kept: list[Range] | None) -> list[tuple[int, int]]:
+    """The pieces (start, end) of a range that lie in `kept`; None keeps all."""
+    end = block + count
+    if kept is None:
+        return [(block, end)]
+    return [
+        (max(block, first), min(end, first + length))
+        for first, length in kept
+        if first < end and first + length > block
+    ]

@@ -1,0 +1,628 @@
+"""All volumes of one node, pure: turns an effect of one core into an event of another, and into orders to the shell.
+
+    shell --fact, now--> Node --> Brain / Primary / Replica / Promises --> orders --> shell
+
+The simulator runs this file unchanged with other adapters. An order of a brain that depends on its hard state waits
+here until that state is durable, and so does everything after it (invariant 4).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from stoscore.units import BLOCK_BYTES
+
+from services.replica.brain import (
+    Beat,
+    BeatAnswer,
+    Brain,
+    Claims,
+    Confirm,
+    Detector,
+    Facts,
+    HardState,
+    PairMessage,
+    Promises,
+    Slot,
+    Timing,
+    Voter,
+)
+from services.replica.brain import events as ev
+from services.replica.brain.messages import BrainMessage
+from services.replica.replication import effects as fx
+from services.replica.replication.messages import (
+    Join,
+    Open,
+    OpenRefused,
+    Refusal,
+    Request,
+    Serving,
+    ToPrimary,
+    ToReplica,
+)
+from services.replica.replication.primary import Primary
+from services.replica.replication.replica import Replica, Share
+
+REPLICA_OWNER = 0
+"""Owner of a sync asked for by the follower's side; a primary's is its epoch."""
+
+
+# ---- orders to the shell --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ToPeer:
+    """On our outgoing link to that node."""
+
+    node: str
+    message: PairMessage
+
+
+@dataclass(frozen=True, slots=True)
+class ToBrain:
+    """To another voter's brain: by its link, over NATS when the link is down."""
+
+    message: BrainMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Make the hard state durable, then call `saved(volume, ticket)`. In order."""
+
+    volume: str
+    ticket: int
+    state: HardState
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """An effect of a replication core. `epoch` is the epoch that its messages carry."""
+
+    volume: str
+    epoch: int
+    effect: fx.Effect
+    owner: int = REPLICA_OWNER
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    request: int
+    code: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Erase:
+    """Give the volume's space back, then call `erased`."""
+
+    volume: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Remove the replica's directory."""
+
+    volume: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A decision with its reasons, for the trace and the event stream."""
+
+    volume: str
+    explain: ev.Explain
+
+
+@dataclass(frozen=True, slots=True)
+class RecordChanged:
+    """This node knows a newer committed record: links to dial may have changed."""
+
+    volume: str
+    slot: Slot
+
+
+@dataclass(frozen=True, slots=True)
+class TellServing:
+    """Say to the attached frontend's node that this primary serves."""
+
+    volume: str
+    node: str
+    epoch: int
+    message: Serving
+
+
+@dataclass(frozen=True, slots=True)
+class HangUp:
+    """The peer is silent though its link stands: end the link."""
+
+    node: str
+
+
+Order = ToPeer | ToBrain | Save | Data | Reply | Erase | Remove | Decided | RecordChanged | TellServing | HangUp
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A save on its way to the disk and what waits for it."""
+
+    ticket: int
+    epoch: int
+    after: list[ev.Effect]
+
+
+@dataclass(slots=True)
+class Volume:
+    """One voter of one volume on this node."""
+
+    id: str
+    brain: Brain
+    replica: Replica | None
+    """None for a witness."""
+    durable_epoch: int
+    primary: Primary | None = None
+    committed: Slot | None = None
+    pending: deque[_Pending] = field(default_factory=deque)
+    tickets: int = 0
+    parked: list[fx.AnswerRead] = field(default_factory=list)
+    """Reads that wait for the lease to hold again."""
+
+    @property
+    def size_blocks(self) -> int:
+        record = self.brain.record
+        return record.size_bytes // BLOCK_BYTES if record else 0
+
+    def shares_with(self, node: str) -> bool:
+        record = self.brain.record
+        return record is not None and record.voter_on(node) is not None
+
+
+class Node:
+    """Every volume's voter on this node, and what they share: promises and the detector."""
+
+    def __init__(self, name: str, timing: Timing, nonce: int, share_of: Callable[[str], Share], now_ns: int):
+        """`share_of(volume)`: what the store may hold unconfirmed, at this moment."""
+        self.name = name
+        self.timing = timing
+        self.promises = Promises(timing, nonce)
+        self.detector = Detector(timing.suspect_ns)
+        self.volumes: dict[str, Volume] = {}
+        self._share_of = share_of
+        self._linked: set[str] = set()
+        self._orders: list[Order] = []
+        self._next_beat_ns = now_ns
+        self._due: dict[str, int] = {}
+        self._touched: set[str] = set()
+
+    # ---- volumes --------------------------------------------------------------------------------------
+
+    def open(
+        self, volume: str, state: HardState, now_ns: int, *, marked: frozenset[int], unclean: bool, fresh: bool
+    ) -> None:
+        """A voter of this node: found on disk, or just made (`fresh`)."""
+        erased = state.slot is not None and state.slot.record.deleted and state.me.kind == "witness"
+        brain = Brain(state, self.timing, now_ns=now_ns, fresh=fresh, unclean=unclean, erased=erased)
+        replica = Replica(marked) if state.me.kind == "data" else None
+        if replica is not None:
+            replica.epoch = state.epoch
+        self.volumes[volume] = Volume(volume, brain, replica, state.epoch)
+        self._touched.add(volume)
+        for peer in sorted(self._linked):
+            if self.detector.up(peer):
+                brain.up.add(peer)
+
+    def forget(self, volume: str) -> None:
+        self.volumes.pop(volume, None)
+        self._due.pop(volume, None)
+        self._touched.discard(volume)
+        self.promises.forget(volume)
+        self._announce(self.promises.unclaim(volume))
+
+    def peers(self) -> set[str]:
+        """The nodes that share a volume with this one."""
+        nodes: set[str] = set()
+        for volume in self.volumes.values():
+            if volume.brain.record is not None:
+                nodes.update(voter.node for voter in volume.brain.record.voters)
+        nodes.discard(self.name)
+        return nodes
+
+    def take(self) -> list[Order]:
+        """The orders since the last call, in order."""
+        orders, self._orders = self._orders, []
+        return orders
+
+    # ---- facts from the links -------------------------------------------------------------------------
+
+    def link_up(self, node: str, now_ns: int) -> None:
+        self._linked.add(node)
+        self._announce(self.promises.link_up(node))
+        self._orders.append(ToPeer(node, self.promises.beat(node, now_ns)))
+
+    def link_down(self, node: str, now_ns: int) -> None:
+        self._linked.discard(node)
+        if self.detector.link_lost(node):
+            self._peer_down(node, "its link ended", now_ns)
+
+    def pair_message(self, node: str, message: PairMessage, now_ns: int) -> None:
+        match message:
+            case Beat():
+                self._orders.append(ToPeer(node, self.promises.on_beat(node, message, now_ns)))
+            case BeatAnswer():
+                if self.promises.on_answer(node, message):
+                    if self.detector.heard(node, now_ns) and node in self._linked:
+                        self._peer_up(node, now_ns)
+                    self._unpark()
+            case Claims():
+                messages, lost = self.promises.on_claims(node, message, self._stores)
+                self._announce(messages)
+                for volume_id in lost:
+                    if volume_id in self.volumes:
+                        self._step(self.volumes[volume_id], ev.ClaimLost(node), now_ns)
+            case Confirm():
+                self.promises.on_confirm(node, message)
+
+    def _stores(self, volume_id: str, generation: int, epoch: int) -> bool:
+        volume = self.volumes.get(volume_id)
+        return (
+            volume is not None
+            and volume.durable_epoch == epoch == volume.brain.epoch
+            and volume.brain.state.slot is not None
+            and volume.brain.state.slot.stamp.generation == generation
+        )
+
+    def _announce(self, messages: list[tuple[str, PairMessage]]) -> None:
+        self._orders.extend(ToPeer(node, message) for node, message in messages if node in self._linked)
+
+    def _peer_up(self, node: str, now_ns: int) -> None:
+        for volume in list(self.volumes.values()):
+            if volume.shares_with(node):
+                self._step(volume, ev.PeerUp(node), now_ns)
+                if volume.primary is not None:
+                    self._data(volume, volume.primary.peer_up(node, now_ns), now_ns)
+
+    def _peer_down(self, node: str, reason: str, now_ns: int) -> None:
+        for volume in list(self.volumes.values()):
+            if volume.shares_with(node):
+                if volume.primary is not None:
+                    self._data(volume, volume.primary.peer_down(node, reason), now_ns)
+                self._step(volume, ev.PeerDown(node), now_ns)
+
+    def brain_message(self, message: BrainMessage, now_ns: int) -> None:
+        volume = self.volumes.get(message.volume)
+        if volume is not None:
+            self._step(volume, ev.Received(message), now_ns)
+
+    # ---- data -----------------------------------------------------------------------------------------
+
+    def to_replica(self, volume_id: str, link: int, node: str, epoch: int, message: ToReplica, now_ns: int) -> None:
+        volume = self.volumes.get(volume_id)
+        if volume is None or volume.replica is None:
+            return
+        if not isinstance(message, Join):
+            self._data(volume, volume.replica.receive(link, message, epoch, now_ns), now_ns)
+            return
+        brain = volume.brain
+        # The stored epoch must be this one, durably: only then an answer may depend on it (invariant 4).
+        known = epoch == brain.epoch == volume.durable_epoch and not brain.failed and not brain.erased
+        if known and brain.role != "leader" and (brain.leader is None or brain.leader.node == node):
+            share = self._share_of(volume_id)
+            self._data(volume, volume.replica.join(link, message, epoch, share), now_ns)
+
+    def to_primary(self, volume_id: str, node: str, epoch: int, message: ToPrimary, now_ns: int) -> None:
+        volume = self.volumes.get(volume_id)
+        if volume is not None and volume.primary is not None and volume.primary.epoch == epoch:
+            self._data(volume, volume.primary.receive(node, message), now_ns)
+
+    def incoming_link_lost(self, link: int, now_ns: int) -> None:
+        for volume in self.volumes.values():
+            if volume.replica is not None:
+                self._data(volume, volume.replica.link_lost(link), now_ns)
+
+    def open_session(self, volume_id: str, link: int, node: str, attach_epoch: int, message: Open, now_ns: int) -> None:
+        volume = self.volumes.get(volume_id)
+        if volume is None or volume.primary is None:
+            leader = volume.brain.leader if volume else None
+            hint = leader.node if leader and leader.node != self.name else ""
+            refused = OpenRefused(message.session, Refusal.NOT_PRIMARY, hint)
+            epoch = volume.brain.epoch if volume else 0
+            self._orders.append(Data(volume_id, epoch, fx.Answer(link, refused)))
+            return
+        self._data(volume, volume.primary.open(link, node, message.session, attach_epoch), now_ns)
+
+    def request(self, volume_id: str, link: int, request: Request, now_ns: int) -> None:
+        """A request within the volume's bounds."""
+        volume = self.volumes.get(volume_id)
+        if volume is None or volume.primary is None:
+            refused = OpenRefused(request.session, Refusal.NOT_PRIMARY)
+            self._orders.append(Data(volume_id, 0, fx.Answer(link, refused)))
+            if request.token:
+                self._orders.append(Data(volume_id, 0, fx.Release(request.token)))
+            return
+        self._data(volume, volume.primary.request(link, request, now_ns), now_ns)
+
+    def _data(self, volume: Volume, effects: list[fx.Effect], now_ns: int) -> None:
+        """Pass a core's effects on: to the brain what is the brain's, the rest to the shell."""
+        primary = volume.primary
+        owner = primary.epoch if primary is not None else REPLICA_OWNER
+        epoch = owner if primary is not None else (volume.replica.epoch if volume.replica else 0)
+        orders = self._orders
+        self._touched.add(volume.id)
+        for effect in effects:
+            if isinstance(effect, fx.ReportFailed | fx.ReportCaughtUp):
+                record = volume.brain.record
+                member = record.voter_on(effect.node) if record else None
+                if member is None:
+                    continue
+                event: ev.Event = (
+                    ev.MemberFailed(member, effect.reason)
+                    if isinstance(effect, fx.ReportFailed)
+                    else ev.MemberCaughtUp(member)
+                )
+                self._step(volume, event, now_ns)
+                continue
+            orders.append(Data(volume.id, epoch, effect, owner))
+            if isinstance(effect, fx.StartedServing):
+                self._tell_serving(volume)
+
+    def _tell_serving(self, volume: Volume) -> None:
+        record = volume.brain.record
+        if record is not None and record.attachment is not None and volume.primary is not None:
+            order = TellServing(volume.id, record.attachment.node, volume.primary.epoch, Serving())
+            self._orders.append(order)
+
+    # ---- facts from the disk --------------------------------------------------------------------------
+
+    def saved(self, volume_id: str, ticket: int, now_ns: int) -> None:
+        """The hard state of this ticket is durable: perform what waited for it."""
+        volume = self.volumes.get(volume_id)
+        if volume is None:
+            return
+        while volume.pending and volume.pending[0].ticket <= ticket:
+            done = volume.pending.popleft()
+            if done.epoch != volume.durable_epoch:
+                volume.durable_epoch = done.epoch
+            self._confirm_claims(volume)
+            for effect in done.after:
+                self._perform(volume, effect, now_ns)
+
+    def _confirm_claims(self, volume: Volume) -> None:
+        slot = volume.brain.state.slot
+        if slot is not None and volume.durable_epoch == volume.brain.epoch:
+            self._announce(self.promises.stored(volume.id, slot.stamp.generation, volume.brain.epoch))
+
+    def marked(self, volume_id: str, regions: tuple[int, ...], now_ns: int) -> None:
+        volume = self.volumes.get(volume_id)
+        if volume is None or volume.replica is None:
+            return
+        core = volume.primary or volume.replica
+        self._data(volume, core.marked(regions), now_ns)
+
+    def synced(self, volume_id: str, owner: int, ticket: int, now_ns: int) -> None:
+        volume = self.volumes.get(volume_id)
+        if volume is None or volume.replica is None:
+            return
+        if owner == REPLICA_OWNER:
+            self._data(volume, volume.replica.synced(ticket), now_ns)
+        elif volume.primary is not None and volume.primary.epoch == owner:
+            self._data(volume, volume.primary.synced(ticket), now_ns)
+
+    def store_changed(self, volume_id: str, now_ns: int, *, unclean: bool, failure: str = "") -> None:
+        """The store's unclean mark as it is now; `failure`: its disk failed."""
+        volume = self.volumes.get(volume_id)
+        if volume is None:
+            return
+        if failure and volume.replica is not None:
+            self._data(volume, volume.replica.failed(failure), now_ns)
+        self._step(volume, ev.StoreChanged(unclean, bool(failure)), now_ns)
+
+    def compared(
+        self, volume_id: str, epoch: int, node: str, number: int, differing: list[tuple[int, int]], now_ns: int
+    ) -> None:
+        volume = self.volumes.get(volume_id)
+        if volume is not None and volume.primary is not None and volume.primary.epoch == epoch:
+            self._data(volume, volume.primary.compared(node, number, differing), now_ns)
+
+    def erased(self, volume_id: str, now_ns: int) -> None:
+        volume = self.volumes.get(volume_id)
+        if volume is not None:
+            self._step(volume, ev.DataErased(), now_ns)
+
+    # ---- requests -------------------------------------------------------------------------------------
+
+    def ask(self, volume_id: str, event: ev.Event, now_ns: int) -> None:
+        """Founded, AttachAsked, DetachAsked or DeleteAsked."""
+        self._step(self.volumes[volume_id], event, now_ns)
+
+    # ---- leases ---------------------------------------------------------------------------------------
+
+    def lease_until(self, volume: Volume) -> int:
+        record = volume.brain.record
+        if record is None:
+            return 0
+        nodes = tuple(voter.node for voter in record.voters)
+        return self.promises.lease_until(volume.id, volume.brain.epoch, self.name, nodes)
+
+    def park(self, volume_id: str, read: fx.AnswerRead) -> None:
+        """The lease does not hold at this moment: the read waits for the next promise."""
+        self.volumes[volume_id].parked.append(read)
+
+    def _unpark(self) -> None:
+        for volume in self.volumes.values():
+            if volume.parked and volume.primary is not None:
+                reads, volume.parked = volume.parked, []
+                epoch = volume.primary.epoch
+                self._orders.extend(Data(volume.id, epoch, read, epoch) for read in reads)
+
+    def _facts(self, volume: Volume) -> Facts:
+        lease = self.lease_until(volume) if volume.brain.role == "leader" else 0
+        return Facts(self.promises.promised_until(volume.id), lease)
+
+    # ---- the brain ------------------------------------------------------------------------------------
+
+    def _step(self, volume: Volume, event: ev.Event, now_ns: int) -> None:
+        batch = volume.brain.step(event, now_ns, self._facts(volume))
+        self._touched.add(volume.id)
+        for effect in batch.now:
+            self._perform(volume, effect, now_ns)
+        if batch.durable is not None:
+            volume.tickets += 1
+            volume.pending.append(_Pending(volume.tickets, batch.durable.epoch, list(batch.after)))
+            self._orders.append(Save(volume.id, volume.tickets, batch.durable))
+        elif volume.pending:
+            volume.pending[-1].after.extend(batch.after)
+        else:
+            for effect in batch.after:
+                self._perform(volume, effect, now_ns)
+
+    def _perform(self, volume: Volume, effect: ev.Effect, now_ns: int) -> None:
+        match effect:
+            case ev.Send(message):
+                if message.target == volume.brain.me:
+                    self._step(volume, ev.Received(message), now_ns)
+                else:
+                    self._orders.append(ToBrain(message))
+            case ev.RaiseEpoch(epoch):
+                self._announce(self.promises.raised(volume.id, epoch))
+                if volume.replica is not None:
+                    self._data(volume, volume.replica.raise_epoch(epoch), now_ns)
+            case ev.Claim(epoch):
+                self._claim(volume, epoch)
+            case ev.Lead(slot):
+                self._lead(volume, slot, now_ns)
+            case ev.StopLeading():
+                self._stop_leading(volume, now_ns)
+            case ev.Require():
+                self._require(volume, now_ns)
+            case ev.RecordCommitted(slot):
+                self._record_committed(volume, slot)
+            case ev.Reply(request, code, error):
+                self._orders.append(Reply(request, code, error))
+            case ev.EraseData():
+                self._erase(volume, now_ns)
+            case ev.ForgetVolume():
+                self.forget(volume.id)
+                self._orders.append(Remove(volume.id))
+            case ev.Explain():
+                self._orders.append(Decided(volume.id, effect))
+
+    def _claim(self, volume: Volume, epoch: int) -> None:
+        slot = volume.brain.state.slot
+        assert slot is not None
+        others = tuple(voter.node for voter in slot.record.voters if voter.node != self.name)
+        self._announce(self.promises.claim(volume.id, slot.stamp.generation, epoch, others))
+
+    def _lead(self, volume: Volume, slot: Slot, now_ns: int) -> None:
+        brain, record = volume.brain, slot.record
+        if brain.role != "leader" or brain.epoch != slot.stamp.epoch or record.deleted:
+            return  # deposed while the record became durable, or only the tombstone is left to lead
+        assert volume.replica is not None
+        self._data(volume, volume.replica.leave(), now_ns)
+        attachment = record.attachment
+        volume.primary = Primary(
+            me=self.name,
+            epoch=brain.epoch,
+            peers=[voter.node for voter in record.voters if voter.kind == "data" and voter.node != self.name],
+            in_sync=[voter.node for voter in record.in_sync],
+            size_blocks=volume.size_blocks,
+            gate=volume.replica.gate,
+            share=self._share_of(volume.id),
+            attach_epoch=record.attach_epoch,
+            attached_node=attachment.node if attachment else None,
+        )
+        up = [node for node in volume.primary.peers if self.detector.up(node)]
+        self._data(volume, volume.primary.start(up, now_ns), now_ns)
+
+    def _stop_leading(self, volume: Volume, now_ns: int) -> None:
+        self._announce(self.promises.unclaim(volume.id))
+        volume.parked = []
+        if volume.primary is not None:
+            self._data(volume, volume.primary.stop(), now_ns)
+            volume.primary = None
+
+    def _require(self, volume: Volume, now_ns: int) -> None:
+        if volume.primary is not None and volume.brain.required is not None:
+            nodes = [voter.node for voter in volume.brain.required.union()]
+            self._data(volume, volume.primary.require(nodes), now_ns)
+
+    def _record_committed(self, volume: Volume, slot: Slot) -> None:
+        volume.committed = slot
+        record = slot.record
+        if volume.primary is not None:
+            node = record.attachment.node if record.attachment else None
+            volume.primary.attachment(node, record.attach_epoch)
+        self._orders.append(RecordChanged(volume.id, slot))
+
+    def _erase(self, volume: Volume, now_ns: int) -> None:
+        if volume.primary is not None:
+            self._data(volume, volume.primary.stop(), now_ns)
+            volume.primary = None
+        if volume.replica is None:
+            self._step(volume, ev.DataErased(), now_ns)
+            return
+        self._data(volume, volume.replica.leave(), now_ns)
+        self._orders.append(Erase(volume.id))
+
+    # ---- time -----------------------------------------------------------------------------------------
+
+    def next_deadline_ns(self) -> int | None:
+        """When `time_passed` is due. Without links and deadlines: None."""
+        for volume_id in self._touched:
+            due = self._volume_due(self.volumes[volume_id]) if volume_id in self.volumes else None
+            if due is None:
+                self._due.pop(volume_id, None)
+            else:
+                self._due[volume_id] = due
+        self._touched.clear()
+        ends = list(self._due.values())
+        if self._linked:
+            ends.append(self._next_beat_ns)
+        return min(ends, default=None)
+
+    def _volume_due(self, volume: Volume) -> int | None:
+        ends = [volume.brain.next_deadline_ns(self._facts(volume))]
+        if volume.primary is not None:
+            ends.append(volume.primary.next_deadline_ns())
+        elif volume.replica is not None:
+            ends.append(volume.replica.next_deadline_ns())
+        return min((end for end in ends if end is not None), default=None)
+
+    def time_passed(self, now_ns: int) -> None:
+        self.next_deadline_ns()
+        if now_ns >= self._next_beat_ns:
+            self._next_beat_ns = now_ns + self.timing.beat_ns
+            for node in sorted(self._linked):
+                self._orders.append(ToPeer(node, self.promises.beat(node, now_ns)))
+        for node in self.detector.silent(now_ns):
+            self._orders.append(HangUp(node))
+            self._peer_down(node, "it is silent", now_ns)
+        for volume_id in sorted(volume_id for volume_id, due in self._due.items() if due <= now_ns):
+            volume = self.volumes[volume_id]
+            self._step(volume, ev.TimePassed(), now_ns)
+            if volume.primary is not None:
+                self._data(volume, volume.primary.time_passed(now_ns), now_ns)
+            elif volume.replica is not None:
+                self._data(volume, volume.replica.time_passed(now_ns), now_ns)
+
+    # ---- looking in -----------------------------------------------------------------------------------
+
+    def role(self, volume: Volume) -> str:
+        brain = volume.brain
+        if brain.erased:
+            return "removed"
+        if brain.failed:
+            return "failed"
+        if volume.primary is not None:
+            return "primary" if volume.primary.serving else "taking-over"
+        if brain.role == "leader":
+            return "taking-over"
+        if brain.role in ("pre-voting", "voting"):
+            return "candidate"
+        if brain.me.kind == "witness":
+            return "witness"
+        in_sync = brain.record is not None and brain.me in brain.record.in_sync
+        return "replica" if in_sync else "catching-up"
+
+    def leader_hint(self, volume: Volume) -> Voter | None:
+        return volume.brain.leader

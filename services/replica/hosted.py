@@ -1,0 +1,149 @@
+"""One voter's directory, open: its store, and the disk work that is under way for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from stoscore.units import REGION_BLOCKS
+
+from services.replica.brain import HardState
+from services.replica.lanes import Lane, Work
+from services.replica.replication.replica import Share
+from services.replica.store import BlockStore, StoreError, WitnessStore
+
+Failure = StoreError | None
+
+
+@dataclass(frozen=True, slots=True)
+class SyncWait:
+    """Who asked for a sync: the follower's side (owner 0) or the primary of epoch `owner`."""
+
+    owner: int
+    ticket: int
+    cleans: bool
+
+
+class Hosted:
+    """A replica or a witness of one volume on this node."""
+
+    def __init__(
+        self,
+        volume: str,
+        incarnation: str,
+        store: BlockStore | WitnessStore,
+        loop: asyncio.AbstractEventLoop,
+        pool: Executor,
+    ):
+        self.volume = volume
+        self.raw = bytes.fromhex(volume)
+        self.incarnation = incarnation
+        self.number = int(incarnation, 16)
+        self.voter_store = store
+        self.store: BlockStore | None = None if isinstance(store, WitnessStore) else store
+        self.failure = ""
+        self.erased = False
+        self.saved_ticket = 0
+        self._states = Lane(loop, pool)
+        self._blocks = Lane(loop, pool)
+        self._to_mark: set[int] = set()
+        self._to_sync: list[SyncWait] = []
+        self._told_saved: list[tuple[int, asyncio.Future[None]]] = []
+
+    @property
+    def blocks(self) -> BlockStore:
+        """The block store; asking a witness for it is a mistake of ours."""
+        assert self.store is not None
+        return self.store
+
+    def share(self) -> Share:
+        """What this store may hold unconfirmed: its tail, or all marked regions when the tail is lost (D1)."""
+        if self.store is None or self.erased:
+            return Share((), 0, 0, False)
+        last_seq, commit = self.store.tail_state()
+        entries = self.store.tail_entries()
+        if entries is not None and not self.store.unclean:
+            ranges = tuple((block, count) for _, block, count in entries)
+            return Share(ranges, last_seq, commit, False)
+        size = self.store.size_blocks
+        marked = tuple(
+            (region * REGION_BLOCKS, min(REGION_BLOCKS, size - region * REGION_BLOCKS))
+            for region in sorted(self.store.marked)
+        )
+        return Share(marked, last_seq, commit, self.store.unclean)
+
+    # ---- hard state -----------------------------------------------------------------------------------
+
+    def save(self, ticket: int, state: HardState, told: Callable[[int, Failure], None]) -> None:
+        encoded = state.encode()
+
+        def done(failure: Failure) -> None:
+            if failure is None:
+                self.saved_ticket = ticket
+                for wanted, future in self._told_saved:
+                    if wanted <= ticket and not future.done():
+                        future.set_result(None)
+                self._told_saved = [item for item in self._told_saved if item[0] > ticket]
+            told(ticket, failure)
+
+        self._states.run(lambda: lambda: self.voter_store.save_state(encoded), done)
+
+    async def until_saved(self, ticket: int) -> None:
+        if self.saved_ticket < ticket:
+            future = asyncio.get_running_loop().create_future()
+            self._told_saved.append((ticket, future))
+            await future
+
+    # ---- marks and syncs: what arrives while one is under way shares the next ---------------------------
+
+    def mark(self, regions: tuple[int, ...], told: Callable[[tuple[int, ...], Failure], None]) -> None:
+        waiting = bool(self._to_mark)
+        self._to_mark.update(regions)
+        if waiting:
+            return
+        taken: list[int] = []
+
+        def prepare() -> Work:
+            taken.extend(sorted(self._to_mark))
+            self._to_mark.clear()
+            return lambda: self.blocks.mark(taken)
+
+        self._blocks.run(prepare, lambda failure: told(tuple(taken), failure))
+
+    def sync(self, wait: SyncWait, told: Callable[[list[SyncWait], Failure], None]) -> None:
+        waiting = bool(self._to_sync)
+        self._to_sync.append(wait)
+        if waiting:
+            return
+        taken: list[SyncWait] = []
+
+        def prepare() -> Work:
+            taken.extend(self._to_sync)
+            self._to_sync.clear()
+            return work
+
+        def work() -> None:
+            self.blocks.sync()
+            if any(wait.cleans for wait in taken) and self.blocks.unclean:
+                self.blocks.set_clean()
+
+        self._blocks.run(prepare, lambda failure: told(taken, failure))
+
+    def run(self, work: Callable[[], None], told: Callable[[Failure], None]) -> None:
+        """Other work of the disk, in order with marks and syncs."""
+        self._blocks.run(lambda: work, told)
+
+    async def close(self, *, clean: bool) -> None:
+        """After what is under way."""
+        await self._states.idle()
+        await self._blocks.idle()
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, lambda: self._close(clean))
+
+    def _close(self, clean: bool) -> None:
+        if self.store is None:
+            self.voter_store.close()
+        else:
+            self.store.close(clean=clean and not self.failure)

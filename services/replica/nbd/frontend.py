@@ -1,0 +1,305 @@
+"""A volume's frontend on the node where it is used: NBD clients in front, the primary's node behind.
+
+The shell around `FrontendCore`. It owns the socket, the clock and the payloads: a write's bytes are copied
+out of the receive buffer once, hashed once, and kept until the write is answered, because a failover sends
+them again. What a read brings is verified against the primary's checksums before a client sees it.
+
+All entry points run in the event loop's thread and none of them waits. Effects are carried out at once;
+the sockets collect what one wake-up produced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno as os_errno
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from stoscore.messages import FrontendStatus
+from stoscore.telemetry import get_logger
+from stoscore.units import BLOCK_BYTES
+
+from services.replica.nbd.protocol import Export, NbdRequest
+from services.replica.nbd.server import Client, NbdServer
+from services.replica.nbd.wire import Command
+from services.replica.peers.frames import FUA, Frame, Type, pack
+from services.replica.peers.payloads import split_blocks, unpack_refused
+from services.replica.replication.frontend import (
+    Answer,
+    ClientGone,
+    ClientRequest,
+    Closing,
+    Data,
+    Done,
+    Effect,
+    Event,
+    FrontendCore,
+    LinkDown,
+    LinkUp,
+    Opened,
+    Refused,
+    Release,
+    RequestKind,
+    SendClose,
+    SendOpen,
+    SendRequest,
+    ServingHint,
+    Tick,
+)
+from services.replica.store.sums import block_sums, verify
+
+_KIND = {
+    int(Command.READ): int(RequestKind.READ),
+    int(Command.WRITE): int(RequestKind.WRITE),
+    int(Command.FLUSH): int(RequestKind.FLUSH),
+    int(Command.TRIM): int(RequestKind.ZERO),
+    int(Command.WRITE_ZEROES): int(RequestKind.ZERO),
+}
+_FRAME = {
+    int(RequestKind.READ): int(Type.IO_READ),
+    int(RequestKind.WRITE): int(Type.IO_WRITE),
+    int(RequestKind.ZERO): int(Type.IO_ZERO),
+    int(RequestKind.FLUSH): int(Type.IO_FLUSH),
+}
+_WRITE = int(RequestKind.WRITE)
+
+
+class Send(Protocol):
+    def __call__(self, node: str, /, *parts: bytes | memoryview) -> bool:
+        """Queue one frame to a node; False when its link is down. Takes the parts before it returns."""
+
+
+class Frontend:
+    """One volume, attached here under one attach epoch. The owner passes on the volume's frames and what
+    becomes of the links; `FrameError` (a frame of impossible shape) is the link's owner's to handle."""
+
+    def __init__(
+        self,
+        volume_id: str,
+        name: str,
+        size_bytes: int,
+        attach_epoch: int,
+        voters: Sequence[str],
+        socket_path: Path,
+        send: Send,
+        connected: Callable[[str], bool],
+    ):
+        self.volume_id = volume_id
+        self.name = name
+        self.attach_epoch = attach_epoch
+        self.socket_path = socket_path
+        self._volume = bytes.fromhex(volume_id)
+        self._voters = tuple(voters)
+        self._send = send
+        self._connected = connected
+        self._log = get_logger("nbd")
+        # Session numbers rise across restarts of this process because the clock does; should it have been
+        # set back, a primary names the newest session it knows in its refusal.
+        self._core = FrontendCore(self._voters, first_session=time.time_ns())
+        self._server = NbdServer(Export(name, size_bytes), socket_path, self, self._log)
+        self._next_number = 1
+        self._asked: dict[int, tuple[Client, NbdRequest]] = {}
+        """By cookie: who waits for what."""
+        self._writes: dict[int, tuple[bytes, bytes]] = {}
+        """By token: checksums and data of unanswered writes."""
+        self._contents: dict[int, bytes] = {}
+        """By token: what a read brought, until it is passed on."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ns = 0
+        self._logged = ("", False)
+        """Primary and whether it has ended, as last told to the log."""
+        self._closed = False
+        self._count = dict.fromkeys(_FRAME, 0)
+
+    async def start(self) -> None:
+        """Listen and look for the primary. Raises StosError when the socket can't be made."""
+        await self._server.start()
+        for node in self._voters:
+            if self._connected(node):
+                self.on_link_up(node)
+
+    async def close(self) -> None:
+        """Answer everything with ESHUTDOWN, end the session and remove the socket. Idempotent."""
+        self._closed = True
+        self._step(Closing())
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        await self._server.close()
+
+    def status(self) -> FrontendStatus:
+        return FrontendStatus(
+            volume=self.volume_id,
+            name=self.name,
+            socket=str(self.socket_path),
+            connected=bool(self._core.primary),
+            clients=len(self._server.clients),
+            in_flight=self._core.unanswered,
+            writes=self._count[_WRITE],
+            reads=self._count[RequestKind.READ],
+            epoch=self._core.epoch,
+        )
+
+    # --- clients (RequestHandler) ---
+
+    def submit(self, client: Client, requests: list[tuple[NbdRequest, memoryview]]) -> None:
+        now_ns = time.monotonic_ns()
+        step = self._core.step
+        for request, payload in requests:
+            number = self._next_number
+            self._next_number = number + 1
+            self._asked[number] = (client, request)
+            kind = _KIND[request.command]
+            self._count[kind] += 1
+            token = 0
+            if kind == _WRITE:
+                data = bytes(payload)
+                self._writes[number] = (block_sums(data), data)
+                token = number
+            block, count = request.offset // BLOCK_BYTES, request.length // BLOCK_BYTES
+            self._run(step(ClientRequest(number, kind, block, count, request.fua, token), now_ns))
+        self._arm(now_ns)
+
+    def gone(self, client: Client) -> None:
+        cookies = {cookie for cookie, (owner, _) in self._asked.items() if owner is client}
+        for cookie in cookies:
+            del self._asked[cookie]
+        self._step(ClientGone(cookies))
+
+    # --- the peer network ---
+
+    def on_link_up(self, node: str) -> None:
+        self._step(LinkUp(node))
+
+    def on_link_down(self, node: str) -> None:
+        self._step(LinkDown(node))
+
+    def on_frame(self, peer: str, frame: Frame) -> None:
+        """A frame for this volume's frontend; other types are ignored. Raises FrameError."""
+        event: Event
+        if frame.type == Type.IO_DONE:
+            event = Done(peer, frame.x, frame.id, frame.epoch, frame.y)
+        elif frame.type == Type.IO_DATA:
+            event = self._read(peer, frame)
+        elif frame.type == Type.OPENED:
+            event = Opened(peer, frame.id, frame.epoch, frame.x)
+        elif frame.type == Type.REFUSED:
+            refusal = unpack_refused(frame.payload)
+            event = Refused(peer, frame.id, frame.x, refusal.hint, frame.z)
+        elif frame.type == Type.SERVING:
+            event = ServingHint(peer, frame.epoch)
+        else:
+            return
+        self._step(event)
+
+    def _read(self, peer: str, frame: Frame) -> Done | Data:
+        sums, view = split_blocks(frame)
+        data = bytes(view)
+        wrong = verify(data, sums)
+        if wrong:
+            self._log.error(
+                "read from %s does not match its checksums in blocks %s",
+                peer,
+                [frame.y + index for index in wrong[:8]],
+                extra={"volume": self.volume_id, "epoch": frame.epoch},
+            )
+            return Done(peer, frame.x, frame.id, frame.epoch, os_errno.EIO)
+        token = self._next_number
+        self._next_number = token + 1
+        self._contents[token] = data
+        return Data(peer, frame.x, frame.id, frame.epoch, token)
+
+    # --- effects ---
+
+    def _step(self, event: Event) -> None:
+        now_ns = time.monotonic_ns()
+        self._run(self._core.step(event, now_ns))
+        self._arm(now_ns)
+        state = (self._core.primary, self._core.ended)
+        if state != self._logged:
+            self._logged = state
+            self._log_session(*state)
+
+    def _run(self, effects: list[Effect]) -> None:
+        lost = ""
+        for effect in effects:
+            if isinstance(effect, SendRequest):
+                if not self._send_request(effect):
+                    lost = effect.node
+            elif isinstance(effect, Answer):
+                self._answer(effect)
+            elif isinstance(effect, Release):
+                if self._writes.pop(effect.token, None) is None:
+                    self._contents.pop(effect.token, None)
+            elif isinstance(effect, SendOpen):
+                if not self._send_session(Type.OPEN, effect):
+                    lost = effect.node
+            else:
+                self._send_session(Type.CLOSE, effect)
+        if lost:
+            self._run(self._core.step(LinkDown(lost), time.monotonic_ns()))
+
+    def _send_request(self, request: SendRequest) -> bool:
+        sums, data = self._writes[request.token] if request.token else (b"", b"")
+        header = pack(
+            _FRAME[request.kind],
+            flags=FUA if request.fua else 0,
+            volume=self._volume,
+            attach_epoch=self.attach_epoch,
+            epoch=self._core.epoch,
+            id=request.request,
+            x=request.session,
+            y=request.block,
+            z=request.count,
+            length=len(sums) + len(data),
+        )
+        return self._send(request.node, header, sums, data) if data else self._send(request.node, header)
+
+    def _send_session(self, type: Type, effect: SendOpen | SendClose) -> bool:
+        header = pack(
+            type,
+            volume=self._volume,
+            attach_epoch=self.attach_epoch,
+            epoch=self._core.epoch,
+            id=effect.session,
+        )
+        return self._send(effect.node, header)
+
+    def _answer(self, answer: Answer) -> None:
+        client, request = self._asked.pop(answer.cookie)
+        data = self._contents.pop(answer.token) if answer.token else b""
+        errno = answer.errno
+        if not errno and request.command == Command.READ and len(data) != request.length:
+            errno = os_errno.EIO  # another range than the one asked for would shift the client's stream
+        client.answer(request, errno, data)
+
+    # --- time ---
+
+    def _arm(self, now_ns: int) -> None:
+        """One timer, moved forward only when a deadline comes earlier: the usual deadline moves away with
+        every answer, and a Tick that comes too early does nothing."""
+        deadline_ns = self._core.next_deadline_ns()
+        if deadline_ns is None or (self._timer is not None and self._timer_ns <= deadline_ns):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_ns = deadline_ns
+        delay_s = max(deadline_ns - now_ns, 0) / 1e9
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._timer_rang)
+
+    def _timer_rang(self) -> None:
+        self._timer = None
+        self._step(Tick())
+
+    def _log_session(self, primary: str, ended: bool) -> None:
+        extra = {"volume": self.volume_id, "epoch": self._core.epoch}
+        if primary:
+            self._log.info("frontend of %s is served by %s", self.name, primary, extra=extra)
+        elif self._closed:
+            self._log.info("frontend of %s is closed", self.name, extra=extra)
+        elif ended:
+            self._log.warning("frontend of %s is fenced: attached elsewhere", self.name, extra=extra)
+        else:
+            self._log.info("frontend of %s looks for its primary", self.name, extra=extra)

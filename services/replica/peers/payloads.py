@@ -1,0 +1,171 @@
+"""The payload shapes of frames: ranges, u64 rows, claims, blocks with their checksums, greetings.
+
+Every `unpack_*` and `split_*` accepts any bytes and either returns values inside their limits or raises
+`FrameError`; nothing that a peer sends can make a shell allocate, loop or index by an unchecked number.
+Blocks travel as `sums | data`: 8 bytes of checksum per block, then the blocks; a block whose checksum is 0
+reads as zeros, and where a frame says so its data is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from sys import byteorder
+from typing import Any, NamedTuple
+
+from stoscore.limits import VOLUME_BYTES_MAX, valid_node_name
+from stoscore.units import BLOCK_BYTES, SUM_BYTES
+
+from services.replica.peers.frames import Frame, FrameError
+
+PROTOCOL_VERSION = 1
+GREETING_BYTES_MAX = 4096
+"""All that a peer may send before it is known."""
+
+_RANGE = struct.Struct("<QQ")
+_CLAIM = struct.Struct("<16sIQ")
+_BLOCKS_MAX = VOLUME_BYTES_MAX // BLOCK_BYTES
+_ZERO_SUM = bytes(SUM_BYTES)
+
+
+def pack_ranges(ranges: Iterable[tuple[int, int]]) -> bytes:
+    """(block, count) pairs, 16 bytes each."""
+    return b"".join([_RANGE.pack(block, count) for block, count in ranges])
+
+
+def unpack_ranges(payload: memoryview | bytes) -> list[tuple[int, int]]:
+    """(block, count) pairs with count >= 1, all inside the largest volume there can be."""
+    if len(payload) % _RANGE.size:
+        raise FrameError(f"a list of ranges is not {len(payload)} bytes long")
+    ranges = list(_RANGE.iter_unpack(payload))
+    for block, count in ranges:
+        if not count or block + count > _BLOCKS_MAX:
+            raise FrameError(f"impossible range: block {block}, count {count}")
+    return ranges
+
+
+def pack_u64s(values: Sequence[int]) -> bytes:
+    """Sequence numbers, digests: 8 bytes each."""
+    return struct.pack(f"<{len(values)}Q", *values)
+
+
+def unpack_u64s(payload: memoryview | bytes) -> list[int]:
+    if len(payload) % 8:
+        raise FrameError(f"a row of 64-bit numbers is not {len(payload)} bytes long")
+    values = array("Q")
+    values.frombytes(payload)
+    if byteorder == "big":
+        values.byteswap()
+    return values.tolist()
+
+
+class Claim(NamedTuple):
+    """One promise's subject (rule P1): this volume, led under this generation and epoch."""
+
+    volume: bytes
+    generation: int
+    epoch: int
+
+
+def pack_claims(claims: Iterable[Claim]) -> bytes:
+    return b"".join([_CLAIM.pack(*claim) for claim in claims])
+
+
+def unpack_claims(payload: memoryview | bytes) -> list[Claim]:
+    if len(payload) % _CLAIM.size:
+        raise FrameError(f"a list of claims is not {len(payload)} bytes long")
+    return [Claim(*entry) for entry in _CLAIM.iter_unpack(payload)]
+
+
+def check_range(frame: Frame) -> tuple[int, int]:
+    """(block, count) of a frame that names its range in y and z."""
+    if not frame.z or frame.y + frame.z > _BLOCKS_MAX:
+        raise FrameError(f"impossible range: block {frame.y}, count {frame.z}")
+    return frame.y, frame.z
+
+
+def split_blocks(frame: Frame) -> tuple[memoryview, memoryview]:
+    """(sums, data) of a WRITE, IO_WRITE or IO_DATA with z blocks."""
+    _, count = check_range(frame)
+    sums_bytes = count * SUM_BYTES
+    if len(frame.payload) != sums_bytes + count * BLOCK_BYTES:
+        raise FrameError(f"{len(frame.payload)} bytes of payload are not {count} blocks with their checksums")
+    return frame.payload[:sums_bytes], frame.payload[sums_bytes:]
+
+
+def present(sums: memoryview | bytes) -> int:
+    """How many of these checksums belong to blocks that do not read as zeros."""
+    raw = bytes(sums)
+    return sum(raw[at : at + SUM_BYTES] != _ZERO_SUM for at in range(0, len(raw), SUM_BYTES))
+
+
+def split_copy(frame: Frame) -> tuple[list[tuple[int, int]], memoryview, memoryview]:
+    """(ranges, sums, data) of a COPY: the sums of all blocks, the data of those whose sum is not 0."""
+    sums_from = frame.y * _RANGE.size
+    if sums_from > len(frame.payload):
+        raise FrameError(f"{len(frame.payload)} bytes of payload do not hold {frame.y} ranges")
+    ranges = unpack_ranges(frame.payload[:sums_from])
+    data_from = sums_from + sum(count for _, count in ranges) * SUM_BYTES
+    sums, data = frame.payload[sums_from:data_from], frame.payload[data_from:]
+    if data_from > len(frame.payload) or len(data) != present(sums) * BLOCK_BYTES:
+        raise FrameError(f"{len(frame.payload)} bytes of payload are not what {len(ranges)} ranges need")
+    return ranges, sums, data
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What both ends of a link say first: HELLO and WELCOME."""
+
+    node: str
+    cluster: str
+    version: str
+    """of the software, for the reader of a log"""
+    protocol: int = PROTOCOL_VERSION
+
+    def pack(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+
+def unpack_json(payload: memoryview | bytes) -> dict[str, Any]:
+    """A JSON object, or FrameError."""
+    try:
+        body = json.loads(bytes(payload))
+    except (ValueError, RecursionError) as error:
+        raise FrameError("a payload that should be JSON is none") from error
+    if not isinstance(body, dict):
+        raise FrameError("a payload that should be a JSON object is none")
+    return body
+
+
+def unpack_greeting(payload: memoryview | bytes) -> Greeting:
+    """Fields that this version does not know are left alone: a newer peer must be able to say which protocol
+    it speaks and to be refused by name."""
+    body = unpack_json(payload)
+    protocol, node, cluster, version = (body.get(key) for key in ("protocol", "node", "cluster", "version"))
+    if type(protocol) is not int or not isinstance(node, str) or not isinstance(cluster, str):
+        raise FrameError("a greeting names protocol, node and cluster; this one does not")
+    if not valid_node_name(node):
+        raise FrameError("a greeting names a node whose name is impossible")
+    return Greeting(node, cluster, version if isinstance(version, str) else "", protocol)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a link, a session or a request is not accepted."""
+
+    message: str
+    hint: str = ""
+
+    def pack(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+
+def unpack_refused(payload: memoryview | bytes) -> Refused:
+    body = unpack_json(payload)
+    message, hint = body.get("message"), body.get("hint", "")
+    if not isinstance(message, str) or not isinstance(hint, str):
+        raise FrameError("a refusal says why; this one does not")
+    return Refused(message, hint)

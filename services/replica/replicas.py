@@ -1,0 +1,227 @@
+"""The replica directories of this node: made, found again at start, removed; and the space that they may take."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import TypeVar
+
+from stoscore.errors import Code, StosError, precondition
+from stoscore.messages import CreateReplica
+from stoscore.telemetry import get_logger
+from stoscore.units import BLOCK_BYTES, format_size
+
+from services.replica.brain import HardState, Timing, Voter
+from services.replica.driver import Node
+from services.replica.hosted import Hosted
+from services.replica.settings import ReplicaSettings
+from services.replica.shell import Shell, boot_time_ns
+from services.replica.store import (
+    BlockStore,
+    FormatError,
+    StoreError,
+    StoreFactory,
+    WitnessStore,
+    read_format,
+)
+
+log = get_logger("replicas")
+T = TypeVar("T")
+
+
+class Replicas:
+    """Every voter that this node keeps."""
+
+    def __init__(
+        self, settings: ReplicaSettings, cluster: str, factory: StoreFactory, node: Node, shell: Shell, pool: Executor
+    ):
+        self._settings = settings
+        self._cluster = cluster
+        self._factory = factory
+        self._node = node
+        self._shell = shell
+        self._pool = pool
+        self._timing: Timing = settings.timing()
+        self._boot_id = ""
+        self._making: dict[str, asyncio.Future[str]] = {}
+        self._directory = settings.data_dir / "replicas"
+        self.broken: dict[str, str] = {}
+        """Directories that could not be opened, with the reason: lost voters, never fresh ones (I1)."""
+        self.capacity_bytes = 0
+
+    # ---- start and end --------------------------------------------------------------------------------
+
+    async def open_all(self) -> None:
+        """Raises StosError when the data directory is another's, in use, or can't be used at all."""
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._boot_id = self._settings.boot_id_file.read_text().strip()
+        except OSError as error:
+            raise precondition(f"the data directory can't be used: {error}", "check STOS_REPLICA_DATA_DIR") from error
+        self.capacity_bytes = self._settings.capacity(self.free_disk_bytes())
+        for path in sorted(self._directory.iterdir()):
+            if path.is_dir() and len(path.name) == 32:
+                await self._open(path)
+
+    async def _open(self, path: Path) -> None:
+        volume = path.name
+        try:
+            store, incarnation = await self._in_pool(lambda: self._open_store(path))
+        except (FormatError, StoreError) as error:
+            self.broken[volume] = str(error)
+            log.error("replica does not take part: %s", error, extra={"volume": volume})
+            return
+        try:
+            raw = store.load_state()
+            state = HardState.decode(raw) if raw else None
+        except (FormatError, ValueError) as error:
+            self.broken[volume] = f"its hard state can't be read: {error}"
+            log.error("replica refuses to vote: %s", self.broken[volume], extra={"volume": volume})
+            await self._in_pool(store.close)
+            return
+        if state is None:  # made, and killed before it was founded: begin as it was made
+            kind = "witness" if isinstance(store, WitnessStore) else "data"
+            state = self._first_state(incarnation, kind)
+        self._host(volume, incarnation, store, state, fresh=False)
+
+    def _open_store(self, path: Path) -> tuple[BlockStore | WitnessStore, str]:
+        found = read_format(path, cluster=self._cluster, volume=path.name)
+        if found.kind == "witness":
+            return WitnessStore.open(path, cluster=self._cluster, volume=path.name), found.incarnation
+        store = self._factory.open(path, cluster=self._cluster, boot_id=self._boot_id, volume=path.name)
+        return store, found.incarnation
+
+    async def close_all(self) -> None:
+        for hosted in list(self._shell.hosted.values()):
+            await hosted.close(clean=True)
+
+    # ---- requests -------------------------------------------------------------------------------------
+
+    async def create(self, request: CreateReplica) -> str:
+        """The incarnation of this node's voter; a repeated request gets the same. Raises StosError."""
+        hosted = self._shell.hosted.get(request.volume)
+        if hosted is not None:
+            return hosted.incarnation
+        if request.volume in self.broken:
+            raise StosError(Code.DATA_LOSS, f"this node's copy is broken: {self.broken[request.volume]}")
+        making = self._making.get(request.volume)
+        if making is not None:
+            return await asyncio.shield(making)
+        self._check_room(request)
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._making[request.volume] = future
+        try:
+            incarnation = await self._make(request)
+            future.set_result(incarnation)
+            return incarnation
+        except StosError as error:
+            future.set_exception(error)
+            future.exception()  # whoever waits gets it; nobody waiting is no complaint
+            raise
+        finally:
+            del self._making[request.volume]
+
+    def _check_room(self, request: CreateReplica) -> None:
+        if request.kind == "witness":
+            return
+        if not self._settings.accepts_copies:
+            raise precondition(f"node {self._settings.node} takes no copies")
+        if request.size_bytes <= 0 or request.size_bytes % BLOCK_BYTES:
+            raise StosError(Code.INVALID_ARGUMENT, f"{request.size_bytes} bytes are no positive multiple of 4096")
+        left = self.capacity_bytes - self.provisioned_bytes()
+        if request.size_bytes > left:
+            raise StosError(
+                Code.RESOURCE_EXHAUSTED,
+                f"node {self._settings.node} has room for {format_size(max(left, 0))} more",
+                next_step="choose a smaller size, delete volumes or add disks",
+            )
+
+    async def _make(self, request: CreateReplica) -> str:
+        incarnation = secrets.token_hex(8)
+        path = self._directory / request.volume
+        state = self._first_state(incarnation, request.kind)
+
+        def make() -> BlockStore | WitnessStore:
+            store: BlockStore | WitnessStore
+            if request.kind == "witness":
+                store = WitnessStore.create(
+                    path, cluster=self._cluster, volume=request.volume, name=request.name, incarnation=incarnation
+                )
+            else:
+                store = self._factory.create(
+                    path,
+                    cluster=self._cluster,
+                    volume=request.volume,
+                    name=request.name,
+                    incarnation=incarnation,
+                    size_blocks=request.size_bytes // BLOCK_BYTES,
+                    boot_id=self._boot_id,
+                )
+            store.save_state(state.encode())
+            return store
+
+        try:
+            store = await self._in_pool(make)
+        except (FormatError, StoreError) as error:
+            raise StosError(Code.RESOURCE_EXHAUSTED, f"the replica can't be made: {error}") from error
+        self._host(request.volume, incarnation, store, state, fresh=True)
+        return incarnation
+
+    def _first_state(self, incarnation: str, kind: str) -> HardState:
+        me = Voter(self._settings.node, incarnation, "witness" if kind == "witness" else "data")
+        return HardState(me, 0, None, None, self._timing.lease_ns)
+
+    def _host(
+        self, volume: str, incarnation: str, store: BlockStore | WitnessStore, state: HardState, *, fresh: bool
+    ) -> None:
+        hosted = Hosted(volume, incarnation, store, asyncio.get_running_loop(), self._pool)
+        self._shell.add(hosted)
+        marked = frozenset() if isinstance(store, WitnessStore) else frozenset(store.marked)
+        unclean = False if isinstance(store, WitnessStore) else store.unclean
+        self._node.open(volume, state, boot_time_ns(), marked=marked, unclean=unclean, fresh=fresh)
+
+    async def drop(self, volume: str, incarnation: str) -> None:
+        """Remove a voter that was made and never founded (a create that was given up). Raises StosError."""
+        hosted = self._shell.hosted.get(volume)
+        if hosted is None:
+            return
+        if hosted.incarnation != incarnation:
+            raise precondition(f"this node's voter of the volume is incarnation {hosted.incarnation}")
+        if self._node.volumes[volume].brain.record is not None:
+            raise precondition("the volume was founded: delete it through its primary")
+        self._node.forget(volume)
+        self._shell.hosted.pop(volume)
+        self._shell.by_raw.pop(hosted.raw, None)
+        await self.remove(hosted)
+
+    async def remove(self, hosted: Hosted) -> None:
+        """The directory of a voter that the node has forgotten."""
+        await hosted.close(clean=False)
+        path = self._directory / hosted.volume
+        try:
+            await self._in_pool(lambda: self._factory.remove(path))
+        except StoreError as error:
+            log.error("a removed replica's directory stays: %s", error, extra={"volume": hosted.volume})
+
+    # ---- space ----------------------------------------------------------------------------------------
+
+    def provisioned_bytes(self) -> int:
+        return sum(
+            hosted.store.size_blocks * BLOCK_BYTES
+            for hosted in self._shell.hosted.values()
+            if hosted.store is not None and not hosted.erased
+        )
+
+    def used_bytes(self) -> int:
+        return sum(h.store.allocated_bytes() for h in self._shell.hosted.values() if h.store is not None)
+
+    def free_disk_bytes(self) -> int:
+        stat = os.statvfs(self._directory)
+        return stat.f_bavail * stat.f_frsize
+
+    async def _in_pool(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)

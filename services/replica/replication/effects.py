@@ -1,0 +1,176 @@
+"""What the replication cores ask the shell to do, in this order. Frozen; none carries a payload."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.replica.replication.blockmap import Range
+from services.replica.replication.messages import DataMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """To the named peers' replicas, on our outgoing links."""
+
+    peers: tuple[str, ...]
+    message: DataMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Back on the link that asked. `link` is the shell's number of it."""
+
+    link: int
+    message: DataMessage
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRead:
+    """Read and answer, if the lease still holds when the answer leaves (P4)."""
+
+    link: int
+    session: int
+    request: int
+    block: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerDigests:
+    link: int
+    number: int
+    level: int
+    ranges: tuple[Range, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreWrite:
+    """Note it in the tail, then store it. Consumes the token."""
+
+    seq: int
+    block: int
+    count: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreZero:
+    seq: int
+    block: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreCopy:
+    """Store those blocks of a Copy that no later write has replaced. Consumes the token."""
+
+    ranges: tuple[Range, ...]
+    keep: tuple[Range, ...]
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class MarkRegions:
+    """Durably; answered by `marked`."""
+
+    regions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UnmarkRegions:
+    regions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SyncStore:
+    """fdatasync; answered by `synced(ticket)`. `cleans`: then clear the unclean mark, durably."""
+
+    ticket: int
+    cleans: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CommitTail:
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """Compare a peer's digests with our own store; answered by `compared`. Consumes the token."""
+
+    peer: str
+    number: int
+    level: int
+    ranges: tuple[Range, ...]
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendCopy:
+    """Read the ranges and send them as a Copy. Never waits."""
+
+    peer: str
+    number: int
+    as_of: int
+    ranges: tuple[Range, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The payload is not needed any more."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReportFailed:
+    """To the brain: this member does not confirm."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportCaughtUp:
+    """To the brain: this member holds everything, synced (S4), and confirms every new write."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartedServing:
+    """The take-over is complete."""
+
+    compared_blocks: int
+    copied_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResyncDone:
+    """A peer was brought up to date: how much that took."""
+
+    node: str
+    blocks_compared: int
+    blocks_sent: int
+
+
+Effect = (
+    Tell
+    | Answer
+    | AnswerRead
+    | AnswerDigests
+    | StoreWrite
+    | StoreZero
+    | StoreCopy
+    | MarkRegions
+    | UnmarkRegions
+    | SyncStore
+    | CommitTail
+    | Compare
+    | SendCopy
+    | Release
+    | ReportFailed
+    | ReportCaughtUp
+    | StartedServing
+    | ResyncDone
+)

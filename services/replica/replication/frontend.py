@@ -1,0 +1,374 @@
+"""The frontend's core: a client's requests reach the volume's primary, whoever that is at the moment.
+
+```
+ clients ──ClientRequest──> order (W3) ──> window ──SendRequest──> primary of the current session
+    ^                                                                  │
+    └────────Answer────────────────────────────────Done / Data ────────┘
+```
+
+A failover is a pause to the client and never an error. When the session is lost (link down, refusal, or a
+newer epoch heard of) every voter is asked for a new one, with a rising session number (W2); once a primary
+has opened it, everything unanswered is sent again in its original order. Answers of other sessions or of an
+epoch below the newest one seen are dropped (W3). Only a fenced frontend, whose volume was attached
+elsewhere, answers with an error of its own: ESHUTDOWN, for good.
+
+A flush is passed on as it comes: it covers writes that were answered before it, and those are on every
+in-sync replica whatever happens to the session.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from stoscore.units import BLOCK_BYTES, MIB, MS
+
+from services.replica.replication.frontend_events import (
+    Answer,
+    ClientGone,
+    ClientRequest,
+    Closing,
+    Data,
+    Done,
+    Effect,
+    Event,
+    LinkDown,
+    LinkUp,
+    Opened,
+    Refused,
+    RefusedCode,
+    Release,
+    RequestKind,
+    SendClose,
+    SendOpen,
+    SendRequest,
+    ServingHint,
+    Tick,
+)
+from services.replica.replication.frontend_order import RequestOrder, Unanswered
+from services.replica.replication.frontend_search import PrimarySearch
+
+__all__ = [
+    "Answer",
+    "ClientGone",
+    "ClientRequest",
+    "Closing",
+    "Data",
+    "Done",
+    "Effect",
+    "Event",
+    "FrontendCore",
+    "LinkDown",
+    "LinkUp",
+    "Opened",
+    "Refused",
+    "RefusedCode",
+    "Release",
+    "RequestKind",
+    "SendClose",
+    "SendOpen",
+    "SendRequest",
+    "ServingHint",
+    "Tick",
+]
+
+WINDOW_REQUESTS = 1024
+"""Requests at the primary; the rest waits here, where it costs the primary nothing."""
+WINDOW_BYTES = 64 * MIB
+"""Payload, both ways, of the requests at the primary; a single larger one goes alone."""
+STALL_NS = 500 * MS
+"""A primary that owes answers and gave none for so long may have been replaced unseen: the others are asked
+whether they serve, and it is asked to read one block. If it lost the session (it won another epoch and its
+announcement went down with a link) it refuses that; if not, the session stays, for it may only be waiting
+for a copy, and a new session would hold up the reads that it still answers."""
+
+EIO = 5
+ESHUTDOWN = 108
+
+
+class FrontendCore:
+    """One attached volume. `step` takes one event and returns the effects to be performed at once, in order;
+    `next_deadline_ns` says when a Tick is due on the clock of `now_ns`.
+
+    `first_session` must lie above every session number that an earlier frontend of the same attach epoch
+    used; a primary that knows better says so in its refusal (`Refused.newest`).
+    """
+
+    def __init__(self, voters: Sequence[str], *, first_session: int = 1):
+        self._next_number = first_session
+        self._order = RequestOrder()
+        self._ready: deque[Unanswered] = deque()
+        """Wait for nobody and are not sent: no session, or no room in the window."""
+        self._search = PrimarySearch(voters)
+        self._node = ""
+        self._session = 0
+        """0: no session."""
+        self._sent = 0
+        self._sent_bytes = 0
+        self._stall_ns = 0
+        self._probe = 0
+        """Number of the read that asks a silent primary whether it still knows the session."""
+        self._ended = False
+        self.epoch = 0
+        """The newest epoch seen."""
+        self.size_blocks = 0
+        self._handlers: dict[type, Callable[[Any, int, list[Effect]], None]] = {
+            ClientRequest: self._client_request,
+            ClientGone: self._client_gone,
+            LinkUp: self._link_up,
+            LinkDown: self._link_down,
+            Opened: self._opened,
+            Refused: self._refused,
+            Done: self._done,
+            Data: self._data,
+            ServingHint: self._serving_hint,
+            Tick: self._tick,
+            Closing: self._closing,
+        }
+
+    @property
+    def primary(self) -> str:
+        """The node that serves the current session, or ""."""
+        return self._node if self._session else ""
+
+    @property
+    def unanswered(self) -> int:
+        return len(self._order.table)
+
+    @property
+    def ended(self) -> bool:
+        """Fenced or closed: every request is answered with ESHUTDOWN."""
+        return self._ended
+
+    def step(self, event: Event, now_ns: int) -> list[Effect]:
+        effects: list[Effect] = []
+        self._handlers[type(event)](event, now_ns, effects)
+        return effects
+
+    def next_deadline_ns(self) -> int | None:
+        """A Tick is due then; None: nothing to wait for. It may be in the past: due at once."""
+        if self._ended:
+            return None
+        if self._session:
+            return self._stall_ns if self._sent else None
+        return self._search.next_ns()
+
+    def validate(self) -> None:
+        """What must hold between any two steps."""
+        self._order.validate()
+        sent = [request for request in self._order.table.values() if request.sent]
+        assert len(sent) == self._sent <= WINDOW_REQUESTS
+        assert sum(map(_payload_bytes, sent)) == self._sent_bytes
+        assert self._sent_bytes <= WINDOW_BYTES or self._sent == 1
+        assert self._session or not sent
+        waiting = {request.number for request in self._order.sendable() if not request.sent}
+        assert waiting == {request.number for request in self._ready}
+        assert not (self._ended and self._order.table)
+
+    # --- clients ---
+
+    def _client_request(self, event: ClientRequest, now_ns: int, effects: list[Effect]) -> None:
+        if self._ended:
+            effects.append(Answer(event.cookie, ESHUTDOWN, 0))
+            if event.token:
+                effects.append(Release(event.token))
+            return
+        cookie, kind, block, count, fua, token = event
+        request = Unanswered(self._number(), cookie, kind, block, count, fua, token)
+        if self._order.add(request):
+            self._ready.append(request)
+            self._pump(now_ns, effects)
+
+    def _client_gone(self, event: ClientGone, now_ns: int, effects: list[Effect]) -> None:
+        for request in self._order.table.values():
+            if request.cookie in event.cookies:
+                request.cookie = None
+
+    def _closing(self, event: Closing, now_ns: int, effects: list[Effect]) -> None:
+        if self._session:
+            effects.append(SendClose(self._node, self._session))
+        self._end(effects)
+
+    # --- finding the primary ---
+
+    def _link_up(self, event: LinkUp, now_ns: int, effects: list[Effect]) -> None:
+        self._search.link_up(event.node)
+        if self._session and event.node == self._node:
+            self._lose(now_ns)
+        self._ask(now_ns, effects)
+
+    def _link_down(self, event: LinkDown, now_ns: int, effects: list[Effect]) -> None:
+        self._search.link_down(event.node)
+        if self._session and event.node == self._node:
+            self._lose(now_ns)
+        self._ask(now_ns, effects)
+
+    def _opened(self, event: Opened, now_ns: int, effects: list[Effect]) -> None:
+        if self._ended or not self._search.answered(event.node, event.session, now_ns):
+            return
+        stale = event.epoch < self.epoch or (self._session and event.epoch == self.epoch)
+        if stale:
+            effects.append(SendClose(event.node, event.session))
+            return
+        if self._session:
+            effects.append(SendClose(self._node, self._session))
+        self._lose_sent()
+        self._node, self._session, self.epoch = event.node, event.session, event.epoch
+        self.size_blocks = event.size_blocks
+        self._pump(now_ns, effects)
+
+    def _refused(self, event: Refused, now_ns: int, effects: list[Effect]) -> None:
+        if self._ended:
+            return
+        if self._search.answered(event.node, event.session, now_ns):
+            pass
+        elif self._session and event.node == self._node and self._is_of_session(event.session):
+            self._lose(now_ns, refused_by=event.node)
+        else:
+            return
+        if event.code == RefusedCode.FENCED:
+            self._end(effects)
+            return
+        self._next_number = max(self._next_number, event.newest + 1)
+        self._search.hint(event.hint, now_ns)
+        self._ask(now_ns, effects)
+
+    def _serving_hint(self, event: ServingHint, now_ns: int, effects: list[Effect]) -> None:
+        if event.epoch < self.epoch or (self._session and event.epoch == self.epoch):
+            return
+        if event.epoch > self.epoch:
+            self.epoch = event.epoch
+            if self._session:
+                effects.append(SendClose(self._node, self._session))
+                self._lose(now_ns)
+            self._search.serving(event.node, now_ns)
+        else:
+            self._search.hint(event.node, now_ns)
+        self._ask(now_ns, effects)
+
+    def _tick(self, event: Tick, now_ns: int, effects: list[Effect]) -> None:
+        if self._session and not self._ended and self._sent and self._stall_ns <= now_ns:
+            self._stall_ns = now_ns + STALL_NS
+            self._probe = self._number()
+            effects.append(SendRequest(self._node, self._session, self._probe, RequestKind.READ, 0, 1, False, 0))
+            self._open(self._search.due(now_ns, besides=self._node), now_ns, effects)
+        self._ask(now_ns, effects)
+
+    def _ask(self, now_ns: int, effects: list[Effect]) -> None:
+        if not self._session and not self._ended:
+            self._open(self._search.due(now_ns), now_ns, effects)
+
+    def _open(self, nodes: list[str], now_ns: int, effects: list[Effect]) -> None:
+        for node in nodes:
+            session = self._number()
+            self._search.asked(node, session, now_ns)
+            effects.append(SendOpen(node, session))
+
+    def _is_of_session(self, number: int) -> bool:
+        """The number is the current session's, or that of a request that was sent on it."""
+        request = self._order.table.get(number)
+        is_probe = bool(self._probe) and number == self._probe
+        return number == self._session or is_probe or (request is not None and request.sent)
+
+    def _lose(self, now_ns: int, refused_by: str = "") -> None:
+        self._session = 0
+        self._lose_sent()
+        self._search.begin(now_ns, refused_by)
+
+    def _lose_sent(self) -> None:
+        """Nobody is going to answer what was sent; all of it is sent again on the next session."""
+        for request in self._order.table.values():
+            request.sent = False
+        self._sent = self._sent_bytes = self._probe = 0
+        self._ready = deque(self._order.sendable())
+
+    # --- requests at the primary ---
+
+    def _done(self, event: Done, now_ns: int, effects: list[Effect]) -> None:
+        request = self._answered(event, now_ns)
+        if request is None:
+            return
+        errno = event.errno
+        if request.kind == RequestKind.READ and not errno:
+            errno = EIO  # a read without its content
+        self._finish(request, errno, 0, now_ns, effects)
+
+    def _data(self, event: Data, now_ns: int, effects: list[Effect]) -> None:
+        request = self._answered(event, now_ns)
+        if request is None or request.kind != RequestKind.READ:
+            effects.append(Release(event.token))
+            return
+        self._finish(request, 0, event.token, now_ns, effects)
+
+    def _answered(self, event: Done | Data, now_ns: int) -> Unanswered | None:
+        """The request that this answers; None when it is not one of the current session."""
+        if event.session != self._session or event.node != self._node or event.epoch < self.epoch:
+            return None
+        self.epoch = event.epoch
+        self._stall_ns = now_ns + STALL_NS
+        request = self._order.table.get(event.request)
+        return request if request is not None and request.sent else None
+
+    def _finish(self, request: Unanswered, errno: int, content: int, now_ns: int, effects: list[Effect]) -> None:
+        self._sent -= 1
+        self._sent_bytes -= _payload_bytes(request)
+        if request.cookie is not None:
+            effects.append(Answer(request.cookie, errno, content))
+        elif content:
+            effects.append(Release(content))
+        if request.token:
+            effects.append(Release(request.token))
+        self._ready += self._order.remove(request)
+        if self._ready:
+            self._pump(now_ns, effects)
+
+    def _pump(self, now_ns: int, effects: list[Effect]) -> None:
+        """Send what is ready as far as the window has room."""
+        if not self._session:
+            return
+        ready = self._ready
+        while ready and self._sent < WINDOW_REQUESTS:
+            request = ready[0]
+            payload_bytes = _payload_bytes(request)
+            if self._sent and self._sent_bytes + payload_bytes > WINDOW_BYTES:
+                return
+            ready.popleft()
+            if not self._sent:
+                self._stall_ns = now_ns + STALL_NS
+            request.sent = True
+            self._sent += 1
+            self._sent_bytes += payload_bytes
+            effects.append(
+                SendRequest(
+                    self._node,
+                    self._session,
+                    request.number,
+                    request.kind,
+                    request.block,
+                    request.count,
+                    request.fua,
+                    request.token,
+                )
+            )
+
+    def _end(self, effects: list[Effect]) -> None:
+        self._ended = True
+        self._session = 0
+        for request in self._order.table.values():
+            if request.cookie is not None:
+                effects.append(Answer(request.cookie, ESHUTDOWN, 0))
+            if request.token:
+                effects.append(Release(request.token))
+        self._order.clear()
+        self._ready.clear()
+        self._sent = self._sent_bytes = 0
+
+    def _number(self) -> int:
+        number = self._next_number
+        self._next_number += 1
+        return number
+
+
+def _payload_bytes(request: Unanswered) -> int:
+    return request.count * BLOCK_BYTES if request.kind <= RequestKind.WRITE else 0

@@ -1,0 +1,162 @@
+"""What a frontend's core is told and what it asks for.
+
+Named tuples instead of frozen dataclasses: five of them are made for every request, and a tuple is built in
+a third of the time. `token` stands for a payload that only the shell knows (0: none); `cookie` for a
+client's request, chosen by the shell, unique while it is unanswered; `session` and `request` are numbers of
+the core, from one rising counter, so that neither is ever mistaken for the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import IntEnum
+from typing import NamedTuple
+
+
+class RequestKind(IntEnum):
+    READ = 0
+    WRITE = 1
+    ZERO = 2
+    """Trim and write-zeroes: the range reads as zeros afterwards."""
+    FLUSH = 3
+    """Has no range (block and count are 0)."""
+
+
+class RefusedCode(IntEnum):
+    """Why a primary (or whoever was taken for it) refused a session or a request."""
+
+    NOT_PRIMARY = 1
+    FENCED = 2
+    """The volume is attached elsewhere: this frontend is never served again."""
+    NOT_READY = 3
+    """It is taking over; ask again."""
+
+
+# ---- events ------------------------------------------------------------------------------------------
+
+
+class ClientRequest(NamedTuple):
+    """A client asked. `token` is the payload of a write."""
+
+    cookie: int
+    kind: int
+    block: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls here
+    fua: bool
+    token: int
+
+
+class ClientGone(NamedTuple):
+    """These cookies need no answer any more. What they asked for still happens."""
+
+    cookies: Collection[int]
+
+
+class LinkUp(NamedTuple):
+    """The link to a node is up, or was replaced: whatever was under way on the old one is lost."""
+
+    node: str
+
+
+class LinkDown(NamedTuple):
+    node: str
+
+
+class Opened(NamedTuple):
+    node: str
+    session: int
+    epoch: int
+    size_blocks: int
+
+
+class Refused(NamedTuple):
+    """`session` is the number of the session or of the request that was refused."""
+
+    node: str
+    session: int
+    code: int
+    hint: str
+    """The node that it takes for the primary, or ""."""
+    newest: int = 0
+    """The newest session that the primary has seen under this attach epoch, 0 when it does not say."""
+
+
+class Done(NamedTuple):
+    """A request is finished; `errno` 0 is success. A successful read comes as Data instead."""
+
+    node: str
+    session: int
+    request: int
+    epoch: int
+    errno: int
+
+
+class Data(NamedTuple):
+    """A read's content, verified by the shell, which keeps it under `token`."""
+
+    node: str
+    session: int
+    request: int
+    epoch: int
+    token: int
+
+
+class ServingHint(NamedTuple):
+    """`node` says that it serves the volume in `epoch`."""
+
+    node: str
+    epoch: int
+
+
+class Tick(NamedTuple):
+    """Time passed: `next_deadline_ns` is reached."""
+
+
+class Closing(NamedTuple):
+    """The frontend is being closed: everything is answered with ESHUTDOWN, now and from now on."""
+
+
+Event = ClientRequest | ClientGone | LinkUp | LinkDown | Opened | Refused | Done | Data | ServingHint | Tick | Closing
+
+
+# ---- effects -----------------------------------------------------------------------------------------
+
+
+class SendOpen(NamedTuple):
+    node: str
+    session: int
+
+
+class SendRequest(NamedTuple):
+    node: str
+    session: int
+    request: int
+    kind: int
+    block: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls here
+    fua: bool
+    token: int
+
+
+class SendClose(NamedTuple):
+    """The session is not used any more (best effort)."""
+
+    node: str
+    session: int
+
+
+class Answer(NamedTuple):
+    """Reply to the client; `token` is a read's content, to be forgotten afterwards."""
+
+    cookie: int
+    errno: int
+    token: int
+
+
+class Release(NamedTuple):
+    """The payload is not needed any more."""
+
+    token: int
+
+
+Effect = SendOpen | SendRequest | SendClose | Answer | Release

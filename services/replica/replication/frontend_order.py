@@ -1,0 +1,146 @@
+"""Rule W3: never two unanswered requests on one block when one of them is a write.
+
+After a failover everything unanswered is sent again, and nobody knows what of it was already applied. Were
+two writes to one block among it, the old one could be applied after the new one was answered and read. So a
+request that overlaps an earlier unanswered one waits for it, unless both only read; it waits for held ones
+too, so overlapping requests are served in the order in which they came.
+
+Nearly all requests overlap nothing, and that must cost next to nothing: small requests are found through a
+count per block, large ones through a short list. Only a request that does overlap is compared with every
+unanswered one, to learn whom it waits for.
+"""
+
+from __future__ import annotations
+
+from services.replica.replication.frontend_events import RequestKind
+
+SMALL_BLOCKS = 32
+"""Up to here a request is indexed block by block (128 KiB, the usual largest request of a filesystem)."""
+_WRITER = 1 << 32
+"""Added to a block's count by each write; reads add 1."""
+_READ = int(RequestKind.READ)
+
+
+class Unanswered:
+    """One request from its arrival to its answer."""
+
+    __slots__ = ("block", "blockers", "cookie", "count", "fua", "kind", "number", "sent", "token", "waiters")
+
+    def __init__(self, number: int, cookie: int | None, kind: int, block: int, count: int, fua: bool, token: int):
+        self.number = number
+        self.cookie = cookie
+        """None: the client is gone and nobody waits for the answer."""
+        self.kind = kind
+        self.block = block
+        self.count = count
+        self.fua = fua
+        self.token = token
+        self.sent = False
+        """Handed to the current session."""
+        self.blockers = 0
+        """Earlier overlapping requests that are not answered yet."""
+        self.waiters: list[Unanswered] | None = None
+
+    def conflicts(self, other: Unanswered) -> bool:
+        return (
+            (self.kind != _READ or other.kind != _READ)
+            and self.block < other.block + other.count
+            and other.block < self.block + self.count
+        )
+
+
+class RequestOrder:
+    """All unanswered requests by number, oldest first, and who waits for whom."""
+
+    def __init__(self) -> None:
+        self.table: dict[int, Unanswered] = {}
+        self._blocks: dict[int, int] = {}
+        self._large: dict[int, Unanswered] = {}
+
+    def add(self, request: Unanswered) -> bool:
+        """True when it may be sent at once."""
+        if not self._is_clear(request):
+            for other in self.table.values():
+                if other.conflicts(request):
+                    if other.waiters is None:
+                        other.waiters = []
+                    other.waiters.append(request)
+                    request.blockers += 1
+        self.table[request.number] = request
+        self._index(request)
+        return not request.blockers
+
+    def remove(self, request: Unanswered) -> list[Unanswered]:
+        """The request is answered; returns those that may be sent now, oldest first."""
+        del self.table[request.number]
+        self._unindex(request)
+        if request.waiters is None:
+            return []
+        freed = []
+        for waiter in request.waiters:
+            waiter.blockers -= 1
+            if not waiter.blockers:
+                freed.append(waiter)
+        return freed
+
+    def sendable(self) -> list[Unanswered]:
+        """All that wait for nobody, oldest first."""
+        return [request for request in self.table.values() if not request.blockers]
+
+    def clear(self) -> None:
+        self.table.clear()
+        self._blocks.clear()
+        self._large.clear()
+
+    def validate(self) -> None:
+        """The index and the counts say what the table says."""
+        earlier: list[Unanswered] = []
+        blocks: dict[int, int] = {}
+        for request in self.table.values():
+            assert request.blockers == sum(request.conflicts(other) for other in earlier)
+            assert not (request.sent and request.blockers), "W3"
+            earlier.append(request)
+            if request.count <= SMALL_BLOCKS:
+                unit = 1 if request.kind == _READ else _WRITER
+                for block in range(request.block, request.block + request.count):
+                    blocks[block] = blocks.get(block, 0) + unit
+            else:
+                assert self._large[request.number] is request
+        assert blocks == self._blocks
+        assert len(self._large) == sum(request.count > SMALL_BLOCKS for request in earlier)
+
+    def _is_clear(self, request: Unanswered) -> bool:
+        if request.count > SMALL_BLOCKS:
+            return not any(other.conflicts(request) for other in self.table.values())
+        blocks = self._blocks
+        if request.kind == _READ:
+            for block in range(request.block, request.block + request.count):
+                if blocks.get(block, 0) >= _WRITER:
+                    return False
+        else:
+            for block in range(request.block, request.block + request.count):
+                if block in blocks:
+                    return False
+        return not (self._large and any(other.conflicts(request) for other in self._large.values()))
+
+    def _index(self, request: Unanswered) -> None:
+        if request.count > SMALL_BLOCKS:
+            self._large[request.number] = request
+            return
+        unit = 1 if request.kind == _READ else _WRITER
+        blocks = self._blocks
+        for block in range(request.block, request.block + request.count):
+            blocks[block] = blocks.get(block, 0) + unit
+
+    def _unindex(self, request: Unanswered) -> None:
+        if request.count > SMALL_BLOCKS:
+            del self._large[request.number]
+            return
+        unit = 1 if request.kind == _READ else _WRITER
+        blocks = self._blocks
+        for block in range(request.block, request.block + request.count):
+            left = blocks[block] - unit
+            if left:
+                blocks[block] = left
+            else:
+                del blocks[block]

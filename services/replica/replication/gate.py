@@ -1,0 +1,123 @@
+"""The intent gate: no write reaches the store before its regions are marked, durably.
+
+Writes to marked regions pass at once. The first write to a region waits for the mark; whatever touches one of its
+regions afterwards waits behind it, so overlapping writes keep their order (W1). A region is unmarked when all its
+writes are synced and at or below the commit point (T3), after a quiet while.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from stoscore.units import SECOND
+
+from services.replica.replication.blockmap import regions_of
+from services.replica.replication.messages import Copy, Write, Zero
+
+QUIET_NS = 5 * SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One change of the store on its way in. `seq` is 0 for a copy: it repeats what is committed already."""
+
+    message: Write | Zero | Copy
+    seq: int
+    regions: tuple[int, ...]
+
+
+def op_of(message: Write | Zero | Copy) -> Op:
+    if isinstance(message, Copy):
+        touched = {region for block, count in message.ranges for region in regions_of(block, count)}
+        return Op(message, 0, tuple(sorted(touched)))
+    return Op(message, message.seq, tuple(regions_of(message.block, message.count)))
+
+
+class Gate:
+    """One store's marks and the operations that wait for them."""
+
+    def __init__(self, marked: Iterable[int]):
+        self.marked = set(marked)
+        self.passed = 0
+        """How many operations reached the store; a sync covers those that passed before it began."""
+        self._marking: set[int] = set()
+        self._waiting: deque[Op] = deque()
+        self._blocked: set[int] = set()
+        """Regions that a waiting operation touches."""
+        self._latest: dict[int, tuple[int, int]] = dict.fromkeys(self.marked, (0, 0))
+        """Region -> (number of its latest operation, highest seq)."""
+        self._last_write_ns = 0
+
+    def submit(self, op: Op, now_ns: int) -> tuple[bool, tuple[int, ...]]:
+        """(pass at once?, regions to mark now)."""
+        self._last_write_ns = now_ns
+        if self.marked.issuperset(op.regions) and (not self._blocked or self._blocked.isdisjoint(op.regions)):
+            self._pass(op)
+            return True, ()
+        missing = tuple(r for r in op.regions if r not in self.marked and r not in self._marking)
+        self._marking.update(missing)
+        self._waiting.append(op)
+        self._blocked.update(op.regions)
+        return False, missing
+
+    def _pass(self, op: Op) -> None:
+        self.passed += 1
+        for region in op.regions:
+            self._latest[region] = (self.passed, max(op.seq, self._latest.get(region, (0, 0))[1]))
+
+    def on_marked(self, regions: Iterable[int]) -> list[Op]:
+        """The operations that pass now, in order."""
+        done = set(regions)
+        self._marking -= done
+        self.marked |= done
+        for region in done:
+            self._latest.setdefault(region, (self.passed, 0))
+        ready: list[Op] = []
+        left: deque[Op] = deque()
+        blocked: set[int] = set()
+        for op in self._waiting:
+            if self.marked.issuperset(op.regions) and blocked.isdisjoint(op.regions):
+                self._pass(op)
+                ready.append(op)
+            else:
+                left.append(op)
+                blocked.update(op.regions)
+        self._waiting, self._blocked = left, blocked
+        return ready
+
+    def drop_waiting(self) -> list[Op]:
+        """T1: what waits is not stored and never will be."""
+        dropped = list(self._waiting)
+        self._waiting.clear()
+        self._blocked.clear()
+        return dropped
+
+    def waiting(self) -> bool:
+        return bool(self._waiting)
+
+    def first_waiting_seq(self) -> int | None:
+        return min((op.seq for op in self._waiting if op.seq), default=None)
+
+    def quiet_at_ns(self) -> int | None:
+        """When the marks have been quiet long enough to be worth a sync; None with no marks."""
+        return self._last_write_ns + QUIET_NS if self.marked and not self._waiting else None
+
+    def touch(self, now_ns: int) -> None:
+        """Starts the quiet while again: what could not be unmarked is tried after another one."""
+        self._last_write_ns = now_ns
+
+    def unmark(self, synced: int, commit: int) -> tuple[int, ...]:
+        """Unmarks the regions whose operations all passed by `synced` and lie at or below `commit`."""
+        done = tuple(
+            sorted(
+                region
+                for region, (number, seq) in self._latest.items()
+                if region in self.marked and number <= synced and seq <= commit and region not in self._blocked
+            )
+        )
+        for region in done:
+            self.marked.discard(region)
+            del self._latest[region]
+        return done

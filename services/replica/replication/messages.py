@@ -1,0 +1,192 @@
+"""What primary, replicas and frontends say about blocks. The payload stays outside: `token` names it.
+
+The sequence number is a u64 whose high bits are the epoch that assigned it, so one number orders the writes of
+all epochs and a commit point of a later epoch lies above every write of an earlier one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from services.replica.replication.blockmap import Range
+
+SEQ_BITS = 40
+
+
+def first_seq(epoch: int) -> int:
+    """The commit point of an epoch that has written nothing: above every earlier epoch's writes."""
+    return epoch << SEQ_BITS
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Primary: follow me in this epoch, and say what you may hold unconfirmed."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """`share`: the blocks of every write above the replica's own commit point, or its marked regions when it
+    can't tell (D1, T2)."""
+
+    number: int
+    last_seq: int
+    commit: int
+    share: tuple[Range, ...]
+    unclean: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    seq: int
+    commit: int
+    block: int
+    count: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Zero:
+    """Trim and write-zeroes: sequenced like a write (W1)."""
+
+    seq: int
+    commit: int
+    block: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    seqs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """fdatasync everything that came before; `cleans`: it ends a sync that covered the marked regions (S3)."""
+
+    ticket: int
+    commit: int
+    cleans: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommitPoint:
+    """Everything at or below is confirmed everywhere; sent when no write carries it."""
+
+    commit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """Ask for hash-tree nodes: ranges count nodes of that level."""
+
+    number: int
+    level: int
+    ranges: tuple[Range, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Digests:
+    number: int
+    level: int
+    token: int
+    """u64 little-endian, one per node asked for"""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Blocks as the primary holds them after every write at or below `as_of` (T4)."""
+
+    number: int
+    as_of: int
+    ranges: tuple[Range, ...]
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The replica could not store or sync: it counts for nothing until it has been brought up to date again."""
+
+    reason: str
+
+
+ToReplica = Join | Write | Zero | Flush | CommitPoint | Digest | Copy
+ToPrimary = Joined | Ack | Flushed | Digests | Copied | Failed
+
+
+class Refusal(IntEnum):
+    """Why a primary does not serve a frontend."""
+
+    NOT_PRIMARY = 1
+    FENCED = 2
+    NOT_READY = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRefused:
+    """`newest`: the newest session that the primary knows, so that the next one is above it."""
+
+    session: int
+    code: Refusal
+    hint: str = ""
+    newest: int = 0
+
+
+class Io(IntEnum):
+    """What a frontend asks for."""
+
+    WRITE = 1
+    READ = 2
+    ZERO = 3
+    FLUSH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request of a frontend. `token` only with WRITE."""
+
+    session: int
+    request: int
+    io: Io
+    block: int
+    count: int
+    fua: bool = False
+    token: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    session: int
+    request: int
+    errno: int
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """The primary serves: said to the attached frontend's node as soon as it is true."""
+
+
+ToFrontend = Opened | OpenRefused | Done | Serving
+DataMessage = ToReplica | ToPrimary | Open | Request | ToFrontend

@@ -1,0 +1,61 @@
+"""What the primary knows of one other data replica, as a tiny machine of its own.
+
+    away --link--> joining --joined--> syncing --nothing left--> settling --all acked--> flushing --> waiting
+                                          |                (every new write needs it too)              | admitted
+                                          +------- take-over: nothing left -------> live <-------------+
+
+Away, what it misses is collected in `missed`; from `syncing` on it receives every write.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from services.replica.replication.blockmap import BlockMap, Range
+from services.replica.replication.resync import Resync
+
+Phase = Literal["away", "joining", "syncing", "synced", "settling", "flushing", "waiting", "live"]
+
+
+@dataclass(slots=True)
+class Peer:
+    node: str
+    bit: int
+    phase: Phase = "away"
+    up: bool = False
+    missed: BlockMap = field(default_factory=BlockMap)
+    missed_all: bool = False
+    """The map can't be trusted: another primary may have written while this replica was away."""
+    unacked: dict[int, Range] = field(default_factory=dict)
+    """Every write sent and not confirmed."""
+    resync: Resync | None = None
+    join_number: int = 0
+    retry_at_ns: int = 0
+    settle_seq: int = 0
+    flush_ticket: int = 0
+    unclean: bool = False
+    failed: bool = False
+    """Reported to the brain in this epoch and not admitted since."""
+    commit_sent: int = 0
+    since_ns: int = 0
+
+    def receives(self) -> bool:
+        """Does it get every new write?"""
+        return self.phase not in ("away", "joining")
+
+    def confirms(self) -> bool:
+        """Must every new write wait for it, whatever the record says yet (S1, S4)?"""
+        return self.phase in ("settling", "flushing", "waiting")
+
+    def lose(self) -> None:
+        """The link ended: everything not confirmed is missed."""
+        for block, count in self.unacked.values():
+            self.missed.add(block, count)
+        self.unacked.clear()
+        if self.resync is not None:
+            rest, everything = self.resync.unfinished()
+            self.missed.update(rest)
+            self.missed_all = self.missed_all or everything
+            self.resync = None
+        self.phase = "away"

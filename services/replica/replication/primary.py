@@ -1,0 +1,569 @@
+"""The primary of one epoch: takes over, orders writes, confirms them, brings peers up to date.
+
+    request --> seq, region marked --> own store + every receiving peer, at the same time --> all of the
+    required set confirmed --> answer. Everything at or below `commit` is confirmed everywhere.
+
+It serves only when every member of the required set has been compared with it (T2) or has left by a committed
+record. It never decides membership: it reports to the brain and is told whom to require (S1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from stoscore.units import MS
+
+from services.replica.replication.blockmap import BlockMap
+from services.replica.replication.effects import (
+    Answer,
+    AnswerRead,
+    CommitTail,
+    Compare,
+    Effect,
+    MarkRegions,
+    Release,
+    ReportCaughtUp,
+    ReportFailed,
+    ResyncDone,
+    StartedServing,
+    StoreWrite,
+    StoreZero,
+    SyncStore,
+    Tell,
+    UnmarkRegions,
+)
+from services.replica.replication.gate import Gate, Op, op_of
+from services.replica.replication.messages import (
+    SEQ_BITS,
+    Ack,
+    CommitPoint,
+    Copied,
+    Digests,
+    Done,
+    Failed,
+    Flush,
+    Flushed,
+    Io,
+    Join,
+    Joined,
+    Opened,
+    OpenRefused,
+    Refusal,
+    Request,
+    ToPrimary,
+    Write,
+    Zero,
+    first_seq,
+)
+from services.replica.replication.peer import Peer
+from services.replica.replication.replica import Share
+from services.replica.replication.resync import Resync
+
+SELF_BIT = 1
+JOIN_RETRY_NS = 100 * MS
+FAILED_RETRY_NS = 2000 * MS
+COMMIT_IDLE_NS = 50 * MS
+
+
+@dataclass(slots=True)
+class Entry:
+    """A write that is not yet at or below the commit point."""
+
+    seq: int
+    link: int
+    session: int
+    request: int
+    fua: bool
+    acked: int = 0
+    answered: bool = False
+
+
+@dataclass(slots=True)
+class FlushWait:
+    """A flush on its way: who has synced already."""
+
+    link: int
+    session: int
+    request: int
+    done: int = 0
+
+
+class Primary:
+    """One reign: from `Lead` to `StopLeading`."""
+
+    def __init__(
+        self,
+        *,
+        me: str,
+        epoch: int,
+        peers: Iterable[str],
+        in_sync: Iterable[str],
+        size_blocks: int,
+        gate: Gate,
+        share: Share,
+        attach_epoch: int,
+        attached_node: str | None,
+    ):
+        """`peers`: the nodes of the other data voters; `in_sync`: nodes of the record; `share`: our own."""
+        self.me = me
+        self.epoch = epoch
+        self.size_blocks = size_blocks
+        self.gate = gate
+        self.share = share
+        self.serving = False
+        self.attach_epoch = attach_epoch
+        self.attached_node = attached_node
+        self.peers: dict[str, Peer] = {}
+        in_sync = frozenset(in_sync)
+        for index, node in enumerate(sorted(peers)):
+            peer = Peer(node, SELF_BIT << (index + 1))
+            peer.missed = BlockMap(share.ranges)
+            peer.missed_all = node not in in_sync
+            self.peers[node] = peer
+        self._required = in_sync
+        self._mask = 0
+        self._receivers: tuple[str, ...] = ()
+        self._away: tuple[Peer, ...] = ()
+        self._window: dict[int, Entry] = {}
+        self._next_seq = first_seq(epoch) + 1
+        self.commit = share.commit
+        self._commit_at_ns = 0
+        self._flushes: dict[int, FlushWait] = {}
+        self._background: dict[int, int] = {}
+        self._cleaning: int | None = None
+        self._ticket = 0
+        self._session: int | None = None
+        self._link: int | None = None
+        self._opening: tuple[int, int] | None = None
+        self.writes = 0
+        self.reads = 0
+        self.compared_blocks = 0
+        self.copied_blocks = 0
+        self._refresh()
+
+    # ---- peers come and go ----------------------------------------------------------------------------
+
+    def start(self, up: Iterable[str], now_ns: int) -> list[Effect]:
+        """Ask every reachable peer to follow; report the in-sync ones that are not."""
+        out: list[Effect] = []
+        reachable = set(up)
+        for node, peer in self.peers.items():
+            if node in reachable:
+                out += self.peer_up(node, now_ns)
+            elif node in self._required:
+                out += self._report_failed(peer, "its link is down")
+        return out + self._check_take_over()
+
+    def peer_up(self, node: str, now_ns: int) -> list[Effect]:
+        peer = self.peers.get(node)
+        if peer is None or peer.up:
+            return []
+        peer.up = True
+        return self._ask_to_join(peer, now_ns)
+
+    def _ask_to_join(self, peer: Peer, now_ns: int) -> list[Effect]:
+        peer.phase = "joining"
+        peer.since_ns = now_ns
+        peer.join_number += 1
+        peer.retry_at_ns = now_ns + JOIN_RETRY_NS
+        self._refresh()
+        return [Tell((peer.node,), Join(peer.join_number))]
+
+    def peer_down(self, node: str, reason: str) -> list[Effect]:
+        """The link ended, or the peer is silent."""
+        peer = self.peers.get(node)
+        if peer is None or not peer.up:
+            return []
+        peer.up = False
+        return self._lose(peer, reason)
+
+    def _lose(self, peer: Peer, reason: str) -> list[Effect]:
+        peer.lose()
+        self._refresh()
+        return self._report_failed(peer, reason) if peer.node in self._required else []
+
+    def _report_failed(self, peer: Peer, reason: str) -> list[Effect]:
+        if peer.failed:
+            return []
+        peer.failed = True
+        return [ReportFailed(peer.node, reason)]
+
+    def require(self, nodes: Iterable[str]) -> list[Effect]:
+        """The brain: a write needs all of these from now on (S1)."""
+        self._required = frozenset(nodes)
+        for node, peer in self.peers.items():
+            if node in self._required and peer.phase == "waiting":
+                peer.phase = "live"
+            if node in self._required and peer.phase == "live":
+                peer.failed = False
+        self._refresh()
+        out = self._check_take_over()
+        for entry in list(self._window.values()):
+            out += self._check(entry)
+        for ticket in list(self._flushes):
+            out += self._check_flush(ticket)
+        return out + self._advance()
+
+    def _refresh(self) -> None:
+        """Derived: the bits that a write needs, who receives it, who misses it."""
+        self._mask = SELF_BIT
+        for node, peer in self.peers.items():
+            if node in self._required or peer.confirms():
+                self._mask |= peer.bit
+        self._receivers = tuple(node for node, peer in self.peers.items() if peer.receives())
+        self._away = tuple(peer for peer in self.peers.values() if not peer.receives())
+
+    # ---- take-over and resync -------------------------------------------------------------------------
+
+    def receive(self, node: str, message: ToPrimary) -> list[Effect]:
+        """From a peer's replica, in this epoch, on our link to it."""
+        peer = self.peers.get(node)
+        if peer is None:
+            return []
+        match message:
+            case Ack(seqs):
+                return self._acked(peer, seqs)
+            case Flushed(ticket):
+                return self._peer_flushed(peer, ticket)
+            case Joined():
+                return self._joined(peer, message)
+            case Digests(number, level, token):
+                asked = peer.resync.asked(number) if peer.resync else None
+                if asked is None or asked[0] != level:
+                    return [Release(token)]
+                return [Compare(node, number, level, asked[1], token)]
+            case Copied(number):
+                if peer.resync is None:
+                    return []
+                peer.resync.copied(number)
+                return self._pump(peer)
+            case Failed(reason):
+                lost = self._lose(peer, reason)
+                peer.phase = "joining"
+                peer.retry_at_ns = peer.since_ns + FAILED_RETRY_NS
+                return lost
+
+    def _joined(self, peer: Peer, message: Joined) -> list[Effect]:
+        if peer.phase != "joining" or message.number != peer.join_number:
+            return []
+        out: list[Effect] = []
+        peer.unclean = message.unclean
+        if message.unclean and not self.share.unclean and peer.node in self._required:
+            # S3: it may have lost what it confirmed; none of its answers counts before it left and caught up.
+            out += self._report_failed(peer, "its host lost power before everything was flushed")
+        peer.missed.update(BlockMap(message.share))
+        peer.resync = Resync(peer.node, self.size_blocks, peer.missed, peer.missed_all)
+        peer.missed, peer.missed_all = BlockMap(), False
+        peer.phase = "syncing"
+        self._refresh()
+        return out + self._pump(peer)
+
+    def compared(self, node: str, number: int, differing: Iterable[tuple[int, int]]) -> list[Effect]:
+        """The shell compared a peer's digests with our store."""
+        peer = self.peers[node]
+        if peer.resync is None:
+            return []
+        peer.resync.compared(number, differing)
+        return self._pump(peer)
+
+    def _as_of(self) -> int:
+        """Every write at or below is in our own store."""
+        waiting = self.gate.first_waiting_seq()
+        return self._next_seq - 1 if waiting is None else waiting - 1
+
+    def _pump(self, peer: Peer) -> list[Effect]:
+        resync = peer.resync
+        assert resync is not None
+        out = resync.pump(self._as_of())
+        if not resync.done():
+            return out
+        out.append(ResyncDone(peer.node, resync.blocks_compared, resync.blocks_sent))
+        self.compared_blocks += resync.blocks_compared
+        self.copied_blocks += resync.blocks_sent
+        peer.resync = None
+        if not self.serving and not peer.failed and peer.node in self._required:
+            peer.phase = "synced"
+            return out + self._check_take_over()
+        # S1 and S4: from here on every write and flush needs this peer; when the older ones are confirmed,
+        # it syncs, and only then the brain is asked to admit it.
+        peer.phase = "settling"
+        peer.settle_seq = self._next_seq - 1
+        self._refresh()
+        return out + self._settle(peer)
+
+    def _settle(self, peer: Peer) -> list[Effect]:
+        if peer.phase != "settling" or any(seq <= peer.settle_seq for seq in peer.unacked):
+            return []
+        peer.phase = "flushing"
+        self._ticket += 1
+        peer.flush_ticket = self._ticket
+        return [Tell((peer.node,), Flush(self._ticket, self.commit, cleans=True))]
+
+    def _check_take_over(self) -> list[Effect]:
+        if self.serving:
+            return []
+        members = [self.peers[node] for node in sorted(self._required) if node != self.me]
+        if any(peer.phase not in ("synced", "waiting", "live") for peer in members):
+            return []
+        if self.share.unclean:
+            return self._clean(members)
+        return self._serve(members)
+
+    def _clean(self, members: list[Peer]) -> list[Effect]:
+        """All were unclean: the take-over ends with a sync everywhere (S3)."""
+        if self._cleaning is None:
+            self._ticket += 1
+            self._cleaning = self._ticket
+            self._flushes[self._ticket] = FlushWait(0, 0, 0)
+            out: list[Effect] = [SyncStore(self._ticket, cleans=True)]
+            if members:
+                nodes = tuple(peer.node for peer in members)
+                out.append(Tell(nodes, Flush(self._ticket, self.commit, cleans=True)))
+            return out
+        if self._flushes[self._cleaning].done & self._mask != self._mask:
+            return []
+        del self._flushes[self._cleaning]
+        self._cleaning = None
+        return self._serve(members)
+
+    def _serve(self, members: list[Peer]) -> list[Effect]:
+        self.serving = True
+        self.share = Share((), self.share.last_seq, self.share.commit, False)
+        self.commit = first_seq(self.epoch)
+        for peer in members:
+            peer.phase = "live"
+            peer.failed = False
+            peer.commit_sent = self.commit
+        self._refresh()
+        out: list[Effect] = [CommitTail(self.commit)]
+        if members:
+            out.append(Tell(tuple(peer.node for peer in members), CommitPoint(self.commit)))
+        out.append(StartedServing(self.compared_blocks, self.copied_blocks))
+        for peer in self.peers.values():
+            if peer.phase == "synced":  # it left the set while it was compared: it is admitted like any other
+                peer.phase = "settling"
+                peer.settle_seq = self._next_seq - 1
+                out += self._settle(peer)
+        self._refresh()
+        return out
+
+    # ---- the frontend ---------------------------------------------------------------------------------
+
+    def open(self, link: int, node: str, session: int, attach_epoch: int) -> list[Effect]:
+        """A frontend opens a session. Whatever an older one left is settled first (W2)."""
+        if node != self.attached_node or attach_epoch != self.attach_epoch:
+            return [Answer(link, OpenRefused(session, Refusal.FENCED))]
+        if not self.serving:
+            return [Answer(link, OpenRefused(session, Refusal.NOT_READY))]
+        newest = max(self._session or 0, self._opening[1] if self._opening else 0)
+        if session <= newest:
+            return [Answer(link, OpenRefused(session, Refusal.NOT_READY, newest=newest))] if session < newest else []
+        self._session, self._link = None, None
+        self._opening = (link, session)
+        return self._open_when_settled()
+
+    def _open_when_settled(self) -> list[Effect]:
+        if self._opening is None or self._window:
+            return []
+        self._link, self._session = self._opening
+        self._opening = None
+        return [Answer(self._link, Opened(self._session))]
+
+    def attachment(self, node: str | None, attach_epoch: int) -> None:
+        """The record names another attachment: older sessions end (invariant 5)."""
+        if (node, attach_epoch) != (self.attached_node, self.attach_epoch):
+            self.attached_node, self.attach_epoch = node, attach_epoch
+            self._session, self._link, self._opening = None, None, None
+
+    def settled(self) -> bool:
+        return not self._window
+
+    def request(self, link: int, request: Request, now_ns: int) -> list[Effect]:
+        """One request of the current session; the range is inside the volume."""
+        if request.session != self._session or link != self._link:
+            out: list[Effect] = [Release(request.token)] if request.token else []
+            return [*out, Answer(link, OpenRefused(request.session, Refusal.NOT_READY, newest=self._session or 0))]
+        match request.io:
+            case Io.WRITE | Io.ZERO:
+                return self._write(link, request, now_ns)
+            case Io.READ:
+                self.reads += 1
+                return [AnswerRead(link, request.session, request.request, request.block, request.count)]
+            case Io.FLUSH:
+                return self._flush(link, request.session, request.request)
+
+    def _write(self, link: int, request: Request, now_ns: int) -> list[Effect]:
+        seq = self._next_seq
+        assert seq >> SEQ_BITS == self.epoch, "an epoch has room for 2**40 writes"
+        self._next_seq = seq + 1
+        self.writes += 1
+        block, count = request.block, request.count
+        self._window[seq] = Entry(seq, link, request.session, request.request, request.fua)
+        message: Write | Zero
+        if request.io is Io.WRITE:
+            message = Write(seq, self.commit, block, count, request.token)
+        else:
+            message = Zero(seq, self.commit, block, count)
+        out: list[Effect] = []
+        for peer in self._away:
+            peer.missed.add(block, count)
+        if self._receivers:
+            for node in self._receivers:
+                peer = self.peers[node]
+                peer.unacked[seq] = (block, count)
+                peer.commit_sent = self.commit
+            out.append(Tell(self._receivers, message))
+        op = op_of(message)
+        passes, missing = self.gate.submit(op, now_ns)
+        if passes:
+            out += self._store(op)
+        elif missing:
+            out.append(MarkRegions(missing))
+        return out
+
+    def _store(self, op: Op) -> list[Effect]:
+        match op.message:
+            case Write(seq, _, block, count, token):
+                out: list[Effect] = [StoreWrite(seq, block, count, token)]
+            case Zero(seq, _, block, count):
+                out = [StoreZero(seq, block, count)]
+            case _:
+                raise AssertionError("a primary stores no copies")
+        entry = self._window[seq]
+        entry.acked |= SELF_BIT
+        return out + self._check(entry) + self._advance()
+
+    def marked(self, regions: tuple[int, ...]) -> list[Effect]:
+        return [effect for op in self.gate.on_marked(regions) for effect in self._store(op)]
+
+    def _acked(self, peer: Peer, seqs: tuple[int, ...]) -> list[Effect]:
+        out: list[Effect] = []
+        window, unacked, bit = self._window, peer.unacked, peer.bit
+        for seq in seqs:
+            if unacked.pop(seq, None) is None:
+                continue
+            entry = window.get(seq)
+            if entry is not None:
+                entry.acked |= bit
+                if not entry.answered:
+                    out += self._check(entry)
+        if peer.phase == "settling":
+            out += self._settle(peer)
+        return out + self._advance()
+
+    def _check(self, entry: Entry) -> list[Effect]:
+        if entry.answered or entry.acked & self._mask != self._mask:
+            return []
+        entry.answered = True
+        if entry.fua:
+            return self._flush(entry.link, entry.session, entry.request)
+        return [Answer(entry.link, Done(entry.session, entry.request, 0))]
+
+    def _advance(self) -> list[Effect]:
+        """Move the commit point over what is confirmed, oldest first."""
+        window = self._window
+        commit = 0
+        while window:
+            entry = window[next(iter(window))]
+            if not entry.answered:
+                break
+            commit = entry.seq
+            del window[commit]
+        if not commit:
+            return []
+        self.commit = commit
+        out: list[Effect] = [CommitTail(commit)]
+        if self._opening is not None:
+            out += self._open_when_settled()
+        return out
+
+    # ---- flush ----------------------------------------------------------------------------------------
+
+    def _flush(self, link: int, session: int, request: int) -> list[Effect]:
+        self._ticket += 1
+        self._flushes[self._ticket] = FlushWait(link, session, request)
+        out: list[Effect] = [SyncStore(self._ticket)]
+        if self._receivers:
+            out.append(Tell(self._receivers, Flush(self._ticket, self.commit)))
+        return out
+
+    def synced(self, ticket: int) -> list[Effect]:
+        """Our own store is synced."""
+        if ticket in self._background:
+            regions = self.gate.unmark(self._background.pop(ticket), self.commit)
+            return [UnmarkRegions(regions)] if regions else []
+        return self._flushed(SELF_BIT, ticket)
+
+    def _peer_flushed(self, peer: Peer, ticket: int) -> list[Effect]:
+        if peer.phase == "flushing" and ticket == peer.flush_ticket:
+            return self._caught_up(peer, ticket)
+        return self._flushed(peer.bit, ticket)
+
+    def _caught_up(self, peer: Peer, ticket: int) -> list[Effect]:
+        """It holds everything, synced: older writes and flushes count as confirmed by it."""
+        peer.phase = "live" if peer.node in self._required and not peer.failed else "waiting"
+        out: list[Effect] = []
+        for entry in list(self._window.values()):
+            if entry.seq not in peer.unacked:
+                entry.acked |= peer.bit
+                out += self._check(entry)
+        for older in [number for number in self._flushes if number < ticket]:
+            out += self._flushed(peer.bit, older)
+        self._refresh()
+        return [*out, ReportCaughtUp(peer.node), *self._advance()]
+
+    def _flushed(self, bit: int, ticket: int) -> list[Effect]:
+        flush = self._flushes.get(ticket)
+        if flush is None:
+            return []
+        flush.done |= bit
+        return self._check_take_over() if ticket == self._cleaning else self._check_flush(ticket)
+
+    def _check_flush(self, ticket: int) -> list[Effect]:
+        flush = self._flushes[ticket]
+        if ticket == self._cleaning or flush.done & self._mask != self._mask:
+            return []
+        del self._flushes[ticket]
+        return [Answer(flush.link, Done(flush.session, flush.request, 0))]
+
+    # ---- time and the end -----------------------------------------------------------------------------
+
+    def next_deadline_ns(self) -> int | None:
+        due = [peer.retry_at_ns for peer in self.peers.values() if peer.up and peer.phase == "joining"]
+        if any(peer.phase == "live" and peer.commit_sent < self.commit for peer in self.peers.values()):
+            due.append(self._commit_at_ns + COMMIT_IDLE_NS)
+        quiet = self.gate.quiet_at_ns()
+        if quiet is not None and self.serving and not self._background:
+            due.append(quiet)
+        return min(due) if due else None
+
+    def time_passed(self, now_ns: int) -> list[Effect]:
+        out: list[Effect] = []
+        for peer in self.peers.values():
+            if peer.up and peer.phase == "joining" and now_ns >= peer.retry_at_ns:
+                out += self._ask_to_join(peer, now_ns)
+        if now_ns >= self._commit_at_ns + COMMIT_IDLE_NS:
+            self._commit_at_ns = now_ns
+            behind = [peer for peer in self.peers.values() if peer.receives() and peer.commit_sent < self.commit]
+            if behind and self.serving:
+                out.append(Tell(tuple(peer.node for peer in behind), CommitPoint(self.commit)))
+                for peer in behind:
+                    peer.commit_sent = self.commit
+        quiet = self.gate.quiet_at_ns()
+        if quiet is not None and now_ns >= quiet and self.serving and not self._background:
+            self.gate.touch(now_ns)
+            self._ticket += 1
+            self._background[self._ticket] = self.gate.passed
+            out.append(SyncStore(self._ticket))
+        return out
+
+    def stop(self) -> list[Effect]:
+        """Another epoch: what waits is dropped, the frontend is sent on."""
+        dropped = self.gate.drop_waiting()
+        out: list[Effect] = [Release(op.message.token) for op in dropped if isinstance(op.message, Write)]
+        for link, session in ((self._link, self._session), self._opening or (None, None)):
+            if link is not None and session is not None:
+                out.append(Answer(link, OpenRefused(session, Refusal.NOT_PRIMARY)))
+        self.serving = False
+        return out

@@ -1,0 +1,215 @@
+"""One replica following one primary: it stores in order, confirms what is stored, and refuses the past.
+
+It answers a new primary only after everything older is finished or dropped (T1). Copies never replace a later
+write (T4). What it confirmed and does not know to be confirmed everywhere is its tail, kept by the store.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from services.replica.replication.blockmap import BlockMap, Range
+from services.replica.replication.effects import (
+    Answer,
+    AnswerDigests,
+    CommitTail,
+    Effect,
+    MarkRegions,
+    Release,
+    StoreCopy,
+    StoreWrite,
+    StoreZero,
+    SyncStore,
+    UnmarkRegions,
+)
+from services.replica.replication.gate import Gate, Op, op_of
+from services.replica.replication.messages import (
+    Ack,
+    CommitPoint,
+    Copied,
+    Copy,
+    Digest,
+    Failed,
+    Flush,
+    Flushed,
+    Join,
+    Joined,
+    ToReplica,
+    Write,
+    Zero,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What this replica may hold unconfirmed, as its store tells: the tail, or the marked regions (D1)."""
+
+    ranges: tuple[Range, ...]
+    last_seq: int
+    commit: int
+    unclean: bool
+
+
+class Replica:
+    """The follower's side of one volume, alive as long as the volume is open, whoever leads."""
+
+    def __init__(self, marked: Iterable[int]):
+        self.gate = Gate(marked)
+        self.epoch = 0
+        self.link: int | None = None
+        """The link that joined us, or None: data on any other link is not ours to take."""
+        self.commit = 0
+        self._recent: deque[tuple[int, int, int]] = deque()
+        self._flushes: deque[Flush] = deque()
+        self._syncing: dict[int, tuple[int, Flush | None]] = {}
+        """ticket -> (operations that the sync covers, the flush that it answers)"""
+        self._ticket = 0
+        self._background = False
+
+    # ---- who leads ------------------------------------------------------------------------------------
+
+    def raise_epoch(self, epoch: int) -> list[Effect]:
+        """Refuse everything below `epoch` from now on."""
+        self.epoch = max(self.epoch, epoch)
+        return self.leave()
+
+    def leave(self) -> list[Effect]:
+        """Stop following: drop what waits, forget whom to answer."""
+        self.link = None
+        self._flushes.clear()
+        self._recent.clear()
+        self._syncing = {ticket: (covers, None) for ticket, (covers, _) in self._syncing.items()}
+        dropped = self.gate.drop_waiting()
+        return [Release(op.message.token) for op in dropped if not isinstance(op.message, Zero)]
+
+    def link_lost(self, link: int) -> list[Effect]:
+        return self.leave() if link == self.link else []
+
+    def join(self, link: int, message: Join, epoch: int, share: Share) -> list[Effect]:
+        """The primary of `epoch`, which this voter has stored durably, asks us to follow. A newer link of the
+        same primary replaces the older one (W5)."""
+        if epoch < self.epoch:
+            return []
+        out = self.leave()
+        self.epoch = epoch
+        self.link = link
+        self.commit = share.commit
+        joined = Joined(message.number, share.last_seq, share.commit, share.ranges, share.unclean)
+        out.append(Answer(link, joined))
+        return out
+
+    # ---- data -----------------------------------------------------------------------------------------
+
+    def receive(self, link: int, message: ToReplica, epoch: int, now_ns: int) -> list[Effect]:
+        """Data of the primary that joined us; anything else is dropped (invariant 4)."""
+        if link != self.link or epoch != self.epoch:
+            token = getattr(message, "token", 0)
+            return [Release(token)] if token else []
+        match message:
+            case Write(seq, commit, block, count) | Zero(seq, commit, block, count):
+                out = self._learn_commit(commit)
+                self._recent.append((seq, block, count))
+                return out + self._submit(op_of(message), now_ns)
+            case Copy():
+                return self._submit(op_of(message), now_ns)
+            case Flush(_, commit):
+                out = self._learn_commit(commit)
+                self._flushes.append(message)
+                return out + self._start_syncs()
+            case CommitPoint(commit):
+                return self._learn_commit(commit)
+            case Digest(number, level, ranges):
+                return [AnswerDigests(link, number, level, ranges)]
+            case Join():
+                raise AssertionError("a join has its own entry")
+
+    def _learn_commit(self, commit: int) -> list[Effect]:
+        if commit <= self.commit:
+            return []
+        self.commit = commit
+        while self._recent and self._recent[0][0] <= commit:
+            self._recent.popleft()
+        return [CommitTail(commit)]
+
+    def _submit(self, op: Op, now_ns: int) -> list[Effect]:
+        passes, missing = self.gate.submit(op, now_ns)
+        if passes:
+            return self._store(op)
+        return [MarkRegions(missing)] if missing else []
+
+    def _store(self, op: Op) -> list[Effect]:
+        assert self.link is not None
+        match op.message:
+            case Write(seq, _, block, count, token):
+                return [StoreWrite(seq, block, count, token), Answer(self.link, Ack((seq,)))]
+            case Zero(seq, _, block, count):
+                return [StoreZero(seq, block, count), Answer(self.link, Ack((seq,)))]
+            case Copy(number, as_of, ranges, token):
+                keep = self._not_replaced(as_of, ranges)
+                return [StoreCopy(ranges, keep, token), Answer(self.link, Copied(number))]
+
+    def _not_replaced(self, as_of: int, ranges: tuple[Range, ...]) -> tuple[Range, ...]:
+        """T4: without the blocks that a write after `as_of` has reached."""
+        later = [(block, count) for seq, block, count in self._recent if seq > as_of]
+        if not later:
+            return ranges
+        keep = BlockMap(ranges)
+        for block, count in later:
+            keep.discard(block, count)
+        return tuple(keep.ranges())
+
+    def marked(self, regions: tuple[int, ...]) -> list[Effect]:
+        """The regions' marks are durable."""
+        ready = self.gate.on_marked(regions)
+        if self.link is None:
+            return []
+        out = [effect for op in ready for effect in self._store(op)]
+        return out + self._start_syncs()
+
+    # ---- durability -----------------------------------------------------------------------------------
+
+    def _start_syncs(self) -> list[Effect]:
+        """A flush covers every write received before it: it waits for those at the gate."""
+        out: list[Effect] = []
+        while self._flushes and not self.gate.waiting():
+            flush = self._flushes.popleft()
+            out.append(self._sync(flush))
+        return out
+
+    def _sync(self, flush: Flush | None) -> Effect:
+        self._ticket += 1
+        self._syncing[self._ticket] = (self.gate.passed, flush)
+        return SyncStore(self._ticket, flush.cleans if flush else False)
+
+    def synced(self, ticket: int) -> list[Effect]:
+        covers, flush = self._syncing.pop(ticket, (0, None))
+        if flush is not None and self.link is not None:
+            return [Answer(self.link, Flushed(flush.ticket))]
+        if self._background:
+            self._background = False
+            regions = self.gate.unmark(covers, self.commit)
+            return [UnmarkRegions(regions)] if regions else []
+        return []
+
+    def failed(self, reason: str) -> list[Effect]:
+        """Our disk could not store or sync: say so once and follow nobody until asked again (S3)."""
+        link = self.link
+        out = self.leave()
+        if link is not None:
+            out.append(Answer(link, Failed(reason)))
+        return out
+
+    # ---- time -----------------------------------------------------------------------------------------
+
+    def next_deadline_ns(self) -> int | None:
+        return None if self._background or self.link is None else self.gate.quiet_at_ns()
+
+    def time_passed(self, now_ns: int) -> list[Effect]:
+        due = self.next_deadline_ns()
+        if due is None or now_ns < due:
+            return []
+        self._background = True
+        self.gate.touch(now_ns)
+        return [self._sync(None)]

@@ -1,0 +1,64 @@
+"""The settings of the replica service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field, field_validator
+from stoscore.limits import valid_node_name
+from stoscore.settings import ServiceSettings
+from stoscore.units import GIB, MS
+
+from services.replica.brain import Timing
+
+
+class ReplicaSettings(ServiceSettings):
+    """One node's block store, peer links, frontends and brains."""
+
+    service: ClassVar[str] = "replica"
+
+    node: str = Field(description="this node's id; must be the one its certificate names")
+    zone: str = Field(default="default", max_length=63, description="failure domain; copies go to different ones")
+    data_dir: Path = Field(default=Path("/var/lib/stos/data"), description="directory of the replicas")
+    run_dir: Path = Field(default=Path("/run/stos"), description="directory of the NBD sockets")
+    listen: str = Field(
+        default="0.0.0.0:7770",
+        description="host:port of the peer link",
+    )
+    advertise: str = Field(default="", description="host:port that other nodes dial; default: what listen says")
+    accepts_copies: bool = Field(default=True, description="false: this node only uses volumes")
+    capacity_bytes: int = Field(
+        default=0, ge=0, description="space for replicas in bytes; 0: what the file system has free at start"
+    )
+    boot_id_file: Path = Field(
+        default=Path("/proc/sys/kernel/random/boot_id"),
+        description="file whose content changes when the host loses its page cache",
+    )
+    disk_threads: int = Field(default=8, ge=2, le=64, description="threads that wait for the disk")
+    lease_ms: int = Field(
+        default=500, ge=100, le=10_000, description="milliseconds a promise binds; a failover takes about one"
+    )
+    beat_ms: int = Field(default=100, ge=10, description="milliseconds between beats; a lease survives two lost ones")
+
+    @field_validator("node")
+    @classmethod
+    def _is_label(cls, node: str) -> str:
+        if not valid_node_name(node):
+            raise ValueError(f"{node!r} is no node name: lower-case letters, digits and '-'")
+        return node
+
+    @field_validator("listen")
+    @classmethod
+    def _has_port(cls, listen: str) -> str:
+        host, _, port = listen.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise ValueError(f"{listen!r} is no host:port")
+        return listen
+
+    def capacity(self, free_bytes: int) -> int:
+        return self.capacity_bytes or min(free_bytes, 1024 * GIB)
+
+    def timing(self) -> Timing:
+        lease_ns = self.lease_ms * MS
+        return Timing(lease_ns=lease_ns, beat_ns=self.beat_ms * MS, suspect_ns=lease_ns * 9 // 10)

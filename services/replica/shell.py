@@ -1,0 +1,442 @@
+"""The shell around `driver.Node`: it performs the node's orders on links, disks and the bus, and reports back.
+
+Everything happens in the event loop's thread and nothing here waits; the disk's waiting is done in lanes. After
+every wake-up `settle` performs what the node ordered, hands collected acknowledgements to the links and sets the
+one timer. A payload is a window into a link's receive buffer; it is copied only if the node still holds its token
+when the frame has been handled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from stoscore.telemetry import get_logger
+
+from services.replica import codec
+from services.replica.brain.messages import BrainMessage
+from services.replica.brain.messages import encode as encode_brain
+from services.replica.codec import Envelope, Parts
+from services.replica.copies import pack_copy, store_copy
+from services.replica.driver import (
+    Data,
+    Decided,
+    Erase,
+    HangUp,
+    Node,
+    RecordChanged,
+    Remove,
+    Reply,
+    Save,
+    TellServing,
+    ToBrain,
+    ToPeer,
+)
+from services.replica.hosted import Failure, Hosted, SyncWait
+from services.replica.peers import Link, PeerNetwork, Type, pack
+from services.replica.replication import effects as fx
+from services.replica.replication import messages as ms
+from services.replica.store import CorruptBlocks, StoreError
+
+log = get_logger("replica")
+
+
+def boot_time_ns() -> int:
+    """CLOCK_BOOTTIME: goes on while the machine sleeps, so that a lease does not outlive a suspend (P2)."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+class Surroundings(Protocol):
+    """What lies beyond links and disks; the app implements it."""
+
+    def brain_by_bus(self, message: BrainMessage, encoded: bytes) -> None: ...
+    def decided(self, order: Decided) -> None: ...
+    def record_changed(self, order: RecordChanged) -> None: ...
+    def replied(self, order: Reply) -> None: ...
+    def remove(self, hosted: Hosted) -> None: ...
+
+
+class Shell:
+    """One node's orders, performed."""
+
+    def __init__(self, node: Node, network: PeerNetwork, around: Surroundings, loop: asyncio.AbstractEventLoop):
+        self.node = node
+        self.network = network
+        self.hosted: dict[str, Hosted] = {}
+        self.by_raw: dict[bytes, Hosted] = {}
+        self.payloads: dict[int, Parts] = {}
+        self._around = around
+        self._loop = loop
+        self._links: dict[int, Link] = {}
+        self._acks: dict[tuple[int, str], tuple[Envelope, list[int]]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ns = 0
+        self._token = 0
+        self._orders: dict[type, Callable[[Any], None]] = {
+            Data: self._data,
+            ToPeer: self._to_peer,
+            ToBrain: self._to_brain,
+            Save: self._save,
+            Reply: around.replied,
+            Decided: around.decided,
+            RecordChanged: around.record_changed,
+            Erase: self._erase,
+            Remove: self._remove,
+            TellServing: self._tell_serving,
+            HangUp: self._hang_up,
+        }
+        self._effects: dict[type, Callable[[Hosted, Data, Any], None]] = {
+            fx.Tell: self._tell,
+            fx.Answer: self._answer,
+            fx.AnswerRead: self._answer_read,
+            fx.AnswerDigests: self._answer_digests,
+            fx.StoreWrite: self._store_write,
+            fx.StoreZero: self._store_zero,
+            fx.StoreCopy: self._store_copy,
+            fx.MarkRegions: self._mark,
+            fx.UnmarkRegions: self._unmark,
+            fx.SyncStore: self._sync,
+            fx.CommitTail: self._commit_tail,
+            fx.Compare: self._compare,
+            fx.SendCopy: self._send_copy,
+            fx.Release: self._release,
+            fx.StartedServing: self._started_serving,
+            fx.ResyncDone: self._resync_done,
+        }
+
+    # ---- what comes in --------------------------------------------------------------------------------
+
+    def add(self, hosted: Hosted) -> None:
+        self.hosted[hosted.volume] = hosted
+        self.by_raw[hosted.raw] = hosted
+
+    def link_number(self, link: Link) -> int:
+        """The number by which the node knows an incoming link."""
+        number = id(link)
+        self._links[number] = link
+        return number
+
+    def forget_link(self, link: Link) -> int:
+        self._links.pop(id(link), None)
+        return id(link)
+
+    def hold(self, *parts: bytes | memoryview) -> int:
+        """A token for a payload."""
+        self._token += 1
+        self.payloads[self._token] = parts
+        return self._token
+
+    def keep(self, token: int) -> None:
+        """The frame has been handled; if the payload is still wanted, copy it out of the receive buffer."""
+        parts = self.payloads.get(token)
+        if parts is not None:
+            self.payloads[token] = tuple(bytes(part) for part in parts)
+
+    def settle(self) -> None:
+        """Perform all orders, then set the timer."""
+        self.perform()
+        if self._acks:
+            self._send_acks()
+        self._arm()
+
+    def perform(self) -> None:
+        orders = self.node.take()
+        while orders:
+            table = self._orders
+            for order in orders:
+                table[type(order)](order)
+            orders = self.node.take()
+
+    def _arm(self) -> None:
+        due_ns = self.node.next_deadline_ns()
+        if due_ns is None or (self._timer is not None and self._timer_ns <= due_ns):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_ns = due_ns
+        self._timer = self._loop.call_later(max(0, due_ns - boot_time_ns()) / 1e9, self._timer_rang)
+
+    def _timer_rang(self) -> None:
+        self._timer = None
+        self.node.time_passed(boot_time_ns())
+        self.settle()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # ---- orders ---------------------------------------------------------------------------------------
+
+    def _to_peer(self, order: ToPeer) -> None:
+        self.network.send(order.node, *codec.pack_pair(order.message))
+
+    def _to_brain(self, order: ToBrain) -> None:
+        encoded = encode_brain(order.message)
+        header = pack(Type.BRAIN, volume=bytes.fromhex(order.message.volume), length=len(encoded))
+        if not self.network.send(order.message.target.node, header, encoded):
+            self._around.brain_by_bus(order.message, encoded)
+
+    def _save(self, order: Save) -> None:
+        hosted = self.hosted.get(order.volume)
+        if hosted is None:
+            return
+
+        def told(ticket: int, failure: Failure) -> None:
+            if failure is None:
+                self.node.saved(order.volume, ticket, boot_time_ns())
+            else:
+                self._failed(hosted, f"hard state: {failure}")
+            self.settle()
+
+        hosted.save(order.ticket, order.state, told)
+
+    def _erase(self, order: Erase) -> None:
+        hosted = self.hosted[order.volume]
+        hosted.erased = True
+
+        def told(failure: Failure) -> None:
+            if failure is None:
+                self.node.erased(order.volume, boot_time_ns())
+            else:
+                log.error("could not give the space back: %s", failure, extra={"volume": order.volume})
+            self.settle()
+
+        hosted.run(lambda: hosted.blocks.zero(0, hosted.blocks.size_blocks), told)
+
+    def _remove(self, order: Remove) -> None:
+        hosted = self.hosted.pop(order.volume, None)
+        if hosted is not None:
+            self.by_raw.pop(hosted.raw, None)
+            self._around.remove(hosted)
+
+    def _tell_serving(self, order: TellServing) -> None:
+        header = pack(Type.SERVING, volume=bytes.fromhex(order.volume), epoch=order.epoch)
+        self.network.send(order.node, header)
+
+    def _hang_up(self, order: HangUp) -> None:
+        link = self.network.outgoing(order.node)
+        if link is not None:
+            link.close("the peer is silent")
+
+    def _data(self, order: Data) -> None:
+        hosted = self.hosted.get(order.volume)
+        effect = order.effect
+        if hosted is None:
+            self._refuse_unhosted(order)
+            return
+        try:
+            self._effects[type(effect)](hosted, order, effect)
+        except StoreError as error:
+            self._failed(hosted, str(error))
+
+    def _refuse_unhosted(self, order: Data) -> None:
+        """The volume has no voter here: a frontend that asks is sent on."""
+        if isinstance(order.effect, fx.Answer) and order.effect.link in self._links:
+            envelope = Envelope(bytes.fromhex(order.volume), epoch=order.epoch)
+            self._links[order.effect.link].send(*codec.pack_message(envelope, order.effect.message))
+
+    def _failed(self, hosted: Hosted, reason: str) -> None:
+        """This copy's disk failed: it counts for nothing from now on, durably if the disk still takes that (S3)."""
+        if hosted.failure:
+            return
+        hosted.failure = reason
+        log.error("replica failed: %s", reason, extra={"volume": hosted.volume})
+        if hosted.store is not None:
+            hosted.run(hosted.store.set_unclean, lambda failure: None)
+        self.node.store_changed(hosted.volume, boot_time_ns(), unclean=True, failure=reason)
+
+    # ---- sending --------------------------------------------------------------------------------------
+
+    def envelope(self, hosted: Hosted, epoch: int, target: str = "") -> Envelope:
+        """The header of a message to `target`'s replica, or to whoever is at a link's end."""
+        volume = self.node.volumes.get(hosted.volume)
+        slot = volume.brain.state.slot if volume else None
+        voter = slot.record.voter_on(target) if slot and target else None
+        return Envelope(
+            hosted.raw,
+            sender=hosted.number,
+            target=int(voter.incarnation, 16) if voter else 0,
+            generation=slot.stamp.generation if slot else 0,
+            epoch=epoch,
+        )
+
+    def _tell(self, hosted: Hosted, order: Data, effect: fx.Tell) -> None:
+        message = effect.message
+        payload = self.payloads[message.token] if isinstance(message, ms.Write) else ()
+        for peer in effect.peers:
+            envelope = self.envelope(hosted, order.epoch, peer)
+            self.network.send(peer, *codec.pack_message(envelope, message, payload))
+
+    def _answer(self, hosted: Hosted, order: Data, effect: fx.Answer) -> None:
+        link = self._links.get(effect.link)
+        if link is None:
+            return
+        message = effect.message
+        if isinstance(message, ms.Ack):
+            self._collect_ack(hosted, order.epoch, effect.link, message)
+            return
+        envelope = self.envelope(hosted, order.epoch, link.peer)
+        if isinstance(message, ms.Opened):
+            link.send(*codec.pack_opened(envelope, message, hosted.blocks.size_blocks))
+        else:
+            link.send(*codec.pack_message(envelope, message))
+
+    def _collect_ack(self, hosted: Hosted, epoch: int, number: int, message: ms.Ack) -> None:
+        """One frame for all writes of a wake-up."""
+        key = (number, hosted.volume)
+        known = self._acks.get(key)
+        if known is not None and known[0].epoch == epoch:
+            known[1].extend(message.seqs)
+            return
+        if known is not None:
+            self._send_acks()
+        self._acks[key] = (self.envelope(hosted, epoch, self._links[number].peer), list(message.seqs))
+
+    def _send_acks(self) -> None:
+        acks, self._acks = self._acks, {}
+        for (number, _), (envelope, seqs) in acks.items():
+            link = self._links.get(number)
+            if link is not None:
+                link.send(*codec.pack_message(envelope, ms.Ack(tuple(seqs))))
+
+    def _answer_read(self, hosted: Hosted, order: Data, effect: fx.AnswerRead) -> None:
+        link = self._links.get(effect.link)
+        volume = self.node.volumes.get(hosted.volume)
+        if link is None or volume is None:
+            return
+        envelope = self.envelope(hosted, order.epoch)
+        try:
+            sums, data = hosted.blocks.read(effect.block, effect.count)
+        except CorruptBlocks as error:
+            log.error("read fails: %s", error, extra={"volume": hosted.volume, "epoch": order.epoch})
+            done = ms.Done(effect.session, effect.request, errno.EIO)
+            link.send(*codec.pack_message(envelope, done))
+            return
+        if self.node.lease_until(volume) <= boot_time_ns():  # P4: after the disk, as the answer leaves
+            self.node.park(hosted.volume, effect)
+            return
+        link.send(*codec.pack_read(envelope, effect.session, effect.request, effect.block, sums, data))
+
+    # ---- the store ------------------------------------------------------------------------------------
+
+    def _store_write(self, hosted: Hosted, order: Data, effect: fx.StoreWrite) -> None:
+        sums, data = self.payloads.pop(effect.token)
+        store = hosted.blocks
+        store.tail_append(effect.seq, effect.block, effect.count)
+        store.write(effect.block, sums, data)
+
+    def _store_zero(self, hosted: Hosted, order: Data, effect: fx.StoreZero) -> None:
+        hosted.blocks.tail_append(effect.seq, effect.block, effect.count)
+        hosted.blocks.zero(effect.block, effect.count)
+
+    def _store_copy(self, hosted: Hosted, order: Data, effect: fx.StoreCopy) -> None:
+        sums, data = self.payloads.pop(effect.token)
+        store_copy(hosted.blocks, effect.ranges, effect.keep, sums, data)
+
+    def _commit_tail(self, hosted: Hosted, order: Data, effect: fx.CommitTail) -> None:
+        hosted.blocks.tail_commit(effect.seq)
+
+    def _unmark(self, hosted: Hosted, order: Data, effect: fx.UnmarkRegions) -> None:
+        hosted.blocks.unmark(effect.regions)
+
+    def _mark(self, hosted: Hosted, order: Data, effect: fx.MarkRegions) -> None:
+        def told(regions: tuple[int, ...], failure: Failure) -> None:
+            if failure is None:
+                self.node.marked(hosted.volume, regions, boot_time_ns())
+            else:
+                self._failed(hosted, str(failure))
+            self.settle()
+
+        hosted.mark(effect.regions, told)
+
+    def _sync(self, hosted: Hosted, order: Data, effect: fx.SyncStore) -> None:
+        def told(waits: list[SyncWait], failure: Failure) -> None:
+            now_ns = boot_time_ns()
+            if failure is not None:
+                self._failed(hosted, str(failure))
+            else:
+                if any(wait.cleans for wait in waits):
+                    self.node.store_changed(hosted.volume, now_ns, unclean=hosted.blocks.unclean)
+                for wait in waits:
+                    self.node.synced(hosted.volume, wait.owner, wait.ticket, now_ns)
+            self.settle()
+
+        hosted.sync(SyncWait(order.owner, effect.ticket, effect.cleans), told)
+
+    # ---- comparing and copying ------------------------------------------------------------------------
+
+    def _answer_digests(self, hosted: Hosted, order: Data, effect: fx.AnswerDigests) -> None:
+        link = self._links.get(effect.link)
+        if link is None:
+            return
+        try:
+            digests = tuple(hosted.blocks.digests(effect.level, *nodes) for nodes in effect.ranges)
+        except ValueError as error:
+            link.close(f"asked for impossible digests: {error}")
+            return
+        envelope = self.envelope(hosted, order.epoch, link.peer)
+        link.send(*codec.pack_message(envelope, ms.Digests(effect.number, effect.level, 0), digests))
+
+    def _compare(self, hosted: Hosted, order: Data, effect: fx.Compare) -> None:
+        theirs = bytes(self.payloads.pop(effect.token)[0])
+        differing: list[tuple[int, int]] = []
+        at = 0
+        for first, count in effect.ranges:
+            ours = hosted.blocks.digests(effect.level, first, count)
+            part = theirs[at : at + len(ours)]
+            at += len(ours)
+            if len(part) != len(ours):
+                log.error("a peer sent too few digests", extra={"volume": hosted.volume, "peer": effect.peer})
+                return
+            if part != ours:
+                differing += _different(first, ours, part)
+        now_ns = boot_time_ns()
+        self.node.compared(hosted.volume, order.epoch, effect.peer, effect.number, differing, now_ns)
+
+    def _send_copy(self, hosted: Hosted, order: Data, effect: fx.SendCopy) -> None:
+        try:
+            payload = pack_copy(hosted.blocks, effect.ranges)
+        except CorruptBlocks as error:
+            self._failed(hosted, f"a copy can't be sent: {error}")
+            return
+        message = ms.Copy(effect.number, effect.as_of, effect.ranges, 0)
+        envelope = self.envelope(hosted, order.epoch, effect.peer)
+        self.network.send(effect.peer, *codec.pack_message(envelope, message, payload))
+
+    def _release(self, hosted: Hosted, order: Data, effect: fx.Release) -> None:
+        self.payloads.pop(effect.token, None)
+
+    def _started_serving(self, hosted: Hosted, order: Data, effect: fx.StartedServing) -> None:
+        log.info(
+            "serving after take-over: compared %d blocks, copied %d",
+            effect.compared_blocks,
+            effect.copied_blocks,
+            extra={"volume": hosted.volume, "epoch": order.epoch},
+        )
+
+    def _resync_done(self, hosted: Hosted, order: Data, effect: fx.ResyncDone) -> None:
+        log.info(
+            "%s is up to date: compared %d blocks, sent %d",
+            effect.node,
+            effect.blocks_compared,
+            effect.blocks_sent,
+            extra={"volume": hosted.volume, "epoch": order.epoch},
+        )
+
+
+def _different(first: int, ours: bytes, theirs: bytes) -> list[tuple[int, int]]:
+    """Runs of nodes whose 8-byte values differ."""
+    runs: list[tuple[int, int]] = []
+    for index in range(len(ours) // 8):
+        at = index * 8
+        if ours[at : at + 8] != theirs[at : at + 8]:
+            node = first + index
+            if runs and sum(runs[-1]) == node:
+                runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+            else:
+                runs.append((node, 1))
+    return runs

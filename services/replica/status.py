@@ -1,0 +1,51 @@
+"""What a node tells about its voters: for `stos volume show`, for finding a primary, for people who watch."""
+
+from __future__ import annotations
+
+from stoscore.messages import ReplicaStatus, ResyncStatus
+from stoscore.units import BLOCK_BYTES
+
+from services.replica.driver import Node, Volume
+from services.replica.hosted import Hosted
+from services.replica.records import to_model
+from services.replica.replication.peer import Peer
+
+
+def replica_status(node: Node, volume: Volume, hosted: Hosted, now_ns: int) -> ReplicaStatus:
+    brain, primary = volume.brain, volume.primary
+    serving = primary is not None and primary.serving and node.lease_until(volume) > now_ns
+    hint = brain.leader.node if brain.leader is not None else None
+    slot = brain.state.slot
+    return ReplicaStatus(
+        node=node.name,
+        incarnation=hosted.incarnation,
+        role=node.role(volume),
+        epoch=brain.epoch,
+        serving=serving,
+        primary_hint=hint,
+        record=to_model(slot) if slot is not None else None,
+        allocated_bytes=hosted.store.allocated_bytes() if hosted.store is not None and not hosted.erased else 0,
+        unclean=brain.unclean,
+        writes=primary.writes if primary else 0,
+        reads=primary.reads if primary else 0,
+        resyncs=[_resync(peer, now_ns) for peer in primary.peers.values() if _unfinished(peer)] if primary else [],
+    )
+
+
+def _unfinished(peer: Peer) -> bool:
+    return peer.phase not in ("live", "synced")
+
+
+def _resync(peer: Peer, now_ns: int) -> ResyncStatus:
+    resync = peer.resync
+    left = resync.blocks_left() if resync is not None else len(peer.missed)
+    sent = resync.blocks_sent if resync is not None else 0
+    return ResyncStatus(
+        node=peer.node,
+        phase=peer.phase,
+        blocks_left=left,
+        bytes_left=left * BLOCK_BYTES,
+        blocks_sent=sent,
+        bytes_sent=sent * BLOCK_BYTES,
+        started_ns_ago=max(0, now_ns - peer.since_ns),
+    )

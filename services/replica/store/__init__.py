@@ -1,0 +1,37 @@
+"""One replica's blocks on one disk: data, checksums, intent log, tail, hard state. See docs/format.md."""
+
+from services.replica.store.check import Report, check
+from services.replica.store.digest import Digest, digest
+from services.replica.store.directory import remove
+from services.replica.store.factory import FileStoreFactory, StoreFactory
+from services.replica.store.file_store import FileStore
+from services.replica.store.format import Format, read_format
+from services.replica.store.port import BlockStore, CorruptBlocks, FormatError, StoreError
+from services.replica.store.state import STATE_BYTES_MAX
+from services.replica.store.sums import FAN_OUT, block_sums, node, nodes
+from services.replica.store.sums import verify as verify_sums
+from services.replica.store.witness import WitnessStore
+
+__all__ = [
+    "FAN_OUT",
+    "STATE_BYTES_MAX",
+    "BlockStore",
+    "CorruptBlocks",
+    "Digest",
+    "FileStore",
+    "FileStoreFactory",
+    "Format",
+    "FormatError",
+    "Report",
+    "StoreError",
+    "StoreFactory",
+    "WitnessStore",
+    "block_sums",
+    "check",
+    "digest",
+    "node",
+    "nodes",
+    "read_format",
+    "remove",
+    "verify_sums",
+]

@@ -1,0 +1,61 @@
+"""What the blocks of a copy really are: hashed from its data file, without a look at the stored checksums.
+
+For comparing copies from outside. It takes no lock and writes nothing, so it works beside a running replica
+(each block is then as of some moment of the run) and on a dead one. Holes are skipped, not read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from stoscore.units import REGION_BLOCKS, SUM_BYTES
+from xxhash import xxh3_64
+
+from services.replica.store.directory import open_file
+from services.replica.store.format import read_format
+from services.replica.store.layer import DIRECTORY, file_sizes, hash_data
+from services.replica.store.port import FormatError
+from services.replica.store.sums import ZERO_SUM
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """`digest` is xxh3-64, in hex, over the 8-byte sums of all blocks in order; `blocks` counts those that are
+    not zeros."""
+
+    volume: str
+    incarnation: str
+    size_blocks: int
+    blocks: int
+    digest: str
+
+
+def digest(directory: Path, sink: Callable[[bytes], object] | None = None) -> Digest:
+    """Hash every block; `sink` is given the sums (little-endian u64, 0 for zeros) from the first block to the
+    last. Raises FormatError, StoreError."""
+    format = read_format(directory)
+    if format.kind != "data":
+        raise FormatError(f"{directory} is a witness and holds no data")
+    path = directory / DIRECTORY / "data"
+    fd = open_file(path, file_sizes(format.size_blocks)["data"], writable=False)
+    whole, present = xxh3_64(), 0
+    try:
+        for block in range(0, format.size_blocks, REGION_BLOCKS):
+            count = min(REGION_BLOCKS, format.size_blocks - block)
+            sums = hash_data(fd, block, count, str(path))
+            whole.update(sums)
+            present += _present(sums, count)
+            if sink is not None:
+                sink(sums)
+    finally:
+        os.close(fd)
+    return Digest(format.volume, format.incarnation, format.size_blocks, present, whole.hexdigest())
+
+
+def _present(sums: bytes, count: int) -> int:
+    if sums == ZERO_SUM * count:
+        return 0
+    return sum(sums[at : at + SUM_BYTES] != ZERO_SUM for at in range(0, len(sums), SUM_BYTES))

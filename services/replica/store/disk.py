@@ -1,0 +1,96 @@
+"""Whole reads and writes at an offset, and holes: what the kernel does in pieces, done completely or not at all.
+
+Every failure of the disk leaves this file as a StoreError that says what was done, where, and what the kernel
+answered. A space that ran out looks like any other failure here: the replica drops out of the in-sync set and
+nothing that could not be stored is ever acknowledged.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+
+from stoscore.units import BLOCK_BYTES
+
+from services.replica.store.port import StoreError
+from services.replica.store.sums import Buffer
+
+_KEEP_SIZE = 0x01
+_PUNCH_HOLE = 0x02
+_ZERO_CHUNK = bytes(1 << 20)
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+def failed(what: str, where: str, error: OSError) -> StoreError:
+    reason = error.strerror or str(error)
+    return StoreError(f"could not {what} {where}: {reason[:1].lower()}{reason[1:]}")
+
+
+def write_at(fd: int, data: Buffer, offset: int, where: str) -> None:
+    """All of `data`, whatever the number of calls. Raises StoreError; then a part of it may be written."""
+    try:
+        written = os.pwrite(fd, data, offset)
+        while written < len(data):
+            # A short write is how a full disk announces itself: the next call gets the error.
+            step = os.pwrite(fd, memoryview(data)[written:], offset + written)
+            if step == 0:
+                raise OSError(errno.EIO, "the kernel wrote nothing")
+            written += step
+    except OSError as error:
+        raise failed(f"write {len(data)} bytes at {offset} of", where, error) from error
+
+
+def read_at(fd: int, size: int, offset: int, where: str) -> bytes:
+    """Exactly `size` bytes. Raises StoreError, also when the file ends before."""
+    try:
+        data = os.pread(fd, size, offset)
+        while len(data) < size:
+            more = os.pread(fd, size - len(data), offset + len(data))
+            if not more:
+                raise StoreError(f"{where} ends at byte {offset + len(data)} and should go on")
+            data += more
+    except OSError as error:
+        raise failed(f"read {size} bytes at {offset} of", where, error) from error
+    return data
+
+
+def sync_data(fd: int, where: str) -> None:
+    """fdatasync; it covers the pages that were changed through a memory map as well."""
+    try:
+        os.fdatasync(fd)
+    except OSError as error:
+        raise failed("sync", where, error) from error
+
+
+def punch(fd: int, offset: int, size: int, where: str) -> None:
+    """The range reads as zeros and gives its space back where the file system can; else zeros are written."""
+    if _libc.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, size) == 0:
+        return
+    code = ctypes.get_errno()
+    if code not in (errno.EOPNOTSUPP, errno.ENOSYS):
+        raise failed(f"punch {size} bytes at {offset} of", where, OSError(code, os.strerror(code)))
+    for at in range(offset, offset + size, len(_ZERO_CHUNK)):
+        write_at(fd, memoryview(_ZERO_CHUNK)[: min(len(_ZERO_CHUNK), offset + size - at)], at, where)
+
+
+def data_ranges(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """(offset, end) of what is allocated between two byte offsets, in whole blocks; the rest reads as zeros.
+    A file system without SEEK_HOLE says that everything is allocated, which is slower and as right."""
+    at = start
+    while at < end:
+        try:
+            first = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        if first >= end:
+            return
+        last = os.lseek(fd, first, os.SEEK_HOLE)
+        low = max(at, first - first % BLOCK_BYTES)
+        high = min(end, last + -last % BLOCK_BYTES)
+        yield low, high
+        at = high

@@ -1,0 +1,299 @@
+"""The block store in files: one replica's directory, opened, recovered and kept.
+
+What opening finds, and what it may believe (rules S3, D3, T2):
+
+| the last opening | boot id | checksums of marked regions | the tail |
+|---|---|---|---|
+| closed cleanly | any | as stored | as stored, if it is the one that the clean mark names |
+| killed | the same | as stored, but for the range under the pen | as stored |
+| killed, tail unreadable | the same | from the data | unknown: all marked regions |
+| lost power, nothing marked | another | none to doubt | empty |
+| lost power, regions marked | another | from the data, `unclean` | unknown: all marked regions |
+| a write or sync failed | any | from the data, as the disk has them; `unclean` | as above |
+
+`unclean` and the erased clean mark are durable before anything else is done.
+
+A failed sync is never retried into success: the kernel has forgotten which pages it could not write, and its
+next answer would be a lie. So `sync` refuses until the store was opened again, which looks at the disk and not
+at the page cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
+
+from services.replica.store.files import OpenFiles, make_data, open_data
+from services.replica.store.format import Format, read_format
+from services.replica.store.intent import Header, IntentLog, regions_of
+from services.replica.store.layer import DIRECTORY, Layer
+from services.replica.store.port import FormatError, StoreError
+from services.replica.store.state import StateFile
+from services.replica.store.sums import FAN_OUT, Buffer
+from services.replica.store.tail import Tail
+
+
+class FileStore:
+    """Implements `BlockStore`; see there for what each call means and from which thread it comes."""
+
+    __slots__ = (
+        "_closed",
+        "_doubted",
+        "_failure",
+        "_files",
+        "_intent",
+        "_layer",
+        "_state",
+        "_tail",
+        "directory",
+        "format",
+        "restarted",
+        "size_blocks",
+        "unclean",
+    )
+
+    def __init__(self, directory: Path, format: Format, files: OpenFiles) -> None:
+        """Use `create` or `open`."""
+        self.directory = directory
+        self.format = format
+        self.size_blocks = format.size_blocks
+        self.unclean = False
+        self.restarted = False
+        self._files = files
+        self._failure = ""
+        self._closed = False
+        self._doubted: frozenset[int] = frozenset()
+        self._state = StateFile(files.state, str(directory / "state"))
+        self._intent = IntentLog(files.intent, regions_of(self.size_blocks), str(directory / "intent"))
+        self._tail = Tail(files.tail, str(directory / "tail"))
+        self._layer = Layer(files.layer, self.size_blocks, str(directory / DIRECTORY), lambda: self._intent.marked)
+
+    @classmethod
+    def create(
+        cls,
+        directory: Path,
+        *,
+        cluster: str,
+        volume: str,
+        name: str,
+        incarnation: str,
+        size_blocks: int,
+        boot_id: str,
+    ) -> FileStore:
+        """A new, empty replica, durable and open. Raises StoreError and leaves nothing half made."""
+        format = Format(cluster, volume, name, incarnation, "data", size_blocks)
+        make_data(directory, format, boot_id)
+        store = cls.open(directory, cluster=cluster, boot_id=boot_id)
+        store.restarted = False
+        return store
+
+    @classmethod
+    def open(cls, directory: Path, *, cluster: str, boot_id: str, volume: str | None = None) -> FileStore:
+        """Open and recover. Raises FormatError (foreign, newer, torn) and StoreError (in use, not writable,
+        the disk failed); then nothing stays open or locked."""
+        format = read_format(directory, cluster=cluster, volume=volume)
+        if format.kind != "data":
+            raise FormatError(f"{directory} is a {format.kind} of volume {format.volume} and holds no data")
+        files = open_data(directory, format)
+        try:
+            store = cls(directory, format, files)
+            store._recover(boot_id)
+        except BaseException:
+            files.closing.close()
+            raise
+        return store
+
+    def _recover(self, boot_id: str) -> None:
+        self._state.open()
+        self._intent.open()
+        self._intent.settle()
+        before, marked = self._intent.header, self._intent.marked
+        same_boot = before.boot_id == boot_id
+        self.restarted = not before.closed
+        self.unclean = before.unclean or (bool(marked) and not same_boot and not before.closed)
+        self._intent.save_header(Header(boot_id, unclean=self.unclean))
+
+        closed = (before.tail_last, before.tail_commit) if before.closed else None
+        known = self._tail.load(boot_id, closed=closed)
+        # Before the tail is touched: a kill in here finds everything as it was and starts again.
+        if self.unclean or not (known or before.closed):
+            if self.unclean and same_boot:
+                self._layer.drop_cache()
+            self._rehash_marked()
+        elif known:
+            self._rehash_under_pen()
+        if known:
+            self._tail.adopt(boot_id)
+        else:
+            self._tail.restart(boot_id, doubt=bool(marked))
+        self._tail.pen(0, 0)
+        self._layer.sums.set_dirty(marked)
+        self._doubted = marked if self._tail.doubtful else frozenset()
+        self._end_doubt()
+
+    def _rehash_marked(self) -> None:
+        for region in sorted(self._intent.marked):
+            first = region * REGION_BLOCKS
+            self._layer.rehash(first, min(REGION_BLOCKS, self.size_blocks - first))
+
+    def _rehash_under_pen(self) -> None:
+        block, count = self._tail.pen_range()
+        if block + count > self.size_blocks:
+            self._rehash_marked()
+        elif count:
+            self._layer.rehash(block, count)
+
+    # --- blocks ---
+
+    def write(self, block: int, sums: Buffer, data: Buffer) -> None:
+        count = len(sums) >> 3
+        if len(data) != count * BLOCK_BYTES:
+            raise ValueError(f"{count} sums for {len(data)} bytes of data")
+        self._check_range(block, count)
+        try:
+            self._tail.pen(block, count)
+            self._layer.write(block, sums, data)
+            self._tail.pen(0, 0)
+        except StoreError:
+            self.unclean = True
+            raise
+
+    def zero(self, block: int, count: int) -> None:
+        self._check_range(block, count)
+        try:
+            self._tail.pen(block, count)
+            self._layer.zero(block, count)
+            self._tail.pen(0, 0)
+        except StoreError:
+            self.unclean = True
+            raise
+
+    def read(self, block: int, count: int) -> tuple[bytes, bytes]:
+        self._check_range(block, count)
+        return self._layer.read(block, count)
+
+    def read_sums(self, block: int, count: int) -> bytes:
+        self._check_range(block, count)
+        return self._layer.sums.read(block, count)
+
+    def digests(self, level: int, index: int, count: int) -> bytes:
+        nodes = -(-self.size_blocks // FAN_OUT**level)
+        if index < 0 or count < 1 or index + count > nodes:
+            raise ValueError(f"nodes {index} to {index + count} of level {level} which has {nodes}")
+        return self._layer.sums.tree(level, index, count, self.size_blocks)
+
+    def allocated_bytes(self) -> int:
+        return self._layer.allocated_bytes()
+
+    def _check_range(self, block: int, count: int) -> None:
+        if block < 0 or count < 1 or block + count > self.size_blocks:
+            raise ValueError(f"blocks {block} to {block + count} of a volume of {self.size_blocks}")
+
+    # --- intent log ---
+
+    @property
+    def marked(self) -> frozenset[int]:
+        return self._intent.marked
+
+    def mark(self, regions: Iterable[int]) -> None:
+        new = frozenset(regions) - self._intent.marked
+        if not new:
+            return
+        if min(new) < 0 or max(new) >= self._layer.sums.regions:
+            raise ValueError(f"regions {min(new)} to {max(new)} of a volume of {self._layer.sums.regions}")
+        self._layer.sums.check_roots(new)
+        self._intent.mark(new)
+
+    def unmark(self, regions: Iterable[int]) -> None:
+        gone = frozenset(regions)
+        self._intent.unmark(gone)
+        if self._doubted:
+            self._doubted -= gone
+            self._end_doubt()
+
+    def _end_doubt(self) -> None:
+        """Once no region is left of those that were marked at the opening, nothing of before is unfinished."""
+        if not self._doubted and self._tail.doubtful:
+            self._tail.doubt(False)
+
+    def set_clean(self) -> None:
+        if self._failure:
+            raise StoreError(f"{self._failure}; the store has to be opened again first")
+        self._intent.save_header(replace(self._intent.header, unclean=False))
+        self.unclean = False
+        self._doubted = frozenset()
+        self._tail.doubt(False)
+
+    def set_unclean(self) -> None:
+        self.unclean = True
+        try:
+            self._intent.save_header(replace(self._intent.header, unclean=True))
+        except StoreError:
+            # A disk that can't take this byte either keeps the mark of the region, which says the same after
+            # a power loss; until then this process remembers.
+            return
+
+    # --- tail ---
+
+    def tail_append(self, seq: int, block: int, count: int) -> None:
+        self._tail.append(seq, block, count)
+
+    def tail_commit(self, seq: int) -> None:
+        self._tail.commit(seq)
+
+    def tail_entries(self) -> list[tuple[int, int, int]] | None:
+        return self._tail.entries()
+
+    def tail_state(self) -> tuple[int, int]:
+        return self._tail.state()
+
+    # --- durability ---
+
+    def sync(self) -> None:
+        if self._failure:
+            raise StoreError(f"{self._failure}; the store has to be opened again before it can sync")
+        try:
+            self._layer.sync()
+        except StoreError as error:
+            self._failure = str(error)
+            self.set_unclean()
+            raise
+
+    def save_state(self, state: bytes) -> None:
+        self._state.save(state)
+
+    def load_state(self) -> bytes | None:
+        return self._state.load()
+
+    def close(self, clean: bool = True) -> None:
+        """Idempotent. Clean: sync, forget what is finished, set the clean mark. Not clean: as a kill leaves it."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if clean and not self._failure:
+                self._close_cleanly()
+        finally:
+            self._tail.close()
+            self._files.closing.close()
+
+    def _close_cleanly(self) -> None:
+        self.sync()
+        if self.unclean:
+            self.set_unclean()
+            return
+        unfinished = self._tail.entries()
+        if unfinished is not None:
+            kept = {
+                region
+                for _, block, count in unfinished
+                for region in range(block // REGION_BLOCKS, (block + count - 1) // REGION_BLOCKS + 1)
+            }
+            self._intent.unmark(self._intent.marked - kept)
+        self._tail.sync()
+        last, commit = self._tail.state()
+        header = Header(self._intent.header.boot_id, closed=True, tail_last=last, tail_commit=commit)
+        self._intent.save_header(header)

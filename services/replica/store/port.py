@@ -1,0 +1,106 @@
+"""The contract of a block store: one replica's blocks, their checksums, the intent log, the tail, hard state.
+
+Sizes are blocks of 4 KiB. A checksum is xxh3-64 of the block, little-endian u64; 0 stands for a block that
+reads as zeros (absent, trimmed or written with zeros: they hash alike, rule W1), so `block_sum` never gives 0
+for anything else. All calls block and none of them waits for another thread; `sync`, `mark` and `save_state`
+wait for the disk and are called from a worker thread, one call at a time, while reads and writes go on in the
+event loop's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+
+class StoreError(Exception):
+    """The disk's fault: a failed read, write or sync, no space. After it the replica counts for nothing
+    until a delta sync (rule S3); a failed sync is never retried into success."""
+
+
+class FormatError(Exception):
+    """The directory is no replica of this cluster and format: foreign, newer, torn, or unreadable."""
+
+
+class CorruptBlocks(Exception):
+    """Blocks whose content does not match their checksum. `blocks` names them."""
+
+    def __init__(self, blocks: Sequence[int]):
+        super().__init__(f"checksum mismatch in blocks {list(blocks)[:8]}")
+        self.blocks = tuple(blocks)
+
+
+class BlockStore(Protocol):
+    """One open replica directory. Range = (block, count), 0 <= block, block + count <= size_blocks."""
+
+    size_blocks: int
+    unclean: bool
+    """S3: the host lost power (boot id changed) while regions were marked, or a write or sync failed.
+    Durable. Cleared by `set_clean` only."""
+    restarted: bool
+    """This is not the first opening since the last clean close; `tail_entries` or `marked` tell what may
+    be unfinished."""
+
+    @property
+    def marked(self) -> frozenset[int] | set[int]:
+        """Regions that may hold unfinished or unflushed writes."""
+
+    # --- blocks ---
+    def write(self, block: int, sums: bytes | memoryview, data: bytes | memoryview) -> None:
+        """Store len(sums) // 8 blocks. The caller has verified the sums and marked the regions.
+        A sum of 0 stores zeros (a hole). Raises StoreError."""
+
+    def zero(self, block: int, count: int) -> None:
+        """The range reads as zeros and gives its space back."""
+
+    def read(self, block: int, count: int) -> tuple[bytes, bytes]:
+        """(sums, data), each block verified. Raises CorruptBlocks, StoreError."""
+
+    def read_sums(self, block: int, count: int) -> bytes:
+        """count * 8 bytes of stored checksums."""
+
+    def digests(self, level: int, index: int, count: int) -> bytes:
+        """count * 8 bytes of hash-tree nodes. Level 0 is the checksums themselves; a node of level n + 1 is
+        xxh3-64 over its up to 256 children's 8-byte values, and 0 when they are all 0."""
+
+    def allocated_bytes(self) -> int: ...
+
+    # --- intent log (rule T3, D3) ---
+    def mark(self, regions: Iterable[int]) -> None:
+        """Durable when it returns. Worker thread."""
+
+    def unmark(self, regions: Iterable[int]) -> None:
+        """Need not be durable at once. Only for regions without unflushed writes. Event loop's thread."""
+
+    def set_clean(self) -> None:
+        """Durably clears `unclean` after a take-over or delta sync that covered the marks. Worker thread."""
+
+    def set_unclean(self) -> None:
+        """Durably sets `unclean` (after a failed write or sync, best effort). Worker thread."""
+
+    # --- tail: the latest writes, kept in the page cache so that they survive the process ---
+    def tail_append(self, seq: int, block: int, count: int) -> None:
+        """Before the write itself. Cheap (a few memory stores), not synced."""
+
+    def tail_commit(self, seq: int) -> None:
+        """Writes at or below seq are confirmed everywhere and no longer part of the tail."""
+
+    def tail_entries(self) -> list[tuple[int, int, int]] | None:
+        """(seq, block, count) above the last tail_commit, by seq, as found when the directory was opened
+        plus what was appended since; None when the tail can't be trusted (power loss, overflow, torn):
+        then `marked` is what may differ."""
+
+    def tail_state(self) -> tuple[int, int]:
+        """(highest seq ever appended, last committed seq)"""
+
+    # --- durability ---
+    def sync(self) -> None:
+        """fdatasync of data, checksums and maps (rule K1). Worker thread. Raises StoreError."""
+
+    def save_state(self, state: bytes) -> None:
+        """The brain's hard state, checksummed, in two slots written in place + fdatasync. Worker thread."""
+
+    def load_state(self) -> bytes | None:
+        """None in a directory that never had one. Raises FormatError when neither slot is readable."""
+
+    def close(self, clean: bool = True) -> None: ...

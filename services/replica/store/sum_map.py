@@ -1,0 +1,213 @@
+"""Which blocks are present and what they hash to: the files `sums` and `roots` of a layer.
+
+`sums` has 8 bytes per block, 0 for a block that reads as zeros, so it is the map of present blocks as well.
+A lost or rotten entry of 0 would turn a block into zeros with no mismatch to show for it (rule K1): `roots` has
+the hash of each region's sums, written by `sync`, and every region that is loaded while it is not marked is
+checked against it. Marked regions change all the time, so their roots say nothing.
+
+When a root does not match, the data decide (rule K3), because they were flushed together with the sums:
+
+- the sums match the data: the root is the rotten part, and is written again;
+- the data's hashes match the root: the sums are the rotten part, and are written again;
+- else the region is *suspect*: reads look at the data of its absent blocks too, and its root stays as it
+  is, so that the next opening finds it again, until all of its blocks match.
+
+Sums are read and written by system calls, through a small cache of regions, and not by a memory map: a full
+disk or a bad sector under a map is a fatal signal to the process, and with it to every volume of the node.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+
+from stoscore.units import BLOCK_BYTES, REGION_BLOCKS, SUM_BYTES
+
+from services.replica.store.disk import data_ranges, failed, read_at, sync_data, write_at
+from services.replica.store.sums import FAN_OUT, Buffer, node, nodes
+
+REGION_SUMS_BYTES = REGION_BLOCKS * SUM_BYTES
+_CACHED_REGIONS_MAX = 4096
+_NODES_PER_REGION = REGION_BLOCKS // FAN_OUT
+
+assert REGION_BLOCKS % FAN_OUT == 0
+assert REGION_SUMS_BYTES % BLOCK_BYTES == 0
+
+
+class SumMap:
+    """The sums and roots of one layer. `hash_region` reads a region's data and gives its sums.
+
+    The event loop's thread reads and writes sums; `check_roots` and `sync` run in a worker and touch files and
+    the `_dirty` flags only: one byte per region, set after a write's sums are in the file and cleared before
+    they are hashed, so no write is missed whichever comes first.
+    """
+
+    __slots__ = (
+        "_cache",
+        "_dirty",
+        "_hash_region",
+        "_lock",
+        "_marked",
+        "_roots_fd",
+        "_sums_fd",
+        "_where",
+        "regions",
+        "suspect",
+    )
+
+    def __init__(
+        self,
+        sums_fd: int,
+        roots_fd: int,
+        regions: int,
+        where: str,
+        hash_region: Callable[[int], bytes],
+        marked: Callable[[], Collection[int]],
+    ) -> None:
+        self._sums_fd = sums_fd
+        self._roots_fd = roots_fd
+        self._where = where
+        self._hash_region = hash_region
+        self._marked = marked
+        self._cache: dict[int, bytearray] = {}
+        self._dirty = bytearray(regions)
+        self._lock = threading.Lock()
+        self.regions = regions
+        self.suspect: frozenset[int] = frozenset()
+
+    # --- event loop's thread ---
+
+    def read(self, block: int, count: int) -> bytes:
+        region, first = divmod(block, REGION_BLOCKS)
+        if first + count <= REGION_BLOCKS:
+            sums = self._cache.get(region) or self._load(region)
+            return bytes(sums[first * SUM_BYTES : (first + count) * SUM_BYTES])
+        parts = []
+        while count:
+            step = min(count, REGION_BLOCKS - first)
+            parts.append(self.read(block, step))
+            block, count, first = block + step, count - step, 0
+        return b"".join(parts)
+
+    def write(self, block: int, sums: Buffer) -> None:
+        region, first = divmod(block, REGION_BLOCKS)
+        write_at(self._sums_fd, sums, block * SUM_BYTES, self._where)
+        end = first + len(sums) // SUM_BYTES
+        if end <= REGION_BLOCKS:
+            cached = self._cache.get(region)
+            if cached is not None:
+                cached[first * SUM_BYTES : end * SUM_BYTES] = sums
+            self._dirty[region] = 1
+            return
+        last = region + (end - 1) // REGION_BLOCKS
+        for touched in range(region, last + 1):
+            self._cache.pop(touched, None)
+            self._dirty[touched] = 1
+
+    def _load(self, region: int) -> bytearray:
+        sums = self._trusted_region(region)
+        if len(self._cache) >= _CACHED_REGIONS_MAX:
+            del self._cache[next(iter(self._cache))]
+        cached = self._cache[region] = bytearray(sums)
+        return cached
+
+    def _trusted_region(self, region: int) -> bytes:
+        sums = self._read_region(region)
+        if region in self._marked() or self._dirty[region] or region in self.suspect:
+            return sums
+        return self._checked(region, sums)
+
+    # --- roots ---
+
+    def check_roots(self, regions: Collection[int]) -> None:
+        """Before regions are marked: from then on their roots say nothing, and the next sync writes them anew
+        over whatever the sums say. Worker thread; nobody writes these regions yet."""
+        for region in sorted(regions):
+            if not self._dirty[region] and region not in self.suspect:
+                self._checked(region, self._read_region(region))
+
+    def _checked(self, region: int, sums: bytes) -> bytes:
+        root = self.root(region)
+        if root == node(sums):
+            return sums
+        actual = self._hash_region(region)
+        if actual == sums:
+            self._write_root(region, node(sums))
+        elif node(actual) == root:
+            write_at(self._sums_fd, actual, region * REGION_SUMS_BYTES, self._where)
+        else:
+            with self._lock:
+                self.suspect |= {region}
+            return sums
+        return actual
+
+    def root(self, region: int) -> int:
+        return int.from_bytes(read_at(self._roots_fd, SUM_BYTES, region * SUM_BYTES, self._where), "little")
+
+    def _write_root(self, region: int, root: int) -> None:
+        write_at(self._roots_fd, root.to_bytes(SUM_BYTES, "little"), region * SUM_BYTES, self._where)
+
+    # --- worker thread ---
+
+    def set_dirty(self, regions: Collection[int]) -> None:
+        """These regions' roots are to be written by the next sync."""
+        for region in regions:
+            self._dirty[region] = 1
+
+    def is_dirty(self) -> bool:
+        return self._dirty.find(1) >= 0
+
+    def write_roots(self) -> None:
+        """The roots of what changed since the last call. A root that is computed while its region is being
+        written is of no use and does no harm: the region stays marked until a sync that starts later."""
+        region = self._dirty.find(1)
+        while region >= 0:
+            self._dirty[region] = 0
+            sums = self._read_region(region)
+            if region not in self.suspect:
+                self._write_root(region, node(sums))
+            elif self._hash_region(region) == sums:
+                self._write_root(region, node(sums))
+                with self._lock:
+                    self.suspect -= {region}
+            region = self._dirty.find(1, region + 1)
+
+    def sync(self) -> None:
+        sync_data(self._sums_fd, self._where)
+        sync_data(self._roots_fd, self._where)
+
+    def _read_region(self, region: int) -> bytes:
+        return read_at(self._sums_fd, REGION_SUMS_BYTES, region * REGION_SUMS_BYTES, self._where)
+
+    # --- hash tree ---
+
+    def tree(self, level: int, index: int, count: int, size_blocks: int) -> bytes:
+        """`count` nodes of a level, 8 bytes each, computed from the sums on demand."""
+        if level == 0:
+            return self.read(index, count)
+        if level == 1:
+            return self._lowest_nodes(index, count, size_blocks)
+        below = -(-size_blocks // FAN_OUT ** (level - 1))
+        found = []
+        for parent in range(index, index + count):
+            first = parent * FAN_OUT
+            children = self.tree(level - 1, first, min(FAN_OUT, below - first), size_blocks)
+            found.append(node(children).to_bytes(SUM_BYTES, "little"))
+        return b"".join(found)
+
+    def _lowest_nodes(self, index: int, count: int, size_blocks: int) -> bytes:
+        """Nodes over the sums themselves, region by region; what `sums` has no space for is absent."""
+        first, end = index // _NODES_PER_REGION, -(-(index + count) // _NODES_PER_REGION)
+        found = bytearray((end - first) * _NODES_PER_REGION * SUM_BYTES)
+        try:
+            ranges = list(data_ranges(self._sums_fd, first * REGION_SUMS_BYTES, end * REGION_SUMS_BYTES))
+        except OSError as error:
+            raise failed("find the data of", self._where, error) from error
+        for low, high in ranges:
+            for region in range(low // REGION_SUMS_BYTES, -(-high // REGION_SUMS_BYTES)):
+                sums = self._trusted_region(region)[: (size_blocks - region * REGION_BLOCKS) * SUM_BYTES]
+                values = nodes(sums)
+                at = (region - first) * _NODES_PER_REGION * SUM_BYTES
+                found[at : at + len(values)] = values
+        skip = (index - first * _NODES_PER_REGION) * SUM_BYTES
+        return bytes(found[skip : skip + count * SUM_BYTES])

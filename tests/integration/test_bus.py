@@ -1,0 +1,268 @@
+"""The bus over a real nats-server: answers and errors, bad messages, gathering, and a server that goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from stoscore import subjects
+from stoscore.bus import Bus, RequestContext
+from stoscore.errors import Code, StosError, precondition
+from stoscore.messages import Bid, BidRequest, DescribeReplica, Empty, Message, ReplicaCreated
+from stoscore.telemetry import current_traceparent, span
+
+from tests.integration.conftest import BusOf
+from tests.support.control_plane import ControlPlane
+
+VOLUME = "0123456789abcdef" * 2
+DESCRIBE = subjects.node("n1", "describe")
+
+
+async def created(request: Message, context: RequestContext) -> ReplicaCreated:
+    return ReplicaCreated(node="n1", incarnation="0" * 16)
+
+
+async def test_a_request_is_answered(bus_of: BusOf) -> None:
+    node, user = await bus_of("node", "n1"), await bus_of("user", "admin")
+    seen: list[RequestContext] = []
+
+    async def describe(request: DescribeReplica, context: RequestContext) -> ReplicaCreated:
+        assert request.volume == VOLUME
+        seen.append(context)
+        return ReplicaCreated(node="n1", incarnation="0" * 16)
+
+    await node.serve(DESCRIBE, DescribeReplica, describe)
+    with span("test") as current:
+        answer = await user.request(DESCRIBE, DescribeReplica(volume=VOLUME), ReplicaCreated)
+    assert answer.node == "n1"
+    (context,) = seen
+    assert context.sender == "user/admin"
+    assert context.subject == DESCRIBE
+    assert context.traceparent[3:35] == current.trace_id
+    assert len(context.request_id) == 16
+
+
+async def test_the_trace_goes_on_in_the_handler(bus_of: BusOf) -> None:
+    node, user = await bus_of("node", "n1"), await bus_of("user", "admin")
+    traces: list[str] = []
+
+    async def describe(request: DescribeReplica, context: RequestContext) -> Empty:
+        traces.append(current_traceparent())
+        return Empty()
+
+    await node.serve(DESCRIBE, DescribeReplica, describe)
+    with span("outer") as outer:
+        await user.request(DESCRIBE, DescribeReplica(volume=VOLUME), Empty)
+    assert traces[0][3:35] == outer.trace_id
+
+
+async def test_an_error_arrives_as_it_was_raised(bus_of: BusOf) -> None:
+    node, user = await bus_of("node", "n1"), await bus_of("user", "admin")
+
+    async def describe(request: DescribeReplica, context: RequestContext) -> Empty:
+        raise StosError(Code.NOT_PRIMARY, "not me", next_step="ask n2", details={"hint": "n2"})
+
+    await node.serve(DESCRIBE, DescribeReplica, describe)
+    with pytest.raises(StosError, match="not me") as caught:
+        await user.request(DESCRIBE, DescribeReplica(volume=VOLUME), Empty)
+    assert caught.value.code is Code.NOT_PRIMARY
+    assert caught.value.next_step == "ask n2"
+    assert caught.value.details == {"hint": "n2"}
+
+
+async def test_a_bug_in_a_handler_does_not_end_the_service(bus_of: BusOf) -> None:
+    node, user = await bus_of("node", "n1"), await bus_of("user", "admin")
+    calls = 0
+
+    async def describe(request: DescribeReplica, context: RequestContext) -> Empty:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise ZeroDivisionError("secret detail")
+        return Empty()
+
+    await node.serve(DESCRIBE, DescribeReplica, describe)
+    with pytest.raises(StosError) as caught:
+        await user.request(DESCRIBE, DescribeReplica(volume=VOLUME), Empty)
+    assert caught.value.code is Code.INTERNAL
+    assert "secret" not in caught.value.message
+    await user.request(DESCRIBE, DescribeReplica(volume=VOLUME), Empty)
+
+
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [
+        (b"", Code.INVALID_ARGUMENT),
+        (b"no json", Code.INVALID_ARGUMENT),
+        (b"\xff\xfe\x00", Code.INVALID_ARGUMENT),
+        (b"[]", Code.INVALID_ARGUMENT),
+        (b"null", Code.INVALID_ARGUMENT),
+        (b"[" * 100_000, Code.INVALID_ARGUMENT),
+        (json.dumps({"v": 1, "volume": VOLUME, "more": 1}).encode(), Code.INVALID_ARGUMENT),
+        (json.dumps({"v": 1, "volume": 7}).encode(), Code.INVALID_ARGUMENT),
+        (json.dumps({"v": 1, "volume": "../../etc"}).encode(), Code.INVALID_ARGUMENT),
+        (json.dumps({"v": 1}).encode(), Code.INVALID_ARGUMENT),
+        (json.dumps({"v": 2, "volume": VOLUME}).encode(), Code.UNSUPPORTED_VERSION),
+        (json.dumps({"v": "1", "volume": VOLUME}).encode(), Code.UNSUPPORTED_VERSION),
+    ],
+)
+async def test_a_bad_message_is_answered_and_changes_nothing(
+    bus_of: BusOf, payload: bytes, code: Code
+) -> None:
+    node, user = await bus_of("node", "n1"), await bus_of("user", "admin")
+    handled: list[Message] = []
+
+    async def describe(request: DescribeReplica, context: RequestContext) -> Empty:
+        handled.append(request)
+        return Empty()
+
+    await node.serve(DESCRIBE, DescribeReplica, describe)
+    answer = json.loads((await user.call(DESCRIBE, payload)).data)
+    assert answer["ok"] is False
+    assert answer["error"]["code"] == code.value
+    assert handled == []
+    await user.request(DESCRIBE, DescribeReplica(volume=VOLUME), Empty)  # the service lives on
+
+
+async def test_an_answer_is_no_request(bus_of: BusOf) -> None:
+    """A reply subject is chosen by who asks; were answers taken for requests, it would reach anybody."""
+    node, user = await bus_of("node", "n1"), await bus_of("user", "admin")
+    await node.serve(DESCRIBE, DescribeReplica, created)
+    answer = json.loads((await user.call(DESCRIBE, b'{"v":1,"ok":true,"result":{}}')).data)
+    assert answer["error"]["code"] == "INVALID_ARGUMENT"
+
+
+async def test_nobody_there(bus_of: BusOf) -> None:
+    user = await bus_of("user", "admin")
+    with pytest.raises(StosError, match="nobody answers") as caught:
+        await user.request(subjects.node("n9", "describe"), DescribeReplica(volume=VOLUME), Empty)
+    assert caught.value.code is Code.UNAVAILABLE
+
+
+async def test_a_late_answer_is_a_missed_deadline(bus_of: BusOf) -> None:
+    node, user = await bus_of("node", "n1"), await bus_of("user", "admin")
+
+    async def describe(request: DescribeReplica, context: RequestContext) -> Empty:
+        await asyncio.sleep(1.0)
+        return Empty()
+
+    await node.serve(DESCRIBE, DescribeReplica, describe)
+    with pytest.raises(StosError) as caught:
+        await user.request(DESCRIBE, DescribeReplica(volume=VOLUME), Empty, timeout_s=0.1)
+    assert caught.value.code is Code.DEADLINE_EXCEEDED
+
+
+def bid(node: str) -> Bid:
+    return Bid(
+        node=node,
+        zone="z",
+        address="127.0.0.1:1",
+        accepts_copies=True,
+        capacity_bytes=1,
+        provisioned_bytes=0,
+        used_bytes=0,
+        free_disk_bytes=1,
+        replicas=0,
+        primaries=0,
+    )
+
+
+async def test_scatter_gathers_the_good_answers(bus_of: BusOf) -> None:
+    placement = await bus_of("svc", "placement-1")
+    names = ["n1", "n2", "n3"]
+    for name in names:
+        node = await bus_of("node", name)
+
+        async def offer(request: BidRequest, context: RequestContext, name: str = name) -> Bid:
+            if name == "n2":
+                raise precondition("no space")
+            return bid(name)
+
+        await node.serve(subjects.BID, BidRequest, offer)
+    request = BidRequest(size_bytes=4096)
+    bids = await placement.scatter(subjects.BID, request, Bid, timeout_s=0.3)
+    assert sorted(item.node for item in bids) == ["n1", "n3"]
+    loop = asyncio.get_running_loop()
+    begin = loop.time()
+    await placement.scatter(subjects.BID, request, Bid, timeout_s=5.0, enough=3)
+    assert loop.time() - begin < 2.0
+
+
+async def test_scatter_to_nobody_is_empty(bus_of: BusOf) -> None:
+    placement = await bus_of("svc", "placement-1")
+    assert await placement.scatter(subjects.BID, BidRequest(size_bytes=1), Bid, timeout_s=2.0) == []
+
+
+async def test_a_queue_group_shares_the_work(bus_of: BusOf) -> None:
+    user = await bus_of("user", "admin")
+    counts = {"placement-1": 0, "placement-2": 0}
+    for name in counts:
+        instance = await bus_of("svc", name)
+
+        async def rank(request: Empty, context: RequestContext, name: str = name) -> Empty:
+            counts[name] += 1
+            return Empty()
+
+        await instance.serve(subjects.placement("rank"), Empty, rank, queue="placement")
+    await asyncio.gather(*(user.request(subjects.placement("rank"), Empty(), Empty) for _ in range(40)))
+    assert sum(counts.values()) == 40
+    assert min(counts.values()) > 0
+
+
+async def test_a_message_that_is_too_large_is_refused_here(bus_of: BusOf) -> None:
+    user = await bus_of("user", "admin")
+    with pytest.raises(StosError, match="too large"):
+        await user.call(DESCRIBE, b"x" * (2 << 20))
+    assert user.connected
+
+
+async def test_without_a_server_everything_says_so_at_once(control_plane: ControlPlane) -> None:
+    bus = await Bus.connect(control_plane.identity("user", "admin"), ["tls://127.0.0.1:1"], name="test")
+    try:
+        assert not bus.connected
+        assert not await bus.publish(subjects.event("admin", "x"), b"{}")
+        with pytest.raises(StosError, match="not connected") as caught:
+            await bus.request(DESCRIBE, Empty(), Empty)
+        assert caught.value.code is Code.UNAVAILABLE
+    finally:
+        await bus.close()
+
+
+async def test_services_return_with_the_server(tmp_path: Path) -> None:
+    """Services started before the server serve when it comes, and again after it was killed; a request that is
+    under way when it dies fails at once."""
+    plane = ControlPlane(tmp_path)
+    buses: list[Bus] = []
+    try:
+        for kind, name in (("node", "n1"), ("user", "admin")):
+            buses.append(await Bus.connect(plane.identity(kind, name), plane.nats_urls, name=name))
+        node, user = buses
+        slow = asyncio.Event()
+
+        async def describe(request: DescribeReplica, context: RequestContext) -> Empty:
+            slow.set()
+            await asyncio.sleep(30 if request.volume != VOLUME else 0)
+            return Empty()
+
+        await node.serve(DESCRIBE, DescribeReplica, describe)
+        assert not node.connected
+        for _ in range(2):
+            await asyncio.to_thread(plane.nats.start)
+            assert await node.wait_connected(5.0)
+            assert await user.wait_connected(5.0)
+            await user.request(DESCRIBE, DescribeReplica(volume=VOLUME), Empty)
+            slow.clear()
+            waiting = asyncio.create_task(
+                user.request(DESCRIBE, DescribeReplica(volume="f" * 32), Empty, timeout_s=30)
+            )
+            await slow.wait()
+            await asyncio.to_thread(plane.nats.kill)
+            with pytest.raises(StosError) as caught:
+                await asyncio.wait_for(waiting, 5.0)
+            assert caught.value.code is Code.UNAVAILABLE
+    finally:
+        for bus in buses:
+            await bus.close()
+        plane.stop()

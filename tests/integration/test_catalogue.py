@@ -1,0 +1,133 @@
+"""The catalogue over a real JetStream: claims by compare-and-set, many entries, nodes and their watchers."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+
+import pytest
+from stoscore.bus import Bus
+from stoscore.catalogue import BATCH, KEYS, Catalogue
+from stoscore.errors import Code, StosError
+from stoscore.messages import CatalogueEntry, NodeEntry
+
+from tests.integration.conftest import BusOf
+from tests.support.control_plane import ControlPlane
+
+
+def entry(name: str, volume: str | None = None) -> CatalogueEntry:
+    return CatalogueEntry(
+        volume=volume or secrets.token_hex(16), name=name, size_bytes=4096, replicas=1, nodes=["n1", "n2"]
+    )
+
+
+async def test_a_name_is_claimed_once(bus_of: BusOf) -> None:
+    catalogue = Catalogue(await bus_of("svc", "csi"))
+    first = await catalogue.create(entry("claimed.once"))
+    with pytest.raises(StosError) as caught:
+        await catalogue.create(entry("claimed.once"))
+    assert caught.value.code is Code.ALREADY_EXISTS
+    assert CatalogueEntry.model_validate(caught.value.details["entry"]) == first
+    assert await catalogue.by_name("claimed.once") == first
+    assert await catalogue.by_id(first.volume) == first
+
+
+async def test_of_many_at_once_one_wins(bus_of: BusOf) -> None:
+    catalogue = Catalogue(await bus_of("svc", "csi"))
+    attempts = [catalogue.create(entry("race")) for _ in range(16)]
+    outcomes = await asyncio.gather(*attempts, return_exceptions=True)
+    winners = [item for item in outcomes if isinstance(item, CatalogueEntry)]
+    assert len(winners) == 1
+    assert all(item.code is Code.ALREADY_EXISTS for item in outcomes if isinstance(item, StosError))
+    assert await catalogue.by_name("race") == winners[0]
+
+
+async def test_update_and_remove(bus_of: BusOf) -> None:
+    catalogue = Catalogue(await bus_of("svc", "csi"))
+    made = await catalogue.create(entry("changing"))
+    ready = made.model_copy(update={"state": "ready"})
+    await catalogue.update(ready)
+    assert await catalogue.by_id(made.volume) == ready
+    for _ in range(2):
+        await catalogue.remove(ready)
+    for lookup in (catalogue.by_name("changing"), catalogue.by_id(made.volume), catalogue.update(ready)):
+        with pytest.raises(StosError) as caught:
+            await lookup
+        assert caught.value.code is Code.NOT_FOUND
+
+
+async def test_a_reused_name_belongs_to_the_new_volume(bus_of: BusOf) -> None:
+    catalogue = Catalogue(await bus_of("svc", "csi"))
+    old = await catalogue.create(entry("reused"))
+    await catalogue.remove(old)
+    new = await catalogue.create(entry("reused"))
+    await catalogue.remove(old)
+    assert await catalogue.by_name("reused") == new
+    with pytest.raises(StosError):
+        await catalogue.update(old)
+    with pytest.raises(StosError):
+        await catalogue.by_id(old.volume)
+
+
+async def test_an_entry_that_lost_its_id_is_completed(bus_of: BusOf) -> None:
+    bus = await bus_of("svc", "csi")
+    catalogue = Catalogue(bus)
+    half = entry("half-made")
+    await bus.call(f"{KEYS}.name.half-made", half.model_dump_json().encode())
+    with pytest.raises(StosError):
+        await catalogue.by_id(half.volume)
+    with pytest.raises(StosError, match="in use"):
+        await catalogue.create(entry("half-made"))
+    assert await catalogue.by_id(half.volume) == half
+
+
+async def test_a_damaged_entry_hides_nothing_else(bus_of: BusOf) -> None:
+    bus = await bus_of("svc", "csi")
+    catalogue = Catalogue(bus)
+    await bus.call(f"{KEYS}.name.damaged", b"rubbish")
+    sound = await catalogue.create(entry("sound"))
+    assert sound in await catalogue.list()
+    # A name whose entry can't be read is free: what it led to is in the voters' records.
+    replaced = await catalogue.create(entry("damaged"))
+    assert await catalogue.by_name("damaged") == replaced
+
+
+async def test_more_entries_than_one_batch(bus_of: BusOf) -> None:
+    bus = await bus_of("svc", "csi")
+    names = {f"many-{number:04}" for number in range(BATCH + 20)}
+    made = [entry(name) for name in sorted(names)]
+    for start in range(0, len(made), 64):
+        part = made[start : start + 64]
+        await asyncio.gather(*(bus.call(f"{KEYS}.name.{e.name}", e.model_dump_json().encode()) for e in part))
+    listed = [item.name for item in await Catalogue(bus).list()]
+    assert names <= set(listed)
+    assert listed == sorted(listed)
+
+
+async def test_nodes_are_told_to_watchers(bus_of: BusOf) -> None:
+    writer, reader = await bus_of("node", "n7"), await bus_of("node", "n8")
+    seen: asyncio.Queue[NodeEntry] = asyncio.Queue()
+    first = NodeEntry(node="n7", zone="a", address="127.0.0.1:1")
+    await Catalogue(writer).put_node(first)
+    await Catalogue(reader).watch_nodes(seen.put_nowait)
+    moved = NodeEntry(node="n7", zone="a", address="127.0.0.1:2")
+    await Catalogue(writer).put_node(moved)
+    async with asyncio.timeout(5):
+        assert await seen.get() == first
+        assert await seen.get() == moved
+    assert moved in await Catalogue(reader).nodes()
+
+
+async def test_a_node_writes_no_other_address(bus_of: BusOf) -> None:
+    writer = await bus_of("node", "n7")
+    with pytest.raises(StosError) as caught:
+        await Catalogue(writer).put_node(NodeEntry(node="n8", zone="a", address="127.0.0.1:1"))
+    assert caught.value.code is Code.PERMISSION_DENIED
+
+
+async def test_without_nats_it_says_so(control_plane: ControlPlane) -> None:
+    bus = await Bus.connect(control_plane.identity("svc", "csi"), ["tls://127.0.0.1:1"], name="test")
+    with pytest.raises(StosError) as caught:
+        await Catalogue(bus).by_name("x")
+    assert caught.value.code is Code.UNAVAILABLE
+    await bus.close()

@@ -1,0 +1,108 @@
+"""A real embedded cluster for tests: its commands, an NBD writer that records everything, its copies on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from services.dev.cluster import Cluster
+from services.dev.demo.recorder import Recorder
+from services.dev.demo.verify import Copy
+from services.dev.nbd_client import NbdClient
+
+TIMEOUT_S = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a command ended."""
+
+    code: int
+    output: str
+    errors: str
+
+    @property
+    def json(self) -> Any:
+        assert self.code == 0, self.errors
+        return json.loads(self.output)
+
+
+class RunningCluster:
+    """`stos` commands for one cluster, each a process of its own."""
+
+    def __init__(self, cluster: Cluster):
+        self.cluster = cluster
+        self.directory = cluster.layout.root
+
+    def stos(self, *arguments: str) -> Result:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("STOS_")}
+        done = subprocess.run(
+            [sys.executable, "-m", "services.cli.main", *arguments],
+            env=inherited | {"STOS_DIR": str(self.directory)},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def json(self, *arguments: str) -> Any:
+        return self.stos(*arguments, "-o", "json").json
+
+    async def wait(self, what: str, holds: Callable[[], bool], timeout_s: float = 30.0) -> None:
+        """Looks again and again; every look may be a command."""
+        async with asyncio.timeout(timeout_s):
+            while not await asyncio.to_thread(holds):
+                await asyncio.sleep(0.1)
+
+    async def in_sync(self, name: str, copies: int) -> None:
+        def all_in_sync() -> bool:
+            return len(self.json("volume", "show", name)["in_sync"]) == copies
+
+        await self.wait(f"{name} in sync", all_in_sync)
+
+    @asynccontextmanager
+    async def writing(self, name: str) -> AsyncIterator[Recorder]:
+        """A recorder that writes to the volume over NBD on the application's node until the block ends."""
+        opened = await asyncio.to_thread(self.json, "volume", "connect", name, "--node", "app")
+        client = await NbdClient.connect(opened["socket"], name)
+        recorder = Recorder(client, client.size)
+        recorder.resume()
+        try:
+            await completed(recorder, 100)
+            yield recorder
+        finally:
+            await recorder.pause()
+            await client.close()
+
+    def copies(self, name: str) -> list[Copy]:
+        """Every copy of a volume, read from its directory."""
+        view = self.json("volume", "show", name)
+        return [self._copy(node, view["volume"]) for node in view["in_sync"]]
+
+    def _copy(self, node: str, volume: str) -> Copy:
+        (found,) = [path.parent for path in self._formats(node) if volume in str(path.parent)]
+        out = self.directory / f"{node}.sums"
+        done = self.stos("store", "digest", str(found), "--out", str(out))
+        assert done.code == 0, done.errors
+        return Copy(node, out.read_bytes())
+
+    def _formats(self, node: str) -> list[Path]:
+        return sorted(self.cluster.layout.data(node).rglob("format.json"))
+
+
+async def completed(recorder: Recorder, count: int, timeout_s: float = 60.0) -> None:
+    """Waits for that many more completed writes. Raises TimeoutError."""
+    goal = recorder.history.completed + count
+    async with asyncio.timeout(timeout_s):
+        while recorder.history.completed < goal:
+            await asyncio.sleep(0.01)

@@ -1,0 +1,273 @@
+"""A model of nodes that hold volumes: the answers to all node and volume verbs, without disks or elections.
+
+It keeps the promises that clients rely on (idempotent verbs, incarnations drawn once, a first record that is
+kept, a primary as soon as a majority is founded) and can be told to fail. `Switchboard` is a bus on which
+these nodes and a simple placement answer; the integration tests put the same nodes on a real bus.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from stoscore import subjects
+from stoscore.errors import Code, StosError, not_found, precondition
+from stoscore.messages import (
+    Attached,
+    AttachmentModel,
+    CatalogueEntry,
+    Choice,
+    Empty,
+    FrontendOpened,
+    Message,
+    NodeEntry,
+    NodeStatus,
+    Ranking,
+    RankRequest,
+    RecordModel,
+    ReplicaStatus,
+)
+
+Answer = Callable[[Any], Awaitable[Message]]
+
+
+@dataclass
+class Held:
+    """One replica on one node."""
+
+    incarnation: str
+    kind: str
+    record: RecordModel | None = None
+
+
+@dataclass
+class Node:
+    name: str
+    replicas: dict[str, Held] = field(default_factory=dict)
+    frontends: dict[str, int] = field(default_factory=dict)
+    up: bool = True
+
+
+class ModelCluster:
+    """The nodes and their volumes. The errors in `refuse[node, verb]` are raised first, one per request."""
+
+    def __init__(self, *names: str):
+        self.nodes = {name: Node(name) for name in names}
+        self.refuse: dict[tuple[str, str], list[StosError]] = {}
+        self.asked: list[tuple[str, str]] = []
+
+    # --- node verbs ---
+
+    async def answer(self, node: str, verb: str, message: Any) -> Message:
+        self.asked.append((node, verb))
+        if not self.nodes[node].up:
+            raise StosError(Code.UNAVAILABLE, f"nobody answers {node}")
+        errors = self.refuse.get((node, verb))
+        if errors:
+            raise errors.pop(0)
+        method: Callable[[Node, Any], Message] = getattr(self, f"_{verb}")
+        return method(self.nodes[node], message)
+
+    def _create(self, node: Node, message: Any) -> Message:
+        from stoscore.messages import ReplicaCreated
+
+        held = node.replicas.setdefault(message.volume, Held(secrets.token_hex(8), message.kind))
+        return ReplicaCreated(node=node.name, incarnation=held.incarnation)
+
+    def _found(self, node: Node, message: Any) -> Message:
+        held = self._held(node, message.record.volume)
+        held.record = held.record or message.record
+        return Empty()
+
+    def _remove(self, node: Node, message: Any) -> Message:
+        held = node.replicas.get(message.volume)
+        if held is not None and held.incarnation == message.incarnation:
+            if held.record is not None:
+                raise precondition("the replica is founded")
+            del node.replicas[message.volume]
+        return Empty()
+
+    def _describe(self, node: Node, message: Any) -> Message:
+        return self._status_of(node, message.volume)
+
+    def _status(self, node: Node, message: Any) -> Message:
+        return NodeStatus(
+            node=node.name,
+            zone="",
+            version="0",
+            capacity_bytes=1,
+            provisioned_bytes=0,
+            used_bytes=0,
+            replicas=[self._status_of(node, volume) for volume in node.replicas],
+        )
+
+    def _open(self, node: Node, message: Any) -> Message:
+        node.frontends[message.volume] = message.attach_epoch
+        socket = f"/run/{node.name}/{message.volume}.sock"
+        return FrontendOpened(
+            node=node.name, socket=socket, uri=f"nbd+unix:///{message.name}?socket={socket}"
+        )
+
+    def _close(self, node: Node, message: Any) -> Message:
+        node.frontends.pop(message.volume, None)
+        return Empty()
+
+    # --- volume verbs ---
+
+    async def answer_volume(self, node: str, volume: str, verb: str, message: Any) -> Message:
+        self.asked.append((node, verb))
+        if not self.nodes[node].up:
+            raise StosError(Code.UNAVAILABLE, f"nobody answers {node}")
+        errors = self.refuse.get((node, verb))
+        if errors:
+            raise errors.pop(0)
+        primary = self.primary(volume)
+        if primary is None or primary.name != node:
+            hint = primary.name if primary else None
+            raise StosError(Code.NOT_PRIMARY, f"{node} is not primary", details={"hint": hint})
+        record = self.record(volume)
+        if verb == "attach":
+            if record.attachment and record.attachment.node != message.node:
+                raise precondition(f"attached to {record.attachment.node}")
+            if record.attachment is None:
+                epoch = record.attach_epoch + 1
+                attachment = AttachmentModel(node=message.node, attach_epoch=epoch)
+                record = self._commit(record, attachment=attachment, attach_epoch=epoch)
+            return Attached(record=record, attach_epoch=record.attach_epoch)
+        if verb == "detach":
+            if record.attachment and message.node in (None, record.attachment.node):
+                self._commit(record, attachment=None)
+            return Empty()
+        assert verb == "delete", verb
+        if record.attachment:
+            raise precondition(f"attached to {record.attachment.node}")
+        for voter in record.voters:
+            if self.nodes[voter.node].up:
+                del self.nodes[voter.node].replicas[volume]
+        return Empty()
+
+    # --- the model ---
+
+    def primary(self, volume: str) -> Node | None:
+        """The first data voter that is up, when a majority of the voters is up and founded."""
+        founded = [
+            node
+            for node in self.nodes.values()
+            if node.up and volume in node.replicas and node.replicas[volume].record
+        ]
+        if not founded:
+            return None
+        record = founded[0].replicas[volume].record
+        assert record is not None
+        if len(founded) <= len(record.voters) // 2:
+            return None
+        up = {node.name for node in founded}
+        return next((self.nodes[v.node] for v in record.in_sync if v.node in up), None)
+
+    def record(self, volume: str) -> RecordModel:
+        records = [n.replicas[volume].record for n in self.nodes.values() if volume in n.replicas]
+        return next(record for record in records if record is not None)
+
+    def _commit(self, record: RecordModel, **changes: object) -> RecordModel:
+        changed = record.model_copy(update=changes | {"version": record.version + 1})
+        for node in self.nodes.values():
+            if record.volume in node.replicas:
+                node.replicas[record.volume].record = changed
+        return changed
+
+    def _held(self, node: Node, volume: str) -> Held:
+        if volume not in node.replicas:
+            raise not_found(f"{node.name} holds no replica of {volume}")
+        return node.replicas[volume]
+
+    def _status_of(self, node: Node, volume: str) -> ReplicaStatus:
+        held = self._held(node, volume)
+        primary = self.primary(volume)
+        serves = primary is node
+        role = "primary" if serves else "witness" if held.kind == "witness" else "replica"
+        return ReplicaStatus(
+            node=node.name,
+            incarnation=held.incarnation,
+            role=role,
+            epoch=1 if primary else 0,
+            serving=serves,
+            primary_hint=primary.name if primary else None,
+            record=held.record,
+        )
+
+
+class Switchboard:
+    """A bus in memory. Placement takes the nodes in order, copies first."""
+
+    def __init__(self, cluster: ModelCluster):
+        self.cluster = cluster
+        self.rank_errors: list[StosError] = []
+
+    async def request(self, subject: str, message: Message, answer: type, *, timeout_s: float = 5.0) -> Any:
+        if subject == subjects.placement("rank"):
+            assert isinstance(message, RankRequest)
+            return self._rank(message)
+        words = subject.removeprefix(f"{subjects.PREFIX}.node.").split(".")
+        if words[0] not in self.cluster.nodes:
+            raise StosError(Code.UNAVAILABLE, f"nobody answers {subject}")
+        if len(words) == 2:
+            result = await self.cluster.answer(words[0], words[1], message)
+        else:
+            result = await self.cluster.answer_volume(words[0], words[2], words[3], message)
+        return answer.model_validate_json(result.model_dump_json())
+
+    def _rank(self, request: RankRequest) -> Ranking:
+        if self.rank_errors:
+            raise self.rank_errors.pop(0)
+        names = list(self.cluster.nodes)[: request.copies + request.witnesses]
+        kinds = ["data"] * request.copies + ["witness"] * request.witnesses
+        chosen = [
+            Choice(node=name, zone="", kind=kind, score=1, reasons=["model"])
+            for name, kind in zip(names, kinds, strict=True)
+        ]
+        return Ranking(instance="model", chosen=chosen, refused=[], bids=len(self.cluster.nodes))
+
+
+class ModelCatalogue:
+    """The catalogue as a dictionary."""
+
+    def __init__(self, *nodes: str):
+        self.entries: dict[str, CatalogueEntry] = {}
+        self.known_nodes = [NodeEntry(node=node, zone="", address="127.0.0.1:1") for node in nodes]
+        self.states: list[str] = []
+
+    async def create(self, entry: CatalogueEntry) -> CatalogueEntry:
+        if entry.name in self.entries:
+            raise StosError(Code.ALREADY_EXISTS, "taken")
+        self.entries[entry.name] = entry
+        return entry
+
+    async def update(self, entry: CatalogueEntry) -> None:
+        existing = await self.by_name(entry.name)
+        if existing.volume != entry.volume:
+            raise not_found("another volume")
+        self.entries[entry.name] = entry
+        self.states.append(entry.state)
+
+    async def remove(self, entry: CatalogueEntry) -> None:
+        if entry.name in self.entries and self.entries[entry.name].volume == entry.volume:
+            del self.entries[entry.name]
+
+    async def by_name(self, name: str) -> CatalogueEntry:
+        if name not in self.entries:
+            raise not_found(f"there is no volume {name!r}")
+        return self.entries[name]
+
+    async def by_id(self, volume: str) -> CatalogueEntry:
+        for entry in self.entries.values():
+            if entry.volume == volume:
+                return entry
+        raise not_found(f"there is no volume {volume!r}")
+
+    async def list(self) -> list[CatalogueEntry]:
+        return sorted(self.entries.values(), key=lambda entry: entry.name)
+
+    async def nodes(self) -> list[NodeEntry]:
+        return self.known_nodes
