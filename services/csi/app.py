@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from stoscore.host import HostContext
 
 _log = get_logger("csi")
+_TEND_AGAIN_S = 1.0
 
 
 class Servers:
@@ -101,11 +102,13 @@ class Servers:
 
 
 async def _tend(attacher: attachers.Attacher) -> None:
-    """An attacher that can't look after its devices is reported; it must not take the service down."""
-    try:
-        await attacher.tend()
-    except (StosError, OSError) as error:
-        _log.error("attacher %s stopped looking after its devices: %s", attacher.name, error)
+    """An attacher that can't look after its devices is reported and tried again; the service goes on."""
+    while True:
+        try:
+            return await attacher.tend()
+        except (StosError, OSError) as error:
+            _log.error("attacher %s can't look after its devices: %s", attacher.name, error)
+        await asyncio.sleep(_TEND_AGAIN_S)
 
 
 class CsiService:

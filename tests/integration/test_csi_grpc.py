@@ -13,15 +13,16 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-
-from services.csi.app import Servers
-from services.csi.server import listen
-from services.csi.settings import CsiSettings
 from stoscore.errors import Code, StosError
 from stoscore.messages import ReplicaStatus
 from stoscore.proto import csi_pb2 as pb
 from stoscore.proto import csi_pb2_grpc as rpc
+from stoscore.telemetry import current_traceparent
 from stoscore.units import GIB, TIB
+
+from services.csi.app import Servers
+from services.csi.server import listen
+from services.csi.settings import CsiSettings
 from tests.support.csi import MemoryVolumes, block, create_request, mounted
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -70,9 +71,7 @@ class Csi:
         return (await self.controller.CreateVolume(request or create_request())).volume
 
     async def publish(self, volume: str, node: str = "app", **more: Any) -> Any:
-        request = pb.ControllerPublishVolumeRequest(
-            volume_id=volume, node_id=node, volume_capability=mounted(), **more
-        )
+        request = pb.ControllerPublishVolumeRequest(volume_id=volume, node_id=node, volume_capability=mounted(), **more)
         return await self.controller.ControllerPublishVolume(request)
 
 
@@ -441,6 +440,23 @@ async def test_the_cluster_gets_less_time_than_the_caller(csi: Csi, monkeypatch:
     await csi.controller.CreateVolume(create_request("b"))
     assert 3.0 < given[0] < 5.0
     assert given[1] == csi.settings.request_timeout_s
+
+
+async def test_the_callers_trace_goes_on(csi: Csi, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    create = csi.volumes.create
+
+    async def noted(*arguments: Any, **more: Any) -> ReplicaStatus:
+        seen.append(current_traceparent())
+        return await create(*arguments, **more)
+
+    monkeypatch.setattr(csi.volumes, "create", noted)
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    for traceparent in (f"00-{trace}-00f067aa0ba902b7-01", "00-junk"):
+        metadata = (("traceparent", traceparent),)
+        await csi.controller.CreateVolume(create_request(), metadata=metadata)
+    assert seen[0][3:35] == trace
+    assert seen[1][3:35] != trace  # one of its own
 
 
 async def test_what_the_cluster_refuses_arrives_as_it_is(csi: Csi, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from stoscore.errors import Code, StosError, not_found, precondition
 from stoscore.messages import (
@@ -21,13 +22,13 @@ from stoscore.units import GIB
 SINGLE = pb.VolumeCapability.AccessMode.SINGLE_NODE_WRITER
 
 
-def mounted(fs_type: str = "", mode: int = SINGLE, flags: Sequence[str] = ()) -> pb.VolumeCapability:
+def mounted(fs_type: str = "", mode: Any = SINGLE, flags: Sequence[str] = ()) -> pb.VolumeCapability:
     capability = pb.VolumeCapability(mount=pb.VolumeCapability.MountVolume(fs_type=fs_type, mount_flags=flags))
     capability.access_mode.mode = mode
     return capability
 
 
-def block(mode: int = SINGLE) -> pb.VolumeCapability:
+def block(mode: Any = SINGLE) -> pb.VolumeCapability:
     capability = pb.VolumeCapability(block=pb.VolumeCapability.BlockVolume())
     capability.access_mode.mode = mode
     return capability

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-
-from services.csi import validate
 from stoscore.errors import Code, StosError
 from stoscore.proto import csi_pb2 as pb
 from stoscore.units import GIB, MIB, TIB
+
+from services.csi import validate
 from tests.support.csi import block, create_request, mounted
 
 MODE = pb.VolumeCapability.AccessMode
@@ -233,14 +233,18 @@ def test_paths_are_brought_into_one_form() -> None:
     assert validate.path("/a//b/", "target_path") == "/a/b"
 
 
-@pytest.mark.parametrize(("text", "code"), [("", Code.INVALID_ARGUMENT), ("x", Code.NOT_FOUND), ("A" * 32, Code.NOT_FOUND)])
+@pytest.mark.parametrize(
+    ("text", "code"), [("", Code.INVALID_ARGUMENT), ("x", Code.NOT_FOUND), ("A" * 32, Code.NOT_FOUND)]
+)
 def test_ids_that_no_volume_has(text: str, code: Code) -> None:
     with pytest.raises(StosError) as caught:
         validate.volume_id(text)
     assert caught.value.code is code
 
 
-@pytest.mark.parametrize(("text", "code"), [("", Code.INVALID_ARGUMENT), ("N1", Code.NOT_FOUND), ("a.b", Code.NOT_FOUND)])
+@pytest.mark.parametrize(
+    ("text", "code"), [("", Code.INVALID_ARGUMENT), ("N1", Code.NOT_FOUND), ("a.b", Code.NOT_FOUND)]
+)
 def test_ids_that_no_node_has(text: str, code: Code) -> None:
     with pytest.raises(StosError) as caught:
         validate.node_id(text)

@@ -54,10 +54,9 @@ class FuseAttacher:
 
     async def attach(self, volume: str, export: Export) -> str:
         disk = self._disk(volume)
-        argv = daemon_command(export, disk)
         daemon, loop = _daemon(disk), self._loop(volume)
         if daemon and loop:
-            if daemon.argv != tuple(argv):
+            if not any(_server(export) in part for part in daemon.argv):
                 raise precondition(
                     f"{loop.path} is attached to another export of this volume",
                     next_step="unstage the volume first",
@@ -69,7 +68,7 @@ class FuseAttacher:
         private_directory(disk.parent)
         disk.touch(mode=0o600)
         try:
-            (await run(argv)).check()
+            (await run(daemon_command(export, disk))).check()
             made = await loops.make(disk)
             write_private(self._note(volume), made.note().encode())
         except StosError:
@@ -121,13 +120,13 @@ class FuseAttacher:
 
 
 def daemon_command(export: Export, disk: Path) -> list[str]:
-    """The daemon's whole command line; it is also how a running one is recognised."""
-    blockdev = (
-        "driver=nbd,node-name=disk,server.type=unix"
-        f",server.path={_escaped(export.socket)},export={_escaped(export.name)}"
-        f",reconnect-delay={RECONNECT_S},discard=unmap"
-    )
+    """The two parts that `_server` and `_fuse_export` give are also how a running daemon is recognised."""
+    blockdev = f"driver=nbd,node-name=disk,{_server(export)}reconnect-delay={RECONNECT_S},discard=unmap"
     return [DAEMON, "--daemonize", "--blockdev", blockdev, "--export", _fuse_export(disk)]
+
+
+def _server(export: Export) -> str:
+    return f"server.type=unix,server.path={_escaped(export.socket)},export={_escaped(export.name)},"
 
 
 def _fuse_export(disk: Path) -> str:

@@ -26,6 +26,7 @@ from stoscore.limits import valid_volume_id
 from stoscore.telemetry import get_logger
 
 from services.csi.attachers import SECTOR_BYTES, Export
+from services.csi.attachers.exclusive import refuse_in_use
 from services.csi.attachers.nbd_handshake import Negotiated, negotiate
 from services.csi.attachers.netlink import Answer, Netlink, nested, parse, text, u32, u64
 from services.csi.commands import search_path
@@ -37,6 +38,7 @@ DEAD_LINK_S = 7 * 86_400
 BACKEND_PREFIX = "stos:"
 _HANDSHAKE_S = 10.0
 _RETRY_S = 0.2
+_LOOK_S = 2.0
 _LOADING_S = 10.0
 _RELEASE_S = 3.0
 
@@ -88,15 +90,16 @@ class KernelNbdAttacher:
     async def detach(self, volume: str) -> None:
         index = devices().get(volume)
         if index is not None:
-            _refuse_open(index)
+            # The kernel would disconnect a device under a mounted filesystem.
+            refuse_in_use(f"/dev/nbd{index}")
             _disconnect(index)
             await _gone(volume, index)
         shutil.rmtree(self._state_dir / volume, ignore_errors=True)
 
     async def tend(self) -> None:
         """Give every device whose connection was lost a new one, until cancelled."""
-        if not MODULE.exists():
-            return
+        while not MODULE.exists():
+            await asyncio.sleep(_LOOK_S)
         for volume, index in devices().items():
             with contextlib.suppress(StosError):
                 await self._reconnect(volume, index)
@@ -201,18 +204,6 @@ def _disconnect(index: int) -> None:
 def _ask(command: int, payload: bytes) -> Answer | None:
     with Netlink() as netlink:
         return netlink.ask(netlink.family("nbd").number, command, _VERSION, payload)
-
-
-def _refuse_open(index: int) -> None:
-    """The kernel would disconnect a device under a mounted filesystem; an exclusive open would not."""
-    try:
-        os.close(os.open(f"/dev/nbd{index}", os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
-    except OSError as error:
-        if error.errno == errno.EBUSY:
-            raise precondition(
-                f"/dev/nbd{index} is in use: a process or a mount holds it open",
-                next_step="unpublish the volume, end what uses it, and ask again",
-            ) from error
 
 
 async def _gone(volume: str, index: int) -> None:

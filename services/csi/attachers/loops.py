@@ -12,9 +12,10 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
-from stoscore.errors import Code, StosError, precondition
+from stoscore.errors import Code, StosError
 
 from services.csi.attachers import SECTOR_BYTES
+from services.csi.attachers.exclusive import busy, refuse_in_use
 from services.csi.commands import run
 
 SYSFS = Path("/sys/block")
@@ -80,15 +81,15 @@ async def make(file: Path) -> Loop:
 
 async def release(loop: Loop) -> None:
     """Detach the device from its file. Raises FAILED_PRECONDITION while something has it open."""
+    # The kernel does not refuse to detach a mounted device but does it later, at the unmount, under whoever
+    # wanted to go on with it.
+    refuse_in_use(loop.path)
     await run(["losetup", "--detach", loop.path])
     clock = asyncio.get_running_loop()
     until = clock.time() + _RELEASE_S
     while recall(loop.note(), in_use()) or (not loop.sequence and loop in in_use()):
         if clock.time() >= until:
-            raise precondition(
-                f"{loop.path} is in use: a process or a mount holds it open",
-                next_step="unpublish the volume, end what uses it, and ask again",
-            )
+            raise busy(loop.path)
         await asyncio.sleep(_POLL_S)
 
 

@@ -127,10 +127,14 @@ class Promises:
         return out
 
     def link_up(self, peer: str) -> list[tuple[str, PairMessage]]:
-        """The link to the peer is new: it may be a new process that knows nothing."""
+        """The link to the peer is new: it may be a new process that knows nothing, and what we confirmed while
+        there was no link to it has not arrived."""
         claimed = self._claimed.setdefault(peer, _Claimed())
         claimed.sent.clear()
-        return self._announce((peer,))
+        out = self._announce((peer,))
+        if peer in self._promised:
+            out.append((peer, self._confirm(self._promised[peer])))
+        return out
 
     def on_confirm(self, peer: str, confirm: Confirm) -> None:
         claimed = self._claimed.get(peer)

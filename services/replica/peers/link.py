@@ -26,7 +26,7 @@ from services.replica.peers.frames import Frame, FrameError, FrameReader
 from services.replica.peers.payloads import GREETING_BYTES_MAX
 
 SEND_BUFFER_BYTES = 256 * KIB
-DIRECT_BYTES = 32 * KIB
+DIRECT_BYTES = 64 * KIB
 """From here on copying a part costs more than the TLS record and system call that it would share."""
 WRITABLE_BYTES = 8 * MIB
 """`writable` turns false above it, and true again below a quarter of it."""

@@ -352,10 +352,11 @@ class Primary:
 
     def open(self, link: int, node: str, session: int, attach_epoch: int) -> list[Effect]:
         """A frontend opens a session. Whatever an older one left is settled first (W2)."""
-        if node != self.attached_node or attach_epoch != self.attach_epoch:
-            return [Answer(link, OpenRefused(session, Refusal.FENCED))]
-        if not self.serving:
+        if not self.serving or attach_epoch > self.attach_epoch:
+            # It may be us who are behind: only a serving primary that knows a newer attachment fences.
             return [Answer(link, OpenRefused(session, Refusal.NOT_READY))]
+        if node != self.attached_node or attach_epoch < self.attach_epoch:
+            return [Answer(link, OpenRefused(session, Refusal.FENCED))]
         newest = max(self._session or 0, self._opening[1] if self._opening else 0)
         if session <= newest:
             return [Answer(link, OpenRefused(session, Refusal.NOT_READY, newest=newest))] if session < newest else []

@@ -1,0 +1,192 @@
+"""Links and the other way: what can happen to a message between two nodes.
+
+A link is a TCP connection, one per ordered pair of nodes, dialled by the first: FIFO and without loss as long as it
+lives, both ways. While a direction is cut its messages wait, and arrive late when the cut heals in time. A broken
+link delivers a prefix of what was on its way; each end learns of it at a moment of its own.
+
+NATS is the other way, for brain messages only: it loses, doubles, delays and reorders.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from random import Random
+from typing import Any, Protocol
+
+from stoscore.units import MS, SECOND
+
+Schedule = Callable[[int, Callable[[], None]], None]
+"""(delay, what)"""
+
+
+class End(Protocol):
+    """What a node does with its links."""
+
+    name: str
+
+    def dialled(self, link: Link) -> None: ...
+    def accepted(self, link: Link) -> None: ...
+    def dialler_end(self, link: Link) -> None: ...
+    def acceptor_end(self, link: Link) -> None: ...
+    def from_dialler(self, link: Link, message: Any) -> None: ...
+    def from_acceptor(self, link: Link, message: Any) -> None: ...
+    def listening(self) -> bool: ...
+
+
+class Lane:
+    """One direction of a link."""
+
+    def __init__(self, source: str, target: str):
+        self.source = source
+        self.target = target
+        self.queue: deque[tuple[int, Any]] = deque()
+        self.last_ns = 0
+        self.armed = False
+
+
+class Link:
+    def __init__(self, number: int, dialler: End, acceptor: End):
+        self.number = number
+        self.dialler = dialler
+        self.acceptor = acceptor
+        self.forth = Lane(dialler.name, acceptor.name)
+        self.back = Lane(acceptor.name, dialler.name)
+        self.broken = False
+        self.dialler_knows = False
+        self.acceptor_knows = False
+
+    def __repr__(self) -> str:
+        return f"link {self.number} {self.dialler.name}->{self.acceptor.name}"
+
+
+class Network:
+    def __init__(self, rng: Random, now: Callable[[], int], schedule: Schedule):
+        self._rng = rng
+        self._now = now
+        self._schedule = schedule
+        self._ends: dict[str, End] = {}
+        self._links: list[Link] = []
+        self._number = 0
+        self.cuts: set[tuple[str, str]] = set()
+        self.nats_down: set[str] = set()
+        self.delay_ns = (MS // 10, 2 * MS)
+        """Of one message, least and most."""
+
+    def join(self, end: End) -> None:
+        self._ends[end.name] = end
+
+    # ---- links ----------------------------------------------------------------------------------------
+
+    def dial(self, dialler: End, node: str) -> Link | None:
+        """A new link, when the other side listens and nothing is cut. Both ends are told."""
+        acceptor = self._ends[node]
+        cut = (dialler.name, node) in self.cuts or (node, dialler.name) in self.cuts
+        if cut or not acceptor.listening():
+            return None
+        self._number += 1
+        link = Link(self._number, dialler, acceptor)
+        self._links.append(link)
+        acceptor.accepted(link)
+        dialler.dialled(link)
+        return link
+
+    def send(self, link: Link, message: Any, *, back: bool = False) -> None:
+        if link.broken:
+            return
+        lane = link.back if back else link.forth
+        low, high = self.delay_ns
+        due = max(lane.last_ns, self._now() + self._rng.randint(low, high))
+        lane.last_ns = due
+        lane.queue.append((due, message))
+        self._arm(link, lane)
+
+    def _arm(self, link: Link, lane: Lane) -> None:
+        if lane.armed or not lane.queue or (lane.source, lane.target) in self.cuts:
+            return
+        lane.armed = True
+        self._schedule(max(0, lane.queue[0][0] - self._now()), lambda: self._deliver(link, lane))
+
+    def _deliver(self, link: Link, lane: Lane) -> None:
+        lane.armed = False
+        if (lane.source, lane.target) in self.cuts:
+            return
+        while lane.queue and lane.queue[0][0] <= self._now():
+            _, message = lane.queue.popleft()
+            self._hand_over(link, lane, message)
+        self._arm(link, lane)
+
+    def _hand_over(self, link: Link, lane: Lane, message: Any) -> None:
+        if lane is link.forth:
+            if not link.acceptor_knows:
+                link.acceptor.from_dialler(link, message)
+        elif not link.dialler_knows:
+            link.dialler.from_acceptor(link, message)
+
+    def break_link(self, link: Link, *, told: bool = True) -> None:
+        """A prefix of what is on its way still arrives. `told`: the other side's host says so (RST, FIN)."""
+        if link.broken:
+            return
+        link.broken = True
+        self._links.remove(link)
+        for lane in (link.forth, link.back):
+            cut = (lane.source, lane.target) in self.cuts
+            keep = 0 if cut else self._rng.randint(0, len(lane.queue))
+            while len(lane.queue) > keep:
+                lane.queue.pop()
+        rng = self._rng
+        soon, late = (MS, 20 * MS), (200 * MS, 3 * SECOND)
+        quick = told and not {(link.dialler.name, link.acceptor.name), (link.acceptor.name, link.dialler.name)} & self.cuts
+        floor = max(0, max(link.forth.last_ns, link.back.last_ns) - self._now()) + 1
+        self._schedule(floor + rng.randint(*(soon if quick else late)), lambda: self.close_dialler(link))
+        self._schedule(floor + rng.randint(*(soon if quick else late)), lambda: self.close_acceptor(link))
+
+    def close_dialler(self, link: Link) -> None:
+        self.break_link(link)
+        if not link.dialler_knows:
+            link.dialler_knows = True
+            link.dialler.dialler_end(link)
+
+    def close_acceptor(self, link: Link) -> None:
+        self.break_link(link)
+        if not link.acceptor_knows:
+            link.acceptor_knows = True
+            link.acceptor.acceptor_end(link)
+
+    def process_died(self, node: str, *, told: bool) -> None:
+        for link in [link for link in self._links if node in (link.dialler.name, link.acceptor.name)]:
+            self.break_link(link, told=told)
+            # What the dead process sent last may arrive; nothing reaches it any more.
+            if link.dialler.name == node:
+                link.dialler_knows = True
+            if link.acceptor.name == node:
+                link.acceptor_knows = True
+
+    def links(self) -> list[Link]:
+        return list(self._links)
+
+    # ---- cuts -----------------------------------------------------------------------------------------
+
+    def cut(self, source: str, target: str) -> None:
+        self.cuts.add((source, target))
+
+    def heal(self, source: str, target: str) -> None:
+        self.cuts.discard((source, target))
+        for link in self._links:
+            for lane in (link.forth, link.back):
+                self._arm(link, lane)
+
+    def heal_all(self) -> None:
+        for pair in sorted(self.cuts):
+            self.heal(*pair)
+        self.nats_down.clear()
+
+    # ---- NATS -----------------------------------------------------------------------------------------
+
+    def publish(self, source: str, target: str, deliver: Callable[[], None], *, lossy: bool) -> None:
+        rng = self._rng
+        if source in self.nats_down or target in self.nats_down or (lossy and rng.random() < 0.1):
+            return
+        for _ in range(2 if lossy and rng.random() < 0.1 else 1):
+            delay = rng.randint(MS, 60 * MS) if lossy else rng.randint(MS, 5 * MS)
+            self._schedule(delay, deliver)
