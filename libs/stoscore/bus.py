@@ -18,19 +18,16 @@ import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from stoscore import envelope
 from stoscore.envelope import decode_answer, decode_request, encode_error, encode_request, encode_result
-from stoscore.errors import Code, StosError, invalid, unavailable
+from stoscore.errors import Code, StosError, unavailable
 from stoscore.identity import Identity
-from stoscore.limits import MESSAGE_BYTES_MAX
 from stoscore.messages import Message
 from stoscore.nats_session import Session
+from stoscore.nats_wire import STATUS, Msg
 from stoscore.telemetry import current_traceparent, get_logger, span, valid_traceparent
-
-if TYPE_CHECKING:
-    from nats.aio.msg import Msg
 
 A = TypeVar("A", bound=Message)
 M = TypeVar("M", bound=Message)
@@ -71,7 +68,7 @@ class RequestContext:
 class _Subscription:
     subject: str
     queue: str
-    callback: Callable[[Msg], Awaitable[None]]
+    callback: Callable[[Msg, Session], None]
 
 
 class _Pending:
@@ -140,7 +137,7 @@ class Bus:
 
     async def _supervise(self) -> None:
         reported = ""
-        while True:
+        while not self._closing:
             session = self._session
             if session is None:
                 try:
@@ -161,24 +158,26 @@ class Bus:
 
     async def _open(self) -> Session:
         """A connected session with all subscriptions in place."""
-        session = await Session.open(self.identity, self._servers, self._name, self._publish_denied)
+        inbox = f"{self.identity.inbox_prefix}.{os.urandom(9).hex()}"
+        session = await Session.open(self.identity, self._servers, self._name, inbox, self._publish_denied)
+        session.subscribe(f"{inbox}.*", "", self._on_answer)
+        for item in self._subscriptions:
+            self._add(session, item)
         try:
-            await session.subscribe(f"{session.inbox}.*", "", self._on_answer)
-            done = 0
-            while done < len(self._subscriptions):  # more may be added while we wait
-                item = self._subscriptions[done]
-                await session.subscribe(item.subject, item.queue, item.callback)
-                done += 1
             await session.round_trip()
         except StosError:
-            await session.close(drain=False)
+            session.close()
             raise
         return session
+
+    @staticmethod
+    def _add(session: Session, item: _Subscription) -> None:
+        session.subscribe(item.subject, item.queue, lambda msg: item.callback(msg, session))
 
     def _use(self, session: Session) -> None:
         self._session = session
         self._first.set()
-        log.info("connected to NATS", extra=session.describe())
+        log.info("connected to NATS", extra={"server": session.server})
         for hook in self.on_connected:
             self._spawn(hook())
 
@@ -189,11 +188,11 @@ class Bus:
         old, self._session = self._session, None
         self._use(new)
         if old is not None:
-            # What was asked on the old connection is answered there.
+            # What was asked on the old connection is answered there, in both directions.
             waiting = [item.done for item in self._pending.values() if item.session is old]
             if waiting:
                 await asyncio.wait(waiting, timeout=TIMEOUT_S)
-            await old.close(drain=True)
+            await old.drain()
 
     async def close(self) -> None:
         self._closing = True
@@ -206,7 +205,7 @@ class Bus:
         session, self._session = self._session, None
         if session is not None:
             self._fail_pending(session, "the bus is closed")
-            await session.close(drain=False)
+            session.close()
 
     def _spawn(self, work: Awaitable[None]) -> None:
         async def run() -> None:
@@ -297,15 +296,12 @@ class Bus:
         session = self._session
         if session is None or not session.alive:
             raise unavailable("not connected to NATS")
-        if len(payload) > MESSAGE_BYTES_MAX:
-            raise invalid(f"a message of {len(payload)} bytes is too large for the bus ({MESSAGE_BYTES_MAX})")
         token = os.urandom(9).hex()
         pending = _Collector(subject, enough, session, until) if raw else _Pending(subject, enough, session)
         self._pending[token] = pending
         try:
-            sent = await session.publish(
-                subject, payload, f"{session.inbox}.{token}", self._headers(timeout_s, headers)
-            )
+            reply = f"{session.inbox}.{token}"
+            sent = session.publish(subject, payload, reply, self._headers(timeout_s, headers))
             if not sent:
                 raise unavailable("the connection to NATS is gone")
             await asyncio.wait([pending.done], timeout=timeout_s)
@@ -325,11 +321,11 @@ class Bus:
             headers[envelope.TRACEPARENT] = traceparent
         return headers | (more or {})
 
-    async def _on_answer(self, msg: Msg) -> None:
+    def _on_answer(self, msg: Msg) -> None:
         pending = self._pending.get(msg.subject.rpartition(".")[2])
         if pending is None:
             return
-        if not msg.data and (msg.headers or {}).get("Status") == NO_RESPONDERS:
+        if not msg.data and msg.headers.get(STATUS) == NO_RESPONDERS:
             pending.fail(
                 StosError(
                     Code.UNAVAILABLE,
@@ -344,7 +340,7 @@ class Bus:
     def _publish_denied(self, subject: str) -> None:
         error = StosError(Code.PERMISSION_DENIED, f"{self.identity.uri} may not publish to {subject}")
         for pending in self._pending.values():
-            if pending.subject.lower() == subject.lower():
+            if pending.subject == subject:
                 pending.fail(error)
 
     def _fail_pending(self, session: Session, reason: str) -> None:
@@ -354,17 +350,19 @@ class Bus:
 
     # --- telling ---
 
-    async def publish(self, subject: str, payload: bytes | Message) -> bool:
-        """Tell whoever listens, best effort. False when it surely did not leave."""
+    def send(self, subject: str, payload: bytes | Message) -> bool:
+        """Tell whoever listens, best effort, without waiting. False when it surely did not leave."""
         session = self._session
-        if session is None or not session.alive:
+        if session is None:
             return False
         data = payload if isinstance(payload, bytes) else encode_request(payload)
-        if len(data) > MESSAGE_BYTES_MAX:
-            return False
         traceparent = current_traceparent()
         headers = {envelope.TRACEPARENT: traceparent} if traceparent else None
-        return await session.publish(subject, data, "", headers)
+        return session.publish(subject, data, "", headers)
+
+    async def publish(self, subject: str, payload: bytes | Message) -> bool:
+        """As `send`."""
+        return self.send(subject, payload)
 
     # --- answering ---
 
@@ -386,12 +384,12 @@ class Bus:
         """Hear what is published to a subject: callback(subject, data, headers), in order, must not block.
         Raises PERMISSION_DENIED when the server refuses the subscription."""
 
-        async def arrived(msg: Msg) -> None:
+        def arrived(msg: Msg, session: Session) -> None:
             if _replayed(msg):
                 log.warning("refused a replayed message", extra={"subject": msg.subject})
                 return
             try:
-                callback(msg.subject, msg.data, dict(msg.headers or {}))
+                callback(msg.subject, msg.data, msg.headers)
             except Exception:
                 # The shell's edge: one bad message must not end the subscription.
                 log.exception("a subscriber failed", extra={"subject": msg.subject})
@@ -403,7 +401,7 @@ class Bus:
         session = self._session
         if session is None or not session.alive:
             return
-        await session.subscribe(item.subject, item.queue, item.callback)
+        self._add(session, item)
         await session.round_trip()
         if session.is_denied(item.subject):
             raise StosError(Code.PERMISSION_DENIED, f"{self.identity.uri} may not listen to {item.subject}")
@@ -418,11 +416,6 @@ class Bus:
         if len(self._seen) > SEEN_MAX:
             self._seen.popitem(last=False)
         return True
-
-    async def _answer(self, reply: str, data: bytes) -> None:
-        session = self._session
-        if reply and session is not None:
-            await session.publish(reply, data, "", None)
 
 
 class _Collector(_Pending):
@@ -457,29 +450,29 @@ class _Server:
         self._running = asyncio.Semaphore(RUNNING_MAX)
         self._waiting = 0
 
-    async def arrived(self, msg: Msg) -> None:
+    def arrived(self, msg: Msg, session: Session) -> None:
         if _replayed(msg):
             log.warning("refused a replayed message", extra={"subject": msg.subject})
             return
         if not self._bus._first_time(msg.reply):
             return
         if self._waiting >= WAITING_MAX:
-            await self._bus._answer(msg.reply, encode_error(unavailable(f"{self._subject} is busy")))
+            _answer(session, msg.reply, encode_error(unavailable(f"{self._subject} is busy")))
             return
-        context = _context(msg)
         self._waiting += 1
-        self._bus._spawn(self._work(msg, context))
+        session.working += 1
+        self._bus._spawn(self._work(msg, session, _context(msg)))
 
-    async def _work(self, msg: Msg, context: RequestContext) -> None:
+    async def _work(self, msg: Msg, session: Session, context: RequestContext) -> None:
         try:
             async with self._running:
                 if context.left_s() <= 0:
                     log.debug("dropped an expired request", extra={"subject": msg.subject})
                     return
-                data = await self._result(msg.data, context)
+                _answer(session, msg.reply, await self._result(msg.data, context))
         finally:
             self._waiting -= 1
-        await self._bus._answer(msg.reply, data)
+            session.working -= 1
 
     async def _result(self, data: bytes, context: RequestContext) -> bytes:
         with span(
@@ -503,17 +496,27 @@ class _Server:
             return encode_result(answer)
 
 
+def _answer(session: Session, reply: str, data: bytes) -> None:
+    """On the connection that brought the request: the server permits the answer to no other."""
+    if not reply:
+        return
+    try:
+        session.publish(reply, data)
+    except StosError as error:
+        session.publish(reply, encode_error(StosError(Code.INTERNAL, error.message)))
+
+
 def _replayed(msg: Msg) -> bool:
     """Stored and delivered by JetStream instead of published by the one who may."""
-    return (msg.reply or "").startswith("$JS.") or "Nats-Stream" in (msg.headers or {})
+    return msg.reply.startswith("$JS.") or "Nats-Stream" in msg.headers
 
 
 def _context(msg: Msg) -> RequestContext:
-    headers = msg.headers or {}
+    headers = msg.headers
     milliseconds = headers.get(envelope.TIMEOUT_MS, "")
     usable = milliseconds.isascii() and milliseconds.isdigit() and len(milliseconds) <= 9
     timeout_s = min(int(milliseconds) / 1000, TIMEOUT_MAX_S) if usable else TIMEOUT_S
-    prefix = (msg.reply or "").partition(".")[0].removeprefix("_INBOX_")
+    prefix = msg.reply.partition(".")[0].removeprefix("_INBOX_")
     kind, _, name = prefix.partition("_")
     return RequestContext(
         subject=msg.subject,

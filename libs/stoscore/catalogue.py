@@ -16,17 +16,15 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stoscore.bus import Bus
 from stoscore.envelope import decode_request
 from stoscore.errors import Code, StosError, not_found, unavailable
 from stoscore.messages import CatalogueEntry, NodeEntry
+from stoscore.nats_wire import STATUS, Msg
 from stoscore.subjects import CATALOGUE_BUCKET
 from stoscore.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from nats.aio.msg import Msg
 
 STREAM = f"KV_{CATALOGUE_BUCKET}"
 KEYS = f"$KV.{CATALOGUE_BUCKET}"
@@ -233,15 +231,15 @@ class Catalogue:
         for start in range(0, len(subjects), BATCH):
             request = {"multi_last": subjects[start : start + BATCH]}
             found = await self._bus.collect(f"$JS.API.DIRECT.GET.{STREAM}", json.dumps(request).encode(), _ends_batch)
-            status = (found[-1].headers or {}).get("Status", "")
+            status = found[-1].headers.get(STATUS, "")
             if status not in (END_OF_BATCH, NO_MESSAGES):
                 raise unavailable(f"JetStream refused to list: {status}")
-            contents += [msg.data for msg in found[:-1] if "KV-Operation" not in (msg.headers or {})]
+            contents += [msg.data for msg in found[:-1] if "KV-Operation" not in msg.headers]
         return contents
 
 
 def _ends_batch(msg: Msg) -> bool:
-    return not msg.data and "Status" in (msg.headers or {})
+    return not msg.data and STATUS in msg.headers
 
 
 async def _api(bus: Bus, verb: str, request: dict[str, Any]) -> dict[str, Any]:

@@ -2,176 +2,281 @@
 
 A connection ends for many reasons: the server restarts, the network breaks, the user credential expires.
 Instead of repairing one in place, the bus opens the next and subscribes again; that is also how a renewed
-credential is put to use before the old one ends. So the client library's own reconnecting is off.
+credential is put to use before the old one ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import random
 import re
-import sys
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
 
-from stoscore.errors import unavailable
+from stoscore import nats_wire as wire
+from stoscore.errors import StosError, invalid, unavailable
 from stoscore.identity import NATS_HOST_NAME, Identity
+from stoscore.nats_wire import Msg
+from stoscore.nkey import sign
 from stoscore.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from nats.aio.client import Client
-    from nats.aio.msg import Msg
 
 log = get_logger("bus")
 
-CONNECT_TIMEOUT_S = 5
-PING_INTERVAL_S = 5
-"""A connection whose two pings in a row stay unanswered is given up: a dead server is noticed in 15 s."""
-FLUSH_TIMEOUT_S = 5
-DRAIN_TIMEOUT_S = 5
-PENDING_MESSAGES_MAX = 8192
-PENDING_BYTES_MAX = 32 * 1024 * 1024
+CONNECT_TIMEOUT_S = 5.0
+PING_INTERVAL_S = 5.0
+PINGS_OUT_MAX = 2
+"""A connection whose pings stay unanswered is given up: a dead server is noticed within 15 s."""
+ROUND_TRIP_TIMEOUT_S = 5.0
+DRAIN_TIMEOUT_S = 30.0
+UNSENT_BYTES_MAX = 16 << 20
+"""What may wait for a slow network; beyond it nothing more is accepted."""
+DEFAULT_PORT = 4222
 
 _DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE)
 
 
-def _client_class() -> type[Client]:
-    """The library's client. It imports aiohttp, which only its websocket transport needs and which costs more
-    than a third of a service's start-up time: it takes a missing one for granted."""
-    hidden = [name for name in ("aiohttp",) if name not in sys.modules]
-    for name in hidden:
-        sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        from nats.aio import client
-    finally:
-        for name in hidden:
-            sys.modules.pop(name, None)
-    found: type[Client] = client.Client
-    return found
+class Session(asyncio.Protocol):
+    """One connected client. `lost` is done, with the reason, when the connection is gone."""
 
-
-class Session:
-    """One connected client. `lost` is done when the connection is gone, for whatever reason."""
-
-    def __init__(self, client: Client, on_publish_denied: Callable[[str], None]):
-        self.client = client
-        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.denied: set[str] = set()
-        """Subjects (lower case) whose subscription the server refused."""
-        self.inbox = ""
+    def __init__(self, inbox: str, on_publish_denied: Callable[[str], None]):
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self.inbox = inbox
+        """Answers to this session's requests arrive below this subject."""
+        self.lost: asyncio.Future[str] = loop.create_future()
+        self.working = 0
+        """Requests that arrived here and are not answered: only this connection may answer them."""
+        self.server = ""
+        self.payload_bytes_max = 1 << 20
         self._on_publish_denied = on_publish_denied
-        self._last_error = ""
+        self._denied: set[str] = set()
+        self._callbacks: dict[int, Callable[[Msg], None]] = {}
+        self._next_sid = 1
+        self._parser = wire.Parser()
+        self._transport: asyncio.Transport | None = None
+        self._unsent: list[bytes] = []
+        self._info: asyncio.Future[dict[str, Any]] = loop.create_future()
+        self._pongs: deque[asyncio.Future[None]] = deque()
+        self._keepalive: asyncio.TimerHandle | None = None
+        self._error = ""
+
+    # --- beginning ---
 
     @classmethod
     async def open(
-        cls, identity: Identity, servers: list[str], name: str, on_publish_denied: Callable[[str], None]
+        cls,
+        identity: Identity,
+        servers: list[str],
+        name: str,
+        inbox: str,
+        on_publish_denied: Callable[[str], None],
     ) -> Session:
-        """Connect to one of the servers. Raises StosError UNAVAILABLE with the reason."""
-        from nats import errors
-        from nkeys import NkeysError
+        """Connect to one of the servers. Raises StosError UNAVAILABLE with the reason of the last one."""
+        reason = "no server is configured"
+        for server in random.sample(servers, len(servers)):
+            session = cls(inbox, on_publish_denied)
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    await session._open(identity, server, name)
+                return session
+            except (OSError, TimeoutError, StosError) as error:
+                reason = session._error or str(error) or "no answer"
+                session.abort(reason)
+            except asyncio.CancelledError:
+                session.abort("cancelled")
+                raise
+        raise unavailable(f"no connection to NATS at {', '.join(servers)}: {reason}")
 
-        session = cls(_client_class()(), on_publish_denied)
+    async def _open(self, identity: Identity, server: str, name: str) -> None:
+        host, port = _address(server)
+        await self._loop.create_connection(
+            lambda: self, host, port, ssl=identity.nats_context(), server_hostname=NATS_HOST_NAME
+        )
+        info = await self._info
+        nonce = str(info.get("nonce", "")).encode()
+        self.server = str(info.get("server_name", server))
+        self.payload_bytes_max = int(info.get("max_payload", self.payload_bytes_max))
+        signature = base64.urlsafe_b64encode(sign(identity.nats_seed(), nonce)).decode().rstrip("=")
+        options = {
+            "name": name,
+            "lang": "python",
+            "version": "1",
+            "protocol": 1,
+            "verbose": False,
+            "pedantic": False,
+            "tls_required": True,
+            "headers": True,
+            "no_responders": True,
+            "jwt": identity.nats_jwt(),
+            "sig": signature,
+        }
+        self._send(wire.connect(options))
+        await self.round_trip()
+        self._keepalive = self._loop.call_later(PING_INTERVAL_S, self._ping)
 
-        def sign(nonce: str) -> bytes:
-            from stoscore.nkey import sign as sign_with
+    # --- asyncio.Protocol ---
 
-            return base64.b64encode(sign_with(identity.nats_seed(), nonce.encode()))
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
+        self._transport = transport  # type: ignore[assignment]
 
+    def data_received(self, data: bytes) -> None:
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await session.client.connect(
-                    servers=list(servers),
-                    name=name,
-                    allow_reconnect=False,
-                    connect_timeout=CONNECT_TIMEOUT_S,
-                    max_reconnect_attempts=1,
-                    reconnect_time_wait=0,  # the bus waits between attempts
-                    ping_interval=PING_INTERVAL_S,
-                    drain_timeout=DRAIN_TIMEOUT_S,
-                    tls=identity.nats_context(),
-                    tls_hostname=NATS_HOST_NAME,
-                    tls_handshake_first=True,
-                    user_jwt_cb=lambda: bytearray(identity.nats_jwt().encode("ascii")),
-                    signature_cb=sign,
-                    inbox_prefix=identity.inbox_prefix,
-                    error_cb=session._on_error,
-                    closed_cb=session._on_closed,
-                )
-        except (OSError, errors.Error, TimeoutError, NkeysError) as error:
-            reason = session._last_error or str(error) or type(error).__name__
-            raise unavailable(f"no connection to NATS at {', '.join(servers)}: {reason}") from None
-        session.inbox = session.client.new_inbox()
-        return session
+            for operation in self._parser.feed(data):
+                self._handle(operation)
+        except wire.WireError as error:
+            self.abort(f"the server does not speak NATS: {error}")
 
-    async def _on_error(self, error: Exception) -> None:
-        text = str(error) or type(error).__name__
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(self._error or (str(exc) if exc else "") or "closed by the server")
+
+    def _handle(self, operation: wire.Operation) -> None:
+        match operation:
+            case Msg(sid=sid):
+                callback = self._callbacks.get(sid)
+                if callback is not None:
+                    callback(operation)
+            case wire.Ping():
+                self._send(wire.PONG)
+            case wire.Pong():
+                if self._pongs:
+                    waiting = self._pongs.popleft()
+                    if not waiting.done():
+                        waiting.set_result(None)
+            case wire.Info(fields=fields):
+                if not self._info.done():
+                    self._info.set_result(fields)
+            case wire.Err(text=text):
+                self._complained(text)
+
+    def _complained(self, text: str) -> None:
         denied = _DENIED.search(text)
         if denied is None:
-            self._last_error = text
-            log.debug("NATS: %s", text)
-        elif denied[1].lower() == "subscription":
-            self.denied.add(denied[2].lower())
-            log.error("NATS refused a subscription", extra={"subject": denied[2]})
+            self._error = text  # the server closes the connection after it
+            return
+        subject = denied[2]
+        if denied[1].lower() == "subscription":
+            self._denied.add(subject)
+            log.error("NATS refused a subscription", extra={"subject": subject})
         else:
-            log.warning("NATS refused to publish", extra={"subject": denied[2]})
-            self._on_publish_denied(denied[2])
+            log.warning("NATS refused to publish", extra={"subject": subject})
+            self._on_publish_denied(subject)
 
-    async def _on_closed(self) -> None:
-        if not self.lost.done():
-            self.lost.set_result(self._last_error or str(self.client.last_error or "connection closed"))
+    # --- the end ---
 
     @property
     def alive(self) -> bool:
-        return not self.lost.done() and bool(self.client.is_connected)
+        return not self.lost.done()
 
-    async def subscribe(self, subject: str, queue: str, callback: Callable[[Msg], Awaitable[None]]) -> None:
-        """Raises StosError UNAVAILABLE when the connection ended meanwhile."""
-        from nats import errors
+    def abort(self, reason: str) -> None:
+        """End it at once."""
+        self._error = self._error or reason
+        if self._transport is not None:
+            self._transport.abort()
+        self._end(self._error)
 
+    def _end(self, reason: str) -> None:
+        if self._keepalive is not None:
+            self._keepalive.cancel()
+        if not self.lost.done():
+            self.lost.set_result(reason)
+        error = unavailable(f"the connection to NATS broke: {reason}")
+        waiters: list[asyncio.Future[Any]] = [self._info, *self._pongs]
+        for waiting in waiters:
+            if not waiting.done():
+                waiting.set_exception(error)
+                waiting.exception()  # whoever waits is told; nobody has to
+        self._callbacks.clear()
+
+    async def drain(self) -> None:
+        """End it when all that arrived has been answered; nothing new arrives meanwhile."""
+        for sid in list(self._callbacks):
+            self._send(wire.unsubscribe(sid))
+        end = self._loop.time() + DRAIN_TIMEOUT_S
         try:
-            await self.client.subscribe(
-                subject,
-                queue=queue,
-                cb=callback,
-                pending_msgs_limit=PENDING_MESSAGES_MAX,
-                pending_bytes_limit=PENDING_BYTES_MAX,
-            )
-        except errors.Error as error:
-            raise unavailable(f"can't subscribe to {subject}: {error}") from None
+            await self.round_trip()
+            while self.working and self.alive and self._loop.time() < end:
+                await asyncio.sleep(0.02)
+            await self.round_trip()
+        except StosError as error:
+            log.debug("draining: %s", error)
+        self.close()
+
+    def close(self) -> None:
+        """End it after what was accepted has been sent."""
+        self._flush()
+        if self._transport is not None:
+            self._transport.close()
+        self._end("closed")
+
+    # --- saying ---
+
+    def _send(self, data: bytes) -> None:
+        """All that one turn of the loop says goes out with one write."""
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(data)
+
+    def _flush(self) -> None:
+        if self._unsent and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(self._unsent))
+        self._unsent.clear()
+
+    def subscribe(self, subject: str, queue: str, callback: Callable[[Msg], None]) -> None:
+        """The callback must not block. Whether the server allows it is known after a `round_trip`."""
+        sid, self._next_sid = self._next_sid, self._next_sid + 1
+        self._callbacks[sid] = callback
+        self._send(wire.subscribe(subject, queue, sid))
 
     def is_denied(self, subject: str) -> bool:
-        return subject.lower() in self.denied
+        return subject in self._denied
 
-    async def publish(self, subject: str, data: bytes, reply: str, headers: dict[str, str] | None) -> bool:
-        """False when the connection is gone or the message too large for it."""
-        from nats import errors
-
-        try:
-            await self.client.publish(subject, data, reply=reply, headers=headers)
-        except (errors.Error, OSError) as error:
-            log.debug("not published: %s", error, extra={"subject": subject})
+    def publish(self, subject: str, data: bytes, reply: str = "", headers: dict[str, str] | None = None) -> bool:
+        """False when the connection is gone or does not keep up. Raises StosError INVALID_ARGUMENT for a
+        message that can't be sent."""
+        if len(data) > self.payload_bytes_max:
+            raise invalid(f"a message of {len(data)} bytes is too large for the bus ({self.payload_bytes_max})")
+        transport = self._transport
+        if not self.alive or transport is None or transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
             return False
+        try:
+            self._send(wire.publish(subject, reply, headers, data))
+        except ValueError as error:
+            raise invalid(str(error)) from None
         return True
 
     async def round_trip(self) -> None:
-        """All that was sent before has reached the server, and its complaints have reached us."""
-        from nats import errors
-
+        """All that was said before has reached the server, and its complaints have reached us. Raises StosError
+        UNAVAILABLE."""
+        if not self.alive:
+            raise unavailable("the connection to NATS is gone")
+        waiting: asyncio.Future[None] = self._loop.create_future()
+        self._pongs.append(waiting)
+        self._send(wire.PING)
         try:
-            await self.client.flush(timeout=FLUSH_TIMEOUT_S)
-        except (errors.Error, OSError, TimeoutError) as error:
-            raise unavailable(f"NATS does not answer: {error}") from None
+            await asyncio.wait_for(asyncio.shield(waiting), ROUND_TRIP_TIMEOUT_S)
+        except TimeoutError:
+            raise unavailable("NATS does not answer") from None
 
-    async def close(self, *, drain: bool) -> None:
-        """With `drain` what has arrived is still worked on."""
-        from nats import errors
+    def _ping(self) -> None:
+        if len(self._pongs) >= PINGS_OUT_MAX:
+            self.abort("the server stopped answering")
+            return
+        self._pongs.append(self._loop.create_future())
+        self._send(wire.PING)
+        self._keepalive = self._loop.call_later(PING_INTERVAL_S, self._ping)
 
-        try:
-            async with asyncio.timeout(DRAIN_TIMEOUT_S):
-                await (self.client.drain() if drain else self.client.close())
-        except (errors.Error, OSError, TimeoutError) as error:
-            log.debug("closing the NATS connection: %s", error)
 
-    def describe(self) -> dict[str, Any]:
-        url = self.client.connected_url
-        return {"server": url.netloc if url else "", "client_id": self.client.client_id}
+def _address(server: str) -> tuple[str, int]:
+    """Raises StosError INVALID_ARGUMENT."""
+    try:
+        parts = urlsplit(server if "://" in server else f"tls://{server}")
+        host, port = parts.hostname, parts.port or DEFAULT_PORT
+    except ValueError:
+        host, port = None, 0
+    if not host:
+        raise invalid(f"{server!r} is no NATS address", "write tls://host:port")
+    return host, port

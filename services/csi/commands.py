@@ -7,6 +7,7 @@ waits. So every run has a time limit, and beyond it the program is killed and no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from stoscore.errors import Code, StosError, precondition
 
 QUICK_S = 30.0
 """For what normally takes milliseconds and waits for a flush at most."""
-OUTPUT_CHARS_MAX = 600
+OUTPUT_BYTES_MAX = 65_536
+MESSAGE_CHARS_MAX = 600
 
 PACKAGE = {
     "blkid": "util-linux",
@@ -47,36 +49,51 @@ class Finished:
         return self
 
     def failure(self) -> StosError:
-        said = " ".join((self.errors or self.output).split())[:OUTPUT_CHARS_MAX]
+        said = " ".join((self.errors or self.output).split())[:MESSAGE_CHARS_MAX]
         return StosError(Code.INTERNAL, f"{self.argv[0]} failed with exit code {self.code}: {said or 'no message'}")
 
 
 async def run(argv: Sequence[str], *, timeout_s: float = QUICK_S, pass_fds: Sequence[int] = ()) -> Finished:
     """Run a program to its end. Raises FAILED_PRECONDITION when it is not installed, DEADLINE_EXCEEDED
-    when it takes longer than `timeout_s`."""
+    when it takes longer than `timeout_s`.
+
+    What it prints goes into memory files and not through pipes: a daemon that it leaves behind may inherit
+    its output (under uvloop it always does), and then a pipe's end never comes."""
+    output, errors = os.memfd_create("stdout"), os.memfd_create("stderr")
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            stdout=output,
+            stderr=errors,
             env={**os.environ, "LC_ALL": "C", "PATH": search_path()},
             pass_fds=tuple(pass_fds),
             start_new_session=True,  # a Ctrl-C meant for the service must not stop a mkfs half-way
         )
+        code = await _ended(process, argv[0], timeout_s)
+        return Finished(tuple(argv), code, _printed(output), _printed(errors))
     except FileNotFoundError as error:
         raise missing(argv[0]) from error
+    finally:
+        os.close(output)
+        os.close(errors)
+
+
+async def _ended(process: asyncio.subprocess.Process, program: str, timeout_s: float) -> int:
     try:
-        output, errors = await asyncio.wait_for(process.communicate(), timeout_s)
+        return await asyncio.wait_for(process.wait(), timeout_s)
     except TimeoutError:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
         raise StosError(
             Code.DEADLINE_EXCEEDED,
-            f"{argv[0]} did not finish within {timeout_s:g} s",
+            f"{program} did not finish within {timeout_s:g} s",
             next_step="the volume may wait for its copies (`stos volume show`); ask again when it serves",
         ) from None
-    assert process.returncode is not None
-    return Finished(tuple(argv), process.returncode, output.decode(errors="replace"), errors.decode(errors="replace"))
+
+
+def _printed(descriptor: int) -> str:
+    return os.pread(descriptor, OUTPUT_BYTES_MAX, 0).decode(errors="replace")
 
 
 def missing(program: str) -> StosError:

@@ -108,9 +108,7 @@ async def test_a_bug_in_a_handler_does_not_end_the_service(bus_of: BusOf) -> Non
         (json.dumps({"v": "1", "volume": VOLUME}).encode(), Code.UNSUPPORTED_VERSION),
     ],
 )
-async def test_a_bad_message_is_answered_and_changes_nothing(
-    bus_of: BusOf, payload: bytes, code: Code
-) -> None:
+async def test_a_bad_message_is_answered_and_changes_nothing(bus_of: BusOf, payload: bytes, code: Code) -> None:
     node, user = await bus_of("node", "n1"), await bus_of("user", "admin")
     handled: list[Message] = []
 
@@ -254,9 +252,7 @@ async def test_services_return_with_the_server(tmp_path: Path) -> None:
             assert await user.wait_connected(5.0)
             await user.request(DESCRIBE, DescribeReplica(volume=VOLUME), Empty)
             slow.clear()
-            waiting = asyncio.create_task(
-                user.request(DESCRIBE, DescribeReplica(volume="f" * 32), Empty, timeout_s=30)
-            )
+            waiting = asyncio.create_task(user.request(DESCRIBE, DescribeReplica(volume="f" * 32), Empty, timeout_s=30))
             await slow.wait()
             await asyncio.to_thread(plane.nats.kill)
             with pytest.raises(StosError) as caught:

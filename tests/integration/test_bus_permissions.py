@@ -139,7 +139,7 @@ async def test_a_stored_message_can_not_be_replayed_as_a_request(bus_of: BusOf) 
     session = attacker._session
     assert session is not None
     question = json.dumps({"last_by_subj": f"{KEYS}.node.n1"}).encode()
-    await session.publish(f"$JS.API.DIRECT.GET.{STREAM}", question, subjects.node("n2", "create"), None)
+    session.publish(f"$JS.API.DIRECT.GET.{STREAM}", question, subjects.node("n2", "create"))
     await session.round_trip()
     user = await bus_of("user", "admin")
     await user.request(subjects.node("n2", "create"), BidRequest(size_bytes=1), Empty)
@@ -204,9 +204,7 @@ async def test_another_cluster_stays_out(control_plane: ControlPlane, tmp_path: 
     await no_entry(stranger, control_plane)
 
 
-async def test_a_foreign_certificate_with_our_credential_stays_out(
-    control_plane: ControlPlane, tmp_path: Path
-) -> None:
+async def test_a_foreign_certificate_with_our_credential_stays_out(control_plane: ControlPlane, tmp_path: Path) -> None:
     stranger = other_cluster(tmp_path / "other").own_identity(tmp_path / "identity", "node", "n1")
     ours = control_plane.identity("node", "n1")
     for name in ("nats.jwt", "nats.seed", "trust.pem"):

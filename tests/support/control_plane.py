@@ -44,9 +44,7 @@ class NatsProcess:
 
     def start(self) -> None:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [nats_server.executable(), "-c", self.config], stdout=log, stderr=log
-            )
+            self._process = subprocess.Popen([nats_server.executable(), "-c", self.config], stdout=log, stderr=log)
         end = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < end:
             with socket.socket() as probe:
