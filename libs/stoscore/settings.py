@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -131,7 +132,7 @@ def _variables(cls: type[ServiceSettings], service: str, prefix: str) -> dict[st
             continue
         field = upper.removeprefix(prefix).lower()
         if field not in cls.model_fields:
-            raise invalid(f"unknown setting {variable}", _known(cls, prefix))
+            raise invalid(f"unknown setting {variable}", _known(cls, prefix, variable))
         if value:
             found[field] = variable
     return found
@@ -154,13 +155,16 @@ def _from_file(cls: type[ServiceSettings], service: str) -> dict[str, Any]:
         raise invalid(f"{service} in {name} must be a table: [{service}]")
     for key in values:
         if key not in cls.model_fields:
-            raise invalid(f"unknown setting {key} in [{service}] of {name}", _known(cls, ""))
+            raise invalid(f"unknown setting {key} in [{service}] of {name}", _known(cls, "", key))
     return dict(values)
 
 
-def _known(cls: type[ServiceSettings], prefix: str) -> str:
-    names = (f"{prefix}{field.upper()}" if prefix else field for field in sorted(cls.model_fields))
-    return f"known: {', '.join(names)}"
+def _known(cls: type[ServiceSettings], prefix: str, given: str) -> str:
+    """What was probably meant, else all there is."""
+    fields = sorted(cls.model_fields)
+    names = [f"{prefix}{field.upper()}" for field in fields] if prefix else fields
+    close = get_close_matches(given, names, n=1)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}"
 
 
 def _explain(error: ValidationError, prefix: str, variables: dict[str, str], values: dict[str, Any]) -> StosError:

@@ -12,6 +12,14 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Literal
 
+from services.certs.attestors import Claim
+from services.certs.authority import Authority
+from services.certs.nats_files import write_nats_files
+from services.certs.nats_orders import reload_servers
+from services.certs.server import serve_admin, serve_enrolment
+from services.certs.settings import CertsSettings
+from services.certs.streams import events_config
+from services.certs.vault import Vault
 from stoscore import subjects
 from stoscore.bus import Bus, RequestContext
 from stoscore.catalogue import bucket_config, ensure_stream
@@ -22,14 +30,6 @@ from stoscore.identity import Identity
 from stoscore.messages import Credentials, RenewRequest
 from stoscore.settings import load
 from stoscore.telemetry import get_logger
-
-from services.certs.attestors import Claim
-from services.certs.authority import Authority
-from services.certs.nats_files import write_nats_files
-from services.certs.server import serve_admin, serve_enrolment
-from services.certs.settings import CertsSettings
-from services.certs.streams import events_config
-from services.certs.vault import Vault
 
 OWN_CHECK_FRACTION = 0.05
 """Of a certificate's life: how often our own identities are looked at."""
@@ -58,14 +58,15 @@ class CertsService:
     async def _run(self, authority: Authority, context: BootstrapContext) -> None:
         directory = authority.vault.directory / "identity"
         own = authority.own_identity(directory, "svc", "certs")
-        config = write_nats_files(authority)
-        log.info("NATS configuration written", extra={"path": str(config), "cluster": authority.cluster})
+        changed = write_nats_files(authority)
+        log.info("NATS files are there", extra={"changed": changed, "cluster": authority.cluster})
         enrolment = await serve_enrolment(authority, own)
         admin = await serve_admin(authority)
         bus = await Bus.connect(own, context.common.nats_urls, name="certs")
         await serve_renewals(authority, bus)
-        bus.on_connected.append(_forever_until_done(lambda: make_streams(authority, bus)))
-        upkeep = asyncio.create_task(keep_own_identities(authority, own, bus))
+        bus.on_connected.append(_until_done(lambda: make_streams(authority, bus)))
+        servers = context.common.nats_urls
+        upkeep = asyncio.create_task(keep_own_identities(authority, own, bus, servers, tell_server=changed))
         context.ready()
         try:
             await context.stopping.wait()
@@ -103,7 +104,7 @@ async def make_streams(authority: Authority, bus: Bus) -> None:
     log.info("streams are there")
 
 
-def _forever_until_done(work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+def _until_done(work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
     """JetStream may need a moment after the server accepts connections."""
 
     async def attempt() -> None:
@@ -118,19 +119,25 @@ def _forever_until_done(work: Callable[[], Awaitable[None]]) -> Callable[[], Awa
     return attempt
 
 
-async def keep_own_identities(authority: Authority, own: Identity, bus: Bus) -> None:
-    """Renew what this process issued to itself and to the NATS server, and tell that server."""
-    life_s = authority.settings.certificate_life_s
+async def keep_own_identities(
+    authority: Authority, own: Identity, bus: Bus, servers: list[str], *, tell_server: bool
+) -> None:
+    """Renew what this process issued to itself and to the NATS servers, and tell those. With `tell_server`
+    their files changed while we were away."""
+    interval_s = authority.settings.certificate_life_s * OWN_CHECK_FRACTION
     while True:
-        await asyncio.sleep(life_s * OWN_CHECK_FRACTION)
         try:
             if authority.now() >= own.renew_at:
                 authority.own_identity(own.directory, "svc", "certs")
                 own.reload()
                 await bus.renew()
-            write_nats_files(authority)
+            tell_server = write_nats_files(authority) or tell_server
+            if tell_server and bus.connected:
+                await reload_servers(authority, servers)
+                tell_server = False
         except StosError as error:
-            log.error("own identity not renewed: %s", error)
+            log.error("own identities: %s; trying on", error)
+        await asyncio.sleep(RETRY_WAIT_S if tell_server else interval_s)
 
 
 service = CertsService()

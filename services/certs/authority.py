@@ -13,6 +13,13 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+
+from services.certs import issue, nats_jwt
+from services.certs.attestors import Attestor, Claim, Desk
+from services.certs.roles import NATS_SERVER, ROLES, check_role
+from services.certs.settings import CertsSettings
+from services.certs.tokens import Token, hash_secret
+from services.certs.vault import Issuer, Vault
 from stoscore import identity as identities
 from stoscore import plugins
 from stoscore.enrolment import HOST_NAME as CERTS_HOST_NAME
@@ -22,13 +29,6 @@ from stoscore.identity import BACKDATED_S, NATS_HOST_NAME, RENEW_FRACTION, Ident
 from stoscore.messages import Credentials
 from stoscore.nkey import valid_public_key
 from stoscore.telemetry import get_logger
-
-from services.certs import issue, nats_jwt
-from services.certs.attestors import Attestor, Claim, Desk
-from services.certs.roles import NATS_SERVER, ROLES, check_role
-from services.certs.settings import CertsSettings
-from services.certs.tokens import Token, hash_secret
-from services.certs.vault import Issuer, Vault
 
 log = get_logger("certs")
 

@@ -19,9 +19,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from stoscore.nkey import public_key, sign
-
 from services.certs.roles import Role
+from stoscore.nkey import public_key, sign
 
 ACCOUNT_NAME, SYSTEM_NAME = "STOS", "SYS"
 ANSWER_TTL_NS = 300 * 1_000_000_000
@@ -119,7 +118,7 @@ def system_user_jwt(keys: NatsKeys, name: str, user_key: str, now_s: int, end_s:
     content = {
         "type": "user",
         "pub": {"allow": ["$SYS.REQ.SERVER.>"]},
-        "sub": {"allow": [f"_INBOX_system_{name}.>"]},
+        "sub": {"allow": [f"_INBOX_svc_{name}.>"]},
         "subs": -1,
         "data": -1,
         "payload": -1,

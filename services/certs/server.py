@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
+
+from services.certs.authority import Authority
 from stoscore.enrolment import (
     ENROL_METHOD,
     ISSUE_TOKEN_METHOD,
@@ -28,8 +30,6 @@ from stoscore.files import private_directory
 from stoscore.identity import CERT, KEY, Identity
 from stoscore.messages import Credentials, Empty, Message
 from stoscore.telemetry import get_logger, span
-
-from services.certs.authority import Authority
 
 M = TypeVar("M", bound=Message)
 MESSAGE_BYTES_MAX = 64 * 1024

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
+
 from stoscore.settings import ServiceSettings, Words, split_words
 
 DAY_S = 86_400

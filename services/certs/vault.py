@@ -23,15 +23,15 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
+from services.certs import issue
+from services.certs.nats_jwt import NatsKeys
+from services.certs.tokens import Token, is_over
 from stoscore.enrolment import IssuedIdentity
 from stoscore.errors import precondition
 from stoscore.files import private_directory, write_private
 from stoscore.identity import key_pem
 from stoscore.nkey import ACCOUNT, OPERATOR, make_seed
-
-from services.certs import issue
-from services.certs.nats_jwt import NatsKeys
-from services.certs.tokens import Token, is_over
 
 _TOKEN_ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
 

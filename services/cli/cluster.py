@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
+
 from stoscore.errors import invalid, unavailable
 
 if TYPE_CHECKING:

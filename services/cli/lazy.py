@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from stoscore.errors import Code, StosError
 from typer.core import TyperCommand, TyperGroup
+
+from stoscore.errors import Code, StosError
 
 GROUP = "stos.commands"
 COMPLETION_PARAMETERS = ("install_completion", "show_completion")

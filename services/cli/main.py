@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from stoscore.errors import EXIT_CODE, Code, StosError
 
 from services.cli.lazy import LazyGroup
 from services.cli.output import Format, Output, report, wants_json, write, write_json
+from stoscore.errors import EXIT_CODE, Code, StosError
 
 app = typer.Typer(
     cls=LazyGroup,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from stoscore.units import format_size
 
 from services.cli.cluster import Directory, Session, run
 from services.cli.output import Format, Output, fields, table, write, write_json
+from stoscore.units import format_size
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
 
@@ -38,9 +38,7 @@ def ls(directory: Directory = None, output: Output = Format.TABLE) -> None:
 
         entries = await session.catalogue.nodes()
         roll = await call_roll(session.bus, entries)
-        return [
-            views.node(entry, roll[entry.node]) for entry in sorted(entries, key=lambda entry: entry.node)
-        ]
+        return [views.node(entry, roll[entry.node]) for entry in sorted(entries, key=lambda entry: entry.node)]
 
     rows = run(directory, work)
     if output is Format.JSON:

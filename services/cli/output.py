@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+
 from stoscore.errors import StosError
 
 
@@ -46,8 +47,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     cells = [list(headings), *([plain(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
     )
 
 
@@ -70,6 +70,4 @@ def report(error: StosError, *, as_json: bool) -> None:
 def wants_json(arguments: Sequence[str]) -> bool:
     """Whether the command line asks for JSON, known even when it could not be understood."""
     joined = " ".join(arguments)
-    return any(
-        form in f" {joined} " for form in (" -o json ", " -ojson ", " --output json ", " --output=json ")
-    )
+    return any(form in f" {joined} " for form in (" -o json ", " -ojson ", " --output json ", " --output=json "))

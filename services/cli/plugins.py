@@ -6,10 +6,10 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from stoscore import plugins
-from stoscore.errors import invalid
 
 from services.cli.output import Format, Output, table, write, write_json
+from stoscore import plugins
+from stoscore.errors import invalid
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 

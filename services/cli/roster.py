@@ -21,9 +21,7 @@ async def call_roll(bus: Bus, entries: Iterable[NodeEntry]) -> dict[str, NodeSta
 
     async def ask(node: str) -> NodeStatus | StosError:
         try:
-            return await bus.request(
-                subjects.node(node, "status"), NodeStatusRequest(), NodeStatus, timeout_s=STATUS_S
-            )
+            return await bus.request(subjects.node(node, "status"), NodeStatusRequest(), NodeStatus, timeout_s=STATUS_S)
         except StosError as error:
             return error
 
@@ -50,9 +48,7 @@ def frontend_node(record: RecordModel, roll: Mapping[str, NodeStatus | StosError
         return record.attachment.node
     voters = {voter.node for voter in record.voters}
     free = sorted(
-        (bool(status.replicas), len(status.frontends), node)
-        for node, status in up.items()
-        if node not in voters
+        (bool(status.replicas), len(status.frontends), node) for node, status in up.items() if node not in voters
     )
     if free:
         return free[0][-1]

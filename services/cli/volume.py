@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from stoscore.errors import Code, StosError, invalid, unavailable
-from stoscore.units import format_size, parse_size
 
 from services.cli.cluster import Directory, Session, run
 from services.cli.output import Format, Output, fields, plain, table, write, write_json
+from stoscore.errors import Code, StosError, invalid, unavailable
+from stoscore.units import format_size, parse_size
 
 if TYPE_CHECKING:
     from stoscore.messages import CatalogueEntry, ReplicaStatus
@@ -121,9 +121,7 @@ def show(name: Name, directory: Directory = None, output: Output = Format.TABLE)
 
 
 @app.command()
-def rm(
-    name: Name, timeout: Timeout = 30.0, directory: Directory = None, output: Output = Format.TABLE
-) -> None:
+def rm(name: Name, timeout: Timeout = 30.0, directory: Directory = None, output: Output = Format.TABLE) -> None:
     """Remove a volume and its data. Removing what does not exist succeeds; one in use is refused.
 
     \b
@@ -176,9 +174,7 @@ def connect(
 
 
 @app.command()
-def disconnect(
-    name: Name, timeout: Timeout = 30.0, directory: Directory = None, output: Output = Format.TABLE
-) -> None:
+def disconnect(name: Name, timeout: Timeout = 30.0, directory: Directory = None, output: Output = Format.TABLE) -> None:
     """Close a volume's frontend and detach the volume. Nothing to do is no error.
 
     \b
@@ -207,9 +203,7 @@ async def _best_node(session: Session, name: str, timeout_s: float) -> str:
 
     entry, status = await session.volumes.get(name, timeout_s=timeout_s)
     if status is None or status.record is None:
-        raise unavailable(
-            f"no copy of volume {entry.name} serves now", f"see `stos volume show {entry.name}`"
-        )
+        raise unavailable(f"no copy of volume {entry.name} serves now", f"see `stos volume show {entry.name}`")
     return frontend_node(status.record, await call_roll(session.bus, await session.catalogue.nodes()))
 
 
@@ -276,8 +270,7 @@ def _node_row(node: dict[str, Any]) -> tuple[object, ...]:
     if "error" in node:
         return (node["node"], "-", "-", "-", "-", node["error"]["message"])
     notes = [
-        f"{resync['node']} {resync['phase']}, {format_size(resync['bytes_left'])} left"
-        for resync in node["resyncs"]
+        f"{resync['node']} {resync['phase']}, {format_size(resync['bytes_left'])} left" for resync in node["resyncs"]
     ]
     if node["unclean"]:
         notes.insert(0, "stopped uncleanly")

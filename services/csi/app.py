@@ -13,13 +13,6 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from stoscore import settings
-from stoscore.catalogue import Catalogue
-from stoscore.errors import StosError
-from stoscore.proto import csi_pb2_grpc as rpc
-from stoscore.telemetry import get_logger
-from stoscore.volumes import Volumes
-
 from services.csi import attachers
 from services.csi.controller import Controller
 from services.csi.identity import Identity
@@ -29,6 +22,12 @@ from services.csi.port import VolumesPort
 from services.csi.server import listen
 from services.csi.settings import CsiSettings
 from services.csi.staging import Staging
+from stoscore import settings
+from stoscore.catalogue import Catalogue
+from stoscore.errors import StosError
+from stoscore.proto import csi_pb2_grpc as rpc
+from stoscore.telemetry import get_logger
+from stoscore.volumes import Volumes
 
 if TYPE_CHECKING:
     from stoscore.host import HostContext

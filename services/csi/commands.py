@@ -7,8 +7,8 @@ waits. So every run has a time limit, and beyond it the program is killed and no
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,39 +57,53 @@ async def run(argv: Sequence[str], *, timeout_s: float = QUICK_S, pass_fds: Sequ
     """Run a program to its end. Raises FAILED_PRECONDITION when it is not installed, DEADLINE_EXCEEDED
     when it takes longer than `timeout_s`.
 
-    What it prints goes into memory files and not through pipes: a daemon that it leaves behind may inherit
-    its output (under uvloop it always does), and then a pipe's end never comes."""
+    What it prints goes into memory files and not through pipes: a daemon that it leaves behind may keep its
+    output open, and then a pipe's end never comes."""
     output, errors = os.memfd_create("stdout"), os.memfd_create("stderr")
     try:
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.DEVNULL,
+        process = _start(argv, output, errors, pass_fds)
+        code = await _ended(process, argv[0], timeout_s)
+        return Finished(tuple(argv), code, _printed(output), _printed(errors))
+    finally:
+        os.close(output)
+        os.close(errors)
+
+
+def _start(argv: Sequence[str], output: int, errors: int, pass_fds: Sequence[int]) -> subprocess.Popen[bytes]:
+    """By vfork, which the standard library uses here. The event loop's own way (uvloop's) is a fork that runs
+    gRPC's fork handlers in the child, and there they crash."""
+    try:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=errors,
             env={**os.environ, "LC_ALL": "C", "PATH": search_path()},
             pass_fds=tuple(pass_fds),
             start_new_session=True,  # a Ctrl-C meant for the service must not stop a mkfs half-way
         )
-        code = await _ended(process, argv[0], timeout_s)
-        return Finished(tuple(argv), code, _printed(output), _printed(errors))
     except FileNotFoundError as error:
         raise missing(argv[0]) from error
-    finally:
-        os.close(output)
-        os.close(errors)
 
 
-async def _ended(process: asyncio.subprocess.Process, program: str, timeout_s: float) -> int:
+async def _ended(process: subprocess.Popen[bytes], program: str, timeout_s: float) -> int:
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    pidfd = os.pidfd_open(process.pid)
+    loop.add_reader(pidfd, lambda: None if ended.done() else ended.set_result(None))
     try:
-        return await asyncio.wait_for(process.wait(), timeout_s)
+        await asyncio.wait_for(ended, timeout_s)
+        return process.wait()
     except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        process.kill()
         raise StosError(
             Code.DEADLINE_EXCEEDED,
             f"{program} did not finish within {timeout_s:g} s",
             next_step="the volume may wait for its copies (`stos volume show`); ask again when it serves",
         ) from None
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
 
 
 def _printed(descriptor: int) -> str:

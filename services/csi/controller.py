@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from services.csi import validate
+from services.csi.pending import Pending
+from services.csi.port import VolumesPort
 from stoscore.errors import Code, StosError, invalid, unavailable
 from stoscore.limits import valid_node_name, valid_volume_id
 from stoscore.messages import CatalogueEntry, RecordModel
 from stoscore.proto import csi_pb2 as pb
 from stoscore.proto import csi_pb2_grpc as rpc
-
-from services.csi import validate
-from services.csi.pending import Pending
-from services.csi.port import VolumesPort
 
 CAPABILITIES = (
     pb.ControllerServiceCapability.RPC.CREATE_DELETE_VOLUME,

@@ -16,10 +16,10 @@ from typing import Any
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
-from stoscore.errors import Code, StosError, invalid
-from stoscore.telemetry import get_logger, span
 
 from services.csi.errors import status
+from stoscore.errors import Code, StosError, invalid
+from stoscore.telemetry import get_logger, span
 
 _log = get_logger("csi")
 VOLUME_CHARS_MAX = 128

@@ -7,6 +7,7 @@ that text and nothing else.
 from __future__ import annotations
 
 import grpc
+
 from stoscore.errors import GRPC_CODE, Code, StosError
 
 MESSAGE_CHARS_MAX = 2048

@@ -14,9 +14,6 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from stoscore.errors import Code, StosError, invalid, precondition
-from stoscore.units import MIB
-
 from services.csi.commands import run
 from services.csi.mounts import (
     FILESYSTEMS,
@@ -27,6 +24,8 @@ from services.csi.mounts import (
     parse_probe,
     topmost,
 )
+from stoscore.errors import Code, StosError, invalid, precondition
+from stoscore.units import MIB
 
 _BUSY = "target is busy"
 _BLKID_NOTHING_FOUND = 2

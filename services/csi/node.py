@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from stoscore.errors import Code, invalid, precondition
-from stoscore.limits import valid_volume_id
-from stoscore.proto import csi_pb2 as pb
-from stoscore.proto import csi_pb2_grpc as rpc
-
 from services.csi import host, validate
 from services.csi.commands import run
 from services.csi.pending import Pending
 from services.csi.staging import Staging
+from stoscore.errors import Code, invalid, precondition
+from stoscore.limits import valid_volume_id
+from stoscore.proto import csi_pb2 as pb
+from stoscore.proto import csi_pb2_grpc as rpc
 
 CAPABILITIES = (
     pb.NodeServiceCapability.RPC.STAGE_UNSTAGE_VOLUME,

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
-from stoscore.errors import Code, StosError, precondition
-from stoscore.limits import MESSAGE_BYTES_MAX
 
 from services.csi.edge import Edge
+from stoscore.errors import Code, StosError, precondition
+from stoscore.limits import MESSAGE_BYTES_MAX
 
 SOCKET_MODE = 0o660
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
+
 from stoscore.limits import valid_node_name
 from stoscore.settings import ServiceSettings, Words, split_words
 

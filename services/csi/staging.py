@@ -15,15 +15,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import unquote, urlsplit
 
-from stoscore.errors import Code, StosError, not_found, precondition
-from stoscore.messages import FrontendOpened
-from stoscore.telemetry import span
-
 from services.csi import host
 from services.csi.attachers import Attacher, Export, first_usable, holder
 from services.csi.mounts import Device, Mount
 from services.csi.port import VolumesPort
 from services.csi.validate import FS_DEFAULT, Access
+from stoscore.errors import Code, StosError, not_found, precondition
+from stoscore.messages import FrontendOpened
+from stoscore.telemetry import span
 
 _STACKED_MAX = 16
 """Mounts on top of each other at one path that unpublishing takes away."""

@@ -11,13 +11,12 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 
+from services.dev.layout import ADMIN, Layout
+from services.dev.members import Member
 from stoscore.enrolment import JoinToken, enrol, issue_token
 from stoscore.errors import StosError
 from stoscore.files import write_private
 from stoscore.identity import Identity
-
-from services.dev.layout import ADMIN, Layout
-from services.dev.members import Member
 
 CERTS_STAGE = 0
 NATS_STAGE = 1

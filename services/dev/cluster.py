@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from stoscore.errors import invalid, not_found, precondition
-
 from services.dev import leftovers, ports, state
 from services.dev.admission import admit
 from services.dev.layout import ADMIN, APP, COPY_NODES_MAX, COPY_NODES_MIN, Layout, copy_nodes
@@ -26,6 +24,7 @@ from services.dev.processes import ProcessId, alive, send_signal, spawn, termina
 from services.dev.readiness import Starting, wait_ready
 from services.dev.roll import call_roll
 from services.dev.state import ClusterState
+from stoscore.errors import invalid, not_found, precondition
 
 READY_TIMEOUT_S = 60.0
 STOP_PATIENCE_S = 25.0

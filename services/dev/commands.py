@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from stoscore.errors import invalid
 
 from services.dev.cluster import Cluster
+from stoscore.errors import invalid
 
 DIRECTORY = Path(".stos/dev")
 DEMO_DIRECTORY = Path(".demo")

@@ -13,7 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.dev.processes import identify, terminate
+
 _COMMAND_TIMEOUT_S = 20.0
+_EXPORTERS = ("qemu-storage-daemon",)
+"""Programs that outlive the CSI node service on purpose, so that its death does not touch a mounted volume."""
+_EXPORTER_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +106,14 @@ def release_mounts(*directories: Path) -> list[str]:
             if device == mount.source and _run("losetup", "-d", device):
                 done.append(f"detached {device}")
     done += [f"detached {device}" for device in loop_devices(*directories) if _run("losetup", "-d", device)]
-    return done
+    return done + _end_exporters(directories)
+
+
+def _end_exporters(directories: tuple[Path, ...]) -> list[str]:
+    ours = [pid for pid, command in programs(*directories) if Path(command.split(" ", 1)[0]).name in _EXPORTERS]
+    living = [process for pid in ours if (process := identify(pid)) is not None]
+    terminate(living, _EXPORTER_PATIENCE_S)
+    return [f"ended the exporting process {process.pid}" for process in living]
 
 
 def _run(*command: str) -> bool:

@@ -11,11 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stoscore.units import GIB
-
 from services.dev.layout import APP, Layout
 from services.dev.ports import HOST
 from services.dev.state import ClusterState
+from stoscore.units import GIB
 
 CLUSTER_NAME = "dev"
 """certs adds random letters, so the identities of two directories are never of one cluster."""

@@ -11,9 +11,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from stoscore.errors import Code, StosError
-
 from services.dev.processes import ProcessId, alive
+from stoscore.errors import Code, StosError
 
 POLL_S = 0.02
 _TAIL_LINES = 5

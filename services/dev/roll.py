@@ -11,15 +11,14 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 
+from services.dev.layout import ADMIN, Layout
+from services.dev.state import ClusterState
 from stoscore import subjects
 from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError
 from stoscore.identity import Identity
 from stoscore.messages import NodeStatus, NodeStatusRequest
-
-from services.dev.layout import ADMIN, Layout
-from services.dev.state import ClusterState
 
 _POLL_S = 0.05
 _ASK_S = 2.0

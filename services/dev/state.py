@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from stoscore.errors import Code, StosError, precondition
-
 from services.dev.processes import ProcessId
+from stoscore.errors import Code, StosError, precondition
 
 FORMAT = 1
 

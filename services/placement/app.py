@@ -10,16 +10,15 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from services.placement import bids, plan
+from services.placement.policies import Policy
+from services.placement.settings import PlacementSettings
 from stoscore import plugins, subjects, telemetry
 from stoscore.bus import Bus, RequestContext
 from stoscore.errors import Code, StosError
 from stoscore.host import HostContext
 from stoscore.messages import Bid, Ranking, RankRequest
 from stoscore.settings import load
-
-from services.placement import bids, plan
-from services.placement.policies import Policy
-from services.placement.settings import PlacementSettings
 
 QUEUE = "placement"
 POLICY_GROUP = "stos.placement_policies"
@@ -57,9 +56,7 @@ class Placement:
                     raise
                 ranking = self._plan(await self._bids(request, patience_ms), request)
         except StosError as error:
-            _log.info(
-                "placement refused: %s", error.message, extra={"volume": request.volume, "code": error.code}
-            )
+            _log.info("placement refused: %s", error.message, extra={"volume": request.volume, "code": error.code})
             raise
         _log.info(
             "placed %s on %s",

@@ -17,11 +17,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from services.placement.policies import Ask, Policy, Score
 from stoscore.errors import Code, StosError, unavailable
 from stoscore.messages import Bid, Choice, Ranking, RankRequest, Refusal
 from stoscore.units import format_size
-
-from services.placement.policies import Ask, Policy, Score
 
 
 def plan(bids: Iterable[Bid], request: RankRequest, policies: Sequence[Policy], *, instance: str) -> Ranking:
@@ -38,9 +37,7 @@ def plan(bids: Iterable[Bid], request: RankRequest, policies: Sequence[Policy], 
     return ranking
 
 
-def explain(
-    bids: Iterable[Bid], request: RankRequest, policies: Sequence[Policy], *, instance: str
-) -> Ranking:
+def explain(bids: Iterable[Bid], request: RankRequest, policies: Sequence[Policy], *, instance: str) -> Ranking:
     """As `plan`, but a shortage is no error: `chosen` is then as far as it got."""
     offers = _by_node(bids)
     progress = _Progress()
@@ -113,14 +110,10 @@ def _choose_one(offers: Sequence[Bid], ask: Ask, policies: Sequence[Policy], pro
         return False
     ranked.sort(key=lambda row: row[:2])
     for rank, (minus_points, _, offer, reasons) in enumerate(ranked[1:], start=2):
-        progress.note(
-            offer, ask, f"not needed: rank {rank}, score {-minus_points:.3f} ({'; '.join(reasons)})"
-        )
+        progress.note(offer, ask, f"not needed: rank {rank}, score {-minus_points:.3f} ({'; '.join(reasons)})")
     minus_points, _, best, reasons = ranked[0]
     progress.bids.append(best)
-    progress.chosen.append(
-        Choice(node=best.node, zone=best.zone, kind=ask.kind, score=-minus_points, reasons=reasons)
-    )
+    progress.chosen.append(Choice(node=best.node, zone=best.zone, kind=ask.kind, score=-minus_points, reasons=reasons))
     return True
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field, field_validator
+
 from stoscore.settings import ServiceSettings, Words, split_words
 from stoscore.units import MIB
 

@@ -591,6 +591,8 @@ class Node:
     def time_passed(self, now_ns: int) -> None:
         self.next_deadline_ns()
         if now_ns >= self._next_beat_ns:
+            if now_ns - self._next_beat_ns > self.timing.beat_ns:
+                self.detector.excuse(now_ns)
             self._next_beat_ns = now_ns + self.timing.beat_ns
             for node in sorted(self._linked):
                 self._orders.append(ToPeer(node, self.promises.beat(node, now_ns)))

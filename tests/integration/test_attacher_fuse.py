@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stoscore.errors import Code, StosError
-from stoscore.units import MIB
 
 from services.csi import host
 from services.csi.attachers import Export, loops, processes
 from services.csi.attachers.fuse import DAEMON, FuseAttacher
 from services.csi.attachers.nbd_handshake import negotiate
+from stoscore.errors import Code, StosError
+from stoscore.units import MIB
 
 pytestmark = [
     pytest.mark.slow,

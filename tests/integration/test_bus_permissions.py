@@ -16,6 +16,7 @@ from stoscore.catalogue import KEYS, STREAM
 from stoscore.errors import Code, StosError
 from stoscore.identity import Identity
 from stoscore.messages import BidRequest, DescribeReplica, Empty
+from stoscore.nats_session import Session
 
 from services.certs.authority import Authority
 from services.certs.settings import CertsSettings
@@ -186,12 +187,10 @@ def speak(plane: ControlPlane, context: ssl.SSLContext) -> bytes:
         return secured.recv(100)  # TLS 1.3: the refusal arrives with the first read
 
 
-async def no_entry(identity: Identity, plane: ControlPlane) -> None:
-    bus = await Bus.connect(identity, plane.nats_urls, name="stranger")
-    try:
-        assert not await bus.wait_connected(1.0)
-    finally:
-        await bus.close()
+async def no_entry(identity: Identity, plane: ControlPlane, why: str) -> None:
+    with pytest.raises(StosError, match=why) as caught:
+        await Session.open(identity, plane.nats_urls, "stranger", "_INBOX_x", lambda _: None)
+    assert caught.value.code is Code.UNAVAILABLE
 
 
 def other_cluster(directory: Path, *, now: datetime | None = None) -> Authority:
@@ -201,7 +200,7 @@ def other_cluster(directory: Path, *, now: datetime | None = None) -> Authority:
 
 async def test_another_cluster_stays_out(control_plane: ControlPlane, tmp_path: Path) -> None:
     stranger = other_cluster(tmp_path / "other").own_identity(tmp_path / "identity", "node", "n1")
-    await no_entry(stranger, control_plane)
+    await no_entry(stranger, control_plane, "CERTIFICATE_VERIFY_FAILED")
 
 
 async def test_a_foreign_certificate_with_our_credential_stays_out(control_plane: ControlPlane, tmp_path: Path) -> None:
@@ -209,7 +208,7 @@ async def test_a_foreign_certificate_with_our_credential_stays_out(control_plane
     ours = control_plane.identity("node", "n1")
     for name in ("nats.jwt", "nats.seed", "trust.pem"):
         (stranger.directory / name).write_bytes((ours.directory / name).read_bytes())
-    await no_entry(Identity(stranger.directory), control_plane)
+    await no_entry(Identity(stranger.directory), control_plane, "(?i)unknown certificate authority|unknown ca")
 
 
 async def test_an_expired_identity_stays_out(control_plane: ControlPlane, tmp_path: Path) -> None:
@@ -220,7 +219,7 @@ async def test_an_expired_identity_stays_out(control_plane: ControlPlane, tmp_pa
             authority.own_identity(tmp_path / "old", "node", "n1")
     finally:
         authority.now = before
-    await no_entry(Identity(tmp_path / "old"), control_plane)
+    await no_entry(Identity(tmp_path / "old"), control_plane, "(?i)bad certificate|expired")
 
 
 async def test_a_credential_without_its_key_stays_out(control_plane: ControlPlane, tmp_path: Path) -> None:
@@ -228,7 +227,7 @@ async def test_a_credential_without_its_key_stays_out(control_plane: ControlPlan
     for path in first.directory.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "nats.jwt").write_text(second.nats_jwt())
-    await no_entry(Identity(tmp_path), control_plane)
+    await no_entry(Identity(tmp_path), control_plane, "Authorization Violation")
 
 
 async def test_a_node_can_not_pose_as_the_nats_server(control_plane: ControlPlane) -> None:
@@ -237,7 +236,7 @@ async def test_a_node_can_not_pose_as_the_nats_server(control_plane: ControlPlan
     server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=thief.server_context())
     port = server.sockets[0].getsockname()[1]
     try:
-        with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch|hostname"):
+        with pytest.raises(ssl.SSLCertVerificationError, match="(?i)hostname"):
             await asyncio.open_connection(
                 "127.0.0.1",
                 port,

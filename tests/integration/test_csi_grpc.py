@@ -13,18 +13,20 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+import uvloop
+
+from services.csi.app import Servers
+from services.csi.server import listen
+from services.csi.settings import CsiSettings
 from stoscore.errors import Code, StosError
 from stoscore.messages import ReplicaStatus
 from stoscore.proto import csi_pb2 as pb
 from stoscore.proto import csi_pb2_grpc as rpc
 from stoscore.telemetry import current_traceparent
 from stoscore.units import GIB, TIB
-
-from services.csi.app import Servers
-from services.csi.server import listen
-from services.csi.settings import CsiSettings
 from tests.support.csi import MemoryVolumes, block, create_request, mounted
 
+pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
@@ -75,6 +77,12 @@ class Csi:
         return await self.controller.ControllerPublishVolume(request)
 
 
+@pytest.fixture(scope="module")
+def event_loop_policy() -> uvloop.EventLoopPolicy:
+    """As in production: gRPC, uvloop and child processes have to get along in one process."""
+    return uvloop.EventLoopPolicy()
+
+
 @pytest.fixture
 async def csi(tmp_path: Path) -> AsyncIterator[Csi]:
     service = Csi(tmp_path)
@@ -97,6 +105,7 @@ async def refused(call: Awaitable[Any], code: grpc.StatusCode, says: str = "") -
 
 
 async def test_who_it_is(csi: Csi) -> None:
+    assert isinstance(asyncio.get_running_loop(), uvloop.Loop)
     for identity in (csi.identity, csi.node_identity):
         info = await identity.GetPluginInfo(pb.GetPluginInfoRequest())
         assert info.name == "csi.stos.dev"

@@ -14,20 +14,22 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from stoscore.proto import csi_pb2 as pb
-from stoscore.proto import csi_pb2_grpc as rpc
-from stoscore.units import MIB
+import uvloop
 
 from services.csi import host
 from services.csi.app import Servers
 from services.csi.attachers import loops
 from services.csi.attachers.fuse import FuseAttacher
 from services.csi.settings import CsiSettings
+from stoscore.proto import csi_pb2 as pb
+from stoscore.proto import csi_pb2_grpc as rpc
+from stoscore.units import MIB
 from tests.support.csi import MemoryVolumes, block, create_request, mounted
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.root,
+    pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture"),
     pytest.mark.skipif(
         FuseAttacher(Path("/nonexistent")).obstacle() is not None or shutil.which("qemu-nbd") is None,
         reason="needs root, FUSE, loop devices, qemu-storage-daemon and qemu-nbd",
@@ -129,6 +131,12 @@ class Machine:
         return [mount.path for mount in host.mounts() if mount.path.startswith(here)] + [
             loop.path for loop in loops.in_use() if loop.backing.startswith(here)
         ]
+
+
+@pytest.fixture(scope="module")
+def event_loop_policy() -> uvloop.EventLoopPolicy:
+    """As in production: gRPC, uvloop and child processes have to get along in one process."""
+    return uvloop.EventLoopPolicy()
 
 
 @pytest.fixture

@@ -12,6 +12,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
+from services.cli.main import run
+from services.placement.app import PlacementService
 from stoscore import subjects
 from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
@@ -21,9 +24,6 @@ from stoscore.messages import Ranking, RankRequest
 from stoscore.settings import CommonSettings
 from stoscore.units import GIB, MIB
 from stoscore.volumes import Volumes
-
-from services.cli.main import run
-from services.placement.app import PlacementService
 from tests.integration.conftest import BusOf
 from tests.support.bids import request
 from tests.support.control_plane import ControlPlane

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from stoscore.errors import Code, StosError
-from stoscore.messages import Bid, RankRequest
-from stoscore.units import GIB
 
 from services.placement.plan import explain, plan
 from services.placement.policies.capacity import Capacity
 from services.placement.policies.spread import Spread
+from stoscore.errors import Code, StosError
+from stoscore.messages import Bid, RankRequest
+from stoscore.units import GIB
 from tests.support.bids import bid, request
 
 SIZES = st.integers(0, 20 * GIB)

@@ -266,7 +266,7 @@ class Machine:
             if older.dialler is link.dialler:  # W5
                 older.acceptor_knows = True
                 self.world.network.break_link(older)
-                self._incoming_lost(older)
+                self.run(lambda older=older: self._incoming_lost(older))  # type: ignore[misc]
         self.incoming[link.number] = link
 
     def dialler_end(self, link: Link) -> None:
@@ -554,16 +554,20 @@ class Machine:
     # ---- data -----------------------------------------------------------------------------------------
 
     def _effect(self, volume: str, epoch: int, effect: fx.Effect, owner: int) -> None:
-        disk = self.disks[volume]
         checker = self.world.checker
+        if isinstance(effect, fx.Answer):
+            self._answer(volume, epoch, effect.link, effect.message)
+            return
+        if isinstance(effect, fx.Release):
+            del self.tokens[effect.token]
+            return
+        disk = self.disks[volume]
         match effect:
             case fx.Tell(peers, message):
                 payload = self.tokens[message.token] if getattr(message, "token", 0) else ()
                 for peer in peers:
                     if peer in self.out:
                         self.world.network.send(self.out[peer], ("data", volume, epoch, message, payload))
-            case fx.Answer(link, message):
-                self._answer(volume, epoch, link, message)
             case fx.AnswerRead():
                 self._answer_read(volume, epoch, effect)
             case fx.AnswerDigests(link, number, level, ranges):
@@ -580,7 +584,7 @@ class Machine:
                 disk.write(seq, block, (0,) * count)
                 self._note("zeroes", volume, seq & ((1 << SEQ_BITS) - 1), block, count)
             case fx.StoreCopy():
-                checker.stores(disk, self._node(), epoch, effect.seq)
+                checker.stores(disk, self._node(), epoch, getattr(effect, "seq", epoch << SEQ_BITS))
                 self._store_copy(disk, effect)
             case fx.MarkRegions(regions):
                 self._job(
@@ -608,8 +612,6 @@ class Machine:
                 if peer in self.out:
                     copy = Copy(number, as_of, ranges, 1)
                     self.world.network.send(self.out[peer], ("data", volume, epoch, copy, payload))
-            case fx.Release(token):
-                del self.tokens[token]
             case fx.StartedServing() | fx.ResyncDone():
                 self.log(volume, effect)
             case _:
@@ -619,7 +621,7 @@ class Machine:
         contents = iter(self.tokens.pop(effect.token))
         by_block = {b: next(contents) for block, count in effect.ranges for b in range(block, block + count)}
         for block, count in effect.keep:
-            disk.copy(effect.seq, block, tuple(by_block[b] for b in range(block, block + count)))
+            disk.copy(getattr(effect, "seq", 0), block, tuple(by_block[b] for b in range(block, block + count)))
         self._note("copies", disk.volume, effect.keep, by_block)
 
     def _compare(self, disk: Disk, epoch: int, effect: fx.Compare) -> None:
@@ -663,7 +665,7 @@ class Machine:
             state = node.volumes.get(volume)
             if state is None or state.primary is None or state.primary.epoch != epoch:
                 return
-            if self.world.lease_until(node, state) <= self.clock_ns():
+            if node.lease_until(state) <= self.clock_ns():
                 self._note("parks", volume, effect)
                 node.park(volume, effect)
                 return

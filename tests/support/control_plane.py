@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -21,7 +20,7 @@ from stoscore.identity import Identity
 
 from services.certs.app import make_streams
 from services.certs.authority import Authority
-from services.certs.nats_files import write_nats_files
+from services.certs.nats_files import CONFIG, write_nats_files
 from services.certs.settings import CertsSettings
 from services.certs.vault import Vault
 
@@ -55,10 +54,6 @@ class NatsProcess:
             time.sleep(0.02)
         raise AssertionError(f"nats-server did not start:\n{self._log.read_text()[-2000:]}")
 
-    def reload(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGHUP)
-
     def kill(self) -> None:
         """As a crash would."""
         if self._process is not None:
@@ -85,7 +80,9 @@ class ControlPlane:
         )
         self.vault = Vault(self.settings.data_dir)
         self.authority = Authority(self.settings, self.vault, lambda: datetime.now(UTC))
-        self.nats = NatsProcess(write_nats_files(self.authority), port, directory / "nats.log")
+        write_nats_files(self.authority)
+        configuration = self.settings.nats_directory / CONFIG
+        self.nats = NatsProcess(configuration, port, directory / "nats.log")
         self.nats_urls = [f"tls://127.0.0.1:{port}"]
 
     def start(self) -> None:

@@ -106,9 +106,7 @@ class ModelCluster:
     def _open(self, node: Node, message: Any) -> Message:
         node.frontends[message.volume] = message.attach_epoch
         socket = f"/run/{node.name}/{message.volume}.sock"
-        return FrontendOpened(
-            node=node.name, socket=socket, uri=f"nbd+unix:///{message.name}?socket={socket}"
-        )
+        return FrontendOpened(node=node.name, socket=socket, uri=f"nbd+unix:///{message.name}?socket={socket}")
 
     def _close(self, node: Node, message: Any) -> Message:
         node.frontends.pop(message.volume, None)
@@ -153,9 +151,7 @@ class ModelCluster:
     def primary(self, volume: str) -> Node | None:
         """The first data voter that is up, when a majority of the voters is up and founded."""
         founded = [
-            node
-            for node in self.nodes.values()
-            if node.up and volume in node.replicas and node.replicas[volume].record
+            node for node in self.nodes.values() if node.up and volume in node.replicas and node.replicas[volume].record
         ]
         if not founded:
             return None

@@ -24,7 +24,6 @@ from stoscore.messages import (
     OpenFrontend,
     RemoveReplica,
 )
-
 from tests.support.bids import bid
 from tests.support.model_nodes import ModelCluster
 

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from stoscore.errors import EXIT_CODE, Code, StosError
 
 from services.cli import cluster
 from services.cli.main import run
+from stoscore.errors import EXIT_CODE, Code, StosError
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,10 @@ import sys
 from importlib.metadata import EntryPoint
 
 import pytest
-from stoscore.errors import EXIT_CODE, Code
 
 from services.cli.lazy import summary
 from services.cli.main import run
+from stoscore.errors import EXIT_CODE, Code
 
 HEAVY = ("grpc", "nats", "opentelemetry", "pydantic", "uvloop", "kubernetes", "rich")
 

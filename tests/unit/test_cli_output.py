@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from stoscore.errors import Code, StosError
 
 from services.cli.output import fields, plain, report, table, wants_json
+from stoscore.errors import Code, StosError
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from stoscore.errors import EXIT_CODE, Code, StosError
-from stoscore.messages import AttachmentModel, NodeStatus, RecordModel, VoterModel
-from stoscore.volumes import Volumes
 
 from services.cli import cluster
 from services.cli.main import run
 from services.cli.roster import frontend_node
+from stoscore.errors import EXIT_CODE, Code, StosError
+from stoscore.messages import AttachmentModel, NodeStatus, RecordModel, VoterModel
+from stoscore.volumes import Volumes
 from tests.support.model_nodes import ModelCatalogue, ModelCluster, Switchboard
 
 Stos = Callable[..., Any]

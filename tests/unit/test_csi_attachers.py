@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from stoscore.errors import Code, StosError
 
 from services.csi import attachers
 from services.csi.attachers import Attacher, Export, kernel_nbd, loops
 from services.csi.attachers.fuse import daemon_command
 from services.csi.attachers.loops import Loop
+from stoscore.errors import Code, StosError
 
 VOLUME = "0123456789abcdef" * 2
 

@@ -60,7 +60,7 @@ def test_a_daemon_that_is_left_behind_is_not_waited_for(runner: asyncio.Runner) 
 def test_a_lock_goes_on_in_the_program(runner: asyncio.Runner) -> None:
     reading, writing = os.pipe()
     try:
-        done = runner.run(run(["sh", "-c", f"echo locked >&{writing}"], pass_fds=[writing]))
+        done = runner.run(run(["sh", "-c", f"echo locked > /dev/fd/{writing}"], pass_fds=[writing]))
         assert done.check().code == 0
         assert os.read(reading, 100) == b"locked\n"
     finally:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import grpc
 import pytest
-from stoscore.errors import Code, StosError
 
 from services.csi.errors import MESSAGE_CHARS_MAX, STATUS, status
+from stoscore.errors import Code, StosError
 
 
 @pytest.mark.parametrize("code", list(Code))

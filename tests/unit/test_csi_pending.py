@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from stoscore.errors import Code, StosError
 
 from services.csi.pending import Pending
+from stoscore.errors import Code, StosError
 
 
 async def test_a_second_operation_on_the_same_volume_is_aborted() -> None:

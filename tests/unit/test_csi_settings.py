@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from stoscore.errors import Code, StosError
-from stoscore.settings import load
 
 from services.csi.settings import CsiSettings
+from stoscore.errors import Code, StosError
+from stoscore.settings import load
 
 
 def settings(monkeypatch: pytest.MonkeyPatch, **variables: str) -> CsiSettings:

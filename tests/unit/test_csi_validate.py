@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+
+from services.csi import validate
 from stoscore.errors import Code, StosError
 from stoscore.proto import csi_pb2 as pb
 from stoscore.units import GIB, MIB, TIB
-
-from services.csi import validate
 from tests.support.csi import block, create_request, mounted
 
 MODE = pb.VolumeCapability.AccessMode

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from stoscore.errors import Code, StosError
-from stoscore.messages import Ranking
-from stoscore.units import GIB, MIB
 
 from services.placement.plan import explain, plan
 from services.placement.policies import Policy
 from services.placement.policies.capacity import Capacity
 from services.placement.policies.spread import Spread
+from stoscore.errors import Code, StosError
+from stoscore.messages import Ranking
+from stoscore.units import GIB, MIB
 from tests.support.bids import bid, request
 
 POLICIES: tuple[Policy, ...] = (Capacity(1.0, 64 * MIB), Spread("prefer"))

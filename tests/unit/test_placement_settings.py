@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from stoscore.errors import Code, StosError
-from stoscore.settings import load
 
 from services.placement.app import load_policies
 from services.placement.settings import PlacementSettings
+from stoscore.errors import Code, StosError
+from stoscore.settings import load
 
 
 def test_the_defaults_are_both_policies() -> None:

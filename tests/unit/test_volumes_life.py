@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from stoscore.errors import Code, StosError, unavailable
 from stoscore.messages import CatalogueEntry
 from stoscore.units import GIB, MIB
 from stoscore.volumes import Volumes
-
 from tests.support.model_nodes import ModelCatalogue, ModelCluster, Switchboard
 
 
@@ -54,9 +54,7 @@ async def test_a_created_volume_serves_with_its_first_record(world: World) -> No
 
 
 @pytest.mark.parametrize("replicas", range(6))
-async def test_an_even_number_of_copies_gets_a_witness_outside_the_in_sync_set(
-    world: World, replicas: int
-) -> None:
+async def test_an_even_number_of_copies_gets_a_witness_outside_the_in_sync_set(world: World, replicas: int) -> None:
     record = (await world.volumes.create("data", GIB, replicas=replicas)).record
     assert record is not None
     data = [voter for voter in record.voters if voter.kind == "data"]

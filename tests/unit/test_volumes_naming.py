@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from stoscore.errors import Code, StosError
 from stoscore.limits import VOLUME_BYTES_MAX
 from stoscore.units import GIB, MIB

@@ -61,9 +61,7 @@ class Volumes:
         spec = check_spec(name, size_bytes, replicas, zones, labels)
         return await self._creation.create(spec, Deadline.after(timeout_s))
 
-    async def get(
-        self, name_or_id: str, *, timeout_s: float = GET_S
-    ) -> tuple[CatalogueEntry, ReplicaStatus | None]:
+    async def get(self, name_or_id: str, *, timeout_s: float = GET_S) -> tuple[CatalogueEntry, ReplicaStatus | None]:
         """The entry and the primary's status; None while nobody serves. Raises NOT_FOUND."""
         deadline = Deadline.after(timeout_s)
         entry = await self._entry(name_or_id, deadline)

@@ -78,8 +78,7 @@ class Creation:
                 raise
             raise unavailable(
                 f"volume {entry.name} is not complete yet: {error.message}",
-                "repeat the command, it goes on where it stopped; or remove it with "
-                f"`stos volume rm {entry.name}`",
+                f"repeat the command, it goes on where it stopped; or remove it with `stos volume rm {entry.name}`",
             ) from error
 
     async def _declare_ready(self, entry: CatalogueEntry, deadline: Deadline) -> None:
@@ -202,16 +201,12 @@ class Creation:
     async def _found(self, record: RecordModel, deadline: Deadline) -> None:
         """Every voter gets the record. One that has one keeps its own."""
         request = FoundVolume(record=record)
-        await all_of(
-            *(self._nodes.ask(voter.node, "found", request, Empty, deadline) for voter in record.voters)
-        )
+        await all_of(*(self._nodes.ask(voter.node, "found", request, Empty, deadline) for voter in record.voters))
 
 
 def _new_record(entry: CatalogueEntry, incarnations: dict[str, str]) -> RecordModel:
     data = [VoterModel(node=node, incarnation=incarnations[node], kind="data") for node in entry.nodes]
-    witnesses = [
-        VoterModel(node=node, incarnation=incarnations[node], kind="witness") for node in entry.witness_nodes
-    ]
+    witnesses = [VoterModel(node=node, incarnation=incarnations[node], kind="witness") for node in entry.witness_nodes]
     return RecordModel(
         volume=entry.volume,
         name=entry.name,

@@ -59,9 +59,7 @@ class Pauses:
         self._next_s = min(PAUSE_MAX_S, self._next_s * 1.5)
 
 
-async def retry(
-    deadline: Deadline, attempt: Callable[[float], Awaitable[T]], *, longest_s: float = TRY_S
-) -> T:
+async def retry(deadline: Deadline, attempt: Callable[[float], Awaitable[T]], *, longest_s: float = TRY_S) -> T:
     """`attempt(timeout_s)` until it answers. Raises the last StosError when the deadline has passed, at once
     any that no retry would change."""
     pauses = Pauses(deadline)

@@ -98,11 +98,7 @@ class Deletion:
 def is_gone(survey: Survey, nodes: list[str]) -> bool:
     """Whether the volume is deleted for good: every voter forgot it, or a majority is past the tombstone and
     one still keeps it for those that are away."""
-    deleted = {
-        node
-        for node, status in survey.statuses.items()
-        if status.record is not None and status.record.deleted
-    }
+    deleted = {node for node, status in survey.statuses.items() if status.record is not None and status.record.deleted}
     past = deleted | survey.missing
     if past.issuperset(nodes) and not set(survey.statuses) - deleted:
         return True

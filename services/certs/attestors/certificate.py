@@ -6,11 +6,11 @@ import base64
 import binascii
 
 from cryptography import x509
-from stoscore.errors import Code, StosError, invalid
-from stoscore.identity import certificate_uri, parse_uri, verify_signature
 
 from services.certs.attestors import Claim, Desk
 from services.certs.issue import check_issued
+from stoscore.errors import Code, StosError, invalid
+from stoscore.identity import certificate_uri, parse_uri, verify_signature
 
 
 class CertificateAttestor:

@@ -14,13 +14,12 @@ import os
 import shutil
 from pathlib import Path
 
-from stoscore.errors import StosError, invalid, precondition
-from stoscore.files import private_directory, write_private
-from stoscore.limits import valid_volume_id
-
 from services.csi import host
 from services.csi.attachers import Export, loops, processes
 from services.csi.commands import missing, run, search_path
+from stoscore.errors import StosError, invalid, precondition
+from stoscore.files import private_directory, write_private
+from stoscore.limits import valid_volume_id
 
 DAEMON = "qemu-storage-daemon"
 PROGRAMS = (DAEMON, "losetup", "mount", "umount")

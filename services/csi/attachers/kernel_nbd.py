@@ -20,16 +20,15 @@ import struct
 import subprocess
 from pathlib import Path
 
-from stoscore.errors import Code, StosError, invalid, precondition
-from stoscore.files import private_directory, write_private
-from stoscore.limits import valid_volume_id
-from stoscore.telemetry import get_logger
-
 from services.csi.attachers import SECTOR_BYTES, Export
 from services.csi.attachers.exclusive import refuse_in_use
 from services.csi.attachers.nbd_handshake import Negotiated, negotiate
 from services.csi.attachers.netlink import Answer, Netlink, nested, parse, text, u32, u64
 from services.csi.commands import search_path
+from stoscore.errors import Code, StosError, invalid, precondition
+from stoscore.files import private_directory, write_private
+from stoscore.limits import valid_volume_id
+from stoscore.telemetry import get_logger
 
 MODULE = Path("/sys/module/nbd")
 SYSFS = Path("/sys/block")

@@ -12,11 +12,10 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
-from stoscore.errors import Code, StosError
-
 from services.csi.attachers import SECTOR_BYTES
 from services.csi.attachers.exclusive import busy, refuse_in_use
 from services.csi.commands import run
+from stoscore.errors import Code, StosError
 
 SYSFS = Path("/sys/block")
 _RELEASE_S = 3.0

@@ -6,16 +6,15 @@ import asyncio
 import os
 from pathlib import Path
 
-from stoscore.units import format_size
-
 from services.dev import leftovers
 from services.dev.cluster import Cluster
 from services.dev.demo.context import Context, DemoVolume
 from services.dev.demo.summary import Findings
 from services.dev.demo.wire import listening_ports
 from services.dev.layout import APP
+from stoscore.units import format_size
 
-_SPACE_TIMEOUT_S = 15.0
+_SPACE_TIMEOUT_S = 45.0
 _POLL_S = 0.1
 _LEFT_SHARE_MAX = 0.02
 """Of the space that the volumes used: what nodes may keep for themselves."""

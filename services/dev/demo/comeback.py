@@ -35,12 +35,8 @@ async def come_back(watch: Watch, node: str, peer_ports: frozenset[int], start: 
     asked = {node, *others}
 
     def returned() -> bool:
-        """The process answers, or a primary already sends it what it missed."""
-        return any(
-            node in seen.statuses
-            or ((primary := seen.primary) is not None and any(r.node == node for r in primary.resyncs))
-            for seen in watch.seen.values()
-        )
+        """The process answers over NATS, or already speaks to its peers."""
+        return traffic.total > 0 or any(node in seen.statuses for seen in watch.seen.values())
 
     def in_sync() -> bool:
         return all(node in seen.in_sync for seen in watch.seen.values())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+
 from stoscore.proto import csi_pb2, csi_pb2_grpc
 
 _TIMEOUT_S = 60.0

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import xxhash
+
 from stoscore.units import BLOCK_BYTES
 
 _HEAD = struct.Struct("<8sQQ")

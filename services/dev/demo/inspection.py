@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from stoscore.units import MIB
-
 from services.dev.demo.context import Context, DemoFailed, DemoVolume
 from services.dev.demo.files import differing
 from services.dev.demo.load import FileWriter, RawWriter, connect
@@ -14,6 +12,7 @@ from services.dev.demo.mounting import MountedVolume
 from services.dev.demo.tools import check_filesystem
 from services.dev.demo.verify import Copy, disagreements, not_as_written
 from services.dev.demo.volumes import SIZE_BYTES
+from stoscore.units import MIB
 
 _READ_BYTES = 1 * MIB
 _ZEROS = bytes(_READ_BYTES)

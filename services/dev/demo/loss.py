@@ -11,14 +11,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from stoscore.units import BLOCK_BYTES, MIB, format_size
-
 from services.dev.demo.comeback import come_back
 from services.dev.demo.context import Context, DemoFailed, DemoVolume
 from services.dev.demo.inspection import read_copy
 from services.dev.demo.load import RawWriter
 from services.dev.demo.summary import Loss
 from services.dev.demo.verify import differing_blocks
+from stoscore.units import BLOCK_BYTES, MIB, format_size
 
 RAW_BYTES_AWAY = 20 * MIB
 """How much is written over NBD, in scattered 4 KiB blocks, while the node is away."""

@@ -13,9 +13,8 @@ import random
 import time
 from typing import Protocol
 
-from stoscore.units import BLOCK_BYTES
-
 from services.dev.demo.history import GapMeter, History, Pattern
+from stoscore.units import BLOCK_BYTES
 
 DEPTH = 4
 _AFTER_ERROR_S = 0.05

@@ -11,9 +11,6 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import grpc
-from stoscore.bus import Bus
-from stoscore.errors import StosError, unavailable
-from stoscore.identity import Identity
 
 from services.dev.cluster import Cluster
 from services.dev.demo import summary
@@ -27,6 +24,9 @@ from services.dev.demo.view import View, open_view, print_outcome
 from services.dev.demo.watch import Watch
 from services.dev.layout import ADMIN
 from services.dev.state import ClusterState
+from stoscore.bus import Bus
+from stoscore.errors import StosError, unavailable
+from stoscore.identity import Identity
 
 _CONNECT_TIMEOUT_S = 10.0
 

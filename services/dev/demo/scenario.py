@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 
-from stoscore.units import MIB, format_size
-
 from services.dev.demo.cleanup import delete_volumes, nothing_in_use
 from services.dev.demo.context import Context, DemoVolume
 from services.dev.demo.files import Listed, library_tree, list_tree
@@ -18,6 +16,7 @@ from services.dev.demo.load import FileWriter, RawWriter, connect
 from services.dev.demo.loss import lose_primary, primary_of
 from services.dev.demo.mounting import MountedVolume, mount_if_possible
 from services.dev.demo.volumes import make_volumes
+from stoscore.units import MIB, format_size
 
 _BESIDE_BYTES = 12 * MIB
 """Files copied while a primary is killed; with the recorder's writes they stay below what is promised a time
@@ -41,7 +40,7 @@ async def play(context: Context) -> None:
 
     for number, batch in enumerate(batches, start=1):
         victim = primary_of(context, raw_volume)
-        view.step(f"the node that leads is killed under load, misses writes, comes back ({number} of 2: {victim})")
+        view.step(f"{victim}, which leads both, is killed under load and comes back ({number} of 2)")
         copying = writer.copy(batch, f"while-{victim}-dies") if writer is not None else None
         context.findings.losses.append(await lose_primary(context, volumes, raw, copying))
     context.findings.io_errors = raw.errors() + (writer.errors if writer is not None else 0)

@@ -19,10 +19,10 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
-from stoscore.units import BLOCK_BYTES, format_size
 
 from services.dev.demo.summary import Findings
 from services.dev.demo.watch import Seen
+from stoscore.units import BLOCK_BYTES, format_size
 
 PLAIN_VARIABLE = "STOS_DEMO_PLAIN"
 _REFRESH_PER_S = 4

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from stoscore.units import GIB, format_size
-
 from services.dev.demo.context import Context, DemoFailed, DemoVolume
 from services.dev.demo.csi import mounted_as, raw_block
 from services.dev.layout import APP
+from stoscore.units import GIB, format_size
 
 SIZE_BYTES = 1 * GIB
 REPLICAS = "2"

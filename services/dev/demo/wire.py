@@ -131,6 +131,11 @@ class PeerTraffic:
             if connection.inode in own and self._is_peer_link(connection):
                 total = connection.bytes_sent + connection.bytes_received
                 self._seen[connection.inode] = max(total, self._seen.get(connection.inode, 0))
+        return self.total
+
+    @property
+    def total(self) -> int:
+        """As of the last sample."""
         return sum(self._seen.values())
 
     def _is_peer_link(self, connection: Connection) -> bool:

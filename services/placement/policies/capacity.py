@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stoscore.messages import Bid
-from stoscore.units import format_size
-
 from services.placement.policies import Ask, Policy, Score
 from services.placement.settings import PlacementSettings
+from stoscore.messages import Bid
+from stoscore.units import format_size
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from stoscore.messages import Bid
-
 from services.placement.policies import Ask, Policy, Score
 from services.placement.settings import PlacementSettings
+from stoscore.messages import Bid
 
 ZONE_POINTS = 2.0
 """Per voter already in the zone; above 1, so that no emptier disk outweighs a shared zone."""

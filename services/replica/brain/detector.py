@@ -22,6 +22,12 @@ class Detector:
         """True when the peer was up before."""
         return self.heard_ns.pop(peer, None) is not None
 
+    def excuse(self, now_ns: int) -> None:
+        """We were paused ourselves: what the others said meanwhile still waits in our sockets, so their silence
+        begins now."""
+        for peer in self.heard_ns:
+            self.heard_ns[peer] = now_ns
+
     def silent(self, now_ns: int) -> list[str]:
         """The peers that have just become silent, sorted."""
         gone = sorted(peer for peer, heard in self.heard_ns.items() if now_ns - heard > self.suspect_ns)
