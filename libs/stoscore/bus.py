@@ -15,53 +15,32 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from stoscore import envelope
-from stoscore.envelope import decode_answer, decode_request, encode_error, encode_request, encode_result
+from stoscore.bus_answering import TIMEOUT_S, RequestContext, Server, is_replayed
+from stoscore.bus_asking import Collector, Pending
+from stoscore.envelope import decode_answer, encode_request
 from stoscore.errors import Code, StosError, unavailable
 from stoscore.identity import Identity
 from stoscore.messages import Message
 from stoscore.nats_session import Session
 from stoscore.nats_wire import STATUS, Msg
-from stoscore.telemetry import current_traceparent, get_logger, span, valid_traceparent
+from stoscore.telemetry import current_traceparent, get_logger, span
 
 A = TypeVar("A", bound=Message)
 M = TypeVar("M", bound=Message)
 RawCallback = Callable[[str, bytes, dict[str, str]], None]
 
 RECONNECT_WAIT_S = 0.25
-TIMEOUT_S = 5.0
-TIMEOUT_MAX_S = 300.0
-RUNNING_MAX = 64
-"""Requests of one subject that are worked on at a time."""
-WAITING_MAX = 1024
-"""Requests of one subject that wait beyond that; more are refused as busy."""
-SEEN_MAX = 512
+RESEND_S, RESEND_MAX_S = 1.0, 4.0
+"""An unanswered request is sent again, with the same id, so that a lost message or answer costs a second and not
+the whole time limit."""
 NO_RESPONDERS = "503"
 
 log = get_logger("bus")
-
-
-@dataclass(frozen=True, slots=True)
-class RequestContext:
-    """What is known about a request besides its content."""
-
-    subject: str
-    request_id: str
-    deadline_s: float
-    """On the event loop's clock: when the sender stops waiting."""
-    sender: str
-    """"kind/name" as the reply subject says. The server pins who may listen there, so only the named one can
-    read the answer; it is no proof of who asked."""
-    traceparent: str
-
-    def left_s(self) -> float:
-        """Time until the sender stops waiting, never negative."""
-        return max(0.0, self.deadline_s - asyncio.get_running_loop().time())
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,28 +48,6 @@ class _Subscription:
     subject: str
     queue: str
     callback: Callable[[Msg, Session], None]
-
-
-class _Pending:
-    """One request, or one scatter, that waits for answers."""
-
-    __slots__ = ("answers", "done", "enough", "session", "subject")
-
-    def __init__(self, subject: str, enough: int | None, session: Session):
-        self.subject = subject
-        self.enough = enough
-        self.session = session
-        self.answers: list[Any] = []
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def fail(self, error: StosError) -> None:
-        if not self.done.done():
-            self.done.set_exception(error)
-
-    def answered(self, data: Any) -> None:
-        self.answers.append(data)
-        if self.enough is not None and len(self.answers) >= self.enough and not self.done.done():
-            self.done.set_result(None)
 
 
 class Bus:
@@ -102,8 +59,7 @@ class Bus:
         self._name = name
         self._session: Session | None = None
         self._subscriptions: list[_Subscription] = []
-        self._pending: dict[str, _Pending] = {}
-        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._pending: dict[str, Pending] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._supervisor: asyncio.Task[None] | None = None
         self._first = asyncio.Event()
@@ -292,24 +248,37 @@ class Bus:
         enough: int | None,
         raw: bool = False,
         until: Callable[[Msg], bool] | None = None,
-    ) -> _Pending:
+    ) -> Pending:
         session = self._session
         if session is None or not session.alive:
             raise unavailable("not connected to NATS")
         token = os.urandom(9).hex()
-        pending = _Collector(subject, enough, session, until) if raw else _Pending(subject, enough, session)
+        asked_headers = self._headers(timeout_s, headers)
+        pending = Collector(subject, enough, session, until) if raw else Pending(subject, enough, session)
         self._pending[token] = pending
         try:
-            reply = f"{session.inbox}.{token}"
-            sent = session.publish(subject, payload, reply, self._headers(timeout_s, headers))
-            if not sent:
-                raise unavailable("the connection to NATS is gone")
-            await asyncio.wait([pending.done], timeout=timeout_s)
+            self._say(pending, token, payload, asked_headers)
+            # Only our own services know a request again by its id; anything else is asked once.
+            resend_s = RESEND_S if enough == 1 and not raw else timeout_s
+            loop = asyncio.get_running_loop()
+            end = loop.time() + timeout_s
+            while not pending.done.done() and (left_s := end - loop.time()) > 0:
+                await asyncio.wait([pending.done], timeout=min(resend_s, left_s))
+                if not pending.done.done() and loop.time() < end:
+                    self._say(pending, token, payload, asked_headers)
+                    resend_s = min(resend_s * 2, RESEND_MAX_S)
         finally:
             del self._pending[token]
         if pending.done.done():
             pending.done.result()
         return pending
+
+    def _say(self, pending: Pending, token: str, payload: bytes, headers: dict[str, str]) -> None:
+        """Send a request, on the connection of the moment."""
+        session = self._session
+        if session is None or not session.publish(pending.subject, payload, f"{session.inbox}.{token}", headers):
+            raise unavailable("the connection to NATS is gone")
+        pending.session = session
 
     def _headers(self, timeout_s: float, more: dict[str, str] | None) -> dict[str, str]:
         headers = {
@@ -335,7 +304,7 @@ class Bus:
                 )
             )
             return
-        pending.answered(msg if isinstance(pending, _Collector) else msg.data)
+        pending.answered(msg if isinstance(pending, Collector) else msg.data)
 
     def _publish_denied(self, subject: str) -> None:
         error = StosError(Code.PERMISSION_DENIED, f"{self.identity.uri} may not publish to {subject}")
@@ -377,7 +346,7 @@ class Bus:
         """Answer requests to a subject (wildcards allowed). The handler returns the result or raises
         StosError; anything else that it raises is logged and answered with INTERNAL, and the service lives
         on. Raises PERMISSION_DENIED when the server refuses the subscription."""
-        server = _Server(self, subject, request, handler)
+        server = Server(self._spawn, subject, request, handler)
         await self._subscribe(_Subscription(subject, queue, server.arrived))
 
     async def subscribe(self, subject: str, callback: RawCallback) -> None:
@@ -385,7 +354,7 @@ class Bus:
         Raises PERMISSION_DENIED when the server refuses the subscription."""
 
         def arrived(msg: Msg, session: Session) -> None:
-            if _replayed(msg):
+            if is_replayed(msg):
                 log.warning("refused a replayed message", extra={"subject": msg.subject})
                 return
             try:
@@ -406,122 +375,5 @@ class Bus:
         if session.is_denied(item.subject):
             raise StosError(Code.PERMISSION_DENIED, f"{self.identity.uri} may not listen to {item.subject}")
 
-    def _first_time(self, reply: str) -> bool:
-        """Whether this request was not seen before: while two connections overlap, each delivers it."""
-        if not reply:
-            return True
-        if reply in self._seen:
-            return False
-        self._seen[reply] = None
-        if len(self._seen) > SEEN_MAX:
-            self._seen.popitem(last=False)
-        return True
 
-
-class _Collector(_Pending):
-    """Waits for raw messages, up to one that ends the row."""
-
-    __slots__ = ("_until",)
-
-    def __init__(self, subject: str, enough: int | None, session: Session, until: Callable[[Msg], bool] | None):
-        super().__init__(subject, enough, session)
-        self._until = until
-
-    def answered(self, data: Any) -> None:
-        super().answered(data)
-        if self._until is not None and self._until(data) and not self.done.done():
-            self.done.set_result(None)
-
-
-class _Server:
-    """Works on the requests of one subject."""
-
-    def __init__(
-        self,
-        bus: Bus,
-        subject: str,
-        request: type[M],
-        handler: Callable[[M, RequestContext], Awaitable[Message]],
-    ):
-        self._bus = bus
-        self._subject = subject
-        self._request = request
-        self._handler: Callable[[Any, RequestContext], Awaitable[Message]] = handler
-        self._running = asyncio.Semaphore(RUNNING_MAX)
-        self._waiting = 0
-
-    def arrived(self, msg: Msg, session: Session) -> None:
-        if _replayed(msg):
-            log.warning("refused a replayed message", extra={"subject": msg.subject})
-            return
-        if not self._bus._first_time(msg.reply):
-            return
-        if self._waiting >= WAITING_MAX:
-            _answer(session, msg.reply, encode_error(unavailable(f"{self._subject} is busy")))
-            return
-        self._waiting += 1
-        session.working += 1
-        self._bus._spawn(self._work(msg, session, _context(msg)))
-
-    async def _work(self, msg: Msg, session: Session, context: RequestContext) -> None:
-        try:
-            async with self._running:
-                if context.left_s() <= 0:
-                    log.debug("dropped an expired request", extra={"subject": msg.subject})
-                    return
-                _answer(session, msg.reply, await self._result(msg.data, context))
-        finally:
-            self._waiting -= 1
-            session.working -= 1
-
-    async def _result(self, data: bytes, context: RequestContext) -> bytes:
-        with span(
-            f"serve {context.subject}", context.traceparent, subject=context.subject, sender=context.sender
-        ) as current:
-            try:
-                answer = await self._handler(decode_request(self._request, data), context)
-            except StosError as error:
-                current.fail(error.message)
-                log.info(
-                    "refused: %s",
-                    error.message,
-                    extra={"subject": context.subject, "sender": context.sender, "code": error.code.value},
-                )
-                return encode_error(error)
-            except Exception:
-                # The shell's edge: a bug in one handler must not end the service.
-                current.fail("internal error")
-                log.exception("a request failed", extra={"subject": context.subject, "sender": context.sender})
-                return encode_error(StosError(Code.INTERNAL, f"internal error in {context.subject}"))
-            return encode_result(answer)
-
-
-def _answer(session: Session, reply: str, data: bytes) -> None:
-    """On the connection that brought the request: the server permits the answer to no other."""
-    if not reply:
-        return
-    try:
-        session.publish(reply, data)
-    except StosError as error:
-        session.publish(reply, encode_error(StosError(Code.INTERNAL, error.message)))
-
-
-def _replayed(msg: Msg) -> bool:
-    """Stored and delivered by JetStream instead of published by the one who may."""
-    return msg.reply.startswith("$JS.") or "Nats-Stream" in msg.headers
-
-
-def _context(msg: Msg) -> RequestContext:
-    headers = msg.headers
-    milliseconds = headers.get(envelope.TIMEOUT_MS, "")
-    usable = milliseconds.isascii() and milliseconds.isdigit() and len(milliseconds) <= 9
-    timeout_s = min(int(milliseconds) / 1000, TIMEOUT_MAX_S) if usable else TIMEOUT_S
-    prefix = msg.reply.partition(".")[0].removeprefix("_INBOX_")
-    kind, _, name = prefix.partition("_")
-    return RequestContext(
-        subject=msg.subject,
-        request_id=headers.get(envelope.REQUEST_ID, "")[:64],
-        deadline_s=asyncio.get_running_loop().time() + timeout_s,
-        sender=f"{kind}/{name}" if kind and name else "",
-        traceparent=valid_traceparent(headers.get(envelope.TRACEPARENT, "")),
-    )
+__all__ = ["Bus", "RequestContext"]

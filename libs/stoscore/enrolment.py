@@ -231,12 +231,14 @@ SERVICE_ROLE = {"replica": "node", "csi": "csi", "placement": "placement", "cert
 
 async def ensure_identity(settings: CommonSettings, directory: Path, role: str) -> Identity:
     """The identity of that role in the directory; without one, or with an expired one, a join token of the
-    settings' file is exchanged for it. Raises StosError UNAUTHENTICATED."""
+    settings' file is exchanged for it, as soon as the file and certs are there. Raises StosError
+    UNAUTHENTICATED."""
     try:
         identity = Identity.load(directory)
     except StosError:
-        if settings.join_token_file is None or not settings.join_token_file.exists():
+        if settings.join_token_file is None:
             raise
+        await _file_is_there(settings.join_token_file)
         tokens = [t for t in read_tokens(settings.join_token_file) if role_of(t.kind, t.name) == role]
         if not tokens:
             raise StosError(
@@ -254,6 +256,14 @@ async def ensure_identity(settings: CommonSettings, directory: Path, role: str) 
             f"the identity in {directory} is of cluster {identity.cluster!r}, not {settings.cluster!r}",
         )
     return identity
+
+
+async def _file_is_there(path: Path) -> None:
+    """A token may be made only after this process was started: by certs in the same process, or by hand."""
+    if not path.exists():
+        log.warning("waiting for a join token in %s", path)
+    while not path.exists():
+        await asyncio.sleep(RETRY_WAIT_S)
 
 
 # ---- renewal -----------------------------------------------------------------------------------------

@@ -119,7 +119,6 @@ class ResyncStatus(Message):
     bytes_left: int
     blocks_sent: int
     bytes_sent: int
-    started_ns_ago: int
 
 
 class ReplicaStatus(Message):

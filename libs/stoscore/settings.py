@@ -163,8 +163,10 @@ def _known(cls: type[ServiceSettings], prefix: str, given: str) -> str:
     """What was probably meant, else all there is."""
     fields = sorted(cls.model_fields)
     names = [f"{prefix}{field.upper()}" for field in fields] if prefix else fields
-    close = get_close_matches(given, names, n=1)
-    return f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}"
+    close = get_close_matches(given.upper().removeprefix(prefix).lower(), fields, n=1)
+    if close:
+        return f"did you mean {names[fields.index(close[0])]}?"
+    return f"known: {', '.join(names)}"
 
 
 def _explain(error: ValidationError, prefix: str, variables: dict[str, str], values: dict[str, Any]) -> StosError:

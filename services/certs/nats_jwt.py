@@ -25,6 +25,9 @@ from stoscore.nkey import public_key, sign
 ACCOUNT_NAME, SYSTEM_NAME = "STOS", "SYS"
 ANSWER_TTL_NS = 300 * 1_000_000_000
 """How long a service may answer a request: the longest time limit a request can carry."""
+ANSWERS_MAX = 4
+"""How often it may answer one request: a request that is delivered twice (asked again) counts against the
+permission already, and its answer must still fit."""
 STREAMS_MAX, CONSUMERS_MAX = 8, 64
 
 
@@ -98,7 +101,7 @@ def _scope(role: Role, seed: bytes) -> dict[str, Any]:
         "template": {
             "pub": {"allow": sorted(set(role.publish))},
             "sub": {"allow": sorted({*role.subscribe, role.inbox})},
-            "resp": {"max": 1, "ttl": ANSWER_TTL_NS},
+            "resp": {"max": ANSWERS_MAX, "ttl": ANSWER_TTL_NS},
             "subs": -1,
             "data": -1,
             "payload": -1,

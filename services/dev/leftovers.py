@@ -15,7 +15,7 @@ from pathlib import Path
 
 from services.dev.processes import identify, terminate
 
-_COMMAND_TIMEOUT_S = 20.0
+_COMMAND_TIMEOUT_S = 10.0
 _EXPORTERS = ("qemu-storage-daemon",)
 """Programs that outlive the CSI node service on purpose, so that its death does not touch a mounted volume."""
 _EXPORTER_PATIENCE_S = 5.0
@@ -97,16 +97,19 @@ def unix_sockets(*directories: Path) -> list[str]:
 def release_mounts(*directories: Path) -> list[str]:
     """Unmounts and detaches what is still in use there, so that the processes behind it can be stopped.
     Returns a line for each thing done."""
-    done = []
-    for mount in mounts(*directories):
-        lazy = [] if _run("umount", mount.target) else ["-l"]
-        if not lazy or _run("umount", *lazy, mount.target):
-            done.append(f"unmounted {mount.target}")
-        for device in loop_devices(*directories):
-            if device == mount.source and _run("losetup", "-d", device):
-                done.append(f"detached {device}")
-    done += [f"detached {device}" for device in loop_devices(*directories) if _run("losetup", "-d", device)]
-    return done + _end_exporters(directories)
+    loops = loop_devices(*directories)
+    done = [line for mount in mounts(*directories) if mount.source in loops for line in _unmount(mount)]
+    # Before what is below it goes: a loop device whose file is gone can't be told from another's.
+    done += [f"detached {device}" for device in loops if _run("losetup", "-d", device)]
+    done += _end_exporters(directories)
+    return done + [line for mount in mounts(*directories) for line in _unmount(mount)]
+
+
+def _unmount(mount: Mount) -> list[str]:
+    """Lazily when somebody still uses it: the device behind it is about to go."""
+    if _run("umount", mount.target) or _run("umount", "-l", mount.target):
+        return [f"unmounted {mount.target}"]
+    return []
 
 
 def _end_exporters(directories: tuple[Path, ...]) -> list[str]:
@@ -117,8 +120,16 @@ def _end_exporters(directories: tuple[Path, ...]) -> list[str]:
 
 
 def _run(*command: str) -> bool:
+    """Never longer than its time limit: a program that is stuck in the kernel on a dead device can't even be
+    killed, so it is not waited for."""
     try:
-        result = subprocess.run(command, capture_output=True, timeout=_COMMAND_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+    except OSError:
         return False
-    return result.returncode == 0
+    try:
+        return process.wait(_COMMAND_TIMEOUT_S) == 0
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return False

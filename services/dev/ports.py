@@ -28,7 +28,9 @@ def free_ports(count: int) -> list[int]:
                 held.bind((HOST, port))
                 found.append(port)
             if len(found) == count:
-                return found
+                break
+    if len(found) == count:
+        return found
     raise OSError(f"no {count} free TCP ports among {len(candidates)} tried")
 
 

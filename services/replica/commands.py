@@ -14,12 +14,12 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 from rich.table import Table
-from stoscore.errors import EXIT_CODE, Code
-from stoscore.units import BLOCK_BYTES, format_size
 
 from services.replica.store import Digest, FormatError, Report, StoreError
 from services.replica.store import check as check_store
 from services.replica.store import digest as digest_store
+from stoscore.errors import EXIT_CODE, Code
+from stoscore.units import BLOCK_BYTES, format_size
 
 app = typer.Typer(help="Check and compare replica directories.", no_args_is_help=True)
 

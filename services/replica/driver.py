@@ -12,8 +12,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from stoscore.units import BLOCK_BYTES
-
 from services.replica.brain import (
     Beat,
     BeatAnswer,
@@ -44,6 +42,7 @@ from services.replica.replication.messages import (
 )
 from services.replica.replication.primary import Primary
 from services.replica.replication.replica import Replica, Share
+from stoscore.units import BLOCK_BYTES
 
 REPLICA_OWNER = 0
 """Owner of a sync asked for by the follower's side; a primary's is its epoch."""
@@ -194,6 +193,8 @@ class Node:
         self._next_beat_ns = now_ns
         self._due: dict[str, int] = {}
         self._touched: set[str] = set()
+        self._events: deque[tuple[Volume, ev.Event]] = deque()
+        self._stepping = False
 
     # ---- volumes --------------------------------------------------------------------------------------
 
@@ -251,7 +252,9 @@ class Node:
                 self._orders.append(ToPeer(node, self.promises.on_beat(node, message, now_ns)))
             case BeatAnswer():
                 if self.promises.on_answer(node, message):
-                    if self.detector.heard(node, now_ns) and node in self._linked:
+                    # A late answer after the end of our own link says nothing: were it counted, the peer's coming
+                    # back would go unnoticed.
+                    if node in self._linked and self.detector.heard(node, now_ns):
                         self._peer_up(node, now_ns)
                     self._unpark()
             case Claims():
@@ -313,7 +316,7 @@ class Node:
     def to_primary(self, volume_id: str, node: str, epoch: int, message: ToPrimary, now_ns: int) -> None:
         volume = self.volumes.get(volume_id)
         if volume is not None and volume.primary is not None and volume.primary.epoch == epoch:
-            self._data(volume, volume.primary.receive(node, message), now_ns)
+            self._data(volume, volume.primary.receive(node, message, now_ns), now_ns)
 
     def incoming_link_lost(self, link: int, now_ns: int) -> None:
         for volume in self.volumes.values():
@@ -349,22 +352,24 @@ class Node:
         epoch = owner if primary is not None else (volume.replica.epoch if volume.replica else 0)
         orders = self._orders
         self._touched.add(volume.id)
+        reports: list[fx.ReportFailed | fx.ReportCaughtUp] = []
         for effect in effects:
             if isinstance(effect, fx.ReportFailed | fx.ReportCaughtUp):
-                record = volume.brain.record
-                member = record.voter_on(effect.node) if record else None
-                if member is None:
-                    continue
-                event: ev.Event = (
-                    ev.MemberFailed(member, effect.reason)
-                    if isinstance(effect, fx.ReportFailed)
-                    else ev.MemberCaughtUp(member)
-                )
-                self._step(volume, event, now_ns)
+                reports.append(effect)
                 continue
             orders.append(Data(volume.id, epoch, effect, owner))
             if isinstance(effect, fx.StartedServing):
                 self._tell_serving(volume)
+        for report in reports:
+            # After the other effects: what the brain makes of it must not overtake them on a link.
+            record = volume.brain.record
+            member = record.voter_on(report.node) if record else None
+            if member is None:
+                continue
+            if isinstance(report, fx.ReportFailed):
+                self._step(volume, ev.MemberFailed(member, report.reason), now_ns)
+            else:
+                self._step(volume, ev.MemberCaughtUp(member), now_ns)
 
     def _tell_serving(self, volume: Volume) -> None:
         record = volume.brain.record
@@ -381,11 +386,13 @@ class Node:
             return
         while volume.pending and volume.pending[0].ticket <= ticket:
             done = volume.pending.popleft()
-            if done.epoch != volume.durable_epoch:
-                volume.durable_epoch = done.epoch
+            volume.durable_epoch = done.epoch
             self._confirm_claims(volume)
+            self._stepping = True
             for effect in done.after:
                 self._perform(volume, effect, now_ns)
+            self._stepping = False
+            self._drain(now_ns)
 
     def _confirm_claims(self, volume: Volume) -> None:
         slot = volume.brain.state.slot
@@ -397,7 +404,7 @@ class Node:
         if volume is None or volume.replica is None:
             return
         core = volume.primary or volume.replica
-        self._data(volume, core.marked(regions), now_ns)
+        self._data(volume, core.marked(regions, now_ns), now_ns)
 
     def synced(self, volume_id: str, owner: int, ticket: int, now_ns: int) -> None:
         volume = self.volumes.get(volume_id)
@@ -406,7 +413,7 @@ class Node:
         if owner == REPLICA_OWNER:
             self._data(volume, volume.replica.synced(ticket), now_ns)
         elif volume.primary is not None and volume.primary.epoch == owner:
-            self._data(volume, volume.primary.synced(ticket), now_ns)
+            self._data(volume, volume.primary.synced(ticket, now_ns), now_ns)
 
     def store_changed(self, volume_id: str, now_ns: int, *, unclean: bool, failure: str = "") -> None:
         """The store's unclean mark as it is now; `failure`: its disk failed."""
@@ -462,6 +469,24 @@ class Node:
     # ---- the brain ------------------------------------------------------------------------------------
 
     def _step(self, volume: Volume, event: ev.Event, now_ns: int) -> None:
+        """One event at a time, each to its end: were an event handled in the middle of another one's effects, the
+        newer hard state would be saved before the older one."""
+        self._events.append((volume, event))
+        if not self._stepping:
+            self._drain(now_ns)
+
+    def _drain(self, now_ns: int) -> None:
+        while self._events:
+            volume, event = self._events.popleft()
+            if self.volumes.get(volume.id) is not volume:
+                continue
+            self._stepping = True
+            try:
+                self._step_now(volume, event, now_ns)
+            finally:
+                self._stepping = False
+
+    def _step_now(self, volume: Volume, event: ev.Event, now_ns: int) -> None:
         batch = volume.brain.step(event, now_ns, self._facts(volume))
         self._touched.add(volume.id)
         for effect in batch.now:

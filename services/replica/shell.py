@@ -335,6 +335,8 @@ class Shell:
 
     def _store_copy(self, hosted: Hosted, order: Data, effect: fx.StoreCopy) -> None:
         sums, data = self.payloads.pop(effect.token)
+        for block, count in effect.keep:
+            hosted.blocks.tail_append(effect.seq, block, count)
         store_copy(hosted.blocks, effect.ranges, effect.keep, sums, data)
 
     def _commit_tail(self, hosted: Hosted, order: Data, effect: fx.CommitTail) -> None:

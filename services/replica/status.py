@@ -28,7 +28,7 @@ def replica_status(node: Node, volume: Volume, hosted: Hosted, now_ns: int) -> R
         unclean=brain.unclean,
         writes=primary.writes if primary else 0,
         reads=primary.reads if primary else 0,
-        resyncs=[_resync(peer, now_ns) for peer in primary.peers.values() if _unfinished(peer)] if primary else [],
+        resyncs=[_resync(peer) for peer in primary.peers.values() if _unfinished(peer)] if primary else [],
     )
 
 
@@ -36,7 +36,7 @@ def _unfinished(peer: Peer) -> bool:
     return peer.phase not in ("live", "synced")
 
 
-def _resync(peer: Peer, now_ns: int) -> ResyncStatus:
+def _resync(peer: Peer) -> ResyncStatus:
     resync = peer.resync
     left = resync.blocks_left() if resync is not None else len(peer.missed)
     sent = resync.blocks_sent if resync is not None else 0
@@ -47,5 +47,4 @@ def _resync(peer: Peer, now_ns: int) -> ResyncStatus:
         bytes_left=left * BLOCK_BYTES,
         blocks_sent=sent,
         bytes_sent=sent * BLOCK_BYTES,
-        started_ns_ago=max(0, now_ns - peer.since_ns),
     )

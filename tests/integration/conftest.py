@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
-from stoscore.bus import Bus
 
+from stoscore.bus import Bus
 from tests.support.control_plane import ControlPlane
 
 BusOf = Callable[[str, str], Awaitable[Bus]]

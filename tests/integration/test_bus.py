@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
+
 from stoscore import subjects
 from stoscore.bus import Bus, RequestContext
+from stoscore.envelope import encode_request
 from stoscore.errors import Code, StosError, precondition
 from stoscore.messages import Bid, BidRequest, DescribeReplica, Empty, Message, ReplicaCreated
 from stoscore.telemetry import current_traceparent, span
-
 from tests.integration.conftest import BusOf
 from tests.support.control_plane import ControlPlane
 
@@ -150,6 +151,53 @@ async def test_a_late_answer_is_a_missed_deadline(bus_of: BusOf) -> None:
     with pytest.raises(StosError) as caught:
         await user.request(DESCRIBE, DescribeReplica(volume=VOLUME), Empty, timeout_s=0.1)
     assert caught.value.code is Code.DEADLINE_EXCEEDED
+
+
+async def test_a_request_that_arrives_twice_is_worked_on_once(bus_of: BusOf) -> None:
+    """The answer goes to where it was asked last, also when it was ready before."""
+    node, user = await bus_of("node", "n1"), await bus_of("user", "admin")
+    handled = 0
+
+    async def describe(request: DescribeReplica, context: RequestContext) -> Empty:
+        nonlocal handled
+        handled += 1
+        await asyncio.sleep(0.1)
+        return Empty()
+
+    await node.serve(DESCRIBE, DescribeReplica, describe)
+    request = encode_request(DescribeReplica(volume=VOLUME))
+    headers = {"Stos-Request-Id": "0123456789abcdef"}
+    early = asyncio.create_task(user.call(DESCRIBE, request, headers=headers, timeout_s=0.5))
+    await asyncio.sleep(0.02)
+    assert (await user.call(DESCRIBE, request, headers=headers)).data
+    assert (await user.call(DESCRIBE, request, headers=headers)).data
+    assert handled == 1
+    with pytest.raises(StosError):
+        await early  # asked again meanwhile: it was told elsewhere
+
+
+async def test_a_lost_answer_is_asked_for_again(bus_of: BusOf) -> None:
+    node, user = await bus_of("node", "n1"), await bus_of("user", "admin")
+    handled = 0
+
+    async def describe(request: DescribeReplica, context: RequestContext) -> Empty:
+        nonlocal handled
+        handled += 1
+        return Empty()
+
+    await node.serve(DESCRIBE, DescribeReplica, describe)
+    session = node._session
+    assert session is not None
+    publish, lost = session.publish, 0
+
+    def losing(subject: str, data: bytes, *more: object) -> bool:
+        nonlocal lost
+        lost += 1
+        return True if lost == 1 else publish(subject, data)
+
+    session.publish = losing  # type: ignore[method-assign, assignment]
+    await user.request(DESCRIBE, DescribeReplica(volume=VOLUME), Empty)
+    assert (lost, handled) == (2, 1)
 
 
 def bid(node: str) -> Bid:

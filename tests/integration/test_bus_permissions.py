@@ -10,6 +10,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+
+from services.certs.authority import Authority
+from services.certs.settings import CertsSettings
+from services.certs.vault import Vault
 from stoscore import subjects
 from stoscore.bus import Bus, RequestContext
 from stoscore.catalogue import KEYS, STREAM
@@ -17,10 +21,6 @@ from stoscore.errors import Code, StosError
 from stoscore.identity import Identity
 from stoscore.messages import BidRequest, DescribeReplica, Empty
 from stoscore.nats_session import Session
-
-from services.certs.authority import Authority
-from services.certs.settings import CertsSettings
-from services.certs.vault import Vault
 from tests.integration.conftest import BusOf
 from tests.support.control_plane import ControlPlane, free_port
 
@@ -236,7 +236,7 @@ async def test_a_node_can_not_pose_as_the_nats_server(control_plane: ControlPlan
     server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=thief.server_context())
     port = server.sockets[0].getsockname()[1]
     try:
-        with pytest.raises(ssl.SSLCertVerificationError, match="(?i)hostname"):
+        with pytest.raises(ssl.SSLCertVerificationError, match=r"(?i)hostname"):
             await asyncio.open_connection(
                 "127.0.0.1",
                 port,

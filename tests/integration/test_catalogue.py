@@ -6,11 +6,11 @@ import asyncio
 import secrets
 
 import pytest
+
 from stoscore.bus import Bus
 from stoscore.catalogue import BATCH, KEYS, Catalogue
 from stoscore.errors import Code, StosError
 from stoscore.messages import CatalogueEntry, NodeEntry
-
 from tests.integration.conftest import BusOf
 from tests.support.control_plane import ControlPlane
 

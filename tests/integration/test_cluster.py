@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stoscore.errors import Code, StosError
-from stoscore.units import BLOCK_BYTES, MIB
 
 from services.dev import leftovers
 from services.dev.cluster import Cluster
@@ -19,6 +17,8 @@ from services.dev.demo.tools import find_program
 from services.dev.demo.verify import disagreements, not_as_written
 from services.dev.demo.wire import listening_ports
 from services.dev.nbd_client import NbdClient, NbdError
+from stoscore.errors import Code, StosError
+from stoscore.units import BLOCK_BYTES, MIB
 from tests.support.cluster import RunningCluster, completed
 
 pytestmark = pytest.mark.slow

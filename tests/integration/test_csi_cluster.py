@@ -8,12 +8,12 @@ from typing import Any
 
 import grpc
 import pytest
-from stoscore.proto import csi_pb2
-from stoscore.units import MIB
 
 from services.dev.cluster import Cluster
 from services.dev.demo.csi import CsiClient, mounted_as, raw_block
 from services.dev.demo.tools import why_no_mount
+from stoscore.proto import csi_pb2
+from stoscore.units import MIB
 from tests.support.cluster import RunningCluster
 
 pytestmark = pytest.mark.slow

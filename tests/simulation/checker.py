@@ -20,7 +20,6 @@ from services.replica.brain import HardState, Slot, Stamp, Voter
 from services.replica.brain import messages as ms
 from services.replica.driver import Node, Volume
 from services.replica.replication.messages import SEQ_BITS
-
 from tests.simulation.store import Disk
 
 if TYPE_CHECKING:
@@ -78,8 +77,8 @@ class VolumeModel:
     chosen: Slot | None = None
     flushes_asked: dict[int, dict[int, int]] = field(default_factory=dict)
     """The client's flush -> block -> version number."""
-    flushes_sent: dict[int, dict[int, tuple[int, int]]] = field(default_factory=dict)
-    """The request -> block -> (version number, content when it is known and nothing is on its way, else -1)."""
+    flushes_sent: dict[tuple[int, int], dict[int, tuple[int, int]]] = field(default_factory=dict)
+    """(session, request) -> block -> (version number, content when it is known and nothing is on its way, else -1)."""
 
     def block(self, block: int) -> Block:
         found = self.blocks.get(block)
@@ -119,12 +118,11 @@ class Checker:
             return
         holders = model.accepted.setdefault(slot.stamp, set())
         holders.add(state.me)
-        if len(holders) * 2 > len(slot.record.voters):
-            if model.chosen is None or slot.stamp > model.chosen.stamp:
-                before = model.chosen
-                if before is not None and slot.stamp.version <= before.stamp.version:
-                    self._wrong("a chosen record does not follow the one before", before.stamp, slot.stamp)
-                model.chosen = slot
+        before = model.chosen
+        if len(holders) * 2 > len(slot.record.voters) and (before is None or slot.stamp > before.stamp):
+            if before is not None and slot.stamp.version <= before.stamp.version:
+                self._wrong("a chosen record does not follow the one before", before.stamp, slot.stamp)
+            model.chosen = slot
 
     def told_committed(self, volume: str, slot: Slot) -> None:
         model = self.volume(volume)
@@ -141,6 +139,8 @@ class Checker:
         if model.leaders.setdefault(epoch, name) != name:
             self._wrong("invariant 1: two leaders in epoch", epoch, model.leaders[epoch], name)
         model.max_leader = max(model.max_leader, epoch)
+        for other in self.world.machines.values():
+            self.lease(other, volume.id)
         slot = brain.state.slot
         assert slot is not None
         if model.chosen is None:
@@ -159,6 +159,15 @@ class Checker:
                 block.relax()
         elif machine.disks[volume.id].lossy:
             self._wrong("S3:", name, "leads, lost unflushed content and does not know it")
+
+    def lease(self, machine: Machine, volume: str) -> None:
+        """Invariant 1: while a lease holds, nobody is elected; were the machine paused, it could go on just now."""
+        state = machine.node.volumes.get(volume) if machine.node is not None else None
+        if machine.node is None or state is None or state.brain.role != "leader":
+            return
+        newest = self.volume(volume).max_leader
+        if state.brain.epoch < newest and machine.node.lease_until(state) > machine.clock_ns():
+            self._wrong("invariant 1:", machine.name, "holds the lease of", state.brain.epoch, "beside", newest)
 
     def leaves(self, disk: Disk, message: ms.BrainMessage) -> None:
         """Invariant 4, A4: what a message depends on is durable when it leaves."""
@@ -199,6 +208,8 @@ class Checker:
         """Invariant 2: on every member of the in-sync set of the last committed record."""
         chosen = self.volume(volume).chosen
         assert chosen is not None
+        if epoch < chosen.stamp.epoch:
+            return  # deposed since all confirmed it: taken over, and maybe overwritten by now
         for voter in chosen.record.in_sync:
             disk = self.world.machines[voter.node].disks[volume]
             if disk.unclean:
@@ -210,10 +221,10 @@ class Checker:
                         "and in-sync", voter.node, "holds", disk.cache.get(at, 0), "record", chosen.stamp,
                     )  # fmt: skip
 
-    def flushed(self, volume: str, name: str, epoch: int, request: int) -> None:
+    def flushed(self, volume: str, name: str, epoch: int, session: int, request: int) -> None:
         """Every write acknowledged before the flush is durable on every in-sync member."""
         model = self.volume(volume)
-        marks = model.flushes_sent.pop(request, None)
+        marks = model.flushes_sent.pop((session, request), None)
         if marks is None or model.chosen is None or epoch < model.relaxed_epoch:
             return
         for voter in model.chosen.record.in_sync:
@@ -275,9 +286,7 @@ class Checker:
         for block in self.volume(volume).blocks.values():
             block.float(lambda owner: owner == frontend)
 
-    def read(
-        self, volume: str, frontend: int, epoch: int, block: int, contents: Iterable[int], asked_ns: int
-    ) -> None:
+    def read(self, volume: str, frontend: int, epoch: int, block: int, contents: Iterable[int], asked_ns: int) -> None:
         model = self.volume(volume)
         if not self._served(model, frontend):
             return
@@ -294,9 +303,9 @@ class Checker:
         model = self.volume(volume)
         model.flushes_asked[request] = {block: state.last for block, state in model.blocks.items()}
 
-    def flush_sent(self, volume: str, request: int) -> None:
+    def flush_sent(self, volume: str, session: int, request: int) -> None:
         model = self.volume(volume)
-        model.flushes_sent[request] = {
+        model.flushes_sent[session, request] = {
             block: (state.last, next(iter(state.now())) if len(state.now()) == 1 and not state.pending else -1)
             for block, state in model.blocks.items()
         }

@@ -83,8 +83,8 @@ class Frontend:
         match message:
             case Opened(session):
                 self._step(fe.Opened(node, session, epoch, self.world.size_blocks(self.volume)))
-            case OpenRefused(session, code, hint):
-                self._step(fe.Refused(node, session, int(code), hint))
+            case OpenRefused(session, code, hint, newest):
+                self._step(fe.Refused(node, session, int(code), hint, newest))
             case Done(session, request, errno):
                 if payload:
                     self._step(fe.Data(node, session, request, epoch, self._keep(payload)))
@@ -112,7 +112,7 @@ class Frontend:
                     payload = self.tokens[token] if token else ()
                     message = Request(session, request, IO[fe.RequestKind(kind)], block, count, fua, int(bool(token)))
                     if kind == fe.RequestKind.FLUSH:
-                        self.world.checker.flush_sent(self.volume, request)
+                        self.world.checker.flush_sent(self.volume, session, request)
                     self.machine.to_frontend_link(node, ("request", self.volume, message, payload))
                 case fe.SendClose():
                     pass
@@ -187,7 +187,9 @@ class Frontend:
             if asked.contents:
                 checker.gone(self.volume, self.number)
             return
-        self.world.log(self.machine.name, "client", self.number, asked.kind.name, asked.block, asked.contents or contents)
+        self.world.log(
+            self.machine.name, "client", self.number, asked.kind.name, asked.block, asked.contents or contents
+        )
         match asked.kind:
             case fe.RequestKind.READ:
                 checker.read(self.volume, self.number, self.epoch, asked.block, contents, asked.asked_ns)

@@ -162,7 +162,7 @@ class Faults:
         network.delay_ns = (MS, self.rng.choice((20 * MS, 80 * MS, 200 * MS)))
 
         def heal() -> None:
-            network.delay_ns = (MS // 10, 2 * MS)
+            network.delay_ns = network.usual_ns
 
         self.world.schedule(self._while(), heal)
 

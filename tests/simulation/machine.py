@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from services.replica.brain import HardState, Timing, Voter
+from services.replica.brain import HardState, Voter
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
 from services.replica.driver import (
@@ -41,13 +41,10 @@ from services.replica.replication.messages import (
     Flushed,
     Io,
     Joined,
-    Open,
     OpenRefused,
-    Request,
 )
 from services.replica.replication.replica import Share
 from stoscore.units import MS
-
 from tests.simulation.network import Link
 from tests.simulation.store import Disk
 
@@ -99,8 +96,8 @@ class Machine:
         self.timer_ns: int | None = None
         self.spins = 0
         self.frontends: dict[str, Frontend] = {}
-        self.asked: dict[tuple[int, int, int], tuple[Io, int, tuple[int, ...], int]] = {}
-        """(link, session, request) -> (io, block, contents, count) of requests at this primary."""
+        self.asked: dict[tuple[int, int, int], tuple[Io, int, tuple[int, ...], int, bool]] = {}
+        """(link, session, request) -> (io, block, contents, count, fua) of requests at this primary."""
         self.disk_ns = (MS // 5, 3 * MS)
         self.fuse: int | None = None
         """Kill the process after so many orders."""
@@ -328,6 +325,7 @@ class Machine:
                     request.block,
                     payload,
                     request.count,
+                    request.fua,
                 )
                 node.request(volume, link, self._received(request, payload), now)
             case ("serving", volume, epoch):
@@ -518,7 +516,7 @@ class Machine:
             disk = self.disks.get(volume)
             if disk is not None and not disk.broken:
                 job.end(job.snapshot)
-            if jobs:
+            if jobs and life == self.life:
                 self._begin(volume)
 
         self.world.schedule(job.work_ns, finish)
@@ -584,7 +582,7 @@ class Machine:
                 disk.write(seq, block, (0,) * count)
                 self._note("zeroes", volume, seq & ((1 << SEQ_BITS) - 1), block, count)
             case fx.StoreCopy():
-                checker.stores(disk, self._node(), epoch, getattr(effect, "seq", epoch << SEQ_BITS))
+                checker.stores(disk, self._node(), epoch, effect.seq)
                 self._store_copy(disk, effect)
             case fx.MarkRegions(regions):
                 self._job(
@@ -621,7 +619,7 @@ class Machine:
         contents = iter(self.tokens.pop(effect.token))
         by_block = {b: next(contents) for block, count in effect.ranges for b in range(block, block + count)}
         for block, count in effect.keep:
-            disk.copy(getattr(effect, "seq", 0), block, tuple(by_block[b] for b in range(block, block + count)))
+            disk.copy(effect.seq, block, tuple(by_block[b] for b in range(block, block + count)))
         self._note("copies", disk.volume, effect.keep, by_block)
 
     def _compare(self, disk: Disk, epoch: int, effect: fx.Compare) -> None:
@@ -649,11 +647,11 @@ class Machine:
             if asked is None:
                 self.world.violated(f"{self.name} answers {message} twice or unasked")
             elif not message.errno:
-                io, block, contents, count = asked
-                if io in (Io.WRITE, Io.ZERO):
+                io, block, contents, count, fua = asked
+                if io in (Io.WRITE, Io.ZERO) and not fua:
                     checker.acknowledged(volume, self.name, epoch, block, contents or (0,) * count)
                 elif io is Io.FLUSH:
-                    checker.flushed(volume, self.name, epoch, message.request)
+                    checker.flushed(volume, self.name, epoch, message.session, message.request)
         self.answer(link, (volume, epoch, message, ()))
 
     def _answer_read(self, volume: str, epoch: int, effect: fx.AnswerRead) -> None:
@@ -688,6 +686,7 @@ class Machine:
                 if self.leading.get(volume.id) != brain.epoch:
                     self.leading[volume.id] = brain.epoch
                     self.world.checker.elected(self, volume)
+                self.world.checker.lease(self, volume.id)
             elif volume.id in self.leading:
                 del self.leading[volume.id]
 

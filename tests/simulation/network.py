@@ -70,7 +70,8 @@ class Network:
         self._number = 0
         self.cuts: set[tuple[str, str]] = set()
         self.nats_down: set[str] = set()
-        self.delay_ns = (MS // 10, 2 * MS)
+        self.usual_ns = rng.choice(((MS // 10, 2 * MS), (MS // 10, 2 * MS), (MS, 15 * MS), (5 * MS, 50 * MS)))
+        self.delay_ns = self.usual_ns
         """Of one message, least and most."""
 
     def join(self, end: End) -> None:
@@ -136,7 +137,9 @@ class Network:
                 lane.queue.pop()
         rng = self._rng
         soon, late = (MS, 20 * MS), (200 * MS, 3 * SECOND)
-        quick = told and not {(link.dialler.name, link.acceptor.name), (link.acceptor.name, link.dialler.name)} & self.cuts
+        quick = (
+            told and not {(link.dialler.name, link.acceptor.name), (link.acceptor.name, link.dialler.name)} & self.cuts
+        )
         floor = max(0, max(link.forth.last_ns, link.back.last_ns) - self._now()) + 1
         self._schedule(floor + rng.randint(*(soon if quick else late)), lambda: self.close_dialler(link))
         self._schedule(floor + rng.randint(*(soon if quick else late)), lambda: self.close_acceptor(link))
@@ -180,6 +183,7 @@ class Network:
         for pair in sorted(self.cuts):
             self.heal(*pair)
         self.nats_down.clear()
+        self.delay_ns = self.usual_ns
 
     # ---- NATS -----------------------------------------------------------------------------------------
 

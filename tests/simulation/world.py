@@ -1,4 +1,4 @@
-"""One simulated cluster: an event queue in virtual nanoseconds, machines, links, clients, faults. One seed, one history.
+"""One simulated cluster: events in virtual nanoseconds, machines, links, clients, faults. One seed, one history.
 
 First safety under faults; then everything heals and the volume must make progress, bring all copies into sync and
 hold identical content (invariant 8).
@@ -17,14 +17,13 @@ from services.replica.brain import Record, Timing, Voter
 from services.replica.brain import events as ev
 from services.replica.replication.frontend import RequestKind
 from stoscore.units import BLOCK_BYTES, MS, SECOND
-
 from tests.simulation.checker import Checker
 from tests.simulation.client import Frontend
 from tests.simulation.faults import Faults
 from tests.simulation.machine import Machine
 from tests.simulation.network import Network
 
-FAULTS_NS = 15 * SECOND
+FAULTS_NS = 10 * SECOND
 PROGRESS_NS = 20 * SECOND
 """Everything healed: this long until all copies are in sync and everything asked is answered."""
 STORY = 400
@@ -137,7 +136,7 @@ class World:
             machine = Machine(self, name, ppm, rng.randint(0, 1000 * SECOND))
             self.machines[name] = machine
             self.network.join(machine)
-        self.think_ns = rng.choice((5 * MS, 20 * MS, 20 * MS, 100 * MS))
+        self.think_ns = rng.choice((5 * MS, 20 * MS, 40 * MS, 100 * MS))
         self.volumes: dict[str, SimVolume] = {}
         for index in range(rng.choice((1, 1, 2))):
             self._add_volume(f"v{index + 1}")
@@ -153,7 +152,7 @@ class World:
             for node, letter in zip(nodes, kind, strict=True)
         )
         size = rng.choice((64, 300, 1500, 3000, 140_000))
-        self.volumes[volume] = SimVolume(self, volume, voters, size, rng.choice((1, 4, 8)))
+        self.volumes[volume] = SimVolume(self, volume, voters, size, rng.choice((2, 4, 8)))
         for voter in voters:
             self.machines[voter.node].found(volume, voter, size)
 
@@ -262,7 +261,6 @@ class World:
         self.log("faults", "everything heals")
         self.faulty = False
         self.network.heal_all()
-        self.network.delay_ns = (MS // 10, 2 * MS)
         for machine in self.machines.values():
             machine.disk_ns = (MS // 5, 3 * MS)
             machine.fuse = None
@@ -284,13 +282,8 @@ class World:
             data = {voter for voter in volume.voters if voter.kind == "data"}
             if chosen is None or set(chosen.record.in_sync) != data:
                 return f"{name}: not in sync: {chosen}"
-            primaries = [
-                machine.name
-                for machine in self.machines.values()
-                if machine.node is not None
-                for state in [machine.node.volumes[name]] if name in machine.node.volumes
-                if state.primary is not None and state.primary.serving
-            ]  # fmt: skip
+            states = [m.node.volumes[name] for m in self.machines.values() if m.node and name in m.node.volumes]
+            primaries = [s.primary.me for s in states if s.primary is not None and s.primary.serving]
             if len(primaries) != 1:
                 return f"{name}: served by {primaries}"
             for machine in self.machines.values():

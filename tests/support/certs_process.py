@@ -19,7 +19,9 @@ START_TIMEOUT_S = 30.0
 
 
 class CertsProcess:
-    """`stos serve certs` in a directory of its own."""
+    """`stos serve certs` in a directory of its own; a subclass may host more services in the process."""
+
+    services: tuple[str, ...] = ("certs",)
 
     def __init__(self, directory: Path, **settings: str):
         self.directory = directory
@@ -42,7 +44,7 @@ class CertsProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "services.cli.main", "serve", "certs"]
+        return [sys.executable, "-m", "services.cli.main", "serve", *self.services]
 
     def start(self) -> None:
         offset = len(self.logged())

@@ -14,15 +14,14 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from stoscore import nats_server
-from stoscore.bus import Bus
-from stoscore.identity import Identity
-
 from services.certs.app import make_streams
 from services.certs.authority import Authority
 from services.certs.nats_files import CONFIG, write_nats_files
 from services.certs.settings import CertsSettings
 from services.certs.vault import Vault
+from stoscore import nats_server
+from stoscore.bus import Bus
+from stoscore.identity import Identity
 
 START_TIMEOUT_S = 15.0
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stoscore import subjects
-from stoscore.errors import Code, StosError, not_found, precondition
+from stoscore.errors import Code, StosError, invalid, not_found, precondition
 from stoscore.messages import (
     Attached,
     AttachmentModel,
@@ -78,6 +78,8 @@ class ModelCluster:
 
     def _found(self, node: Node, message: Any) -> Message:
         held = self._held(node, message.record.volume)
+        if held.record is None and message.record.epoch:
+            raise invalid("a first record has epoch 0")
         held.record = held.record or message.record
         return Empty()
 

@@ -16,6 +16,10 @@ def test_ports_are_different_and_can_be_listened_on() -> None:
             listener.bind((HOST, port))
 
 
+def test_no_ports_are_no_problem() -> None:
+    assert free_ports(0) == []
+
+
 def test_ports_are_below_the_range_of_outgoing_connections() -> None:
     first_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     assert all(port < first_outgoing for port in free_ports(20)) or first_outgoing < 12_000

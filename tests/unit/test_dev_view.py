@@ -47,7 +47,6 @@ def status(node: str, role: str, *, serving: bool = False) -> ReplicaStatus:
         bytes_left=1 << 20,
         blocks_sent=1,
         bytes_sent=4096,
-        started_ns_ago=1,
     )
     return ReplicaStatus(
         node=node,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from services.replica.store import FileStore, block_sums, check, node, nodes
 from services.replica.store.disk import data_ranges
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
@@ -164,18 +165,20 @@ def test_syncs_and_marks_in_a_worker_while_writes_go_on(store: FileStore) -> Non
         except BaseException as error:
             failures.append(error)
 
+    expected: dict[int, bytes] = {}
     worker = threading.Thread(target=work)
     worker.start()
-    expected: dict[int, bytes] = {}
-    for seq in range(1, 3000):
-        at = seq * 37 % (SIZE - 2)
-        data = seq.to_bytes(8, "little") * 512 * 2
-        store.tail_append(seq, at, 2)
-        store.write(at, block_sums(data), data)
-        expected |= {at: data[:BLOCK_BYTES], at + 1: data[BLOCK_BYTES:]}
-        store.tail_commit(seq)
-    stop.set()
-    worker.join()
+    try:
+        for seq in range(1, 3000):
+            at = seq * 37 % (SIZE - 2)
+            data = seq.to_bytes(8, "little") * 512 * 2
+            store.tail_append(seq, at, 2)
+            store.write(at, block_sums(data), data)
+            expected |= {at: data[:BLOCK_BYTES], at + 1: data[BLOCK_BYTES:]}
+            store.tail_commit(seq)
+    finally:
+        stop.set()
+        worker.join()
     assert not failures
     store.sync()
     store.unmark(range(4))

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+from xxhash import xxh3_64_hexdigest
+
 from services.replica.commands import app
 from services.replica.store import FileStore, block_sums, digest
 from stoscore.units import BLOCK_BYTES, GIB
-from typer.testing import CliRunner
-from xxhash import xxh3_64_hexdigest
 
 runner = CliRunner()
 SIZE = 1500
@@ -42,9 +43,7 @@ def test_digest_reads_the_data_and_not_the_sums(store: FileStore, tmp_path: Path
     with (store.directory / "layers/0001/data").open("r+b") as file:
         file.seek(7 * BLOCK_BYTES)
         file.write(rotten)
-    done = runner.invoke(
-        app, ["digest", str(store.directory), "-o", "json", "--blocks", "--out", str(out)]
-    )
+    done = runner.invoke(app, ["digest", str(store.directory), "-o", "json", "--blocks", "--out", str(out)])
     assert done.exit_code == 0, done.output
     want = bytearray(store.read_sums(0, SIZE))
     want[7 * 8 : 8 * 8] = block_sums(rotten)

@@ -2,10 +2,10 @@
 
 import os
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from services.replica.store import CorruptBlocks, FileStore, block_sums, check
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 
@@ -48,7 +48,7 @@ class Replica:
 
 
 @pytest.fixture
-def replica(tmp_path: Path) -> Iterator[Replica]:
+def replica(tmp_path: Path) -> Replica:
     return Replica(tmp_path / "replica")
 
 

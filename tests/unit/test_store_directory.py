@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from services.replica.store import (
     FileStore,
     FileStoreFactory,
@@ -164,14 +165,14 @@ def test_what_a_crash_left_half_made_is_no_replica_and_in_nobodys_way(tmp_path: 
 
 def test_a_parent_that_is_no_directory(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="could not create .*: not a directory"):
+    with pytest.raises(StoreError, match=r"could not create .*: not a directory"):
         create(tmp_path / "file" / "replica")
 
 
 @pytest.mark.parametrize("identity", [{"volume": "x"}, {"incarnation": "1"}, {"size_blocks": 0}])
 def test_impossible_identities(tmp_path: Path, identity: dict[str, Any]) -> None:
     fields: dict[str, Any] = {"volume": VOLUME, "incarnation": INCARNATION, "size_blocks": 10} | identity
-    with pytest.raises(ValueError, match="identity|can't have"):
+    with pytest.raises(ValueError, match=r"identity|can't have"):
         FileStore.create(tmp_path / "x", cluster="c", name="n", boot_id="boot", **fields)
     assert os.listdir(tmp_path) == []
 
@@ -190,9 +191,7 @@ def test_a_removal_that_was_cut_short_is_finished(replica: Path) -> None:
 
 def test_a_witness_keeps_its_state_and_nothing_else(tmp_path: Path) -> None:
     directory = tmp_path / "witness"
-    witness = WitnessStore.create(
-        directory, cluster="c", volume=VOLUME, name="data", incarnation=INCARNATION
-    )
+    witness = WitnessStore.create(directory, cluster="c", volume=VOLUME, name="data", incarnation=INCARNATION)
     assert sorted(os.listdir(directory)) == ["format.json", "state"]
     assert witness.load_state() is None
     witness.save_state(b"epoch 1")
@@ -250,7 +249,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to mount")
 def test_no_space_when_a_replica_is_made(small_disk: Path) -> None:
     (small_disk / "ballast").write_bytes(bytes(800 * 1024))
-    with pytest.raises(StoreError, match="could not create .*: no space left on device"):
+    with pytest.raises(StoreError, match=r"could not create .*: no space left on device"):
         create(small_disk / "replica")
     assert os.listdir(small_disk) == ["ballast"]
 
@@ -261,7 +260,7 @@ def test_a_disk_that_fills_up_fails_the_write_and_makes_unclean(small_disk: Path
     store = create(small_disk / "replica")
     store.mark([0, 1])
     data = os.urandom(64 * BLOCK_BYTES)
-    with pytest.raises(StoreError, match="could not write .*/data: no space left on device"):
+    with pytest.raises(StoreError, match=r"could not write .*/data: no space left on device"):
         for at in range(0, 1000, 64):
             store.write(at, block_sums(data), data)
     assert store.unclean
@@ -280,5 +279,5 @@ def test_a_disk_that_fills_up_fails_the_write_and_makes_unclean(small_disk: Path
 def test_a_read_only_file_system(small_disk: Path) -> None:
     create(small_disk / "replica").close()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with pytest.raises(StoreError, match="could not open .*/state: read-only file system"):
+    with pytest.raises(StoreError, match=r"could not open .*/state: read-only file system"):
         reopen(small_disk / "replica")

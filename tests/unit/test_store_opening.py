@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from services.replica.store import CorruptBlocks, FileStore, StoreError, block_sums
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 
@@ -82,7 +83,7 @@ def test_the_clean_mark_holds_for_one_opening(opener: Opener) -> None:
     store.close()
     opener("boot-1").close(clean=False)
     store = opener("boot-2")
-    assert (store.restarted, store.unclean, store.marked) == (True, True, {0})
+    assert (store.restarted, store.unclean, set(store.marked)) == (True, True, {0})
 
 
 def test_a_kill_loses_nothing_and_is_not_unclean(opener: Opener) -> None:
@@ -92,7 +93,7 @@ def test_a_kill_loses_nothing_and_is_not_unclean(opener: Opener) -> None:
     store.tail_commit(1)
     store.close(clean=False)
     store = opener()
-    assert (store.restarted, store.unclean, store.marked) == (True, False, {0})
+    assert (store.restarted, store.unclean, set(store.marked)) == (True, False, {0})
     assert store.tail_entries() == [(2, 6, 1)]
     assert store.read(5, 2)[1] == block(11) + block(12)
 
@@ -137,7 +138,7 @@ def test_lost_power_with_marks_is_unclean_and_hashes_from_the_data(opener: Opene
             data.write(block(77))
 
     store = opener("boot-2")
-    assert (store.restarted, store.unclean, store.marked) == (True, True, {0})
+    assert (store.restarted, store.unclean, set(store.marked)) == (True, True, {0})
     assert store.tail_entries() is None
     assert store.read(5, 3)[1] == block(77) + bytes(BLOCK_BYTES) + block(77)
     assert store.read(REGION_BLOCKS + 5, 1)[1] == block(12)
@@ -210,7 +211,7 @@ def test_a_failed_sync_is_final_until_the_store_is_opened_again(opener: Opener) 
     kept = os.dup(fd)
     reader, writer = os.pipe()
     os.dup2(writer, fd)  # A descriptor that the kernel refuses to sync.
-    with pytest.raises(StoreError, match="could not sync .*/data"):
+    with pytest.raises(StoreError, match=r"could not sync .*/data"):
         store.sync()
     os.dup2(kept, fd)
     for descriptor in (kept, reader, writer):

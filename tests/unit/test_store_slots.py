@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from services.replica.store.port import FormatError, StoreError
 from services.replica.store.slots import SlotPair, pair_bytes
 from services.replica.store.state import COPY_BYTES, FILE_BYTES, STATE_BYTES_MAX, StateFile

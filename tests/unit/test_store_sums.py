@@ -4,10 +4,11 @@ import os
 import struct
 
 import pytest
+from xxhash import xxh3_64_intdigest
+
 from services.replica.store import block_sums, node, nodes, verify_sums
 from services.replica.store.sums import has_zero
 from stoscore.units import BLOCK_BYTES
-from xxhash import xxh3_64_intdigest
 
 
 def test_a_sum_is_xxh3_of_its_block_little_endian() -> None:

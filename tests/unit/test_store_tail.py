@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from services.replica.store.port import FormatError
 from services.replica.store.tail import ENTRIES, FILE_BYTES, HEADER_BYTES, Tail
 
@@ -188,9 +189,7 @@ while True:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lines", [1, 37, 90])
-def test_after_kill_9_the_tail_names_the_latest_writes_and_every_block_is_readable(
-    tmp_path: Path, lines: int
-) -> None:
+def test_after_kill_9_the_tail_names_the_latest_writes_and_every_block_is_readable(tmp_path: Path, lines: int) -> None:
     from services.replica.store import FileStore
 
     directory = tmp_path / "replica"
@@ -226,9 +225,7 @@ def test_after_kill_9_the_tail_names_the_latest_writes_and_every_block_is_readab
     assert all(entry == (entry[0], entry[0] * 7 % 2400, 3) for entry in entries)
     for block in range(0, 2500, 100):
         store.read(block, 100)
-    latest = {
-        at: seq for seq in range(1, last) for at in range(seq * 7 % 2400, seq * 7 % 2400 + 3)
-    }
+    latest = {at: seq for seq in range(1, last) for at in range(seq * 7 % 2400, seq * 7 % 2400 + 3)}
     under_way = range(last * 7 % 2400, last * 7 % 2400 + 3)
     for at, seq in latest.items():
         if at not in under_way:

@@ -133,6 +133,35 @@ async def test_a_volume_founded_in_part_is_finished_with_its_first_record(world:
     assert (await world.volumes.create("data", GIB)).record == first
 
 
+async def test_a_volume_that_elected_without_its_last_voter_is_finished(world: World) -> None:
+    """The majority went on to epoch 1 meanwhile; the last voter still gets the first record, of epoch 0."""
+    world.fail("n3", "found", *[unavailable("away")] * 100)
+    with pytest.raises(StosError):
+        await world.volumes.create("data", GIB, timeout_s=0.2)
+    volume = world.entry().volume
+    elected = world.cluster.record(volume).model_copy(update={"epoch": 1, "version": 2})
+    for node in ("n1", "n2"):
+        world.cluster.nodes[node].replicas[volume].record = elected
+    world.cluster.refuse.clear()
+    assert (await world.volumes.create("data", GIB)).record == elected
+    last = world.cluster.nodes["n3"].replicas[volume].record
+    assert last is not None
+    assert (last.epoch, last.version, last.voters) == (0, 1, elected.voters)
+
+
+async def test_a_voter_lost_in_mid_create_is_not_founded_twice(world: World) -> None:
+    world.fail("n3", "found", *[unavailable("away")] * 100)
+    with pytest.raises(StosError):
+        await world.volumes.create("data", GIB, timeout_s=0.2)
+    world.cluster.refuse.clear()
+    world.cluster.nodes["n2"].replicas.clear()
+    with pytest.raises(StosError, match="lost now") as caught:
+        await world.volumes.create("data", GIB)
+    assert caught.value.code is Code.FAILED_PRECONDITION
+    held = world.cluster.nodes["n3"].replicas[world.entry().volume]
+    assert held.record is None
+
+
 async def test_a_half_made_volume_can_not_be_attached(world: World) -> None:
     world.cluster.nodes["n2"].up = False
     with pytest.raises(StosError):

@@ -184,19 +184,18 @@ class Creation:
     async def _first_record(
         self, entry: CatalogueEntry, incarnations: dict[str, str], deadline: Deadline
     ) -> RecordModel:
-        """The record that founds the volume: an earlier try's if a voter already has one, so that there is
-        only ever one first record."""
+        """The record that founds the volume: the same at every try, as long as the voters are the same. Raises
+        StosError FAILED_PRECONDITION when one of an earlier try lost its store since: a second first record,
+        with other voters, could found a second volume under the same id."""
         survey = await self._replicas.survey(entry.volume, incarnations, timeout_s=deadline.try_s(1.0))
-        founded = survey.newest
-        if founded is None or founded.record is None:
-            return _new_record(entry, incarnations)
-        named = {voter.node: voter.incarnation for voter in founded.record.voters}
-        if named != incarnations:
-            raise precondition(
-                f"volume {entry.name} was begun with a copy that is lost now",
-                f"remove it with `stos volume rm {entry.name}` and create it again",
-            )
-        return founded.record
+        for status in survey.statuses.values():
+            voters = status.record.voters if status.record is not None else []
+            if voters and {voter.node: voter.incarnation for voter in voters} != incarnations:
+                raise precondition(
+                    f"volume {entry.name} was begun with a copy that is lost now",
+                    f"remove it with `stos volume rm {entry.name}` and create it again",
+                )
+        return _new_record(entry, incarnations)
 
     async def _found(self, record: RecordModel, deadline: Deadline) -> None:
         """Every voter gets the record. One that has one keeps its own."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from services.csi import host
 from services.csi.attachers import Export, loops, processes
+from services.csi.attachers.fuse_connection import one_at_a_time
 from services.csi.commands import missing, run, search_path
 from stoscore.errors import StosError, invalid, precondition
 from stoscore.files import private_directory, write_private
@@ -68,6 +69,7 @@ class FuseAttacher:
         disk.touch(mode=0o600)
         try:
             (await run(daemon_command(export, disk))).check()
+            await one_at_a_time(disk)
             made = await loops.make(disk)
             write_private(self._note(volume), made.note().encode())
         except StosError:

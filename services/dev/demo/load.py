@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from services.dev.demo.context import Context, DemoVolume
 from services.dev.demo.files import Listed, copy_tree
 from services.dev.demo.mounting import MountedVolume
 from services.dev.demo.recorder import Recorder
+from services.dev.demo.tools import in_thread
 from services.dev.demo.volumes import SIZE_BYTES
 from services.dev.layout import APP
 from services.dev.nbd_client import NbdClient
@@ -34,6 +37,24 @@ class RawWriter:
         return self.recorder.history.errors
 
 
+@asynccontextmanager
+async def under_load(raw: RawWriter, files: Awaitable[None] | None) -> AsyncIterator[None]:
+    """Both applications work while the block runs; after it all their writes are answered. When the block fails,
+    nobody waits for answers that may never come."""
+    raw.recorder.resume()
+    copying = asyncio.ensure_future(files) if files is not None else None
+    try:
+        yield
+    except BaseException:
+        await raw.recorder.abandon()
+        if copying is not None:
+            copying.cancel()
+        raise
+    await raw.recorder.pause()
+    if copying is not None:
+        await copying
+
+
 class FileWriter:
     """Copies files into the mounted volume; its errors are I/O errors of an application."""
 
@@ -54,7 +75,7 @@ class FileWriter:
             scene.copied_bytes += size_bytes
 
         try:
-            await asyncio.to_thread(copy_tree, self._source, self._mounted.where / to, files, progress)
+            await in_thread(lambda: copy_tree(self._source, self._mounted.where / to, files, progress))
             await self._mounted.sync()
         except OSError as error:
             self.errors += 1

@@ -14,7 +14,7 @@ from functools import partial
 from services.dev.demo.comeback import come_back
 from services.dev.demo.context import Context, DemoFailed, DemoVolume
 from services.dev.demo.inspection import read_copy
-from services.dev.demo.load import RawWriter
+from services.dev.demo.load import RawWriter, under_load
 from services.dev.demo.summary import Loss
 from services.dev.demo.verify import differing_blocks
 from stoscore.units import BLOCK_BYTES, MIB, format_size
@@ -41,9 +41,7 @@ async def lose_primary(
     view, cluster = context.view, context.cluster
     victim = primary_of(context, volumes[-1])
     raw.recorder.gap.take()
-    raw.recorder.resume()
-    copying = asyncio.ensure_future(files) if files is not None else None
-    try:
+    async with under_load(raw, files):
         await _writes(raw, 200)
         mark = len(raw.recorder.history.blocks)
         await asyncio.to_thread(cluster.kill, victim)
@@ -51,10 +49,6 @@ async def lose_primary(
         view.say(f"SIGKILL to {victim}")
         successor = await _taken_over(context, volumes, victim)
         await _away(raw, mark)
-    finally:
-        await raw.recorder.pause()
-        if copying is not None:
-            await copying
     gap_ms = raw.recorder.gap.take() / 1e6
     view.say(f"longest gap between two completed writes: {gap_ms:.0f} ms")
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 from services.dev.demo.context import Context, DemoVolume
 from services.dev.demo.files import sync_filesystem
-from services.dev.demo.tools import why_no_mount
+from services.dev.demo.tools import in_thread, why_no_mount
 
 
 class MountedVolume:
@@ -29,7 +28,7 @@ class MountedVolume:
         await csi.publish(volume.volume, volume.context, self._staging, self.where, volume.capability)
 
     async def sync(self) -> None:
-        await asyncio.to_thread(sync_filesystem, self.where)
+        await in_thread(lambda: sync_filesystem(self.where))
 
     async def unmount(self) -> None:
         await self._context.csi.unpublish(self._volume.volume_id, self.where)

@@ -61,6 +61,15 @@ class Recorder:
         except OSError:
             self.history.errors += 1
 
+    async def abandon(self) -> None:
+        """Stops without waiting for answers, which may never come."""
+        self._running = False
+        writers, self._writers = self._writers, []
+        for writer in writers:
+            writer.cancel()
+        await asyncio.gather(*writers, return_exceptions=True)
+        self.gap.paused()
+
     async def _write_on(self) -> None:
         while self._running:
             block = self._free_block()

@@ -29,6 +29,8 @@ from stoscore.errors import StosError, unavailable
 from stoscore.identity import Identity
 
 _CONNECT_TIMEOUT_S = 10.0
+_PLAY_TIMEOUT_S = 300.0
+"""Longer than it may take, so that a slow machine still gets figures; but it ends."""
 
 
 def run(directory: Path, *, keep: bool) -> bool:
@@ -91,7 +93,8 @@ async def _play(cluster: Cluster, state: ClusterState, view: View, findings: Fin
         view.scene.nodes, view.scene.seen = state.nodes, watch.seen
         watching = asyncio.create_task(watch.run())
         try:
-            await play(Context(cluster, Command(layout.root), csi, watch, view, findings))
+            async with asyncio.timeout(_PLAY_TIMEOUT_S):
+                await play(Context(cluster, Command(layout.root), csi, watch, view, findings))
         finally:
             watching.cancel()
             with suppress(asyncio.CancelledError):

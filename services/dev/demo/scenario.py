@@ -12,7 +12,7 @@ from services.dev.demo.cleanup import delete_volumes, nothing_in_use
 from services.dev.demo.context import Context, DemoVolume
 from services.dev.demo.files import Listed, library_tree, list_tree
 from services.dev.demo.inspection import inspect_copies, inspect_files, inspect_filesystem
-from services.dev.demo.load import FileWriter, RawWriter, connect
+from services.dev.demo.load import FileWriter, RawWriter, connect, under_load
 from services.dev.demo.loss import lose_primary, primary_of
 from services.dev.demo.mounting import MountedVolume, mount_if_possible
 from services.dev.demo.volumes import make_volumes
@@ -60,9 +60,8 @@ async def _fill(
 ) -> tuple[FileWriter | None, list[list[Listed]]]:
     """Most of the files, under the recorder's load. Returns the batches that are copied during the losses."""
     if mounted is None:
-        raw.recorder.resume()
-        await asyncio.sleep(2)
-        await raw.recorder.pause()
+        async with under_load(raw, None):
+            await asyncio.sleep(2)
         return None, [[], []]
     tree = library_tree()
     listed = await asyncio.to_thread(list_tree, tree)
@@ -71,11 +70,8 @@ async def _fill(
     total = format_size(sum(file.size_bytes for file in listed))
     context.view.say(f"{len(listed)} files of {tree} ({total}), SHA-256 listed")
     writer = FileWriter(context, mounted, tree)
-    raw.recorder.resume()
-    try:
+    async with under_load(raw, None):
         await writer.copy(bulk, "library")
-    finally:
-        await raw.recorder.pause()
     context.view.say(f"{len(bulk)} files copied, {raw.writes()} blocks written over NBD")
     return writer, [first, second]
 

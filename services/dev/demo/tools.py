@@ -7,14 +7,19 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
 
 from stoscore.errors import Code, StosError
 
 _TIMEOUT_S = 120.0
 _SYSTEM_PATH = "/usr/sbin:/sbin"
 E2FSCK_CLEAN = 0
+T = TypeVar("T")
 
 
 class Command:
@@ -57,6 +62,31 @@ async def run_program(argv: tuple[str, ...], environment: dict[str, str] | None 
     return process.returncode, output, errors
 
 
+async def in_thread(work: Callable[[], T]) -> T:
+    """The work's result. Unlike the loop's own threads this one is not waited for at the end: a file operation on
+    a volume that nobody serves any more returns only when the mount is torn down."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(set_it: Callable[[], None]) -> None:
+        if not done.done():
+            set_it()
+
+    def run() -> None:
+        try:
+            result = work()
+        except OSError as error:
+            failed = error
+            told = partial(settle, lambda: done.set_exception(failed))
+        else:
+            told = partial(settle, lambda: done.set_result(result))
+        with suppress(RuntimeError):  # The loop was closed meanwhile: nobody waits any more.
+            loop.call_soon_threadsafe(told)
+
+    Thread(target=run, daemon=True).start()
+    return await done
+
+
 def find_program(name: str) -> str | None:
     """Also in the directories that only root's PATH has."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}")
@@ -84,5 +114,6 @@ async def check_filesystem(image: Path) -> tuple[bool, str]:
     if program is None:
         return False, "e2fsck is not installed"
     code, output, errors = await run_program((program, "-fn", str(image)))
-    lines = (output + errors).decode("utf-8", "replace").strip().splitlines()
-    return code == E2FSCK_CLEAN, lines[-1] if lines else f"exit code {code}"
+    lines = (output or errors).decode("utf-8", "replace").strip().splitlines()
+    said = lines[-1].removeprefix(f"{image}: ") if lines else f"exit code {code}"
+    return code == E2FSCK_CLEAN, said

@@ -273,7 +273,8 @@ class Brain:
         if facts.promised_until_ns > now_ns and leader is not None and leader.node in self.up:
             self.leader, self.election_at_ns = leader, None  # it lives and leads: its node's end wakes us again
             return
-        if now_ns < self.silent_until_ns or facts.promised_until_ns > now_ns:
+        silent = now_ns < self.silent_until_ns and not self._alone()  # P3
+        if silent or facts.promised_until_ns > now_ns:
             self.election_at_ns = self._start_ns(max(now_ns, facts.promised_until_ns), leader)
             return
         self.election_at_ns = None
@@ -353,6 +354,7 @@ class Brain:
                     reason,
                     self._newer(message.stamp),
                     self.unclean,
+                    self.state.slot.stamp,
                 )
             )
         )
@@ -386,6 +388,7 @@ class Brain:
                     self.epoch,
                     reason,
                     self._newer(message.stamp),
+                    self.unclean,
                 )
             )
         )
@@ -398,8 +401,10 @@ class Brain:
             return
         if answer.asked != (self.asking_epoch if expected == "pre-voting" else self.epoch):
             return
-        if answer.slot is not None and self.state.slot is not None and answer.slot.stamp > self.state.slot.stamp:
-            self._adopt(answer.slot, now_ns)
+        newer, mine = answer.slot, self.state.slot
+        if newer is not None and mine is not None and newer.stamp > mine.stamp:
+            if not self._ousted(newer.record, by_unclean=answer.unclean):
+                self._adopt(newer, now_ns)
             return
         self.answers[answer.sender] = answer
         granted = [voter for voter, given in sorted(self.answers.items()) if given.granted]
@@ -409,15 +414,24 @@ class Brain:
         elif len(granted) >= majority(len(record.voters)) and self.me in self.answers:
             self._win(granted, now_ns)
 
+    def _ousted(self, newer: Record, *, by_unclean: bool) -> bool:
+        """The newer record is an unclean voter's and takes us, clean, out of the in-sync set: it may never have been
+        committed, and then we are the last to hold every acknowledged write. A majority that has it will tell. *{A,B}
+        in sync, A stores "in sync {A}", nobody else does, and loses power: B must not follow it out.*"""
+        return by_unclean and not self.unclean and self.me not in newer.in_sync
+
     def _may_win_unclean(self, record: Record) -> bool:
-        """An unclean replica stands only when every in-sync member answered that it is unclean too (S3)."""
+        """An unclean replica stands only when every in-sync member answered that it is unclean too (S3). Its own
+        record tells who they are only if a majority has it: a smaller set that it stored just before it lost power
+        may not have been committed, so otherwise every data voter has to answer."""
         if not self.unclean:
             return True
-        for voter in record.in_sync:
-            answer = self.answers.get(voter)
-            if voter != self.me and not (isinstance(answer, ms.PreVoteAnswer) and answer.unclean):
-                return False
-        return True
+        assert self.state.slot is not None
+        answers = {v: answer for v, answer in self.answers.items() if isinstance(answer, ms.PreVoteAnswer)}
+        holders = 1 + sum(answer.stamp == self.state.slot.stamp for answer in answers.values())
+        committed = holders >= majority(len(record.voters))
+        members = record.in_sync if committed else tuple(v for v in record.voters if v.kind == "data")
+        return all(voter == self.me or (voter in answers and answers[voter].unclean) for voter in members)
 
     def _adopt(self, slot: Slot, now_ns: int) -> None:
         """A refusal brought a newer record: store it as accepted, never as committed, and stand again (A3)."""
@@ -552,9 +566,9 @@ class Brain:
         if self.role == "leader" and message.epoch > self.epoch:
             self._stop_leading(f"{message.sender.node} knows epoch {message.epoch}")
             self.election_at_ns = self._start_ns(now_ns, None)
-        if message.slot is not None and self.role == "follower" and self.state.slot is not None:
-            if message.slot.stamp > self.state.slot.stamp:
-                self._adopt(message.slot, now_ns)
+        mine, newer = self.state.slot, message.slot
+        if newer is not None and mine is not None and self.role == "follower" and newer.stamp > mine.stamp:
+            self._adopt(newer, now_ns)
 
     def _told_committed(self, stamp: Stamp) -> None:
         slot = self.state.slot
@@ -574,6 +588,11 @@ class Brain:
             if isinstance(change, ev.AttachAsked | ev.DetachAsked | ev.DeleteAsked):
                 self._now.append(ev.Reply(change.request, "NOT_PRIMARY", "this voter is not the primary"))
             return
+        if isinstance(change, ev.MemberFailed):
+            # It may have caught up while another change was on its way, and be lost again before its turn: admitted
+            # now, it would be in sync without the writes since.
+            caught_up = ev.MemberCaughtUp(change.member)
+            self.waiting = deque(waiting for waiting in self.waiting if waiting != caught_up)
         self.waiting.append(change)
         self._next_change(now_ns)
 

@@ -33,7 +33,8 @@ class PreVote:
 
 @dataclass(frozen=True, slots=True)
 class PreVoteAnswer:
-    """A refusal carries the refuser's epoch and, when it is newer, its record (A3)."""
+    """A refusal carries the refuser's epoch and, when it is newer, its record (A3). `stamp`: of the answerer's
+    record, so that an unclean candidate learns whether its own was ever committed (S3)."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     volume: str
@@ -45,6 +46,7 @@ class PreVoteAnswer:
     reason: str = ""
     slot: Slot | None = None
     unclean: bool = False
+    stamp: Stamp | None = None
     kind: Literal["pre-vote-answer"] = "pre-vote-answer"
 
 
@@ -73,6 +75,7 @@ class VoteAnswer:
     epoch: int
     reason: str = ""
     slot: Slot | None = None
+    unclean: bool = False
     kind: Literal["vote-answer"] = "vote-answer"
 
 
@@ -153,9 +156,7 @@ class Forget:
     kind: Literal["forget"] = "forget"
 
 
-BrainMessage = (
-    PreVote | PreVoteAnswer | Vote | VoteAnswer | Propose | Accepted | Refused | Committed | Erased | Forget
-)
+BrainMessage = PreVote | PreVoteAnswer | Vote | VoteAnswer | Propose | Accepted | Refused | Committed | Erased | Forget
 _CODEC: TypeAdapter[BrainMessage] = TypeAdapter(Annotated[BrainMessage, Field(discriminator="kind")])
 
 

@@ -196,9 +196,7 @@ class Promises:
         lost = sorted(volume for volume in promised.entries if volume not in claims.entries)
         promised.nonce, promised.version = claims.nonce, claims.version
         promised.entries = dict(claims.entries)
-        promised.covered = {
-            volume: entry for volume, entry in sorted(claims.entries.items()) if stores(volume, *entry)
-        }
+        promised.covered = {volume: entry for volume, entry in sorted(claims.entries.items()) if stores(volume, *entry)}
         promised.revision += 1
         return [(peer, self._confirm(promised))], lost
 

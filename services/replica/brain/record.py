@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter
+
 from stoscore.limits import VOTERS_MAX
 from stoscore.units import BLOCK_BYTES
 

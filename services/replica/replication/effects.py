@@ -62,8 +62,13 @@ class StoreZero:
 
 @dataclass(frozen=True, slots=True)
 class StoreCopy:
-    """Store those blocks of a Copy that no later write has replaced. Consumes the token."""
+    """Note `keep` in the tail under `seq`, then store those blocks of a Copy, which no later write has replaced.
+    Consumes the token.
 
+    Noted like a write: a primary that dies in mid-take-over has copied its own unconfirmed writes to some peers, and
+    without a note nobody would compare those blocks again."""
+
+    seq: int
     ranges: tuple[Range, ...]
     keep: tuple[Range, ...]
     token: int

@@ -22,8 +22,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from stoscore.units import BLOCK_BYTES, MIB, MS
-
 from services.replica.replication.frontend_events import (
     Answer,
     ClientGone,
@@ -48,6 +46,7 @@ from services.replica.replication.frontend_events import (
 )
 from services.replica.replication.frontend_order import RequestOrder, Unanswered
 from services.replica.replication.frontend_search import PrimarySearch
+from stoscore.units import BLOCK_BYTES, MIB, MS
 
 __all__ = [
     "Answer",

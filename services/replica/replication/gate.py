@@ -11,17 +11,16 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stoscore.units import SECOND
-
 from services.replica.replication.blockmap import regions_of
 from services.replica.replication.messages import Copy, Write, Zero
+from stoscore.units import SECOND
 
 QUIET_NS = 5 * SECOND
 
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One change of the store on its way in. `seq` is 0 for a copy: it repeats what is committed already."""
+    """One change of the store on its way in. A copy counts as the latest write that it may hold."""
 
     message: Write | Zero | Copy
     seq: int
@@ -31,7 +30,7 @@ class Op:
 def op_of(message: Write | Zero | Copy) -> Op:
     if isinstance(message, Copy):
         touched = {region for block, count in message.ranges for region in regions_of(block, count)}
-        return Op(message, 0, tuple(sorted(touched)))
+        return Op(message, message.as_of, tuple(sorted(touched)))
     return Op(message, message.seq, tuple(regions_of(message.block, message.count)))
 
 
@@ -97,8 +96,11 @@ class Gate:
     def waiting(self) -> bool:
         return bool(self._waiting)
 
+    def waiting_ops(self) -> list[Op]:
+        return list(self._waiting)
+
     def first_waiting_seq(self) -> int | None:
-        return min((op.seq for op in self._waiting if op.seq), default=None)
+        return min((op.seq for op in self._waiting), default=None)
 
     def quiet_at_ns(self) -> int | None:
         """When the marks have been quiet long enough to be worth a sync; None with no marks."""

@@ -38,7 +38,14 @@ class Peer:
     failed: bool = False
     """Reported to the brain in this epoch and not admitted since."""
     commit_sent: int = 0
-    since_ns: int = 0
+    joins: int = 0
+    """Asked to join and not answered, in a row."""
+    drops: int = 0
+    """How often it was dropped for its silence or failure on this link."""
+    heard_ns: int = 0
+    """When it last answered, or was first asked for something after it owed nothing."""
+    flush_ns: int = 0
+    """When it was asked for the sync that ends its catching up."""
 
     def receives(self) -> bool:
         """Does it get every new write?"""
@@ -47,6 +54,14 @@ class Peer:
     def confirms(self) -> bool:
         """Must every new write wait for it, whatever the record says yet (S1, S4)?"""
         return self.phase in ("settling", "flushing", "waiting")
+
+    def learns_commit(self) -> bool:
+        """Has everything that it held unconfirmed been compared (T2)?"""
+        return self.phase in ("waiting", "live")
+
+    def owes(self) -> bool:
+        """Does it owe a message other than the end of a sync?"""
+        return bool(self.unacked) or self.phase in ("joining", "syncing", "settling")
 
     def lose(self) -> None:
         """The link ended: everything not confirmed is missed."""

@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stoscore.units import MS
-
 from services.replica.replication.blockmap import BlockMap
 from services.replica.replication.effects import (
     Answer,
@@ -39,6 +37,7 @@ from services.replica.replication.messages import (
     Ack,
     CommitPoint,
     Copied,
+    Copy,
     Digests,
     Done,
     Failed,
@@ -59,10 +58,16 @@ from services.replica.replication.messages import (
 from services.replica.replication.peer import Peer
 from services.replica.replication.replica import Share
 from services.replica.replication.resync import Resync
+from stoscore.units import MS
 
 SELF_BIT = 1
 JOIN_RETRY_NS = 100 * MS
+JOIN_RETRY_NS_MAX = 2000 * MS
 FAILED_RETRY_NS = 2000 * MS
+FAILED_RETRY_NS_MAX = 8000 * MS
+PATIENCE_NS = 2000 * MS
+"""A peer that owes an answer and gives none for so long is not in sync any more: its link and its beats live, its
+disk does not."""
 COMMIT_IDLE_NS = 50 * MS
 
 
@@ -86,6 +91,7 @@ class FlushWait:
     link: int
     session: int
     request: int
+    since_ns: int
     done: int = 0
 
 
@@ -133,6 +139,7 @@ class Primary:
         self._background: dict[int, int] = {}
         self._cleaning: int | None = None
         self._ticket = 0
+        self._now_ns = 0
         self._session: int | None = None
         self._link: int | None = None
         self._opening: tuple[int, int] | None = None
@@ -146,6 +153,7 @@ class Primary:
 
     def start(self, up: Iterable[str], now_ns: int) -> list[Effect]:
         """Ask every reachable peer to follow; report the in-sync ones that are not."""
+        self._now_ns = now_ns
         out: list[Effect] = []
         reachable = set(up)
         for node, peer in self.peers.items():
@@ -160,13 +168,16 @@ class Primary:
         if peer is None or peer.up:
             return []
         peer.up = True
+        peer.joins = peer.drops = 0
+        peer.heard_ns = now_ns
         return self._ask_to_join(peer, now_ns)
 
     def _ask_to_join(self, peer: Peer, now_ns: int) -> list[Effect]:
         peer.phase = "joining"
-        peer.since_ns = now_ns
         peer.join_number += 1
-        peer.retry_at_ns = now_ns + JOIN_RETRY_NS
+        # Only the answer to the newest counts, so a pause shorter than the round trip would ask for ever.
+        peer.retry_at_ns = now_ns + min(JOIN_RETRY_NS << peer.joins, JOIN_RETRY_NS_MAX)
+        peer.joins = min(peer.joins + 1, 10)
         self._refresh()
         return [Tell((peer.node,), Join(peer.join_number))]
 
@@ -179,9 +190,13 @@ class Primary:
         return self._lose(peer, reason)
 
     def _lose(self, peer: Peer, reason: str) -> list[Effect]:
+        if peer.phase == "waiting":
+            # The brain has been told that it caught up and may be about to admit it.
+            peer.failed = False
+        required = peer.node in self._required or peer.phase == "waiting"
         peer.lose()
         self._refresh()
-        return self._report_failed(peer, reason) if peer.node in self._required else []
+        return self._report_failed(peer, reason) if required else []
 
     def _report_failed(self, peer: Peer, reason: str) -> list[Effect]:
         if peer.failed:
@@ -216,11 +231,12 @@ class Primary:
 
     # ---- take-over and resync -------------------------------------------------------------------------
 
-    def receive(self, node: str, message: ToPrimary) -> list[Effect]:
+    def receive(self, node: str, message: ToPrimary, now_ns: int) -> list[Effect]:
         """From a peer's replica, in this epoch, on our link to it."""
         peer = self.peers.get(node)
         if peer is None:
             return []
+        self._now_ns = peer.heard_ns = now_ns
         match message:
             case Ack(seqs):
                 return self._acked(peer, seqs)
@@ -239,10 +255,17 @@ class Primary:
                 peer.resync.copied(number)
                 return self._pump(peer)
             case Failed(reason):
-                lost = self._lose(peer, reason)
-                peer.phase = "joining"
-                peer.retry_at_ns = peer.since_ns + FAILED_RETRY_NS
-                return lost
+                return self._drop(peer, reason, now_ns)
+
+    def _drop(self, peer: Peer, reason: str, now_ns: int) -> list[Effect]:
+        """Its link lives and it does not confirm: it may join again after a while."""
+        lost = self._lose(peer, reason)
+        if peer.up:
+            peer.phase = "joining"
+            # Others wait while it catches up: one that fails again and again must not stop them half of the time.
+            peer.retry_at_ns = now_ns + min(FAILED_RETRY_NS << peer.drops, FAILED_RETRY_NS_MAX)
+            peer.drops = min(peer.drops + 1, 10)
+        return lost
 
     def _joined(self, peer: Peer, message: Joined) -> list[Effect]:
         if peer.phase != "joining" or message.number != peer.join_number:
@@ -256,7 +279,13 @@ class Primary:
         peer.resync = Resync(peer.node, self.size_blocks, peer.missed, peer.missed_all)
         peer.missed, peer.missed_all = BlockMap(), False
         peer.phase = "syncing"
+        peer.joins = 0
         self._refresh()
+        for op in self.gate.waiting_ops():
+            # Not in our own store yet, so a comparison can't find it missing; not sent on this link either.
+            assert not isinstance(op.message, Copy)
+            peer.unacked[op.seq] = (op.message.block, op.message.count)
+            out.append(Tell((peer.node,), op.message))
         return out + self._pump(peer)
 
     def compared(self, node: str, number: int, differing: Iterable[tuple[int, int]]) -> list[Effect]:
@@ -298,6 +327,8 @@ class Primary:
         peer.phase = "flushing"
         self._ticket += 1
         peer.flush_ticket = self._ticket
+        peer.flush_ns = self._now_ns
+        peer.commit_sent = self.commit
         return [Tell((peer.node,), Flush(self._ticket, self.commit, cleans=True))]
 
     def _check_take_over(self) -> list[Effect]:
@@ -315,10 +346,10 @@ class Primary:
         if self._cleaning is None:
             self._ticket += 1
             self._cleaning = self._ticket
-            self._flushes[self._ticket] = FlushWait(0, 0, 0)
+            nodes = tuple(peer.node for peer in members)
+            self._flushes[self._ticket] = FlushWait(0, 0, 0, self._now_ns)
             out: list[Effect] = [SyncStore(self._ticket, cleans=True)]
             if members:
-                nodes = tuple(peer.node for peer in members)
                 out.append(Tell(nodes, Flush(self._ticket, self.commit, cleans=True)))
             return out
         if self._flushes[self._cleaning].done & self._mask != self._mask:
@@ -334,6 +365,7 @@ class Primary:
         for peer in members:
             peer.phase = "live"
             peer.failed = False
+            peer.unclean = False
             peer.commit_sent = self.commit
         self._refresh()
         out: list[Effect] = [CommitTail(self.commit)]
@@ -382,6 +414,7 @@ class Primary:
 
     def request(self, link: int, request: Request, now_ns: int) -> list[Effect]:
         """One request of the current session; the range is inside the volume."""
+        self._now_ns = now_ns
         if request.session != self._session or link != self._link:
             out: list[Effect] = [Release(request.token)] if request.token else []
             return [*out, Answer(link, OpenRefused(request.session, Refusal.NOT_READY, newest=self._session or 0))]
@@ -412,6 +445,9 @@ class Primary:
         if self._receivers:
             for node in self._receivers:
                 peer = self.peers[node]
+                if not peer.owes():
+                    # Patience begins when it is asked for something, not when it was last heard.
+                    peer.heard_ns = max(peer.heard_ns, now_ns)
                 peer.unacked[seq] = (block, count)
                 peer.commit_sent = self.commit
             out.append(Tell(self._receivers, message))
@@ -435,7 +471,8 @@ class Primary:
         entry.acked |= SELF_BIT
         return out + self._check(entry) + self._advance()
 
-    def marked(self, regions: tuple[int, ...]) -> list[Effect]:
+    def marked(self, regions: tuple[int, ...], now_ns: int) -> list[Effect]:
+        self._now_ns = now_ns
         return [effect for op in self.gate.on_marked(regions) for effect in self._store(op)]
 
     def _acked(self, peer: Peer, seqs: tuple[int, ...]) -> list[Effect]:
@@ -445,7 +482,7 @@ class Primary:
             if unacked.pop(seq, None) is None:
                 continue
             entry = window.get(seq)
-            if entry is not None:
+            if entry is not None and not peer.unclean:
                 entry.acked |= bit
                 if not entry.answered:
                     out += self._check(entry)
@@ -483,14 +520,15 @@ class Primary:
 
     def _flush(self, link: int, session: int, request: int) -> list[Effect]:
         self._ticket += 1
-        self._flushes[self._ticket] = FlushWait(link, session, request)
+        self._flushes[self._ticket] = FlushWait(link, session, request, self._now_ns)
         out: list[Effect] = [SyncStore(self._ticket)]
         if self._receivers:
             out.append(Tell(self._receivers, Flush(self._ticket, self.commit)))
         return out
 
-    def synced(self, ticket: int) -> list[Effect]:
+    def synced(self, ticket: int, now_ns: int) -> list[Effect]:
         """Our own store is synced."""
+        self._now_ns = now_ns
         if ticket in self._background:
             regions = self.gate.unmark(self._background.pop(ticket), self.commit)
             return [UnmarkRegions(regions)] if regions else []
@@ -499,11 +537,14 @@ class Primary:
     def _peer_flushed(self, peer: Peer, ticket: int) -> list[Effect]:
         if peer.phase == "flushing" and ticket == peer.flush_ticket:
             return self._caught_up(peer, ticket)
+        if peer.unclean and ticket != self._cleaning:
+            return []  # S3: it has not got back yet what it may have lost
         return self._flushed(peer.bit, ticket)
 
     def _caught_up(self, peer: Peer, ticket: int) -> list[Effect]:
         """It holds everything, synced: older writes and flushes count as confirmed by it."""
         peer.phase = "live" if peer.node in self._required and not peer.failed else "waiting"
+        peer.unclean = False
         out: list[Effect] = []
         for entry in list(self._window.values()):
             if entry.seq not in peer.unacked:
@@ -532,21 +573,32 @@ class Primary:
 
     def next_deadline_ns(self) -> int | None:
         due = [peer.retry_at_ns for peer in self.peers.values() if peer.up and peer.phase == "joining"]
-        if any(peer.phase == "live" and peer.commit_sent < self.commit for peer in self.peers.values()):
+        if self.serving and any(
+            peer.learns_commit() and peer.commit_sent < self.commit for peer in self.peers.values()
+        ):
             due.append(self._commit_at_ns + COMMIT_IDLE_NS)
+        for peer in self.peers.values():
+            patience = self._patience_ns(peer)
+            if patience is not None:
+                due.append(patience)
         quiet = self.gate.quiet_at_ns()
         if quiet is not None and self.serving and not self._background:
             due.append(quiet)
         return min(due) if due else None
 
     def time_passed(self, now_ns: int) -> list[Effect]:
+        self._now_ns = now_ns
         out: list[Effect] = []
+        for peer in self.peers.values():
+            patience = self._patience_ns(peer)
+            if patience is not None and now_ns >= patience:
+                out += self._drop(peer, "it gives no answer", now_ns)
         for peer in self.peers.values():
             if peer.up and peer.phase == "joining" and now_ns >= peer.retry_at_ns:
                 out += self._ask_to_join(peer, now_ns)
         if now_ns >= self._commit_at_ns + COMMIT_IDLE_NS:
             self._commit_at_ns = now_ns
-            behind = [peer for peer in self.peers.values() if peer.receives() and peer.commit_sent < self.commit]
+            behind = [p for p in self.peers.values() if p.learns_commit() and p.commit_sent < self.commit]
             if behind and self.serving:
                 out.append(Tell(tuple(peer.node for peer in behind), CommitPoint(self.commit)))
                 for peer in behind:
@@ -558,6 +610,18 @@ class Primary:
             self._background[self._ticket] = self.gate.passed
             out.append(SyncStore(self._ticket))
         return out
+
+    def _patience_ns(self, peer: Peer) -> int | None:
+        """When we stop waiting for a member, or for one that is about to become one; None: it owes nothing."""
+        member = peer.node in self._required and not peer.failed
+        if not peer.up or not (member or peer.confirms()):
+            return None
+        since = [peer.heard_ns] if peer.owes() else []
+        if peer.phase == "flushing":
+            since.append(peer.flush_ns)
+        if peer.phase in ("synced", "waiting", "live"):
+            since += [flush.since_ns for flush in self._flushes.values() if not flush.done & peer.bit]
+        return min(since) + PATIENCE_NS if since else None
 
     def stop(self) -> list[Effect]:
         """Another epoch: what waits is dropped, the frontend is sent on."""

@@ -61,6 +61,11 @@ class Replica:
         self.link: int | None = None
         """The link that joined us, or None: data on any other link is not ours to take."""
         self.commit = 0
+        self.covered = False
+        """This primary has compared everything that we may hold unconfirmed. Before that neither our tail nor our
+        marks may be forgotten, whatever its commit point says (T2, T3)."""
+        self._keep: dict[int, tuple[Range, ...]] = {}
+        """Copy on its way in -> the blocks that it may store."""
         self._recent: deque[tuple[int, int, int]] = deque()
         self._flushes: deque[Flush] = deque()
         self._syncing: dict[int, tuple[int, Flush | None]] = {}
@@ -80,6 +85,8 @@ class Replica:
         self.link = None
         self._flushes.clear()
         self._recent.clear()
+        self._keep.clear()
+        self.covered = False
         self._syncing = {ticket: (covers, None) for ticket, (covers, _) in self._syncing.items()}
         dropped = self.gate.drop_waiting()
         return [Release(op.message.token) for op in dropped if not isinstance(op.message, Zero)]
@@ -112,13 +119,18 @@ class Replica:
                 out = self._learn_commit(commit)
                 self._recent.append((seq, block, count))
                 return out + self._submit(op_of(message), now_ns)
-            case Copy():
+            case Copy(number, as_of, ranges):
+                # Judged as it arrives: writes that arrive later are stored after it, and those that came before
+                # may be committed, and so forgotten here, while it waits for a mark.
+                self._keep[number] = self._not_replaced(as_of, ranges)
                 return self._submit(op_of(message), now_ns)
-            case Flush(_, commit):
+            case Flush(_, commit, cleans):
+                self.covered = self.covered or cleans
                 out = self._learn_commit(commit)
                 self._flushes.append(message)
                 return out + self._start_syncs()
             case CommitPoint(commit):
+                self.covered = True
                 return self._learn_commit(commit)
             case Digest(number, level, ranges):
                 return [AnswerDigests(link, number, level, ranges)]
@@ -126,7 +138,7 @@ class Replica:
                 raise AssertionError("a join has its own entry")
 
     def _learn_commit(self, commit: int) -> list[Effect]:
-        if commit <= self.commit:
+        if commit <= self.commit or not self.covered:
             return []
         self.commit = commit
         while self._recent and self._recent[0][0] <= commit:
@@ -147,8 +159,8 @@ class Replica:
             case Zero(seq, _, block, count):
                 return [StoreZero(seq, block, count), Answer(self.link, Ack((seq,)))]
             case Copy(number, as_of, ranges, token):
-                keep = self._not_replaced(as_of, ranges)
-                return [StoreCopy(ranges, keep, token), Answer(self.link, Copied(number))]
+                keep = self._keep.pop(number)
+                return [StoreCopy(as_of, ranges, keep, token), Answer(self.link, Copied(number))]
 
     def _not_replaced(self, as_of: int, ranges: tuple[Range, ...]) -> tuple[Range, ...]:
         """T4: without the blocks that a write after `as_of` has reached."""
@@ -160,7 +172,7 @@ class Replica:
             keep.discard(block, count)
         return tuple(keep.ranges())
 
-    def marked(self, regions: tuple[int, ...]) -> list[Effect]:
+    def marked(self, regions: tuple[int, ...], now_ns: int) -> list[Effect]:
         """The regions' marks are durable."""
         ready = self.gate.on_marked(regions)
         if self.link is None:
@@ -204,7 +216,7 @@ class Replica:
     # ---- time -----------------------------------------------------------------------------------------
 
     def next_deadline_ns(self) -> int | None:
-        return None if self._background or self.link is None else self.gate.quiet_at_ns()
+        return self.gate.quiet_at_ns() if self.covered and not self._background else None
 
     def time_passed(self, now_ns: int) -> list[Effect]:
         due = self.next_deadline_ns()

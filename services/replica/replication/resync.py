@@ -33,7 +33,8 @@ def top_level(size_blocks: int) -> int:
 
 
 def _level_nodes(size_blocks: int, level: int) -> int:
-    return -(-size_blocks // FANOUT**level)
+    fanned: int = FANOUT**level
+    return -(-size_blocks // fanned)
 
 
 class Resync:

@@ -14,8 +14,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stoscore.units import REGION_BLOCKS, REGION_BYTES, SUM_BYTES
-
 from services.replica.store import intent, state, tail
 from services.replica.store.directory import open_file
 from services.replica.store.disk import data_ranges, failed, read_at
@@ -27,6 +25,7 @@ from services.replica.store.slots import Copy
 from services.replica.store.state import StateFile
 from services.replica.store.sum_map import REGION_SUMS_BYTES
 from services.replica.store.sums import node
+from stoscore.units import REGION_BLOCKS, REGION_BYTES, SUM_BYTES
 
 
 @dataclass(slots=True)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from stoscore.units import REGION_BLOCKS, SUM_BYTES
 from xxhash import xxh3_64
 
 from services.replica.store.directory import open_file
@@ -19,6 +18,7 @@ from services.replica.store.format import read_format
 from services.replica.store.layer import DIRECTORY, file_sizes, hash_data
 from services.replica.store.port import FormatError
 from services.replica.store.sums import ZERO_SUM
+from stoscore.units import REGION_BLOCKS, SUM_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,17 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
-
-from stoscore.units import BLOCK_BYTES
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from services.replica.store.port import StoreError
 from services.replica.store.sums import Buffer
+from stoscore.units import BLOCK_BYTES
 
 _KEEP_SIZE = 0x01
 _PUNCH_HOLE = 0x02
 _ZERO_CHUNK = bytes(1 << 20)
+_syncers = ThreadPoolExecutor(4, thread_name_prefix="store-sync")
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
@@ -63,6 +64,19 @@ def sync_data(fd: int, where: str) -> None:
         os.fdatasync(fd)
     except OSError as error:
         raise failed("sync", where, error) from error
+
+
+def sync_together(files: Sequence[tuple[int, str]]) -> None:
+    """fdatasync of several files at the same time: one after the other each waits for the disk's cache anew,
+    which is three to nine times as long for three files. Raises the first file's StoreError, when all are done."""
+    (fd, where), *others = files
+    running = [_syncers.submit(sync_data, *other) for other in others]
+    try:
+        sync_data(fd, where)
+    finally:
+        wait(running)
+    for future in running:
+        future.result()
 
 
 def punch(fd: int, offset: int, size: int, where: str) -> None:

@@ -24,8 +24,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
-
 from services.replica.store.files import OpenFiles, make_data, open_data
 from services.replica.store.format import Format, read_format
 from services.replica.store.intent import Header, IntentLog, regions_of
@@ -34,6 +32,7 @@ from services.replica.store.port import FormatError, StoreError
 from services.replica.store.state import StateFile
 from services.replica.store.sums import FAN_OUT, Buffer
 from services.replica.store.tail import Tail
+from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 
 
 class FileStore:

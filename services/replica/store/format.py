@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from stoscore.limits import valid_volume_id
-from stoscore.units import BLOCK_BYTES
 from xxhash import xxh3_64_hexdigest
 
 from services.replica.store.disk import failed
 from services.replica.store.port import FormatError
+from stoscore.limits import valid_volume_id
+from stoscore.units import BLOCK_BYTES
 
 VERSION = 1
 FILE = "format.json"

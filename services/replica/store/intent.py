@@ -23,11 +23,10 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stoscore.units import REGION_BLOCKS
-
 from services.replica.store.disk import sync_data
 from services.replica.store.port import FormatError, StoreError
 from services.replica.store.slots import OVERHEAD, Copy, SlotPair, pair_bytes
+from stoscore.units import REGION_BLOCKS
 
 COPY_BYTES = 4096
 CELL_BYTES = pair_bytes(COPY_BYTES)

@@ -15,13 +15,12 @@ import struct
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from stoscore.units import BLOCK_BYTES, REGION_BLOCKS, REGION_BYTES, SUM_BYTES
-
-from services.replica.store.disk import data_ranges, failed, punch, read_at, sync_data, write_at
+from services.replica.store.disk import data_ranges, failed, punch, read_at, sync_together, write_at
 from services.replica.store.intent import regions_of
 from services.replica.store.port import CorruptBlocks
 from services.replica.store.sum_map import REGION_SUMS_BYTES, SumMap
 from services.replica.store.sums import ZERO_SUM, Buffer, all_zero, block_sums, has_zero, verify
+from stoscore.units import BLOCK_BYTES, REGION_BLOCKS, REGION_BYTES, SUM_BYTES
 
 DIRECTORY = "layers/0001"
 
@@ -52,7 +51,7 @@ class Layer:
         self._where = f"{where}/data"
         self.size_blocks = size_blocks
         regions = regions_of(size_blocks)
-        self.sums = SumMap(files.sums, files.roots, regions, f"{where}/sums", self._hash_region, marked)
+        self.sums = SumMap(files.sums, files.roots, regions, where, self._hash_region, marked)
 
     def write(self, block: int, sums: Buffer, data: Buffer) -> None:
         """Data first, then sums: the pen or the marks cover what is in between."""
@@ -107,8 +106,7 @@ class Layer:
         if not self.sums.is_dirty():
             return
         self.sums.write_roots()
-        sync_data(self._data_fd, self._where)
-        self.sums.sync()
+        sync_together([(self._data_fd, self._where), *self.sums.files])
 
     def rehash(self, block: int, count: int) -> None:
         """Make the sums of a range those of its data: after a stop in the middle of a write the data are what

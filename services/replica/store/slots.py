@@ -20,12 +20,12 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from stoscore.units import BLOCK_BYTES
 from xxhash import xxh3_64_intdigest
 
 from services.replica.store.disk import read_at, write_at
 from services.replica.store.port import FormatError, StoreError
 from services.replica.store.sums import Buffer
+from stoscore.units import BLOCK_BYTES
 
 _MAGIC = b"stosslot"
 _HEAD = struct.Struct("<8sQQ")

@@ -21,10 +21,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection
 
-from stoscore.units import BLOCK_BYTES, REGION_BLOCKS, SUM_BYTES
-
-from services.replica.store.disk import data_ranges, failed, read_at, sync_data, write_at
+from services.replica.store.disk import data_ranges, failed, read_at, write_at
 from services.replica.store.sums import FAN_OUT, Buffer, node, nodes
+from stoscore.units import BLOCK_BYTES, REGION_BLOCKS, SUM_BYTES
 
 REGION_SUMS_BYTES = REGION_BLOCKS * SUM_BYTES
 _CACHED_REGIONS_MAX = 4096
@@ -37,7 +36,7 @@ assert REGION_SUMS_BYTES % BLOCK_BYTES == 0
 class SumMap:
     """The sums and roots of one layer. `hash_region` reads a region's data and gives its sums.
 
-    The event loop's thread reads and writes sums; `check_roots` and `sync` run in a worker and touch files and
+    The event loop's thread reads and writes sums; `check_roots` and `write_roots` run in a worker and touch files and
     the `_dirty` flags only: one byte per region, set after a write's sums are in the file and cleared before
     they are hashed, so no write is missed whichever comes first.
     """
@@ -49,6 +48,7 @@ class SumMap:
         "_lock",
         "_marked",
         "_roots_fd",
+        "_roots_where",
         "_sums_fd",
         "_where",
         "regions",
@@ -66,7 +66,8 @@ class SumMap:
     ) -> None:
         self._sums_fd = sums_fd
         self._roots_fd = roots_fd
-        self._where = where
+        self._where = f"{where}/sums"
+        self._roots_where = f"{where}/roots"
         self._hash_region = hash_region
         self._marked = marked
         self._cache: dict[int, bytearray] = {}
@@ -142,10 +143,10 @@ class SumMap:
         return actual
 
     def root(self, region: int) -> int:
-        return int.from_bytes(read_at(self._roots_fd, SUM_BYTES, region * SUM_BYTES, self._where), "little")
+        return int.from_bytes(read_at(self._roots_fd, SUM_BYTES, region * SUM_BYTES, self._roots_where), "little")
 
     def _write_root(self, region: int, root: int) -> None:
-        write_at(self._roots_fd, root.to_bytes(SUM_BYTES, "little"), region * SUM_BYTES, self._where)
+        write_at(self._roots_fd, root.to_bytes(SUM_BYTES, "little"), region * SUM_BYTES, self._roots_where)
 
     # --- worker thread ---
 
@@ -172,9 +173,10 @@ class SumMap:
                     self.suspect -= {region}
             region = self._dirty.find(1, region + 1)
 
-    def sync(self) -> None:
-        sync_data(self._sums_fd, self._where)
-        sync_data(self._roots_fd, self._where)
+    @property
+    def files(self) -> list[tuple[int, str]]:
+        """(descriptor, name) of what has to be synced together with the data."""
+        return [(self._sums_fd, self._where), (self._roots_fd, self._roots_where)]
 
     def _read_region(self, region: int) -> bytes:
         return read_at(self._sums_fd, REGION_SUMS_BYTES, region * REGION_SUMS_BYTES, self._where)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import struct
 
-from stoscore.units import BLOCK_BYTES, SUM_BYTES
 from xxhash import xxh3_64_intdigest
+
+from stoscore.units import BLOCK_BYTES, SUM_BYTES
 
 Buffer = bytes | bytearray | memoryview
 

@@ -1,0 +1,203 @@
+"""The whole brain: elections, the first commit, changes one at a time, and the stories that broke it."""
+
+from __future__ import annotations
+
+from services.replica.brain import Facts, Stamp
+from services.replica.brain import events as ev
+from services.replica.brain import messages as ms
+
+from tests.support.voters import LEASE, TIMING, A, B, C, W, accept, brain, elect, record, sent, slot, step
+
+ABW = slot(record(A, B, W))
+ABC = slot(record(A, B, C))
+
+
+def leader(*, in_sync=None, version: int = 1):  # type: ignore[no-untyped-def]
+    """A leads {A,B,C} and has committed its first record."""
+    machine = brain(A, slot(record(A, B, C, in_sync=in_sync), 0, version))
+    elect(machine, B)
+    accept(machine, B)
+    return machine
+
+
+def test_the_first_of_the_set_stands_at_once_and_the_others_wait_their_turn() -> None:
+    due = [brain(voter, ABC).next_deadline_ns(Facts()) for voter in (A, B, C)]
+    assert due == [0, TIMING.election_step_ns, 2 * TIMING.election_step_ns]
+    assert brain(W, ABW).election_at_ns is not None
+    step(witness := brain(W, ABW), ev.TimePassed(), LEASE)
+    assert (witness.role, witness.election_at_ns) == ("follower", None)
+
+
+def test_pre_vote_then_vote_then_its_own_record_again_before_anything_else() -> None:
+    machine = brain(A, ABW)
+    asked = sent(step(machine, ev.TimePassed()))
+    assert [type(message) for message in asked] == [ms.PreVote, ms.PreVote]
+    assert machine.epoch == 0, "a pre-vote changes nothing"
+    out = step(machine, ev.Received(ms.PreVoteAnswer("v", W, A, 1, True, 0)))
+    assert [type(message) for message in sent(out)] == [ms.Vote, ms.Vote]
+    assert (machine.epoch, machine.state.voted_for) == (1, A)
+    out = step(machine, ev.Received(ms.VoteAnswer("v", W, A, 1, True, 1)))
+    proposals = [message for message in sent(out) if isinstance(message, ms.Propose)]
+    assert [message.slot.stamp for message in proposals] == [Stamp(0, 1, 2)] * 2
+    assert proposals[0].slot.record.primary == A
+    assert not any(isinstance(effect, ev.Lead) for effect in out)
+    out = accept(machine, W)
+    assert any(isinstance(effect, ev.Lead) for effect in out)
+
+
+def test_the_vote_is_durable_before_its_answer_leaves() -> None:
+    machine = brain(B, ABW)
+    batch = machine.step(ev.Received(ms.Vote("v", A, B, 1, ABW.stamp)), LEASE, Facts())
+    assert batch.durable is not None and (batch.durable.epoch, batch.durable.voted_for) == (1, A)
+    assert ev.RaiseEpoch(1) in batch.now
+    assert any(isinstance(effect, ev.Send) for effect in batch.after)
+    assert not any(isinstance(effect, ev.Send) for effect in batch.now)
+
+
+def test_a_message_for_another_incarnation_is_not_answered() -> None:
+    machine = brain(B, ABW)
+    stranger = ms.Vote("v", A, type(B)("b", "other"), 1, ABW.stamp)
+    assert step(machine, ev.Received(stranger), LEASE) == []
+
+
+def test_a_restarted_voter_is_silent_for_the_longest_lease() -> None:
+    machine = brain(A, ABW, fresh=False)
+    silence = TIMING.silence_ns(LEASE)
+    assert machine.next_deadline_ns(Facts()) == silence
+    answer = sent(step(machine, ev.Received(ms.PreVote("v", B, A, 1, ABW.stamp)), silence - 1))[0]
+    assert isinstance(answer, ms.PreVoteAnswer) and not answer.granted
+    alone = brain(A, slot(record(A)), fresh=False)
+    step(alone, ev.TimePassed(), 1)
+    assert alone.role == "leader", "a volume with one voter has promised nobody anything"
+
+
+def test_a3_a_refused_candidate_takes_over_the_newer_record_and_stands_again() -> None:
+    """{A,B,W}: an attach record is on A and W, A dies; W refuses B for ever and may not stand itself."""
+    machine = brain(B, ABW)
+    machine.election_at_ns = 0
+    step(machine, ev.TimePassed())
+    newer = slot(record(A, B, W, primary=A), 2, 5)
+    step(machine, ev.Received(ms.PreVoteAnswer("v", W, B, 1, False, 2, "older", newer)))
+    assert (machine.state.slot, machine.epoch, machine.role) == (newer, 2, "follower")
+    assert machine.committed is None
+    elect(machine, W, now_ns=LEASE)
+    assert machine.epoch == 3
+
+
+def test_one_change_at_a_time_and_none_before_the_first_commit() -> None:
+    machine = brain(A, ABC)
+    elect(machine, B)
+    assert sent(step(machine, ev.MemberFailed(C, "gone"))) == []
+    out = accept(machine, B)
+    proposals = [message for message in sent(out) if isinstance(message, ms.Propose)]
+    assert {message.slot.record.in_sync for message in proposals} == {(A, B)}
+    assert sent(step(machine, ev.AttachAsked(7, "n1"))) == []
+    out = accept(machine, B)
+    assert [m.slot.record.attachment.node for m in sent(out) if isinstance(m, ms.Propose)] == ["n1", "n1"]  # type: ignore[union-attr]
+    assert ev.Reply(7) in accept(machine, B)
+
+
+def test_a_member_that_is_lost_before_its_turn_is_not_admitted() -> None:
+    """C caught up while an attach was on its way, and its link ended before the attach was committed: admitted
+    then, it would be in sync without the writes acknowledged since."""
+    machine = leader(in_sync=[A, B])
+    step(machine, ev.AttachAsked(7, "n1"))
+    step(machine, ev.MemberCaughtUp(C))
+    step(machine, ev.MemberFailed(C, "its link ended"))
+    out = accept(machine, B)
+    assert ev.Reply(7) in out
+    assert not any(isinstance(message, ms.Propose) for message in sent(out))
+    assert machine.record is not None and machine.record.in_sync == (A, B)
+
+
+def test_a_leader_that_hears_of_a_higher_epoch_resigns_and_stands_above_it() -> None:
+    machine = leader()
+    step(machine, ev.AttachAsked(7, "n1"))
+    out = step(machine, ev.Received(ms.Refused("v", C, A, 9)), LEASE)
+    assert machine.role == "follower"
+    assert any(isinstance(effect, ev.StopLeading) for effect in out)
+    assert ev.Reply(7, "NOT_PRIMARY", "it stopped being the primary") in out
+    step(machine, ev.TimePassed(), LEASE)
+    assert machine.asking_epoch == 10
+
+
+def test_a5_a_leader_without_promises_resigns_after_one_lease() -> None:
+    machine = leader()
+    facts = Facts(lease_until_ns=1000)
+    assert machine.next_deadline_ns(facts) == 1000 + LEASE
+    step(machine, ev.TimePassed(), 1000 + LEASE - 1, facts)
+    assert machine.role == "leader"
+    step(machine, ev.TimePassed(), 1000 + LEASE, facts)
+    assert machine.role == "follower"
+
+
+def stand_unclean(*answers: ms.PreVoteAnswer, accepted):  # type: ignore[no-untyped-def]
+    machine = brain(A, accepted, epoch=accepted.stamp.epoch, unclean=True)
+    step(machine, ev.TimePassed(), LEASE)
+    assert machine.asking_epoch == accepted.stamp.epoch + 1
+    for answer in answers:
+        step(machine, ev.Received(answer), LEASE)
+    return machine
+
+
+def pre(voter, stamp, *, granted: bool = True, unclean: bool = False, asked: int = 3):  # type: ignore[no-untyped-def]
+    return ms.PreVoteAnswer("v", voter, A, asked, granted, asked - 1, unclean=unclean, stamp=stamp)
+
+
+def test_s3_an_unclean_candidate_needs_every_member_unclean_too() -> None:
+    both = slot(record(A, B, C, in_sync=[A, B]), 2, 6)
+    assert stand_unclean(pre(C, both.stamp), accepted=both).role == "pre-voting"
+    assert stand_unclean(pre(C, both.stamp), pre(B, both.stamp), accepted=both).role == "pre-voting"
+    unclean = stand_unclean(pre(C, both.stamp), pre(B, both.stamp, unclean=True), accepted=both)
+    assert unclean.role == "voting"
+
+
+def test_s3_an_unclean_candidate_does_not_believe_a_set_that_only_it_has_stored() -> None:
+    """{A,B} in sync; A stores "in sync {A}", nobody else does, and loses power with unflushed writes. It must not
+    lead by that record: B is clean and holds them."""
+    alone = slot(record(A, B, C, in_sync=[A]), 2, 7)
+    before = Stamp(0, 2, 6)
+    assert stand_unclean(pre(C, before), accepted=alone).role == "pre-voting"
+    assert stand_unclean(pre(C, before), pre(B, before), accepted=alone).role == "pre-voting"
+    assert stand_unclean(pre(C, alone.stamp), accepted=alone).role == "voting", "a majority has it: committed"
+    everybody = [pre(voter, before, unclean=True) for voter in (B, C)]
+    assert stand_unclean(*everybody, accepted=alone).role == "voting"
+
+
+def test_s3_a_clean_member_does_not_follow_an_unclean_voter_out_of_the_set() -> None:
+    before = slot(record(A, B, C, in_sync=[A, B]), 2, 6)
+    alone = slot(record(A, B, C, in_sync=[A]), 2, 7)
+    machine = brain(B, before, epoch=2)
+    step(machine, ev.TimePassed(), LEASE)
+    refusal = ms.PreVoteAnswer("v", A, B, 3, False, 2, "older", alone, unclean=True, stamp=alone.stamp)
+    step(machine, ev.Received(refusal), LEASE)
+    assert machine.state.slot == before
+    step(machine, ev.Received(ms.PreVoteAnswer("v", C, B, 3, True, 2, stamp=before.stamp)), LEASE)
+    assert machine.role == "voting"
+    step(machine, ev.Received(ms.VoteAnswer("v", A, B, 3, False, 2, "older", alone, unclean=True)), LEASE)
+    assert machine.state.slot == before
+    step(machine, ev.Received(ms.VoteAnswer("v", C, B, 3, True, 3)), LEASE)
+    assert machine.role == "leader"
+
+
+def test_a_clean_refuser_with_a_newer_record_is_believed() -> None:
+    before = slot(record(A, B, C, in_sync=[A, B]), 2, 6)
+    newer = slot(record(A, B, C, in_sync=[A]), 2, 7)
+    machine = brain(B, before, epoch=2)
+    step(machine, ev.TimePassed(), LEASE)
+    step(machine, ev.Received(ms.PreVoteAnswer("v", C, B, 3, False, 2, "older", newer, stamp=newer.stamp)), LEASE)
+    assert machine.state.slot == newer
+    assert machine.election_at_ns is None, "it is not in sync any more"
+
+
+def test_the_same_events_give_the_same_decisions() -> None:
+    def run() -> list[object]:
+        machine = brain(A, ABC)
+        out: list[object] = []
+        out += step(machine, ev.TimePassed())
+        out += step(machine, ev.Received(ms.PreVoteAnswer("v", C, A, 1, True, 0)))
+        out += step(machine, ev.Received(ms.VoteAnswer("v", C, A, 1, True, 1)))
+        out += accept(machine, C)
+        return out
+
+    assert run() == run()

@@ -1,0 +1,137 @@
+"""What is synced, and in which order, before a call that promises durability returns (rules K1, S3).
+
+A forgotten sync shows in no other test: the page cache answers for the disk. So the kernel's calls are recorded
+on their way."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.replica.store import FileStore, block_sums
+from stoscore.units import BLOCK_BYTES
+
+DATA = b"x" * BLOCK_BYTES
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str]]]:
+    """(call, name of the file) in order; the calls are made all the same."""
+    found: list[tuple[str, str]] = []
+
+    def record(name: str) -> None:
+        real = getattr(os, name)
+
+        def recorded(fd: int, *rest: object) -> object:
+            found.append((name, Path(os.readlink(f"/proc/self/fd/{fd}")).name))
+            return real(fd, *rest)
+
+        monkeypatch.setattr(os, name, recorded)
+
+    for name in ("fdatasync", "fsync", "pwrite"):
+        record(name)
+    yield found
+
+
+def make(directory: Path) -> FileStore:
+    return FileStore.create(
+        directory,
+        cluster="c",
+        volume="a" * 32,
+        name="v",
+        incarnation="b" * 16,
+        size_blocks=2000,
+        boot_id="boot",
+    )
+
+
+def synced(calls: list[tuple[str, str]]) -> list[str]:
+    return [name for call, name in calls if call != "pwrite"]
+
+
+def test_a_new_replica_is_durable_with_all_of_its_directories(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
+    make(tmp_path / "replica").close(clean=False)
+    synced_paths = [name for call, name in calls if call == "fsync"]
+    assert set(synced_paths) == {
+        *("format.json", "state", "intent", "tail", "layers", "0001", "data", "sums", "roots"),
+        *(".replica.making", tmp_path.name),
+    }
+    assert synced_paths[-1] == tmp_path.name, "the rename is made durable last"
+
+
+def test_a_sync_writes_roots_and_syncs_all_three_files(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
+    store = make(tmp_path / "replica")
+    store.mark([0])
+    store.write(0, block_sums(DATA), DATA)
+    calls.clear()
+    store.sync()
+    assert calls[0] == ("pwrite", "roots")
+    assert sorted(synced(calls)) == ["data", "roots", "sums"]
+    calls.clear()
+    store.sync()
+    assert calls == [], "nothing was written since"
+    store.zero(0, 1)
+    store.sync()
+    assert sorted(synced(calls)) == ["data", "roots", "sums"]
+    store.close(clean=False)
+
+
+def test_marks_and_state_are_written_then_synced(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
+    store = make(tmp_path / "replica")
+    calls.clear()
+    store.mark([0, 1])
+    assert calls == [("pwrite", "intent"), ("pwrite", "intent"), ("fdatasync", "intent")]
+    calls.clear()
+    store.save_state(b"vote")
+    assert calls == [("pwrite", "state"), ("pwrite", "state"), ("fdatasync", "state")]
+    calls.clear()
+    store.set_unclean()
+    assert synced(calls) == ["intent"]
+    calls.clear()
+    store.unmark([0])
+    assert calls == [("pwrite", "intent"), ("pwrite", "intent")]
+    store.close(clean=False)
+
+
+def test_unclean_is_durable_before_anything_else_is_written(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
+    store = make(tmp_path / "replica")
+    store.mark([0])
+    store.write(0, block_sums(DATA), DATA)
+    store.close(clean=False)
+    calls.clear()
+    store = FileStore.open(tmp_path / "replica", cluster="c", boot_id="another")
+    assert store.unclean
+    first = calls.index(("pwrite", "intent"))
+    assert [name for call, name in calls[:first] if call == "pwrite"] == []
+    assert synced(calls[:first]) == ["state", "intent"], "what was read is durable before it is overwritten"
+    assert calls[first : first + 3] == [
+        ("pwrite", "intent"),
+        ("pwrite", "intent"),
+        ("fdatasync", "intent"),
+    ]
+    assert ("pwrite", "sums") in calls[first + 3 :]
+    store.close(clean=False)
+
+
+def test_the_clean_mark_comes_last(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
+    store = make(tmp_path / "replica")
+    store.mark([0])
+    store.tail_append(1, 0, 1)
+    store.write(0, block_sums(DATA), DATA)
+    store.tail_commit(1)
+    calls.clear()
+    store.close()
+    assert sorted(synced(calls)[:3]) == ["data", "roots", "sums"]
+    assert synced(calls)[3:] == ["tail", "intent"]
+
+
+def test_writes_and_the_tail_never_wait_for_the_disk(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
+    store = make(tmp_path / "replica")
+    store.mark([0])
+    calls.clear()
+    store.tail_append(1, 5, 1)
+    store.write(5, block_sums(DATA), DATA)
+    store.tail_commit(1)
+    assert calls == [("pwrite", "data"), ("pwrite", "sums")]
+    store.close(clean=False)
