@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _STATE_FIELD = 0
+_THREADS_FIELD = 17
 _START_TICKS_FIELD = 19
 """Positions in /proc/<pid>/stat counted after the closing parenthesis of the command name (proc(5))."""
 
@@ -38,9 +39,12 @@ def _stat_fields(pid: int) -> list[str] | None:
 
 
 def identify(pid: int) -> ProcessId | None:
-    """The living process with this pid; None when there is none or it is a zombie."""
+    """The living process with this pid; None when there is none or it is a zombie.
+
+    A killed process whose first thread has ended while others still end is alive: it holds its ports and locks,
+    and whoever is started in its place would not get them."""
     fields = _stat_fields(pid)
-    if fields is None or fields[_STATE_FIELD] in "ZX":
+    if fields is None or (fields[_STATE_FIELD] in "ZX" and int(fields[_THREADS_FIELD]) <= 1):
         return None
     return ProcessId(pid, int(fields[_START_TICKS_FIELD]))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
+
 from stoscore.messages import NodeEntry
 from stoscore.telemetry import get_logger
 

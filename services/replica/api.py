@@ -6,6 +6,17 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from services.replica.brain import InvalidRecord
+from services.replica.brain import events as ev
+from services.replica.driver import Node, Reply, Volume
+from services.replica.frontends import Frontends
+from services.replica.hosted import Hosted
+from services.replica.records import from_model, to_model
+from services.replica.replicas import Replicas
+from services.replica.settings import ReplicaSettings
+from services.replica.shell import Shell, boot_time_ns
+from services.replica.status import replica_status
+from services.replica.store import StoreError
 from stoscore import subjects
 from stoscore.bus import Bus, RequestContext
 from stoscore.errors import Code, StosError, invalid, not_found, precondition
@@ -31,17 +42,6 @@ from stoscore.messages import (
     ReplicaCreated,
     ReplicaStatus,
 )
-
-from services.replica.brain import InvalidRecord
-from services.replica.brain import events as ev
-from services.replica.driver import Node, Reply, Volume
-from services.replica.frontends import Frontends
-from services.replica.hosted import Hosted
-from services.replica.records import from_model, to_model
-from services.replica.replicas import Replicas
-from services.replica.settings import ReplicaSettings
-from services.replica.shell import Shell, boot_time_ns
-from services.replica.status import replica_status
 
 M = TypeVar("M", bound=Message)
 Handler = Callable[[M, RequestContext], Awaitable[Message]]
@@ -104,7 +104,10 @@ class Api:
             raise invalid("a first record has epoch 0")
         self._node.ask(hosted.volume, ev.Founded(record, context.traceparent), boot_time_ns())
         self._shell.settle()
-        await hosted.until_saved(volume.tickets)
+        try:
+            await hosted.until_saved(volume.tickets)
+        except StoreError as error:
+            raise StosError(Code.RESOURCE_EXHAUSTED, f"the record can't be stored: {error}") from error
         return Empty()
 
     async def _remove(self, request: RemoveReplica, context: RequestContext) -> Empty:

@@ -7,15 +7,6 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 
-from stoscore import subjects
-from stoscore.catalogue import Catalogue
-from stoscore.errors import StosError, invalid
-from stoscore.host import HostContext
-from stoscore.messages import DecisionEvent, NodeEntry
-from stoscore.plugins import load as load_plugin
-from stoscore.settings import load
-from stoscore.telemetry import get_logger, span
-
 from services.replica.addresses import Addresses
 from services.replica.api import Api
 from services.replica.brain.messages import BrainMessage
@@ -29,6 +20,14 @@ from services.replica.replicas import Replicas
 from services.replica.replication.replica import Share
 from services.replica.settings import ReplicaSettings
 from services.replica.shell import Shell, boot_time_ns
+from stoscore import subjects
+from stoscore.catalogue import Catalogue
+from stoscore.errors import StosError, invalid
+from stoscore.host import HostContext
+from stoscore.messages import DecisionEvent, NodeEntry
+from stoscore.plugins import load as load_plugin
+from stoscore.settings import load
+from stoscore.telemetry import get_logger, span
 
 log = get_logger("replica")
 
@@ -133,6 +132,7 @@ class _Replica:
 
     async def _stop(self) -> None:
         self._shell.stop()
+        self._network.flush_all()
         await self._frontends.stop()
         await self._network.stop()
         await self._replicas.close_all()
@@ -162,7 +162,7 @@ class _Replica:
 
     def _brain_from_bus(self, subject: str, data: bytes, headers: dict[str, str]) -> None:
         sender = subject.rpartition(".")[2]
-        if sender != self._settings.node:
+        if sender != self._settings.node and not self._shell.stopped:
             self._handlers.brain(sender, data, boot_time_ns())
             self._shell.settle()
 

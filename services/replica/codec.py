@@ -68,8 +68,8 @@ def pack_pair(message: PairMessage) -> Parts:
     match message:
         case Beat(number, nonce, version):
             return (pack(Type.BEAT, id=number, x=nonce, y=version),)
-        case BeatAnswer(number, nonce, version, revision):
-            return (pack(Type.BEAT_ANSWER, id=number, x=nonce, y=_version(version), z=revision),)
+        case BeatAnswer(number, nonce, version, revision, promised_ns):
+            return (pack(Type.BEAT_ANSWER, epoch=promised_ns, id=number, x=nonce, y=_version(version), z=revision),)
         case Claims(nonce, version, entries):
             body = _pack_entries(entries)
             return (pack(Type.CLAIMS, x=nonce, y=version, length=len(body)), body)
@@ -91,7 +91,7 @@ def unpack_pair(frame: Frame) -> PairMessage:
     if frame.type == Type.BEAT:
         return Beat(frame.id, frame.x, frame.y)
     if frame.type == Type.BEAT_ANSWER:
-        return BeatAnswer(frame.id, frame.x, frame.y, frame.z)
+        return BeatAnswer(frame.id, frame.x, frame.y, frame.z, frame.epoch)
     entries = {bytes(claim.volume).hex(): (claim.generation, claim.epoch) for claim in unpack_claims(frame.payload)}
     if frame.type == Type.CLAIMS:
         return Claims(frame.x, frame.y, entries)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stoscore.units import BLOCK_BYTES, SUM_BYTES
-
 from services.replica.store import BlockStore
+from stoscore.units import BLOCK_BYTES, SUM_BYTES
 
 Range = tuple[int, int]
 _ZERO = bytes(SUM_BYTES)

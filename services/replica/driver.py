@@ -28,6 +28,7 @@ from services.replica.brain import (
     Voter,
 )
 from services.replica.brain import events as ev
+from services.replica.brain import messages as ms
 from services.replica.brain.messages import BrainMessage
 from services.replica.replication import effects as fx
 from services.replica.replication.messages import (
@@ -42,8 +43,10 @@ from services.replica.replication.messages import (
 )
 from services.replica.replication.primary import Primary
 from services.replica.replication.replica import Replica, Share
-from stoscore.units import BLOCK_BYTES
+from stoscore.units import BLOCK_BYTES, SECOND
 
+DISK_PATIENCE_NS = 8 * SECOND
+"""A disk that has not finished a save, mark or sync for so long counts as stalled."""
 REPLICA_OWNER = 0
 """Owner of a sync asked for by the follower's side; a primary's is its epoch."""
 
@@ -166,6 +169,18 @@ class Volume:
     tickets: int = 0
     parked: list[fx.AnswerRead] = field(default_factory=list)
     """Reads that wait for the lease to hold again."""
+    disk_waits: dict[tuple[str, int, int], int] = field(default_factory=dict)
+    """What the disk was asked for and has not finished, oldest first: (kind, owner, ticket or region) -> since."""
+
+    def disk_asked(self, key: tuple[str, int, int], now_ns: int) -> None:
+        self.disk_waits.setdefault(key, now_ns)
+
+    def disk_answered(self, key: tuple[str, int, int]) -> None:
+        self.disk_waits.pop(key, None)
+
+    def disk_stalled(self, now_ns: int) -> bool:
+        oldest = next(iter(self.disk_waits.values()), None)
+        return oldest is not None and now_ns - oldest > DISK_PATIENCE_NS
 
     @property
     def size_blocks(self) -> int:
@@ -187,6 +202,8 @@ class Node:
         self.promises = Promises(timing, nonce)
         self.detector = Detector(timing.suspect_ns)
         self.volumes: dict[str, Volume] = {}
+        self.lost: set[str] = set()
+        """Volumes whose directory here can't be used: lost voters, which is not the same as none (I1)."""
         self._share_of = share_of
         self._linked: set[str] = set()
         self._orders: list[Order] = []
@@ -280,14 +297,18 @@ class Node:
 
     def _peer_up(self, node: str, now_ns: int) -> None:
         for volume in list(self.volumes.values()):
-            if volume.shares_with(node):
+            if volume.brain.record is None:
+                volume.brain.up.add(node)
+            elif volume.shares_with(node):
                 self._step(volume, ev.PeerUp(node), now_ns)
                 if volume.primary is not None:
                     self._data(volume, volume.primary.peer_up(node, now_ns), now_ns)
 
     def _peer_down(self, node: str, reason: str, now_ns: int) -> None:
         for volume in list(self.volumes.values()):
-            if volume.shares_with(node):
+            if volume.brain.record is None:
+                volume.brain.up.discard(node)
+            elif volume.shares_with(node):
                 if volume.primary is not None:
                     self._data(volume, volume.primary.peer_down(node, reason), now_ns)
                 self._step(volume, ev.PeerDown(node), now_ns)
@@ -296,6 +317,9 @@ class Node:
         volume = self.volumes.get(message.volume)
         if volume is not None:
             self._step(volume, ev.Received(message), now_ns)
+        elif isinstance(message, ms.PreVote) and message.volume not in self.lost:
+            unknown = ms.Unknown(message.volume, message.target, message.sender)
+            self._orders.append(ToBrain(unknown))
 
     # ---- data -----------------------------------------------------------------------------------------
 
@@ -307,6 +331,12 @@ class Node:
             self._data(volume, volume.replica.receive(link, message, epoch, now_ns), now_ns)
             return
         brain = volume.brain
+        if epoch < brain.epoch == volume.durable_epoch and brain.record is not None:
+            # A5: the leader of an older epoch should know, or it would ask for ever.
+            voter = brain.record.voter_on(node)
+            if voter is not None:
+                self._orders.append(ToBrain(ms.Refused(volume_id, brain.me, voter, brain.epoch)))
+            return
         # The stored epoch must be this one, durably: only then an answer may depend on it (invariant 4).
         known = epoch == brain.epoch == volume.durable_epoch and not brain.failed and not brain.erased
         if known and brain.role != "leader" and (brain.leader is None or brain.leader.node == node):
@@ -357,6 +387,11 @@ class Node:
             if isinstance(effect, fx.ReportFailed | fx.ReportCaughtUp):
                 reports.append(effect)
                 continue
+            if isinstance(effect, fx.SyncStore):
+                volume.disk_asked(("sync", owner, effect.ticket), now_ns)
+            elif isinstance(effect, fx.MarkRegions):
+                for region in effect.regions:
+                    volume.disk_asked(("mark", 0, region), now_ns)
             orders.append(Data(volume.id, epoch, effect, owner))
             if isinstance(effect, fx.StartedServing):
                 self._tell_serving(volume)
@@ -384,14 +419,17 @@ class Node:
         volume = self.volumes.get(volume_id)
         if volume is None:
             return
+        volume.disk_answered(("save", 0, ticket))
         while volume.pending and volume.pending[0].ticket <= ticket:
             done = volume.pending.popleft()
             volume.durable_epoch = done.epoch
             self._confirm_claims(volume)
             self._stepping = True
-            for effect in done.after:
-                self._perform(volume, effect, now_ns)
-            self._stepping = False
+            try:
+                for effect in done.after:
+                    self._perform(volume, effect, now_ns)
+            finally:
+                self._stepping = False
             self._drain(now_ns)
 
     def _confirm_claims(self, volume: Volume) -> None:
@@ -403,6 +441,8 @@ class Node:
         volume = self.volumes.get(volume_id)
         if volume is None or volume.replica is None:
             return
+        for region in regions:
+            volume.disk_answered(("mark", 0, region))
         core = volume.primary or volume.replica
         self._data(volume, core.marked(regions, now_ns), now_ns)
 
@@ -410,6 +450,7 @@ class Node:
         volume = self.volumes.get(volume_id)
         if volume is None or volume.replica is None:
             return
+        volume.disk_answered(("sync", owner, ticket))
         if owner == REPLICA_OWNER:
             self._data(volume, volume.replica.synced(ticket), now_ns)
         elif volume.primary is not None and volume.primary.epoch == owner:
@@ -431,6 +472,12 @@ class Node:
         if volume is not None and volume.primary is not None and volume.primary.epoch == epoch:
             self._data(volume, volume.primary.compared(node, number, differing), now_ns)
 
+    def copy_failed(self, volume_id: str, epoch: int, node: str, reason: str, now_ns: int) -> None:
+        """Our store could not give a block that a peer lacks."""
+        volume = self.volumes.get(volume_id)
+        if volume is not None and volume.primary is not None and volume.primary.epoch == epoch:
+            self._data(volume, volume.primary.copy_failed(node, reason, now_ns), now_ns)
+
     def erased(self, volume_id: str, now_ns: int) -> None:
         volume = self.volumes.get(volume_id)
         if volume is not None:
@@ -441,6 +488,11 @@ class Node:
     def ask(self, volume_id: str, event: ev.Event, now_ns: int) -> None:
         """Founded, AttachAsked, DetachAsked or DeleteAsked."""
         self._step(self.volumes[volume_id], event, now_ns)
+
+    def resign(self, now_ns: int) -> None:
+        """The process ends in order: let go of every volume; the claims that are withdrawn tell the others."""
+        for volume in list(self.volumes.values()):
+            self._step(volume, ev.Stopping(), now_ns)
 
     # ---- leases ---------------------------------------------------------------------------------------
 
@@ -462,9 +514,11 @@ class Node:
                 epoch = volume.primary.epoch
                 self._orders.extend(Data(volume.id, epoch, read, epoch) for read in reads)
 
-    def _facts(self, volume: Volume) -> Facts:
+    def _facts(self, volume: Volume, now_ns: int) -> Facts:
         lease = self.lease_until(volume) if volume.brain.role == "leader" else 0
-        return Facts(self.promises.promised_until(volume.id), lease)
+        promises = self.promises
+        until, to = promises.promised_until(volume.id), promises.promised_to(volume.id)
+        return Facts(until, lease, to, volume.disk_stalled(now_ns))
 
     # ---- the brain ------------------------------------------------------------------------------------
 
@@ -487,13 +541,14 @@ class Node:
                 self._stepping = False
 
     def _step_now(self, volume: Volume, event: ev.Event, now_ns: int) -> None:
-        batch = volume.brain.step(event, now_ns, self._facts(volume))
+        batch = volume.brain.step(event, now_ns, self._facts(volume, now_ns))
         self._touched.add(volume.id)
         for effect in batch.now:
             self._perform(volume, effect, now_ns)
         if batch.durable is not None:
             volume.tickets += 1
             volume.pending.append(_Pending(volume.tickets, batch.durable.epoch, list(batch.after)))
+            volume.disk_asked(("save", 0, volume.tickets), now_ns)
             self._orders.append(Save(volume.id, volume.tickets, batch.durable))
         elif volume.pending:
             volume.pending[-1].after.extend(batch.after)
@@ -606,7 +661,7 @@ class Node:
         return min(ends, default=None)
 
     def _volume_due(self, volume: Volume) -> int | None:
-        ends = [volume.brain.next_deadline_ns(self._facts(volume))]
+        ends = [volume.brain.next_deadline_ns(self._facts(volume, 0))]
         if volume.primary is not None:
             ends.append(volume.primary.next_deadline_ns())
         elif volume.replica is not None:
@@ -617,10 +672,11 @@ class Node:
         self.next_deadline_ns()
         if now_ns >= self._next_beat_ns:
             if now_ns - self._next_beat_ns > self.timing.beat_ns:
-                self.detector.excuse(now_ns)
+                self._excuse(now_ns)
             self._next_beat_ns = now_ns + self.timing.beat_ns
             for node in sorted(self._linked):
                 self._orders.append(ToPeer(node, self.promises.beat(node, now_ns)))
+            self._look_at_disks(now_ns)
         for node in self.detector.silent(now_ns):
             self._orders.append(HangUp(node))
             self._peer_down(node, "it is silent", now_ns)
@@ -631,6 +687,21 @@ class Node:
                 self._data(volume, volume.primary.time_passed(now_ns), now_ns)
             elif volume.replica is not None:
                 self._data(volume, volume.replica.time_passed(now_ns), now_ns)
+
+    def _excuse(self, now_ns: int) -> None:
+        """We were paused ourselves: what the others said meanwhile still waits in our sockets."""
+        self.detector.excuse(now_ns)
+        for volume in self.volumes.values():
+            if volume.primary is not None:
+                volume.primary.excuse(now_ns)
+            for key in volume.disk_waits:
+                volume.disk_waits[key] = now_ns
+
+    def _look_at_disks(self, now_ns: int) -> None:
+        """A leader whose disk makes no progress resigns (A5)."""
+        for volume in list(self.volumes.values()):
+            if volume.brain.role == "leader" and volume.disk_stalled(now_ns):
+                self._step(volume, ev.TimePassed(), now_ns)
 
     # ---- looking in -----------------------------------------------------------------------------------
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
-from stoscore.errors import precondition
-from stoscore.messages import FrontendOpened, FrontendStatus, OpenFrontend
-from stoscore.telemetry import get_logger
 
 from services.replica.nbd.frontend import Frontend
 from services.replica.peers import Frame, PeerNetwork
+from stoscore.errors import StosError, precondition
+from stoscore.messages import FrontendOpened, FrontendStatus, OpenFrontend
+from stoscore.telemetry import get_logger
 
 log = get_logger("frontends")
 FILE = "frontends.json"
@@ -88,12 +88,16 @@ class Frontends:
             log.error("the list of frontends can't be read, none is opened again: %s", error)
             return
         for request in requests:
-            await self.open(request)
+            try:
+                await self.open(request)
+            except StosError as error:
+                # The others, and the copies on this node, must not suffer from one socket.
+                log.error("frontend is not opened again: %s", error, extra={"volume": request.volume})
 
     async def stop(self) -> None:
         """The process ends; what is open stays remembered."""
-        for raw in list(self._open):
-            await self._close(raw)
+        for _, frontend in self._open.values():
+            await frontend.leave()
 
     # ---- the links' side ------------------------------------------------------------------------------
 

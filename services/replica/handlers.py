@@ -10,8 +10,6 @@ from __future__ import annotations
 import errno
 from collections import Counter
 
-from stoscore.telemetry import get_logger
-
 from services.replica import codec
 from services.replica.brain.messages import BadMessage
 from services.replica.brain.messages import decode as decode_brain
@@ -23,6 +21,7 @@ from services.replica.peers import Frame, FrameError, Link, Type, split_blocks, 
 from services.replica.replication import messages as ms
 from services.replica.shell import Shell, boot_time_ns
 from services.replica.store import verify_sums
+from stoscore.telemetry import get_logger
 
 log = get_logger("peers")
 
@@ -53,6 +52,8 @@ class Handlers:
 
     def link_down(self, link: Link, reason: str) -> None:
         now_ns = boot_time_ns()
+        if self.shell.stopped:
+            return
         if link.outgoing:
             self._frontends.link_down(link.peer)
             self._node.link_down(link.peer, now_ns)
@@ -61,6 +62,8 @@ class Handlers:
         self.shell.settle()
 
     def frames(self, link: Link, frames: list[Frame]) -> None:
+        if self.shell.stopped:
+            return
         now_ns = boot_time_ns()
         try:
             for frame in frames:

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from stoscore.units import REGION_BLOCKS
-
 from services.replica.brain import HardState
 from services.replica.lanes import Lane, Work
 from services.replica.replication.replica import Share
 from services.replica.store import BlockStore, StoreError, WitnessStore
+from stoscore.units import REGION_BLOCKS
 
 Failure = StoreError | None
 
@@ -82,15 +81,19 @@ class Hosted:
         def done(failure: Failure) -> None:
             if failure is None:
                 self.saved_ticket = ticket
-                for wanted, future in self._told_saved:
-                    if wanted <= ticket and not future.done():
+            for wanted, future in self._told_saved:
+                if wanted <= ticket and not future.done():
+                    if failure is None:
                         future.set_result(None)
-                self._told_saved = [item for item in self._told_saved if item[0] > ticket]
+                    else:
+                        future.set_exception(failure)
+            self._told_saved = [item for item in self._told_saved if item[0] > ticket]
             told(ticket, failure)
 
         self._states.run(lambda: lambda: self.voter_store.save_state(encoded), done)
 
     async def until_saved(self, ticket: int) -> None:
+        """Raises StoreError when the disk fails."""
         if self.saved_ticket < ticket:
             future = asyncio.get_running_loop().create_future()
             self._told_saved.append((ticket, future))

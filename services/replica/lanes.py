@@ -43,8 +43,9 @@ class Lane:
             work()
         except StoreError as error:
             failure = error
-        except OSError as error:
-            failure = StoreError(str(error))
+        except Exception as error:
+            # The worker's edge: whatever went wrong, somebody waits for this lane.
+            failure = StoreError(f"{type(error).__name__}: {error}")
         self._loop.call_soon_threadsafe(self._done, told, failure)
 
     def _done(self, told: Told, failure: StoreError | None) -> None:

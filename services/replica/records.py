@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from stoscore.messages import AttachmentModel, RecordModel, VoterModel
-
 from services.replica.brain import Attachment, Record, Slot, Voter
+from stoscore.messages import AttachmentModel, RecordModel, VoterModel
 
 
 def to_model(slot: Slot) -> RecordModel:

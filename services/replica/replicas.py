@@ -7,13 +7,9 @@ import os
 import secrets
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
-
-from stoscore.errors import Code, StosError, precondition
-from stoscore.messages import CreateReplica
-from stoscore.telemetry import get_logger
-from stoscore.units import BLOCK_BYTES, format_size
 
 from services.replica.brain import HardState, Timing, Voter
 from services.replica.driver import Node
@@ -28,6 +24,10 @@ from services.replica.store import (
     WitnessStore,
     read_format,
 )
+from stoscore.errors import Code, StosError, precondition
+from stoscore.messages import CreateReplica
+from stoscore.telemetry import get_logger
+from stoscore.units import BLOCK_BYTES, format_size
 
 log = get_logger("replicas")
 T = TypeVar("T")
@@ -48,6 +48,7 @@ class Replicas:
         self._timing: Timing = settings.timing()
         self._boot_id = ""
         self._making: dict[str, asyncio.Future[str]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._directory = settings.data_dir / "replicas"
         self.broken: dict[str, str] = {}
         """Directories that could not be opened, with the reason: lost voters, never fresh ones (I1)."""
@@ -73,6 +74,7 @@ class Replicas:
             store, incarnation = await self._in_pool(lambda: self._open_store(path))
         except (FormatError, StoreError) as error:
             self.broken[volume] = str(error)
+            self._node.lost.add(volume)
             log.error("replica does not take part: %s", error, extra={"volume": volume})
             return
         try:
@@ -80,12 +82,18 @@ class Replicas:
             state = HardState.decode(raw) if raw else None
         except (FormatError, ValueError) as error:
             self.broken[volume] = f"its hard state can't be read: {error}"
+            self._node.lost.add(volume)
             log.error("replica refuses to vote: %s", self.broken[volume], extra={"volume": volume})
             await self._in_pool(store.close)
             return
         if state is None:  # made, and killed before it was founded: begin as it was made
             kind = "witness" if isinstance(store, WitnessStore) else "data"
             state = self._first_state(incarnation, kind)
+        if state.lease_max_ns < self._timing.lease_ns:
+            # Before any promise of that length: a restart must keep silent for as long (P3).
+            state = replace(state, lease_max_ns=self._timing.lease_ns)
+            encoded = state.encode()
+            await self._in_pool(lambda: store.save_state(encoded))
         self._host(volume, incarnation, store, state, fresh=False)
 
     def _open_store(self, path: Path) -> tuple[BlockStore | WitnessStore, str]:
@@ -96,8 +104,12 @@ class Replicas:
         return store, found.incarnation
 
     async def close_all(self) -> None:
-        for hosted in list(self._shell.hosted.values()):
-            await hosted.close(clean=True)
+        results = await asyncio.gather(
+            *(hosted.close(clean=True) for hosted in self._shell.hosted.values()), return_exceptions=True
+        )
+        for hosted, result in zip(self._shell.hosted.values(), results, strict=True):
+            if isinstance(result, BaseException):
+                log.error("closing failed: %s", result, extra={"volume": hosted.volume})
 
     # ---- requests -------------------------------------------------------------------------------------
 
@@ -114,14 +126,17 @@ class Replicas:
         self._check_room(request)
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._making[request.volume] = future
+        # A task of its own: a request that is given up must not leave a directory that nobody hosts.
+        self._tasks.add(task := asyncio.create_task(self._make_and_tell(request, future)))
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(future)
+
+    async def _make_and_tell(self, request: CreateReplica, future: asyncio.Future[str]) -> None:
         try:
-            incarnation = await self._make(request)
-            future.set_result(incarnation)
-            return incarnation
+            future.set_result(await self._make(request))
         except StosError as error:
             future.set_exception(error)
             future.exception()  # whoever waits gets it; nobody waiting is no complaint
-            raise
         finally:
             del self._making[request.volume]
 
@@ -213,8 +228,12 @@ class Replicas:
         return sum(
             hosted.store.size_blocks * BLOCK_BYTES
             for hosted in self._shell.hosted.values()
-            if hosted.store is not None and not hosted.erased
+            if hosted.store is not None and not hosted.erased and not self._is_tombstone(hosted.volume)
         )
+
+    def _is_tombstone(self, volume_id: str) -> bool:
+        volume = self._node.volumes.get(volume_id)
+        return volume is not None and volume.brain.record is not None and volume.brain.record.deleted
 
     def used_bytes(self) -> int:
         return sum(h.store.allocated_bytes() for h in self._shell.hosted.values() if h.store is not None)

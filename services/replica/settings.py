@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field, field_validator
+
+from services.replica.brain import Timing
 from stoscore.limits import valid_node_name
 from stoscore.settings import ServiceSettings
 from stoscore.units import GIB, MS
-
-from services.replica.brain import Timing
 
 
 class ReplicaSettings(ServiceSettings):

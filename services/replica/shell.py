@@ -14,8 +14,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from stoscore.telemetry import get_logger
-
 from services.replica import codec
 from services.replica.brain.messages import BrainMessage
 from services.replica.brain.messages import encode as encode_brain
@@ -40,6 +38,7 @@ from services.replica.peers import Link, PeerNetwork, Type, pack
 from services.replica.replication import effects as fx
 from services.replica.replication import messages as ms
 from services.replica.store import CorruptBlocks, StoreError
+from stoscore.telemetry import get_logger
 
 log = get_logger("replica")
 
@@ -71,6 +70,10 @@ class Shell:
         self._around = around
         self._loop = loop
         self._links: dict[int, Link] = {}
+        self._numbers: dict[Link, int] = {}
+        self._next_link = 1
+        self._settling = False
+        self.stopped = False
         self._acks: dict[tuple[int, str], tuple[Envelope, list[int]]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
@@ -114,14 +117,20 @@ class Shell:
         self.by_raw[hosted.raw] = hosted
 
     def link_number(self, link: Link) -> int:
-        """The number by which the node knows an incoming link."""
-        number = id(link)
-        self._links[number] = link
+        """The number by which the node knows an incoming link; never used again."""
+        number = self._numbers.get(link)
+        if number is None:
+            number = self._next_link
+            self._next_link += 1
+            if link.up:
+                self._numbers[link] = number
+                self._links[number] = link
         return number
 
     def forget_link(self, link: Link) -> int:
-        self._links.pop(id(link), None)
-        return id(link)
+        number = self._numbers.pop(link, 0)
+        self._links.pop(number, None)
+        return number
 
     def hold(self, *parts: bytes | memoryview) -> int:
         """A token for a payload."""
@@ -136,19 +145,28 @@ class Shell:
             self.payloads[token] = tuple(bytes(part) for part in parts)
 
     def settle(self) -> None:
-        """Perform all orders, then set the timer."""
+        """Perform all orders, then set the timer. A link that ends under an order calls here again: its orders wait
+        for their turn, or they would overtake what was ordered before."""
+        if self.stopped:
+            return
         self.perform()
         if self._acks:
             self._send_acks()
         self._arm()
 
     def perform(self) -> None:
-        orders = self.node.take()
-        while orders:
-            table = self._orders
-            for order in orders:
-                table[type(order)](order)
+        if self._settling:
+            return
+        self._settling = True
+        try:
             orders = self.node.take()
+            while orders:
+                table = self._orders
+                for order in orders:
+                    table[type(order)](order)
+                orders = self.node.take()
+        finally:
+            self._settling = False
 
     def _arm(self) -> None:
         due_ns = self.node.next_deadline_ns()
@@ -165,6 +183,10 @@ class Shell:
         self.settle()
 
     def stop(self) -> None:
+        """Let go of every volume, tell the others, and do nothing from then on."""
+        self.node.resign(boot_time_ns())
+        self.settle()
+        self.stopped = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -186,6 +208,8 @@ class Shell:
             return
 
         def told(ticket: int, failure: Failure) -> None:
+            if self.stopped:
+                return
             if failure is None:
                 self.node.saved(order.volume, ticket, boot_time_ns())
             else:
@@ -217,10 +241,10 @@ class Shell:
         header = pack(Type.SERVING, volume=bytes.fromhex(order.volume), epoch=order.epoch)
         self.network.send(order.node, header)
 
-    def _hang_up(self, order: HangUp) -> None:
+    def _hang_up(self, order: HangUp, reason: str = "the peer is silent") -> None:
         link = self.network.outgoing(order.node)
         if link is not None:
-            link.close("the peer is silent")
+            self._loop.call_soon(link.close, reason)
 
     def _data(self, order: Data) -> None:
         hosted = self.hosted.get(order.volume)
@@ -228,6 +252,8 @@ class Shell:
         if hosted is None:
             self._refuse_unhosted(order)
             return
+        if hosted.failure and not _after_failure(effect):
+            return  # what follows a failed store must not be told as done
         try:
             self._effects[type(effect)](hosted, order, effect)
         except StoreError as error:
@@ -306,7 +332,8 @@ class Shell:
     def _answer_read(self, hosted: Hosted, order: Data, effect: fx.AnswerRead) -> None:
         link = self._links.get(effect.link)
         volume = self.node.volumes.get(hosted.volume)
-        if link is None or volume is None:
+        primary = volume.primary if volume else None
+        if link is None or volume is None or primary is None or primary.epoch != order.epoch or not primary.serving:
             return
         envelope = self.envelope(hosted, order.epoch)
         try:
@@ -392,7 +419,7 @@ class Shell:
             part = theirs[at : at + len(ours)]
             at += len(ours)
             if len(part) != len(ours):
-                log.error("a peer sent too few digests", extra={"volume": hosted.volume, "peer": effect.peer})
+                self._hang_up(HangUp(effect.peer), "it sent too few digests")
                 return
             if part != ours:
                 differing += _different(first, ours, part)
@@ -403,7 +430,8 @@ class Shell:
         try:
             payload = pack_copy(hosted.blocks, effect.ranges)
         except CorruptBlocks as error:
-            self._failed(hosted, f"a copy can't be sent: {error}")
+            log.error("a copy can't be sent: %s", error, extra={"volume": hosted.volume, "epoch": order.epoch})
+            self.node.copy_failed(hosted.volume, order.epoch, effect.peer, str(error), boot_time_ns())
             return
         message = ms.Copy(effect.number, effect.as_of, effect.ranges, 0)
         envelope = self.envelope(hosted, order.epoch, effect.peer)
@@ -428,6 +456,14 @@ class Shell:
             effect.blocks_sent,
             extra={"volume": hosted.volume, "epoch": order.epoch},
         )
+
+
+def _after_failure(effect: fx.Effect) -> bool:
+    """What a failed copy may still do: let go of payloads, say that it failed, send a frontend on."""
+    match effect:
+        case fx.Release() | fx.Answer(_, ms.Failed()) | fx.Answer(_, ms.OpenRefused()):
+            return True
+    return False
 
 
 def _different(first: int, ours: bytes, theirs: bytes) -> list[tuple[int, int]]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from stoscore.messages import ReplicaStatus, ResyncStatus
-from stoscore.units import BLOCK_BYTES
-
 from services.replica.driver import Node, Volume
 from services.replica.hosted import Hosted
 from services.replica.records import to_model
 from services.replica.replication.peer import Peer
+from stoscore.messages import ReplicaStatus, ResyncStatus
+from stoscore.units import BLOCK_BYTES
 
 
 def replica_status(node: Node, volume: Volume, hosted: Hosted, now_ns: int) -> ReplicaStatus:

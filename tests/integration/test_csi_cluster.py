@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -122,9 +123,9 @@ async def test_a_filesystem_lives_through_its_node_services_death(
     await csi.stage(volume, context, staging, capability)
     await csi.publish(volume, context, staging, target, capability)
     (target / "before").write_text("written before")
-    running.cluster.kill("csi")
+    await asyncio.to_thread(running.cluster.kill, "csi")
     (target / "during").write_text("written while csi is dead")
-    running.cluster.start("csi")
+    await asyncio.to_thread(running.cluster.start, "csi")
     await csi.stage(volume, context, staging, capability)
     await csi.publish(volume, context, staging, target, capability)
     assert (target / "before").read_text() == "written before"

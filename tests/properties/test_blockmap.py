@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from services.replica.replication.blockmap import BlockMap, regions_of
 from stoscore.units import REGION_BLOCKS
 

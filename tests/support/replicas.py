@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from services.replica.replication import effects as fx
 from services.replica.replication.gate import Gate
-from services.replica.replication.messages import Io, Joined, Open, Request, first_seq
+from services.replica.replication.messages import Io, Joined, Request, first_seq
 from services.replica.replication.primary import Primary
 from services.replica.replication.replica import Share
 from stoscore.units import REGION_BLOCKS
@@ -42,9 +42,7 @@ def make_primary(
 
 def join(primary: Primary, node: str, share: Share = CLEAN) -> list[fx.Effect]:
     """The peer answers the newest JOIN."""
-    message = Joined(
-        primary.peers[node].join_number, share.last_seq, share.commit, share.ranges, share.unclean
-    )
+    message = Joined(primary.peers[node].join_number, share.last_seq, share.commit, share.ranges, share.unclean)
     return primary.receive(node, message, 0)
 
 
@@ -61,7 +59,3 @@ def serving(peers: Iterable[str] = ("b", "c"), **named) -> Primary:  # type: ign
 
 def write(primary: Primary, number: int, block: int = 0, count: int = 1, **named) -> list[fx.Effect]:  # type: ignore[no-untyped-def]
     return primary.request(LINK, Request(1, number, Io.WRITE, block, count, token=100 + number, **named), 0)
-
-
-def opened(session: int) -> Open:
-    return Open(session)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from services.replica.brain.agreement import Proposal
-
 from tests.support.voters import A, B, C, W, record, slot
 
 

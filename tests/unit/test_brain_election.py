@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from services.replica.brain import Facts, Stamp, Timing
 from services.replica.brain.election import Asked, may_stand, rank, refusal
-
 from tests.support.voters import LEASE, A, B, C, W, hard, record, slot
 
 STATE = hard(B, slot(record(A, B, W), 3, 7), epoch=3)
@@ -69,7 +69,7 @@ def test_rank_is_the_place_in_the_set_without_who_is_gone() -> None:
 
 def test_the_leader_counts_less_and_the_restarted_voter_is_silent_longer_than_the_lease() -> None:
     timing = Timing(lease_ns=1000, drift_ppm=10_000, beat_ns=100, suspect_ns=900)
-    assert timing.counted_ns() == 990
+    assert timing.counted_ns(1000) == 990
     assert timing.silence_ns(2000) == 2020
     with pytest.raises(AssertionError):
         replace(timing, beat_ns=400).validate()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from services.replica.brain import Facts, Stamp
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
-
 from tests.support.voters import LEASE, TIMING, A, B, C, W, accept, brain, elect, record, sent, slot, step
 
 ABW = slot(record(A, B, W))
@@ -86,6 +85,7 @@ def test_a3_a_refused_candidate_takes_over_the_newer_record_and_stands_again() -
 
 def test_one_change_at_a_time_and_none_before_the_first_commit() -> None:
     machine = brain(A, ABC)
+    step(machine, ev.PeerUp(B.node))
     elect(machine, B)
     assert sent(step(machine, ev.MemberFailed(C, "gone"))) == []
     out = accept(machine, B)
@@ -140,15 +140,16 @@ def stand_unclean(*answers: ms.PreVoteAnswer, accepted):  # type: ignore[no-unty
     return machine
 
 
-def pre(voter, stamp, *, granted: bool = True, unclean: bool = False, asked: int = 3):  # type: ignore[no-untyped-def]
-    return ms.PreVoteAnswer("v", voter, A, asked, granted, asked - 1, unclean=unclean, stamp=stamp)
+def pre(voter, held, *, unclean: bool = False):  # type: ignore[no-untyped-def]
+    in_sync = held.record.in_sync
+    return ms.PreVoteAnswer("v", voter, A, 3, True, 2, unclean=unclean, stamp=held.stamp, in_sync=in_sync)
 
 
 def test_s3_an_unclean_candidate_needs_every_member_unclean_too() -> None:
     both = slot(record(A, B, C, in_sync=[A, B]), 2, 6)
-    assert stand_unclean(pre(C, both.stamp), accepted=both).role == "pre-voting"
-    assert stand_unclean(pre(C, both.stamp), pre(B, both.stamp), accepted=both).role == "pre-voting"
-    unclean = stand_unclean(pre(C, both.stamp), pre(B, both.stamp, unclean=True), accepted=both)
+    assert stand_unclean(pre(C, both), accepted=both).role == "pre-voting"
+    assert stand_unclean(pre(C, both), pre(B, both), accepted=both).role == "pre-voting"
+    unclean = stand_unclean(pre(C, both), pre(B, both, unclean=True), accepted=both)
     assert unclean.role == "voting"
 
 
@@ -156,12 +157,20 @@ def test_s3_an_unclean_candidate_does_not_believe_a_set_that_only_it_has_stored(
     """{A,B} in sync; A stores "in sync {A}", nobody else does, and loses power with unflushed writes. It must not
     lead by that record: B is clean and holds them."""
     alone = slot(record(A, B, C, in_sync=[A]), 2, 7)
-    before = Stamp(0, 2, 6)
+    before = slot(record(A, B, C, in_sync=[A, B]), 2, 6)
     assert stand_unclean(pre(C, before), accepted=alone).role == "pre-voting"
     assert stand_unclean(pre(C, before), pre(B, before), accepted=alone).role == "pre-voting"
-    assert stand_unclean(pre(C, alone.stamp), accepted=alone).role == "voting", "a majority has it: committed"
+    assert stand_unclean(pre(C, alone), accepted=alone).role == "voting", "a majority has it: committed"
     everybody = [pre(voter, before, unclean=True) for voter in (B, C)]
     assert stand_unclean(*everybody, accepted=alone).role == "voting"
+
+
+def test_s3_the_set_that_a_majority_holds_is_the_one_that_counts() -> None:
+    """A alone in sync, unclean: it was elected, stored its record again under its epoch and lost power once more."""
+    again = slot(record(A, B, C, in_sync=[A], primary=A), 2, 7)
+    before = slot(record(A, B, C, in_sync=[A]), 1, 6)
+    assert stand_unclean(pre(C, before), accepted=again).role == "pre-voting", "B may know of a larger set"
+    assert stand_unclean(pre(C, before), pre(B, before), accepted=again).role == "voting"
 
 
 def test_s3_a_clean_member_does_not_follow_an_unclean_voter_out_of_the_set() -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+
 from services.replica.brain import Attachment, InvalidRecord
 from services.replica.brain.attachment import AttachedElsewhere, attach, detach
 from services.replica.brain.membership import Required, with_member, without
-
 from tests.support.voters import A, B, C, W, record
 
 

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from services.replica.brain import BeatAnswer, Claims, Confirm, Promises
 from services.replica.brain.promises import FOREVER_NS
 from services.replica.brain.quorum import majority, majority_until
-
 from tests.support.voters import LEASE, TIMING
 
-COUNTED = TIMING.counted_ns()
+COUNTED = TIMING.counted_ns(LEASE)
 Stores = Callable[[str, int, int], bool]
 
 
@@ -121,8 +120,8 @@ def test_answers_to_another_process_are_not_ours() -> None:
     beat = x.beat("y", 10)
     again = Promises(TIMING, 12)
     assert not again.on_answer("y", y.on_beat("x", beat, 20))
-    assert x.on_answer("y", BeatAnswer(beat.number, 11, 0, 0))
-    assert not x.on_answer("y", BeatAnswer(beat.number, 11, 0, 0)), "each beat is answered once"
+    assert x.on_answer("y", BeatAnswer(beat.number, 11, 0, 0, LEASE))
+    assert not x.on_answer("y", BeatAnswer(beat.number, 11, 0, 0, LEASE)), "each beat is answered once"
 
 
 def test_a_confirmation_lost_with_its_link_is_said_again_on_the_next() -> None:

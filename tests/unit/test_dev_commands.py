@@ -6,10 +6,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from stoscore.errors import Code, StosError
 
 from services.dev.cluster import Cluster
 from services.dev.commands import parse_signal
+from stoscore.errors import Code, StosError
 
 
 @pytest.mark.parametrize("text", ["KILL", "SIGKILL", "kill", "9"])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from stoscore.units import BLOCK_BYTES
-
 from services.dev.demo.history import GapMeter, History, Pattern
+from stoscore.units import BLOCK_BYTES
 
 PATTERN = Pattern(b"12345678")
 

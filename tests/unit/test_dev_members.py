@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stoscore.limits import valid_node_name
-
 from services.dev.layout import APP, SOCKET_PATH_BYTES_MAX, Layout, copy_nodes
 from services.dev.members import members, port_names, select
 from services.dev.state import ClusterState
+from stoscore.limits import valid_node_name
 
 LAYOUT = Layout(Path("/c"))
 NODES = tuple(copy_nodes(3))

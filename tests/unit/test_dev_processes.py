@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -97,6 +98,24 @@ def test_a_stopped_process_still_ends_on_sigterm(tmp_path: Path, started: list[P
     started.append(start(tmp_path, "import time; time.sleep(60)"))
     send_signal(started[0], signal.SIGSTOP)
     assert terminate(started, 5) == []
+
+
+def test_a_killed_process_is_gone_only_when_its_port_is_free(tmp_path: Path) -> None:
+    program = (
+        "import socket, threading, time; s = socket.create_server(('127.0.0.1', 0));"
+        "[threading.Thread(target=bytearray, args=(1 << 26,)).start() for _ in range(8)];"
+        "[threading.Thread(target=time.sleep, args=(60,)).start() for _ in range(8)];"
+        "print(s.getsockname()[1], flush=True); time.sleep(60)"
+    )
+    for number in range(5):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        process = start(directory, program)
+        while not (said := (directory / "log").read_text()):
+            time.sleep(0.01)
+        send_signal(process, signal.SIGKILL)
+        assert wait_gone([process], 10) == []
+        socket.create_server(("127.0.0.1", int(said))).close()
 
 
 def test_waiting_ends_at_its_deadline(tmp_path: Path, started: list[ProcessId]) -> None:

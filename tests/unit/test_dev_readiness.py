@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from stoscore.errors import StosError
 
 from services.dev.processes import spawn, terminate
 from services.dev.readiness import Starting, says_ready, wait_ready
+from stoscore.errors import StosError
 
 READY = '{"level": "info", "message": "certs is ready"}'
 

@@ -6,10 +6,10 @@ import asyncio
 import errno
 
 import xxhash
-from stoscore.units import BLOCK_BYTES
 
 from services.dev.demo.recorder import DEPTH, Recorder
 from services.dev.demo.verify import Copy, not_as_written
+from stoscore.units import BLOCK_BYTES
 
 BLOCKS = 64
 

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from stoscore.errors import Code, StosError
 
 from services.dev import state
 from services.dev.processes import ProcessId
 from services.dev.state import ClusterState
+from stoscore.errors import Code, StosError
 
 KNOWN = ClusterState(
     nodes=("n1", "n2"),

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stoscore.units import MIB
 
 from services.dev.demo import summary
 from services.dev.demo.summary import Findings, Loss
+from stoscore.units import MIB
 
 GOOD = Loss(
     node="n1",

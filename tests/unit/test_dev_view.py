@@ -6,7 +6,6 @@ import io
 
 import pytest
 from rich.console import Console
-from stoscore.messages import RecordModel, ReplicaStatus, ResyncStatus, VoterModel
 
 from services.dev.demo.summary import Findings
 from services.dev.demo.view import (
@@ -19,6 +18,7 @@ from services.dev.demo.view import (
     sparkline,
 )
 from services.dev.demo.watch import Seen
+from stoscore.messages import RecordModel, ReplicaStatus, ResyncStatus, VoterModel
 
 VOLUME = "0" * 32
 INCARNATION = "1" * 16

@@ -18,7 +18,6 @@ from services.replica.replication.messages import (
     Zero,
 )
 from services.replica.replication.primary import COMMIT_IDLE_NS, PATIENCE_NS
-
 from tests.support.replicas import BASE, LINK, serving, write
 
 PEERS = ("b", "c")

@@ -19,9 +19,9 @@ class Timing:
     election_step_ns: int = 120_000_000
     resend_ns: int = 150_000_000
 
-    def counted_ns(self) -> int:
-        """How long a leader counts on a promise, from when it sent the beat (P2)."""
-        return self.lease_ns - self.lease_ns * self.drift_ppm // 1_000_000
+    def counted_ns(self, promised_ns: int) -> int:
+        """How long a leader counts on a promise of that length, from when it sent the beat (P2)."""
+        return promised_ns - promised_ns * self.drift_ppm // 1_000_000
 
     def silence_ns(self, lease_max_ns: int) -> int:
         """How long a voter keeps silent after its process starts (P3)."""
@@ -40,6 +40,10 @@ class Facts:
 
     promised_until_ns: int = 0
     lease_until_ns: int = 0
+    promised_to: str = ""
+    """The node that holds our promise, "" for none or for a process that has been replaced."""
+    disk_stalled: bool = False
+    """The volume's disk has not finished what it was asked for within a bound (A5)."""
 
 
 def rank(record: Record, me: Voter, gone: Voter | None) -> int:

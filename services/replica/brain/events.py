@@ -92,6 +92,11 @@ class DataErased:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopping:
+    """The process ends in order: whoever leads lets go, so that another is elected at once."""
+
+
+@dataclass(frozen=True, slots=True)
 class TimePassed:
     pass
 
@@ -109,6 +114,7 @@ Event = (
     | DetachAsked
     | DeleteAsked
     | DataErased
+    | Stopping
     | TimePassed
 )
 

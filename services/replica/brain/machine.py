@@ -52,7 +52,10 @@ class Brain:
         self.required: Required | None = None
         self.led_first = False
         self.led_since_ns = 0
+        self.lease_seen_ns = 0
         self.waiting: deque[Change] = deque()
+        self.deferred: list[ev.MemberFailed] = []
+        """Members that failed while no majority of voters was reachable."""
         self.asked: list[int] = []
         self.erased_voters: set[Voter] = set()
         self.cause = ""
@@ -80,6 +83,7 @@ class Brain:
 
     def step(self, event: ev.Event, now_ns: int, facts: Facts) -> ev.Batch:
         self._now, self._after, self._dirty = [], [], False
+        self.lease_seen_ns = max(self.lease_seen_ns, facts.lease_until_ns)
         if not self.failed:
             self._dispatch(event, now_ns, facts)
         batch = ev.Batch(tuple(self._now), self.state if self._dirty else None, tuple(self._after))
@@ -125,6 +129,11 @@ class Brain:
             case ev.PeerUp(node):
                 self.up.add(node)
                 self._resend(now_ns, node)
+                self._reconsider(node, now_ns)
+            case ev.Stopping():
+                if self.role == "leader":
+                    self._stop_leading("its process ends")
+                self.failed = True
             case ev.PeerDown(node):
                 self.up.discard(node)
                 self._suspect(node, now_ns, facts)
@@ -159,6 +168,8 @@ class Brain:
                 self._told_committed(message.stamp)
             case ms.Erased():
                 self._peer_erased(message)
+            case ms.Unknown():
+                self._peer_knows_nothing(message.sender)
             case ms.Forget():
                 if self.record is not None and self.record.deleted and self.erased:
                     self._now.append(ev.ForgetVolume())
@@ -212,6 +223,7 @@ class Brain:
         for request in self.asked:
             self._now.append(ev.Reply(request, "NOT_PRIMARY", "it stopped being the primary"))
         self.waiting.clear()
+        self.deferred = []
         self.asked = []
         self.role = "follower"
         self.leader = None
@@ -249,6 +261,10 @@ class Brain:
         if self.state.slot is None:
             return
         if self.role == "leader":
+            if facts.disk_stalled:
+                self._stop_leading("its disk makes no progress")  # A5: its beats would keep it alive for ever
+                self.election_at_ns = self._start_ns(now_ns + self.timing.lease_ns, None)
+                return
             lost = any(voter.node not in self.up for voter in self._others())
             if lost and now_ns >= self._resign_at_ns(facts):
                 self._stop_leading("a majority of voters made no promise for one lease")  # A5
@@ -269,9 +285,13 @@ class Brain:
         if reason or record is None:
             self.election_at_ns = None
             return
+        if facts.disk_stalled:
+            self.election_at_ns = now_ns + self.timing.lease_ns
+            return
         leader = self.leader or record.primary
-        if facts.promised_until_ns > now_ns and leader is not None and leader.node in self.up:
-            self.leader, self.election_at_ns = leader, None  # it lives and leads: its node's end wakes us again
+        if facts.promised_until_ns > now_ns and facts.promised_to in self.up:
+            # It lives and leads: its node's end wakes us again.
+            self.leader, self.election_at_ns = record.voter_on(facts.promised_to), None
             return
         silent = now_ns < self.silent_until_ns and not self._alone()  # P3
         if silent or facts.promised_until_ns > now_ns:
@@ -355,6 +375,7 @@ class Brain:
                     self._newer(message.stamp),
                     self.unclean,
                     self.state.slot.stamp,
+                    self.state.slot.record.in_sync,
                 )
             )
         )
@@ -409,6 +430,11 @@ class Brain:
         self.answers[answer.sender] = answer
         granted = [voter for voter, given in sorted(self.answers.items()) if given.granted]
         if expected == "pre-voting":
+            if facts.promised_until_ns > now_ns:
+                # A promise made since we asked: it binds our own vote as well (P1, P3).
+                self.role = "follower"
+                self.election_at_ns = self._start_ns(facts.promised_until_ns, self.leader or record.primary)
+                return
             if len(granted) + 1 >= majority(len(record.voters)) and self._may_win_unclean(record):
                 self._candidate(now_ns)
         elif len(granted) >= majority(len(record.voters)) and self.me in self.answers:
@@ -421,16 +447,24 @@ class Brain:
         return by_unclean and not self.unclean and self.me not in newer.in_sync
 
     def _may_win_unclean(self, record: Record) -> bool:
-        """An unclean replica stands only when every in-sync member answered that it is unclean too (S3). Its own
-        record tells who they are only if a majority has it: a smaller set that it stored just before it lost power
-        may not have been committed, so otherwise every data voter has to answer."""
+        """An unclean replica stands only when every in-sync member answered that it is unclean too (S3). The record
+        that a majority holds at this moment tells who they are: no later one can be committed. Its own may be a
+        smaller set that it stored just before it lost power and nobody else did. Without such a majority every voter
+        has to answer, and whoever one of their records names counts as a member. (A majority stored the last committed
+        record; where no newer one is on a majority, one still has it.)
+        """
         if not self.unclean:
             return True
         assert self.state.slot is not None
         answers = {v: answer for v, answer in self.answers.items() if isinstance(answer, ms.PreVoteAnswer)}
-        holders = 1 + sum(answer.stamp == self.state.slot.stamp for answer in answers.values())
-        committed = holders >= majority(len(record.voters))
-        members = record.in_sync if committed else tuple(v for v in record.voters if v.kind == "data")
+        held = [(self.state.slot.stamp, record.in_sync), *((a.stamp, a.in_sync) for a in answers.values())]
+        stamps = [stamp for stamp, _ in held]
+        needed = majority(len(record.voters))
+        committed = [in_sync for stamp, in_sync in held if stamp is not None and stamps.count(stamp) >= needed]
+        if not committed and len(answers) < len(record.voters) - 1:
+            return False
+        sets = committed[:1] or [in_sync for _, in_sync in held]
+        members = {voter for in_sync in sets for voter in in_sync}
         return all(voter == self.me or (voter in answers and answers[voter].unclean) for voter in members)
 
     def _adopt(self, slot: Slot, now_ns: int) -> None:
@@ -452,6 +486,7 @@ class Brain:
         self.leader = self.me
         self.led_first = False
         self.led_since_ns = now_ns
+        self.lease_seen_ns = 0
         self.waiting.clear()
         self.asked = []
         self.erased_voters = set()
@@ -494,7 +529,7 @@ class Brain:
                 self._tell_committed(tuple(v for v in self._others() if v.node == node))
 
     def _resign_at_ns(self, facts: Facts) -> int:
-        return max(facts.lease_until_ns, self.led_since_ns) + self.timing.lease_ns
+        return max(facts.lease_until_ns, self.lease_seen_ns, self.led_since_ns) + self.timing.lease_ns
 
     def _propose(self, message: ms.Propose, now_ns: int) -> None:
         slot = message.slot
@@ -608,9 +643,25 @@ class Brain:
                     self.asked.append(change.request)
                 self._put(slot.next(self.epoch, record), now_ns)
 
+    def _reachable_majority(self, record: Record) -> bool:
+        up = sum(voter == self.me or voter.node in self.up for voter in record.voters)
+        return up >= majority(len(record.voters))
+
+    def _reconsider(self, node: str, now_ns: int) -> None:
+        """A voter is back: whoever failed while there was no majority is looked at again, but for itself."""
+        if self.role == "leader" and self.deferred:
+            waiting, self.deferred = self.deferred, []
+            self.waiting.extend(failed for failed in waiting if failed.member.node != node)
+            self._next_change(now_ns)
+
     def _changed(self, change: Change, record: Record) -> Record | None:
         match change:
             case ev.MemberFailed(member, reason):
+                if not self._reachable_majority(record):
+                    # It may be us who are cut off. A record that leaves only us in sync would still get through on
+                    # another way, and then nobody else could lead while we have no lease.
+                    self.deferred.append(change)
+                    return None
                 smaller = without(record, member)
                 if smaller is not None:
                     left = [voter.node for voter in smaller.in_sync]
@@ -691,6 +742,15 @@ class Brain:
             for voter in self._others():
                 self._after.append(ev.Send(ms.Forget(record.volume, self.me, voter, self.epoch)))
             self._after.append(ev.ForgetVolume())
+
+    def _peer_knows_nothing(self, voter: Voter) -> None:
+        """The last word of a deletion was lost: when nobody else knows the volume, our tombstone serves nobody."""
+        record = self.record
+        if record is None or not record.deleted or voter not in record.voters:
+            return
+        self.erased_voters.add(voter)
+        if self.erased_voters >= set(self._others()):
+            self._now.append(ev.ForgetVolume())
 
     # ---- the disk -------------------------------------------------------------------------------------
 

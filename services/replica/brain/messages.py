@@ -33,8 +33,9 @@ class PreVote:
 
 @dataclass(frozen=True, slots=True)
 class PreVoteAnswer:
-    """A refusal carries the refuser's epoch and, when it is newer, its record (A3). `stamp`: of the answerer's
-    record, so that an unclean candidate learns whether its own was ever committed (S3)."""
+    """A refusal carries the refuser's epoch and, when it is newer, its record (A3). `stamp` and `in_sync`: of the
+    answerer's record, so that an unclean candidate learns whether its own was ever committed, and if not, whom an
+    older one may name (S3)."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     volume: str
@@ -47,6 +48,7 @@ class PreVoteAnswer:
     slot: Slot | None = None
     unclean: bool = False
     stamp: Stamp | None = None
+    in_sync: tuple[Voter, ...] = ()
     kind: Literal["pre-vote-answer"] = "pre-vote-answer"
 
 
@@ -145,6 +147,18 @@ class Erased:
 
 
 @dataclass(frozen=True, slots=True)
+class Unknown:
+    """The sender's node has no voter of this volume (any more)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    volume: str
+    sender: Voter
+    target: Voter
+    epoch: int = 0
+    kind: Literal["unknown"] = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """Every voter erased its data: the tombstone itself may go."""
 
@@ -156,7 +170,9 @@ class Forget:
     kind: Literal["forget"] = "forget"
 
 
-BrainMessage = PreVote | PreVoteAnswer | Vote | VoteAnswer | Propose | Accepted | Refused | Committed | Erased | Forget
+BrainMessage = (
+    PreVote | PreVoteAnswer | Vote | VoteAnswer | Propose | Accepted | Refused | Committed | Erased | Unknown | Forget
+)
 _CODEC: TypeAdapter[BrainMessage] = TypeAdapter(Annotated[BrainMessage, Field(discriminator="kind")])
 
 

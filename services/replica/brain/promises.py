@@ -51,10 +51,13 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class BeatAnswer:
+    """`promised_ns`: how long the promise binds by the promiser's settings, which may differ from the leader's."""
+
     number: int
     nonce: int
     version: int
     revision: int
+    promised_ns: int
 
 
 PairMessage = Claims | Confirm | Beat | BeatAnswer
@@ -131,6 +134,8 @@ class Promises:
         there was no link to it has not arrived."""
         claimed = self._claimed.setdefault(peer, _Claimed())
         claimed.sent.clear()
+        claimed.until_ns = 0  # a new process knows of no promise
+        claimed.confirmed = (-1, -1)
         out = self._announce((peer,))
         if peer in self._promised:
             out.append((peer, self._confirm(self._promised[peer])))
@@ -164,7 +169,7 @@ class Promises:
             return False
         sent_ns, version = sent
         if (answer.version, answer.revision) == claimed.confirmed and version == answer.version:
-            claimed.until_ns = max(claimed.until_ns, sent_ns + self.timing.counted_ns())
+            claimed.until_ns = max(claimed.until_ns, sent_ns + self.timing.counted_ns(answer.promised_ns))
         return True
 
     def lease_until(self, volume: str, epoch: int, me: str, voters: tuple[str, ...]) -> int:
@@ -229,12 +234,18 @@ class Promises:
         promised = self._promised.setdefault(peer, _Promised())
         if promised.nonce == beat.nonce and promised.version == beat.version:
             promised.until_ns = now_ns + self.timing.lease_ns
-        return BeatAnswer(beat.number, beat.nonce, promised.version, promised.revision)
+        lease_ns = self.timing.lease_ns
+        return BeatAnswer(beat.number, beat.nonce, promised.version, promised.revision, lease_ns)
 
     def promised_until(self, volume: str) -> int:
         """Until when we may vote for nobody else in this volume."""
         ends = [promised.until_ns for promised in self._promised.values() if volume in promised.covered]
         return max([self._lingering.get(volume, 0), *ends])
+
+    def promised_to(self, volume: str) -> str:
+        """The node of the latest promise for this volume, "" for none."""
+        held = [(promised.until_ns, peer) for peer, promised in self._promised.items() if volume in promised.covered]
+        return max(held)[1] if held else ""
 
     def forget(self, volume: str) -> None:
         """The volume is gone from this node."""

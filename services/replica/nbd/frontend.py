@@ -17,10 +17,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from stoscore.messages import FrontendStatus
-from stoscore.telemetry import get_logger
-from stoscore.units import BLOCK_BYTES
-
 from services.replica.nbd.protocol import Export, NbdRequest
 from services.replica.nbd.server import Client, NbdServer
 from services.replica.nbd.wire import Command
@@ -49,6 +45,9 @@ from services.replica.replication.frontend import (
     Tick,
 )
 from services.replica.store.sums import block_sums, verify
+from stoscore.messages import FrontendStatus
+from stoscore.telemetry import get_logger
+from stoscore.units import BLOCK_BYTES
 
 _KIND = {
     int(Command.READ): int(RequestKind.READ),
@@ -124,6 +123,15 @@ class Frontend:
         """Answer everything with ESHUTDOWN, end the session and remove the socket. Idempotent."""
         self._closed = True
         self._step(Closing())
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        await self._server.close()
+
+    async def leave(self) -> None:
+        """The process ends and the volume stays open: drop the clients without an answer, which none of them takes
+        for an I/O error; they find the socket again. Idempotent."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

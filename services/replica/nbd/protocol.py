@@ -18,11 +18,10 @@ import struct
 from enum import IntEnum
 from typing import NamedTuple
 
-from stoscore.limits import REQUEST_BYTES_MAX
-from stoscore.units import BLOCK_BYTES
-
 from services.replica.nbd import wire
 from services.replica.nbd.wire import Command, CommandFlag, Errno, HandshakeFlag, Option, Reply
+from stoscore.limits import REQUEST_BYTES_MAX
+from stoscore.units import BLOCK_BYTES
 
 _FLAGS_OF = {
     Command.READ: CommandFlag.FUA | CommandFlag.DF,

@@ -16,12 +16,11 @@ import socket
 from pathlib import Path
 from typing import Protocol, cast
 
-from stoscore.errors import Code, StosError, invalid
-from stoscore.units import MIB
-
 from services.replica.nbd.buffer import ReceiveBuffer
 from services.replica.nbd.protocol import Export, NbdConnection, NbdRequest, Phase
 from services.replica.nbd.wire import Command
+from stoscore.errors import Code, StosError, invalid
+from stoscore.units import MIB
 
 REQUESTS_MAX = 128
 """Unanswered requests of one connection."""

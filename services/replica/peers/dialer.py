@@ -10,11 +10,10 @@ import asyncio
 import ssl
 from collections.abc import Callable
 
-from stoscore.errors import StosError
-
 from services.replica.peers.link import Link
 from services.replica.peers.listener import HANDSHAKE_S, SHUTDOWN_S, describe
 from services.replica.peers.sockets import connected_socket
+from stoscore.errors import StosError
 
 CONNECT_S = 2.0
 PAUSE_S_MIN = 0.05

@@ -45,7 +45,7 @@ class Type(IntEnum):
     HELLO = 1  # payload: greeting (json)
     WELCOME = 2  # payload: greeting (json)
     BEAT = 3  # id beat number, x nonce, y claim version
-    BEAT_ANSWER = 4  # id, x nonce, y claim version, z revision
+    BEAT_ANSWER = 4  # epoch promised ns, id, x nonce, y claim version, z revision
     CLAIMS = 5  # x nonce, y claim version; payload: claims
     CONFIRM = 6  # x nonce, y claim version, z revision; payload: claims
     BRAIN = 7  # payload: a brain's message (json)

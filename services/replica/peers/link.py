@@ -20,10 +20,9 @@ import struct
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
-from stoscore.units import KIB, MIB
-
 from services.replica.peers.frames import Frame, FrameError, FrameReader
 from services.replica.peers.payloads import GREETING_BYTES_MAX
+from stoscore.units import KIB, MIB
 
 SEND_BUFFER_BYTES = 256 * KIB
 DIRECT_BYTES = 64 * KIB

@@ -20,9 +20,6 @@ import ssl
 from collections import Counter
 from typing import Any, Protocol
 
-from stoscore.errors import StosError
-from stoscore.identity import parse_uri, peer_uri
-
 from services.replica.peers.dialer import Dialer
 from services.replica.peers.frames import Frame, FrameError, Type, pack
 from services.replica.peers.link import Link
@@ -35,6 +32,8 @@ from services.replica.peers.payloads import (
     unpack_refused,
 )
 from services.replica.peers.sockets import join_address, listening_socket, split_address
+from stoscore.errors import StosError
+from stoscore.identity import parse_uri, peer_uri
 
 GREETING_S = 5.0
 """From the end of the TLS handshake until the other side has greeted."""

@@ -16,10 +16,9 @@ from dataclasses import asdict, dataclass
 from sys import byteorder
 from typing import Any, NamedTuple
 
+from services.replica.peers.frames import Frame, FrameError
 from stoscore.limits import VOLUME_BYTES_MAX, valid_node_name
 from stoscore.units import BLOCK_BYTES, SUM_BYTES
-
-from services.replica.peers.frames import Frame, FrameError
 
 PROTOCOL_VERSION = 1
 GREETING_BYTES_MAX = 4096

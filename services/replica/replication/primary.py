@@ -80,6 +80,7 @@ class Entry:
     session: int
     request: int
     fua: bool
+    since_ns: int
     acked: int = 0
     answered: bool = False
 
@@ -196,7 +197,8 @@ class Primary:
         required = peer.node in self._required or peer.phase == "waiting"
         peer.lose()
         self._refresh()
-        return self._report_failed(peer, reason) if required else []
+        out = self._report_failed(peer, reason) if required else []
+        return out + self._recheck()
 
     def _report_failed(self, peer: Peer, reason: str) -> list[Effect]:
         if peer.failed:
@@ -213,6 +215,10 @@ class Primary:
             if node in self._required and peer.phase == "live":
                 peer.failed = False
         self._refresh()
+        return self._recheck()
+
+    def _recheck(self) -> list[Effect]:
+        """Who is needed has changed: what waited for somebody who is needed no more can be answered."""
         out = self._check_take_over()
         for entry in list(self._window.values()):
             out += self._check(entry)
@@ -352,7 +358,9 @@ class Primary:
             if members:
                 out.append(Tell(nodes, Flush(self._ticket, self.commit, cleans=True)))
             return out
-        if self._flushes[self._cleaning].done & self._mask != self._mask:
+        # Who is waiting or live has ended with a cleaning sync of its own.
+        needed = SELF_BIT | sum(peer.bit for peer in members if peer.phase == "synced")
+        if self._flushes[self._cleaning].done & needed != needed:
             return []
         del self._flushes[self._cleaning]
         self._cleaning = None
@@ -433,7 +441,7 @@ class Primary:
         self._next_seq = seq + 1
         self.writes += 1
         block, count = request.block, request.count
-        self._window[seq] = Entry(seq, link, request.session, request.request, request.fua)
+        self._window[seq] = Entry(seq, link, request.session, request.request, request.fua, now_ns)
         message: Write | Zero
         if request.io is Io.WRITE:
             message = Write(seq, self.commit, block, count, request.token)
@@ -617,11 +625,28 @@ class Primary:
         if not peer.up or not (member or peer.confirms()):
             return None
         since = [peer.heard_ns] if peer.owes() else []
+        owed = next((entry for entry in self._window.values() if not entry.acked & peer.bit), None)
+        if owed is not None and peer.receives():
+            since.append(owed.since_ns)  # it may answer other writes all the time
         if peer.phase == "flushing":
             since.append(peer.flush_ns)
         if peer.phase in ("synced", "waiting", "live"):
             since += [flush.since_ns for flush in self._flushes.values() if not flush.done & peer.bit]
         return min(since) + PATIENCE_NS if since else None
+
+    def excuse(self, now_ns: int) -> None:
+        """We were paused ourselves: everybody's time to answer begins now."""
+        for peer in self.peers.values():
+            peer.heard_ns = peer.flush_ns = now_ns
+        for entry in self._window.values():
+            entry.since_ns = now_ns
+        for flush in self._flushes.values():
+            flush.since_ns = now_ns
+
+    def copy_failed(self, node: str, reason: str, now_ns: int) -> list[Effect]:
+        """Our own store could not give a copy: that peer's catching up begins again later."""
+        peer = self.peers[node]
+        return self._drop(peer, reason, now_ns) if peer.receives() else []
 
     def stop(self) -> list[Effect]:
         """Another epoch: what waits is dropped, the frontend is sent on."""

@@ -138,11 +138,13 @@ class Replica:
                 raise AssertionError("a join has its own entry")
 
     def _learn_commit(self, commit: int) -> list[Effect]:
+        # A copy is never older than a commit point that came before it, so what is committed need not be kept
+        # apart from it; the tail is another matter, see `covered`.
+        while self._recent and self._recent[0][0] <= commit:
+            self._recent.popleft()
         if commit <= self.commit or not self.covered:
             return []
         self.commit = commit
-        while self._recent and self._recent[0][0] <= commit:
-            self._recent.popleft()
         return [CommitTail(commit)]
 
     def _submit(self, op: Op, now_ns: int) -> list[Effect]:

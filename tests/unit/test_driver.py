@@ -1,0 +1,68 @@
+"""The driver alone: what must not overtake what, and who counts as up."""
+
+from __future__ import annotations
+
+from services.replica.brain import Beat, BeatAnswer, HardState
+from services.replica.brain import events as ev
+from services.replica.brain import messages as ms
+from services.replica.driver import Decided, Node, Order, Save, ToBrain, ToPeer
+from services.replica.replication.replica import Share
+from tests.support.voters import LEASE, TIMING, A, B, C, record, slot
+
+NOTHING = Share((), 0, 0, unclean=False)
+
+
+def make(accepted=None) -> Node:  # type: ignore[no-untyped-def]
+    node = Node("a", TIMING, 7, lambda volume: NOTHING, 0)
+    state = HardState(A, 0, None, accepted, TIMING.lease_ns)
+    node.open("v", state, 0, marked=frozenset(), unclean=False, fresh=True)
+    node.take()
+    return node
+
+
+def kinds(orders: list[Order]) -> list[type]:
+    return [type(order) for order in orders if not isinstance(order, Decided)]
+
+
+def up(node: Node, peer: str, now_ns: int = 0) -> None:
+    node.link_up(peer, now_ns)
+    (beat,) = [o.message for o in node.take() if isinstance(o, ToPeer) and isinstance(o.message, Beat)]
+    node.pair_message(peer, BeatAnswer(beat.number, 7, 0, 0, LEASE), now_ns)
+
+
+def test_what_depends_on_the_hard_state_waits_for_it() -> None:
+    node = make(slot(record(A, B, C)))
+    node.brain_message(ms.Vote("v", B, A, 1, slot(record(A, B, C)).stamp), 0)
+    (save,) = [order for order in node.take() if not isinstance(order, Decided)]
+    assert isinstance(save, Save) and save.state.voted_for == B
+    node.brain_message(ms.Vote("v", B, A, 1, slot(record(A, B, C)).stamp), 0)
+    assert kinds(node.take()) == [], "nothing newer overtakes it"
+    node.saved("v", save.ticket, 0)
+    assert kinds(node.take()) == [ToBrain, ToBrain]
+
+
+def test_every_save_holds_what_came_before_it() -> None:
+    node = make()
+    node.ask("v", ev.Founded(record(A)), 0)
+    node.time_passed(0)
+    epochs = []
+    for _ in range(10):
+        saves = [order for order in node.take() if isinstance(order, Save)]
+        for save in saves:
+            epochs.append((save.ticket, save.state.epoch, save.state.slot.stamp.version))  # type: ignore[union-attr]
+            node.saved("v", save.ticket, 0)
+    assert epochs == sorted(epochs) and epochs[-1][1:] == (1, 2)
+    assert node.role(node.volumes["v"]) == "primary"
+
+
+def test_a_late_answer_after_the_links_end_is_no_news() -> None:
+    node = make(slot(record(A, B, C)))
+    up(node, "b")
+    assert node.volumes["v"].brain.up == {"b"}
+    node.time_passed(TIMING.beat_ns)
+    (late,) = [o.message for o in node.take() if isinstance(o, ToPeer) and isinstance(o.message, Beat)]
+    node.link_down("b", 1)
+    node.pair_message("b", BeatAnswer(late.number, 7, 0, 0, LEASE), 2)
+    assert node.volumes["v"].brain.up == set()
+    up(node, "b", 3)
+    assert node.volumes["v"].brain.up == {"b"}
