@@ -29,7 +29,7 @@ sim: $(VENV)/.installed ## the deterministic simulation: SEEDS=200 for more, SEE
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 bench: $(VENV)/.installed packages ## 4 KiB random writes beside a minimal program that does the same
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks.bench
 
 lint: $(VENV)/.installed ## ruff, mypy, import-linter
 	@$(BIN)/ruff check

@@ -26,8 +26,7 @@ from stoscore.envelope import decode_answer, encode_request
 from stoscore.errors import Code, StosError, unavailable
 from stoscore.identity import Identity
 from stoscore.messages import Message
-from stoscore.nats_session import Session
-from stoscore.nats_wire import STATUS, Msg
+from stoscore.nats_session import STATUS, Msg, Session
 from stoscore.telemetry import current_traceparent, get_logger, span
 
 A = TypeVar("A", bound=Message)
@@ -121,8 +120,8 @@ class Bus:
             self._add(session, item)
         try:
             await session.round_trip()
-        except StosError:
-            session.close()
+        except (StosError, asyncio.CancelledError):
+            await session.close()
             raise
         return session
 
@@ -161,7 +160,7 @@ class Bus:
         session, self._session = self._session, None
         if session is not None:
             self._fail_pending(session, "the bus is closed")
-            session.close()
+            await session.close()
 
     def _spawn(self, work: Awaitable[None]) -> None:
         async def run() -> None:
@@ -309,7 +308,7 @@ class Bus:
     def _publish_denied(self, subject: str) -> None:
         error = StosError(Code.PERMISSION_DENIED, f"{self.identity.uri} may not publish to {subject}")
         for pending in self._pending.values():
-            if pending.subject == subject:
+            if pending.subject.lower() == subject:
                 pending.fail(error)
 
     def _fail_pending(self, session: Session, reason: str) -> None:

@@ -13,8 +13,7 @@ from stoscore import envelope
 from stoscore.envelope import decode_request, encode_error, encode_result
 from stoscore.errors import Code, StosError, unavailable
 from stoscore.messages import Message
-from stoscore.nats_session import Session
-from stoscore.nats_wire import Msg
+from stoscore.nats_session import Msg, Session
 from stoscore.telemetry import get_logger, span, valid_traceparent
 
 M = TypeVar("M", bound=Message)

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from stoscore.errors import StosError
-from stoscore.nats_session import Session
-from stoscore.nats_wire import Msg
+from stoscore.nats_session import Msg, Session
 
 
 class Pending:

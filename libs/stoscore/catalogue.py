@@ -22,7 +22,7 @@ from stoscore.bus import Bus
 from stoscore.envelope import decode_request
 from stoscore.errors import Code, StosError, not_found, unavailable
 from stoscore.messages import CatalogueEntry, NodeEntry
-from stoscore.nats_wire import STATUS, Msg
+from stoscore.nats_session import STATUS, Msg
 from stoscore.subjects import CATALOGUE_BUCKET
 from stoscore.telemetry import get_logger
 

@@ -2,66 +2,108 @@
 
 A connection ends for many reasons: the server restarts, the network breaks, the user credential expires.
 Instead of repairing one in place, the bus opens the next and subscribes again; that is also how a renewed
-credential is put to use before the old one ends.
+credential is put to use before the old one ends. So the client library (nats-py) serves one connection, with its
+own reconnecting off. Around it we keep, all of it seen with version 2.16:
+
+* A PING overtakes what waits to be flushed, so `round_trip` needs two of them.
+* A cancelled flush breaks the reading, and a close may wait for a silent server: what it does runs in tasks of
+  its own, and nobody waits for them longer than a set time.
+* It does not always tell that a connection ended: `_watch`.
+* It costs 50 ms to import, with aiohttp 0.25 s: only who opens a connection pays, and for nats-py alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import random
 import re
-from collections import deque
-from collections.abc import Callable
-from typing import Any
-from urllib.parse import urlsplit
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
-from stoscore import nats_wire as wire
 from stoscore.errors import StosError, invalid, unavailable
 from stoscore.identity import NATS_HOST_NAME, Identity
-from stoscore.nats_wire import Msg
 from stoscore.nkey import sign
 from stoscore.telemetry import get_logger
 
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from nats.aio.subscription import Subscription
+
 log = get_logger("bus")
 
-CONNECT_TIMEOUT_S = 5.0
-PING_INTERVAL_S = 5.0
+CONNECT_TIMEOUT_S = 5
+PING_INTERVAL_S = 5
 PINGS_OUT_MAX = 2
-"""A connection whose pings stay unanswered is given up: a dead server is noticed within 15 s."""
+"""A connection whose pings stay unanswered is given up: a dead server is noticed within 16 s."""
+WATCH_INTERVAL_S = 1.0
 ROUND_TRIP_TIMEOUT_S = 5.0
 DRAIN_TIMEOUT_S = 30.0
+CLOSE_TIMEOUT_S = 2.0
+"""How long our side waits for an end. The library may go on in the background."""
+BACKGROUND_TIMEOUT_S = 40
+"""TLS itself gives a silent peer 30 s."""
 UNSENT_BYTES_MAX = 16 << 20
 """What may wait for a slow network; beyond it nothing more is accepted."""
-DEFAULT_PORT = 4222
+STATUS = "Status"
+"""Pseudo header with the number that JetStream and "nobody listens" (503) put into the first line."""
 
 _DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE)
+_NO_SUBJECT = re.compile(r"[\x00-\x20\x7f]|\A\Z")
+_background: set[asyncio.Task[bool]] = set()
+
+# The library's streams are put under TLS in a way that asyncio warns of at the end of every connection.
+logging.getLogger("asyncio").addFilter(lambda record: "returning true from eof_received()" not in str(record.msg))
 
 
-class Session(asyncio.Protocol):
+@dataclass(frozen=True, slots=True)
+class Msg:
+    """One delivered message."""
+
+    subject: str
+    reply: str
+    data: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@cache
+def _library() -> Any:
+    """The module of the library's client. It imports aiohttp, which only its websockets need and which costs
+    four times the rest: it takes a missing one for granted."""
+    hidden = [name for name in ("aiohttp",) if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        from nats.aio import client
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+    return client
+
+
+class Session:
     """One connected client. `lost` is done, with the reason, when the connection is gone."""
 
-    def __init__(self, inbox: str, on_publish_denied: Callable[[str], None]):
-        loop = asyncio.get_running_loop()
-        self._loop = loop
+    def __init__(self, client: Client, inbox: str, on_publish_denied: Callable[[str], None]):
         self.inbox = inbox
         """Answers to this session's requests arrive below this subject."""
-        self.lost: asyncio.Future[str] = loop.create_future()
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.working = 0
         """Requests that arrived here and are not answered: only this connection may answer them."""
         self.server = ""
-        self.payload_bytes_max = 1 << 20
+        self._client = client
         self._on_publish_denied = on_publish_denied
         self._denied: set[str] = set()
-        self._callbacks: dict[int, Callable[[Msg], None]] = {}
-        self._next_sid = 1
-        self._parser = wire.Parser()
-        self._transport: asyncio.Transport | None = None
-        self._unsent: list[bytes] = []
-        self._info: asyncio.Future[dict[str, Any]] = loop.create_future()
-        self._pongs: deque[asyncio.Future[None]] = deque()
-        self._keepalive: asyncio.TimerHandle | None = None
         self._error = ""
+        self._subscriptions: list[Subscription] = []
+        self._unsent: asyncio.Queue[tuple[Callable[[], Coroutine[Any, Any, None]], int]] = asyncio.Queue()
+        self._unsent_bytes = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._hanging_up: asyncio.Task[bool] | None = None
 
     # --- beginning ---
 
@@ -74,178 +116,175 @@ class Session(asyncio.Protocol):
         inbox: str,
         on_publish_denied: Callable[[str], None],
     ) -> Session:
-        """Connect to one of the servers. Raises StosError UNAVAILABLE with the reason of the last one."""
+        """Connect to one of the servers. Raises StosError UNAVAILABLE with the reason of the last one; the
+        subjects that `on_publish_denied` is told are in lower case."""
+        library = _library()
         reason = "no server is configured"
         for server in random.sample(servers, len(servers)):
-            session = cls(inbox, on_publish_denied)
+            session = cls(library.Client(), inbox, on_publish_denied)
             try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    await session._open(identity, server, name)
+                await session._open(identity, server, name)
                 return session
-            except (OSError, TimeoutError, StosError) as error:
+            except (OSError, TimeoutError, library.errors.Error, StosError) as error:
                 reason = session._error or str(error) or "no answer"
-                session.abort(reason)
-            except asyncio.CancelledError:
-                session.abort("cancelled")
-                raise
         raise unavailable(f"no connection to NATS at {', '.join(servers)}: {reason}")
 
     async def _open(self, identity: Identity, server: str, name: str) -> None:
-        host, port = _address(server)
-        await self._loop.create_connection(
-            lambda: self, host, port, ssl=identity.nats_context(), server_hostname=NATS_HOST_NAME
-        )
-        info = await self._info
-        nonce = str(info.get("nonce", "")).encode()
-        self.server = str(info.get("server_name", server))
-        self.payload_bytes_max = int(info.get("max_payload", self.payload_bytes_max))
-        signature = base64.urlsafe_b64encode(sign(identity.nats_seed(), nonce)).decode().rstrip("=")
-        options = {
-            "name": name,
-            "lang": "python",
-            "version": "1",
-            "protocol": 1,
-            "verbose": False,
-            "pedantic": False,
-            "tls_required": True,
-            "headers": True,
-            "no_responders": True,
-            "jwt": identity.nats_jwt(),
-            "sig": signature,
-        }
-        self._send(wire.connect(options))
-        await self.round_trip()
-        self._keepalive = self._loop.call_later(PING_INTERVAL_S, self._ping)
-
-    # --- asyncio.Protocol ---
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
-        self._transport = transport  # type: ignore[assignment]
-
-    def data_received(self, data: bytes) -> None:
         try:
-            for operation in self._parser.feed(data):
-                self._handle(operation)
-        except wire.WireError as error:
-            self.abort(f"the server does not speak NATS: {error}")
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await self._client.connect(
+                    servers=[server],
+                    name=name,
+                    allow_reconnect=False,
+                    connect_timeout=CONNECT_TIMEOUT_S,
+                    max_reconnect_attempts=1,  # 0 would be for ever
+                    reconnect_time_wait=0,
+                    ping_interval=PING_INTERVAL_S,
+                    max_outstanding_pings=PINGS_OUT_MAX,
+                    tls=identity.nats_context(),
+                    tls_hostname=NATS_HOST_NAME,
+                    tls_handshake_first=True,
+                    user_jwt_cb=lambda: identity.nats_jwt().encode("ascii"),
+                    signature_cb=lambda nonce: base64.b64encode(sign(identity.nats_seed(), nonce.encode())),
+                    inbox_prefix=self.inbox,
+                    error_cb=self._complained,
+                    closed_cb=self._closed,
+                )
+        except BaseException:
+            self._end("not connected")
+            raise
+        self.server = self._client.connected_url.netloc
+        self._tasks = [asyncio.create_task(self._send_all()), asyncio.create_task(self._watch())]
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end(self._error or (str(exc) if exc else "") or "closed by the server")
+    # --- what the library tells ---
 
-    def _handle(self, operation: wire.Operation) -> None:
-        match operation:
-            case Msg(sid=sid):
-                callback = self._callbacks.get(sid)
-                if callback is not None:
-                    callback(operation)
-            case wire.Ping():
-                self._send(wire.PONG)
-            case wire.Pong():
-                if self._pongs:
-                    waiting = self._pongs.popleft()
-                    if not waiting.done():
-                        waiting.set_result(None)
-            case wire.Info(fields=fields):
-                if not self._info.done():
-                    self._info.set_result(fields)
-            case wire.Err(text=text):
-                self._complained(text)
-
-    def _complained(self, text: str) -> None:
+    async def _complained(self, error: Exception) -> None:
+        text = str(error).removeprefix("nats: ") or type(error).__name__
         denied = _DENIED.search(text)
         if denied is None:
-            self._error = text  # the server closes the connection after it
-            return
-        subject = denied[2]
-        if denied[1].lower() == "subscription":
-            self._denied.add(subject)
-            log.error("NATS refused a subscription", extra={"subject": subject})
+            self._error = text
+            log.debug("NATS: %s", text)
+        elif denied[1].lower() == "subscription":
+            self._denied.add(denied[2].lower())
+            log.error("NATS refused a subscription", extra={"subject": denied[2]})
         else:
-            log.warning("NATS refused to publish", extra={"subject": subject})
-            self._on_publish_denied(subject)
+            log.warning("NATS refused to publish", extra={"subject": denied[2]})
+            self._on_publish_denied(denied[2].lower())
+
+    async def _closed(self) -> None:
+        self._end(self._reason())
+
+    def _reason(self) -> str:
+        error = str(self._client.last_error or "") or self._error
+        return error.removeprefix("nats: ") or "closed by the server"
 
     # --- the end ---
 
     @property
     def alive(self) -> bool:
-        return not self.lost.done()
+        return not self.lost.done() and bool(self._client.is_connected)
 
-    def abort(self, reason: str) -> None:
-        """End it at once."""
-        self._error = self._error or reason
-        if self._transport is not None:
-            self._transport.abort()
-        self._end(self._error)
+    async def _watch(self) -> None:
+        """`_closed` is not called when the library stumbles over a message, or while it closes, and never when its
+        last words do not reach a socket that is gone."""
+        client = self._client
+        reading = client._reading_task
+        for task in (reading, client._flusher_task, client._ping_interval_task):
+            task.add_done_callback(_take_note)
+        while client.is_connected and not reading.done():
+            await asyncio.wait([reading], timeout=WATCH_INTERVAL_S)
+        self._end("what arrived could not be read" if client.is_connected else self._reason())
 
     def _end(self, reason: str) -> None:
-        if self._keepalive is not None:
-            self._keepalive.cancel()
-        if not self.lost.done():
-            self.lost.set_result(reason)
-        error = unavailable(f"the connection to NATS broke: {reason}")
-        waiters: list[asyncio.Future[Any]] = [self._info, *self._pongs]
-        for waiting in waiters:
-            if not waiting.done():
-                waiting.set_exception(error)
-                waiting.exception()  # whoever waits is told; nobody has to
-        self._callbacks.clear()
+        if self.lost.done():
+            return
+        self.lost.set_result(reason)
+        for task in self._tasks:
+            task.cancel()
+        self._hanging_up = _in_background(self._client.close())
 
     async def drain(self) -> None:
         """End it when all that arrived has been answered; nothing new arrives meanwhile."""
-        for sid in list(self._callbacks):
-            self._send(wire.unsubscribe(sid))
-        end = self._loop.time() + DRAIN_TIMEOUT_S
+        loop = asyncio.get_running_loop()
+        end = loop.time() + DRAIN_TIMEOUT_S
         try:
             await self.round_trip()
-            while self.working and self.alive and self._loop.time() < end:
+            await self._before_lost(self._unsubscribe(), ROUND_TRIP_TIMEOUT_S)
+            while self.working and self.alive and loop.time() < end:
                 await asyncio.sleep(0.02)
             await self.round_trip()
         except StosError as error:
             log.debug("draining: %s", error)
-        self.close()
+        await self.close()
 
-    def close(self) -> None:
-        """End it after what was accepted has been sent."""
-        self._flush()
-        if self._transport is not None:
-            self._transport.close()
-        self._end("closed")
+    async def _unsubscribe(self) -> None:
+        await asyncio.gather(*(item.drain() for item in self._subscriptions))
+
+    async def close(self) -> None:
+        """End it after what was accepted has been sent, within a few seconds."""
+        try:
+            if self.alive:
+                await self._before_lost(self._unsent.join(), CLOSE_TIMEOUT_S)
+        finally:
+            self._end("closed")
+        if self._hanging_up is not None:
+            await asyncio.wait([self._hanging_up], timeout=CLOSE_TIMEOUT_S)
+
+    async def _before_lost(self, work: Coroutine[Any, Any, None], timeout_s: float) -> bool:
+        """True when the work is done in time and the connection lives. Work that is late is not cut short."""
+        task = _in_background(work)
+        ends: list[asyncio.Future[Any]] = [task, self.lost]
+        await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        return task.done() and task.result() and self.alive
 
     # --- saying ---
 
-    def _send(self, data: bytes) -> None:
-        """All that one turn of the loop says goes out with one write."""
-        if not self._unsent:
-            self._loop.call_soon(self._flush)
-        self._unsent.append(data)
+    def _say(self, work: Callable[[], Coroutine[Any, Any, Any]], size: int = 0) -> None:
+        self._unsent_bytes += size
+        self._unsent.put_nowait((work, size))
 
-    def _flush(self) -> None:
-        if self._unsent and self._transport is not None and not self._transport.is_closing():
-            self._transport.write(b"".join(self._unsent))
-        self._unsent.clear()
+    async def _send_all(self) -> None:
+        """Hand what was said to the library, in order. It waits where the network does not keep up."""
+        while self.alive:
+            work, size = await self._unsent.get()
+            try:
+                await work()
+            except Exception as error:
+                # Whatever it is, it must not keep back what comes next; a broken connection is told elsewhere.
+                level = logging.WARNING if self.alive else logging.DEBUG
+                log.log(level, "NATS: not sent: %s", str(error) or type(error).__name__)
+            finally:
+                self._unsent_bytes -= size
+                self._unsent.task_done()
 
     def subscribe(self, subject: str, queue: str, callback: Callable[[Msg], None]) -> None:
         """The callback must not block. Whether the server allows it is known after a `round_trip`."""
-        sid, self._next_sid = self._next_sid, self._next_sid + 1
-        self._callbacks[sid] = callback
-        self._send(wire.subscribe(subject, queue, sid))
+
+        async def arrived(msg: Any) -> None:
+            try:
+                callback(Msg(msg.subject, msg.reply, msg.data, msg.headers or {}))
+            except Exception:
+                log.exception("a message was not understood", extra={"subject": msg.subject})
+
+        async def subscribe() -> None:
+            self._subscriptions.append(await self._client.subscribe(subject, queue=queue, cb=arrived))
+
+        self._say(subscribe)
 
     def is_denied(self, subject: str) -> bool:
-        return subject in self._denied
+        return subject.lower() in self._denied
 
     def publish(self, subject: str, data: bytes, reply: str = "", headers: dict[str, str] | None = None) -> bool:
         """False when the connection is gone or does not keep up. Raises StosError INVALID_ARGUMENT for a
         message that can't be sent."""
-        if len(data) > self.payload_bytes_max:
-            raise invalid(f"a message of {len(data)} bytes is too large for the bus ({self.payload_bytes_max})")
-        transport = self._transport
-        if not self.alive or transport is None or transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
+        if len(data) > self._client.max_payload:
+            raise invalid(f"a message of {len(data)} bytes is too large for the bus ({self._client.max_payload})")
+        for word in (subject, reply or subject):
+            if _NO_SUBJECT.search(word):
+                raise invalid(f"{word[:80]!r} is no subject")
+        if not self.alive or self._unsent_bytes > UNSENT_BYTES_MAX:
             return False
-        try:
-            self._send(wire.publish(subject, reply, headers, data))
-        except ValueError as error:
-            raise invalid(str(error)) from None
+        self._say(partial(self._client.publish, subject, data, reply=reply, headers=headers), len(data))
         return True
 
     async def round_trip(self) -> None:
@@ -253,30 +292,34 @@ class Session(asyncio.Protocol):
         UNAVAILABLE."""
         if not self.alive:
             raise unavailable("the connection to NATS is gone")
-        waiting: asyncio.Future[None] = self._loop.create_future()
-        self._pongs.append(waiting)
-        self._send(wire.PING)
+        if not await self._before_lost(self._two_pings(), ROUND_TRIP_TIMEOUT_S):
+            raise unavailable("NATS does not answer")
+
+    async def _two_pings(self) -> None:
+        await self._unsent.join()
+        await self._client.flush(BACKGROUND_TIMEOUT_S)
+        await self._client.flush(BACKGROUND_TIMEOUT_S)
+
+
+def _take_note(task: asyncio.Task[None]) -> None:
+    """A task of the library that failed: the connection is told to be lost, so asyncio need not complain."""
+    if not task.cancelled() and task.exception() is not None:
+        log.debug("NATS: %s", task.exception())
+
+
+def _in_background(work: Coroutine[Any, Any, None]) -> asyncio.Task[bool]:
+    """A task that ends with whether the work went well, in BACKGROUND_TIMEOUT_S at the latest."""
+
+    async def run() -> bool:
         try:
-            await asyncio.wait_for(asyncio.shield(waiting), ROUND_TRIP_TIMEOUT_S)
-        except TimeoutError:
-            raise unavailable("NATS does not answer") from None
+            async with asyncio.timeout(BACKGROUND_TIMEOUT_S):
+                await work
+        except Exception as error:
+            log.debug("NATS: %s", str(error) or type(error).__name__)
+            return False
+        return True
 
-    def _ping(self) -> None:
-        if len(self._pongs) >= PINGS_OUT_MAX:
-            self.abort("the server stopped answering")
-            return
-        self._pongs.append(self._loop.create_future())
-        self._send(wire.PING)
-        self._keepalive = self._loop.call_later(PING_INTERVAL_S, self._ping)
-
-
-def _address(server: str) -> tuple[str, int]:
-    """Raises StosError INVALID_ARGUMENT."""
-    try:
-        parts = urlsplit(server if "://" in server else f"tls://{server}")
-        host, port = parts.hostname, parts.port or DEFAULT_PORT
-    except ValueError:
-        host, port = None, 0
-    if not host:
-        raise invalid(f"{server!r} is no NATS address", "write tls://host:port")
-    return host, port
+    task = asyncio.create_task(run())
+    _background.add(task)
+    task.add_done_callback(_background.discard)
+    return task

@@ -17,8 +17,7 @@ from services.certs.nats_jwt import system_user_jwt
 from stoscore.errors import Code, StosError, unavailable
 from stoscore.files import write_private
 from stoscore.identity import NATS_JWT, Identity, nats_public_key
-from stoscore.nats_session import Session
-from stoscore.nats_wire import Msg
+from stoscore.nats_session import Msg, Session
 from stoscore.telemetry import get_logger
 
 NAME = "certs-system"
@@ -57,7 +56,7 @@ async def reload_servers(authority: Authority, servers: list[str]) -> int:
             session.publish(f"$SYS.REQ.SERVER.{server}.RELOAD", b"", f"{inbox}.reload")
         done = await _gather(answers, len(found)) if found else []
     finally:
-        session.close()
+        await session.close()
     refused = [answer["error"] for answer in done if answer.get("error")]
     if refused or not done:
         raise unavailable(f"the NATS servers did not read their files again: {refused or 'no answer'}")

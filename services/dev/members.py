@@ -6,6 +6,7 @@ environment only, and no secret is among them: a join token is a file that only 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ PLACEMENTS = ("placement-1", "placement-2")
 CSI_PARTS = ("controller", "node")
 NODE_CAPACITY_BYTES = 64 * GIB
 """What each node offers. Thin, so it may be more than the disk has."""
+
+PASSED_ON = ("STOS_LOG_LEVEL", "STOS_OTEL_EXPORTER", "STOS_OTEL_ENDPOINT")
+"""Settings of `stos dev up` itself that all processes of the cluster get as well."""
 
 _ALLOCATOR = {
     # glibc maps and unmaps each buffer above 128 KiB otherwise: a quarter of the CPU of 1 MiB requests.
@@ -71,7 +75,7 @@ def port_names(nodes: tuple[str, ...]) -> Iterator[str]:
 
 
 def common_settings(layout: Layout, state: ClusterState, process: str) -> dict[str, str]:
-    return {
+    return {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {
         "STOS_IDENTITY_DIR": str(layout.identity(process)),
         "STOS_JOIN_TOKEN_FILE": str(layout.token(process)),
         "STOS_NATS_URLS": ",".join(state.nats_urls),

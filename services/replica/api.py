@@ -59,7 +59,9 @@ class Api:
         replicas: Replicas,
         frontends: Frontends,
         address: str,
+        dial: Callable[[], None],
     ):
+        """`dial`: look again whom to keep links to."""
         self._settings = settings
         self._version = version
         self._node = node
@@ -67,6 +69,7 @@ class Api:
         self._replicas = replicas
         self._frontends = frontends
         self._address = address
+        self._dial = dial
         self._asked: dict[int, asyncio.Future[None]] = {}
         self._request = 0
 
@@ -103,6 +106,7 @@ class Api:
         if volume.brain.record is None and request.record.epoch:
             raise invalid("a first record has epoch 0")
         self._node.ask(hosted.volume, ev.Founded(record, context.traceparent), boot_time_ns())
+        self._dial()
         self._shell.settle()
         try:
             await hosted.until_saved(volume.tickets)

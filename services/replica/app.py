@@ -106,7 +106,14 @@ class _Replica:
         try:
             await self._frontends.reopen()
             self._api = Api(
-                settings, self._version, self._node, self._shell, self._replicas, self._frontends, advertised
+                settings,
+                self._version,
+                self._node,
+                self._shell,
+                self._replicas,
+                self._frontends,
+                advertised,
+                self._dial,
             )
             await self._join_bus(self._api, advertised)
             self._shell.settle()

@@ -317,7 +317,7 @@ class Node:
         volume = self.volumes.get(message.volume)
         if volume is not None:
             self._step(volume, ev.Received(message), now_ns)
-        elif isinstance(message, ms.PreVote) and message.volume not in self.lost:
+        elif isinstance(message, ms.PreVote) and message.target.node == self.name and message.volume not in self.lost:
             unknown = ms.Unknown(message.volume, message.target, message.sender)
             self._orders.append(ToBrain(unknown))
 

@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from stoscore.units import KIB, MIB
 
 from services.dev.nbd_client import NbdClient, NbdError, NbdProtocolError
+from stoscore.units import KIB, MIB
 
 SIZE = 8 * MIB
 QEMU_NBD = shutil.which("qemu-nbd") or "/usr/bin/qemu-nbd"

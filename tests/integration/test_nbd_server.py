@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from stoscore.errors import Code, StosError
-from stoscore.units import MIB
 
 from services.replica.nbd.frontend import Frontend
 from services.replica.nbd.wire import Command, Errno, Option, Reply
 from services.replica.peers.frames import FUA, HEADER, Frame, Type, pack
 from services.replica.store.sums import block_sums
+from stoscore.errors import Code, StosError
+from stoscore.units import MIB
 
 SIZE = 64 * MIB
 VOLUME = "ab" * 16

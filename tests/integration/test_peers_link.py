@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from stoscore.errors import Code, StosError
-from stoscore.identity import Identity
-from stoscore.units import MIB
 
 from services.replica.peers import Frame, Link, PeerNetwork, Type, check_range, pack
 from services.replica.peers import link as link_module
 from services.replica.peers import listener as listener_module
 from services.replica.peers import network as network_module
 from services.replica.peers.payloads import Greeting
+from stoscore.errors import Code, StosError
+from stoscore.identity import Identity
+from stoscore.units import MIB
 from tests.support.ca import TestAuthority
 
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")

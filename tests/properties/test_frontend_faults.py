@@ -11,7 +11,6 @@ from __future__ import annotations
 import random
 
 import pytest
-from stoscore.units import MS
 
 from services.replica.replication.frontend import (
     Answer,
@@ -34,6 +33,7 @@ from services.replica.replication.frontend import (
     ServingHint,
     Tick,
 )
+from stoscore.units import MS
 
 NODES = ("n1", "n2", "n3")
 BLOCKS = 12

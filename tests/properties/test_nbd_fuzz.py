@@ -7,9 +7,9 @@ import struct
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stoscore.units import BLOCK_BYTES
 
 from services.replica.nbd.protocol import REQUEST_MEMORY_BYTES_MAX, Export, NbdConnection, NbdRequest, Phase
+from stoscore.units import BLOCK_BYTES
 
 EXPORT = Export("vol", 1 << 20)
 KNOWN_ERRORS = {1, 5, 12, 22, 28, 75, 95, 108}

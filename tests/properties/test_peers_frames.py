@@ -6,10 +6,10 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stoscore.units import BLOCK_BYTES
 
 from services.replica.peers import payloads
 from services.replica.peers.frames import HEADER_BYTES, Frame, FrameError, FrameReader, Type, pack
+from stoscore.units import BLOCK_BYTES
 
 U64 = st.integers(0, 2**64 - 1)
 U32 = st.integers(0, 2**32 - 1)

@@ -193,7 +193,7 @@ class Faults:
         life = machine.life
 
         def restart() -> None:
-            if machine.life == life and machine.alive:
+            if self.world.faulty and machine.life == life and machine.alive:
                 machine.kill(power=False)
                 self.world.schedule(100 * MS, lambda: machine.alive or machine.start())
 

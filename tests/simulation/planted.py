@@ -1,7 +1,7 @@
 """Bugs that the simulation must find: each takes one rule out of the production cores.
 
-`FOUND_WITHIN` says within how many seeds, from 1 on, the default fault mix finds it. A fault mix that no longer finds
-one has become too weak, whatever it says about the real code.
+test_planted_bugs.py says within how many seeds the default fault mix finds which. A fault mix that no longer finds one
+has become too weak, whatever it says about the real code. The others are rare, and told by tests of the cores.
 """
 
 from __future__ import annotations

@@ -38,6 +38,13 @@ def test_clean_member_adopts_the_uncommitted_record_of_an_unclean_one() -> None:
     run(67)
 
 
+def test_only_an_unclean_replica_knows_who_was_admitted() -> None:
+    """n3 admits n2 and loses power before anybody else has stored that record: n3 is unclean and may not lead, n2 is
+    clean, holds everything and does not know that it may. The volume stood still for ever.
+    Told by test_brain_machine.py: test_s3_an_unclean_candidate_hands_the_record_on."""
+    run(291)
+
+
 def test_flush_waits_for_a_candidate_whose_disk_hangs() -> None:
     """A returning peer confirms writes at once, its fdatasync takes seconds: from `settling` on every flush of the
     volume waited for it, and nothing gave up on it.

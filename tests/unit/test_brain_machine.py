@@ -173,6 +173,20 @@ def test_s3_the_set_that_a_majority_holds_is_the_one_that_counts() -> None:
     assert stand_unclean(pre(C, before), pre(B, before), accepted=again).role == "voting"
 
 
+def test_s3_an_unclean_candidate_hands_the_record_on_to_the_clean_member_that_it_admits() -> None:
+    """A admits B, stores that record, and loses power before anybody else has it: A may not lead, B holds everything
+    and does not know that it is in sync, and the volume would stand still for ever."""
+    before = slot(record(A, B, C, in_sync=[A]), 2, 6)
+    admits = slot(record(A, B, C, in_sync=[A, B]), 2, 7)
+    machine = brain(A, admits, epoch=2, unclean=True)
+    step(machine, ev.TimePassed(), LEASE)
+    (told,) = sent(step(machine, ev.Received(pre(B, before)), LEASE))
+    assert told == ms.Refused("v", A, B, 2, admits)
+    member = brain(B, before, epoch=2)
+    step(member, ev.Received(told), LEASE)
+    assert member.state.slot == admits and member.election_at_ns is not None
+
+
 def test_s3_a_clean_member_does_not_follow_an_unclean_voter_out_of_the_set() -> None:
     before = slot(record(A, B, C, in_sync=[A, B]), 2, 6)
     alone = slot(record(A, B, C, in_sync=[A]), 2, 7)
@@ -210,3 +224,26 @@ def test_the_same_events_give_the_same_decisions() -> None:
         return out
 
     assert run() == run()
+
+
+def test_failures_wait_for_a_majority_and_a_member_that_comes_back_first_stays() -> None:
+    """Cut off from both others, the leader would commit a set of itself alone by another way, lose its lease, and
+    nobody else could lead. So it waits; whoever comes back first is not let go."""
+    machine = brain(A, ABC)
+    elect(machine, B)
+    accept(machine, B)
+    for member in (B, C):
+        assert sent(step(machine, ev.MemberFailed(member, "its link is down"))) == []
+    proposals = [m for m in sent(step(machine, ev.PeerUp(B.node))) if isinstance(m, ms.Propose)]
+    assert {message.slot.record.in_sync for message in proposals} >= {(A, B)}
+    accept(machine, B)
+    out = step(machine, ev.MemberCaughtUp(B))
+    assert ev.Require() in out, "replication learns that the set stayed as it was"
+
+
+def test_an_orderly_end_lets_go_at_once() -> None:
+    machine = brain(A, ABC)
+    elect(machine, B)
+    out = step(machine, ev.Stopping())
+    assert any(isinstance(effect, ev.StopLeading) for effect in out)
+    assert step(machine, ev.TimePassed()) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from stoscore.units import BLOCK_BYTES, MIB, MS, SECOND
 
 from services.replica.replication.frontend import (
     EIO,
@@ -33,6 +32,7 @@ from services.replica.replication.frontend import (
     Tick,
 )
 from services.replica.replication.frontend_search import PATIENCE_NS_MIN, PAUSE_NS_MAX, PAUSE_NS_MIN
+from stoscore.units import BLOCK_BYTES, MIB, MS, SECOND
 
 READ, WRITE, ZERO, FLUSH = (int(kind) for kind in RequestKind)
 VOTERS = ("n1", "n2", "n3")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from stoscore.limits import VOLUME_BYTES_MAX
-from stoscore.units import BLOCK_BYTES
 
 from services.replica.peers.frames import Frame, FrameError, Type
 from services.replica.peers.payloads import (
@@ -25,6 +23,8 @@ from services.replica.peers.payloads import (
     unpack_refused,
     unpack_u64s,
 )
+from stoscore.limits import VOLUME_BYTES_MAX
+from stoscore.units import BLOCK_BYTES
 
 BLOCKS_MAX = VOLUME_BYTES_MAX // BLOCK_BYTES
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from stoscore.limits import FRAME_BYTES_MAX
-from stoscore.units import KIB, MIB
 
 from services.replica.peers.frames import (
     BUFFER_BYTES_KEPT,
@@ -17,6 +15,8 @@ from services.replica.peers.frames import (
     Type,
     pack,
 )
+from stoscore.limits import FRAME_BYTES_MAX
+from stoscore.units import KIB, MIB
 
 VOLUME = bytes(range(16))
 

@@ -6,9 +6,9 @@ import asyncio
 import socket
 
 import pytest
-from stoscore.errors import Code, StosError
 
 from services.replica.peers.sockets import connected_socket, join_address, listening_socket, split_address
+from stoscore.errors import Code, StosError
 
 
 @pytest.mark.parametrize(

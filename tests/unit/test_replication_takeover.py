@@ -167,3 +167,22 @@ def test_s3_when_all_were_unclean_the_take_over_ends_with_a_sync_everywhere() ->
     primary.synced(sync.ticket, 0)
     primary.receive("b", Flushed(sync.ticket), 0)
     assert primary.serving
+
+
+def test_members_whose_failure_was_never_committed_are_live_again() -> None:
+    """A volume was founded and elected its primary before any link was up: both members were reported as failed,
+    the brain waited for a majority before it let anybody go, and then both were there. The take-over never ended,
+    because nobody told it that the set had stayed as it was."""
+    primary = make_primary(("b", "c"))
+    reported = [effect.node for effect in primary.start((), 0) if isinstance(effect, fx.ReportFailed)]
+    assert reported == ["b", "c"]
+    for node in ("b", "c"):
+        primary.peer_up(node, 1)
+        join(primary, node)
+        ticket = primary.peers[node].flush_ticket
+        assert fx.ReportCaughtUp(node) in primary.receive(node, Flushed(ticket), 2)
+    assert not primary.serving
+    out = primary.require(("a", "b", "c"))
+    assert primary.serving
+    assert any(isinstance(effect, fx.StartedServing) for effect in out)
+    assert all(peer.phase == "live" and not peer.failed for peer in primary.peers.values())

@@ -131,6 +131,19 @@ def test_a_member_that_answers_beats_and_no_writes_leaves_the_set() -> None:
     assert primary.require(["a"])[0] == fx.Answer(LINK, Done(1, 1, 0))
 
 
+def test_a_member_that_fails_again_while_it_catches_up_is_reported_again() -> None:
+    """The brain may have forgotten the first report when it came back; unreported, it would stop every write."""
+    primary = serving(("b",))
+    write(primary, 1)
+    assert primary.peer_down("b", "gone") == [fx.ReportFailed("b", "gone")]
+    primary.peer_up("b", 0)
+    assert primary.peer_down("b", "gone again") == [fx.ReportFailed("b", "gone again")]
+    primary.peer_up("b", 0)
+    out = primary.time_passed(PATIENCE_NS)
+    assert fx.ReportFailed("b", "it gives no answer") in out
+    assert not any(isinstance(effect, fx.ReportFailed) for effect in primary.time_passed(PATIENCE_NS + 1))
+
+
 def test_a_member_whose_sync_hangs_leaves_the_set_though_it_confirms_writes() -> None:
     primary = serving(("b",))
     (sync, _) = primary.request(LINK, Request(1, 1, Io.FLUSH, 0, 0), 0)

@@ -437,8 +437,18 @@ class Brain:
                 return
             if len(granted) + 1 >= majority(len(record.voters)) and self._may_win_unclean(record):
                 self._candidate(now_ns)
+            elif isinstance(answer, ms.PreVoteAnswer):
+                self._hand_on(answer, record)
         elif len(granted) >= majority(len(record.voters)) and self.me in self.answers:
             self._win(granted, now_ns)
+
+    def _hand_on(self, answer: ms.PreVoteAnswer, record: Record) -> None:
+        """An unclean candidate may be the only one that stored the record which admits a clean member. That member
+        holds every acknowledged write (S1, S4) and may lead; it only does not know the record yet (A3)."""
+        mine = self.state.slot
+        clean_member = self.unclean and not answer.unclean and answer.sender in record.in_sync
+        if clean_member and mine is not None and answer.stamp is not None and answer.stamp < mine.stamp:
+            self._after.append(ev.Send(ms.Refused(record.volume, self.me, answer.sender, self.epoch, mine)))
 
     def _ousted(self, newer: Record, *, by_unclean: bool) -> bool:
         """The newer record is an unclean voter's and takes us, clean, out of the in-sync set: it may never have been
@@ -674,6 +684,8 @@ class Brain:
                 if larger is not None:
                     now_in = [voter.node for voter in larger.in_sync]
                     self._explain("admit", f"{member.node} is in sync again", in_sync=now_in)
+                elif member in record.in_sync:
+                    self._after.append(ev.Require())  # it never left the set: its failure was never committed
                 return larger
             case ev.AttachAsked(request, node):
                 return self._attached(request, node, record)

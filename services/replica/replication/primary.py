@@ -191,13 +191,15 @@ class Primary:
         return self._lose(peer, reason)
 
     def _lose(self, peer: Peer, reason: str) -> list[Effect]:
-        if peer.phase == "waiting":
-            # The brain has been told that it caught up and may be about to admit it.
-            peer.failed = False
+        # Waiting: the brain has been told that it caught up and may be about to admit it.
         required = peer.node in self._required or peer.phase == "waiting"
         peer.lose()
         self._refresh()
-        out = self._report_failed(peer, reason) if required else []
+        out: list[Effect] = []
+        if required:
+            # Said again though it was said before: the brain forgets a failure of a member that came back meanwhile.
+            peer.failed = False
+            out = self._report_failed(peer, reason)
         return out + self._recheck()
 
     def _report_failed(self, peer: Peer, reason: str) -> list[Effect]:
@@ -271,6 +273,7 @@ class Primary:
             # Others wait while it catches up: one that fails again and again must not stop them half of the time.
             peer.retry_at_ns = now_ns + min(FAILED_RETRY_NS << peer.drops, FAILED_RETRY_NS_MAX)
             peer.drops = min(peer.drops + 1, 10)
+            peer.heard_ns = peer.retry_at_ns
         return lost
 
     def _joined(self, peer: Peer, message: Joined) -> list[Effect]:
@@ -621,8 +624,7 @@ class Primary:
 
     def _patience_ns(self, peer: Peer) -> int | None:
         """When we stop waiting for a member, or for one that is about to become one; None: it owes nothing."""
-        member = peer.node in self._required and not peer.failed
-        if not peer.up or not (member or peer.confirms()):
+        if not peer.up or not (peer.node in self._required or peer.confirms()):
             return None
         since = [peer.heard_ns] if peer.owes() else []
         owed = next((entry for entry in self._window.values() if not entry.acked & peer.bit), None)

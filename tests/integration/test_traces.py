@@ -1,0 +1,87 @@
+"""One trace runs from CreateVolume through NATS to placement's bids, the replicas' creation and the brain's
+decisions: seen by a real OTLP receiver, exported by the real processes of an embedded cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+
+from services.dev.cluster import Cluster
+from services.dev.demo.csi import CsiClient, raw_block
+from stoscore.units import MIB
+
+pytestmark = pytest.mark.slow
+
+
+class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
+    """Keeps every span with the name of its service."""
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[str, Any]] = []
+
+    def Export(self, request: Any, context: Any) -> Any:
+        for resource in request.resource_spans:
+            names = {item.key: item.value.string_value for item in resource.resource.attributes}
+            for scope in resource.scope_spans:
+                self.spans.extend((names["service.name"], span) for span in scope.spans)
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+    def trace_of(self, name: str) -> dict[str, set[str]]:
+        """Service -> span names, of the trace in which a span of that name is."""
+        ids = {span.trace_id for _, span in self.spans if span.name == name}
+        found: dict[str, set[str]] = {}
+        for service, span in list(self.spans):
+            if span.trace_id in ids:
+                found.setdefault(service, set()).add(span.name)
+        return found
+
+    def orphans(self, name: str) -> list[str]:
+        """Spans of that trace whose parent is not among its spans; the root is none."""
+        spans = [
+            span for _, span in self.spans if span.trace_id in {s.trace_id for _, s in self.spans if s.name == name}
+        ]
+        known = {span.span_id for span in spans}
+        return [span.name for span in spans if span.parent_span_id and span.parent_span_id not in known]
+
+
+@pytest.fixture
+def receiver() -> Iterator[tuple[Receiver, str]]:
+    receiver = Receiver()
+    server = grpc.server(ThreadPoolExecutor(2))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(receiver, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield receiver, f"http://127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+async def test_one_trace_from_create_to_the_decision(
+    receiver: tuple[Receiver, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received, endpoint = receiver
+    monkeypatch.setenv("STOS_OTEL_EXPORTER", "otlp")
+    monkeypatch.setenv("STOS_OTEL_ENDPOINT", endpoint)
+    cluster = Cluster(tmp_path / "dev")
+    ThreadPoolExecutor(1).submit(cluster.up).result()
+    try:
+        sockets = (cluster.layout.csi_socket("controller"), cluster.layout.csi_socket("node"))
+        client = CsiClient(*sockets)
+        await client.create("traced", 64 * MIB, raw_block(), {"replicas": "2"})
+        await client.close()
+    finally:
+        # An orderly end flushes what is left to export.
+        ThreadPoolExecutor(1).submit(cluster.stop).result()
+    trace = received.trace_of("csi.CreateVolume")
+    assert set(trace) >= {"stos-csi", "stos-placement", "stos-replica"}
+    assert any("placement.rank" in name for name in trace["stos-placement"])
+    made = trace["stos-replica"]
+    assert any(name.endswith(".create") for name in made), "the replicas' creation"
+    assert any("bid" in name for name in made), "the nodes' bids"
+    assert {"brain found", "brain lead"} <= made, "the brains' decisions"
+    assert received.orphans("csi.CreateVolume") == []

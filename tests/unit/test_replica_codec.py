@@ -1,0 +1,99 @@
+"""Replication and pair messages survive the wire, and what does not fit is the one error of the room."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.replica import codec
+from services.replica.brain import Beat, BeatAnswer, Claims, Confirm, PairMessage
+from services.replica.codec import Envelope
+from services.replica.peers import Frame, FrameError, FrameReader
+from services.replica.replication import messages as ms
+
+VOLUME = bytes(range(16))
+ENVELOPE = Envelope(VOLUME, sender=7, target=8, generation=0, attach_epoch=2, epoch=5)
+
+
+def over_the_wire(parts: codec.Parts) -> Frame:
+    raw = b"".join(bytes(part) for part in parts)
+    reader = FrameReader()
+    room = reader.get_buffer()
+    room[: len(raw)] = raw
+    (frame,) = reader.received(len(raw))
+    return frame
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Beat(41, 2**62, 7),
+        BeatAnswer(41, 2**62, 7, 3, 500_000_000),
+        Claims(2**62, 7, {VOLUME.hex(): (0, 3)}),
+        Claims(2**62, 8, {}),
+        Confirm(2**62, 7, 2, {VOLUME.hex(): (1, 2**40)}),
+    ],
+)
+def test_pair_messages(message: PairMessage) -> None:
+    assert codec.unpack_pair(over_the_wire(codec.pack_pair(message))) == message
+
+
+def test_no_claims_seen_is_never_taken_for_a_version() -> None:
+    answer = codec.unpack_pair(over_the_wire(codec.pack_pair(BeatAnswer(1, 2, -1, 0, 5))))
+    assert isinstance(answer, BeatAnswer)
+    assert answer.version == 2**64 - 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        ms.Join(3),
+        ms.Zero(2**44 + 1, 2**44, 5, 9),
+        ms.Flush(4, 17, cleans=True),
+        ms.Flush(4, 17),
+        ms.CommitPoint(2**44),
+        ms.Digest(9, 1, ((0, 256), (512, 1))),
+    ],
+)
+def test_to_replica(message: ms.ToReplica) -> None:
+    frame = over_the_wire(codec.pack_message(ENVELOPE, message))
+    assert (frame.volume, frame.sender, frame.target, frame.epoch) == (VOLUME, 7, 8, 5)
+    assert codec.unpack_to_replica(frame, 0) == message
+
+
+def test_a_write_and_a_copy_bring_their_payload() -> None:
+    write = ms.Write(2**44 + 1, 2**44, 5, 1, token=1)
+    frame = over_the_wire(codec.pack_message(ENVELOPE, write, (b"s" * 8, b"d" * 4096)))
+    assert codec.unpack_to_replica(frame, 1) == write
+    assert bytes(frame.payload) == b"s" * 8 + b"d" * 4096
+    copy = ms.Copy(6, 2**44, ((3, 2),), token=1)
+    frame = over_the_wire(codec.pack_message(ENVELOPE, copy, (bytes(16),)))
+    assert codec.unpack_to_replica(frame, 1) == copy
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        ms.Joined(3, 2**44 + 9, 2**44, ((0, 4), (1024, 1024)), unclean=True),
+        ms.Joined(3, 0, 0, (), unclean=False),
+        ms.Ack((1, 2**44 + 1)),
+        ms.Flushed(4),
+        ms.Copied(6),
+        ms.Failed("no space left"),
+    ],
+)
+def test_to_primary(message: ms.ToPrimary) -> None:
+    assert codec.unpack_to_primary(over_the_wire(codec.pack_message(ENVELOPE, message)), 0) == message
+
+
+def test_a_refusal_names_the_newest_session() -> None:
+    refused = ms.OpenRefused(12, ms.Refusal.NOT_READY, hint="n2", newest=40)
+    frame = over_the_wire(codec.pack_message(ENVELOPE, refused))
+    assert (frame.id, frame.x, frame.z) == (12, ms.Refusal.NOT_READY, 40)
+
+
+def test_a_frame_for_somebody_else_is_an_error() -> None:
+    frame = over_the_wire(codec.pack_message(ENVELOPE, ms.Join(3)))
+    with pytest.raises(FrameError):
+        codec.unpack_to_primary(frame, 0)
+    with pytest.raises(FrameError):
+        codec.unpack_to_replica(over_the_wire(codec.pack_message(ENVELOPE, ms.Flushed(1))), 0)
