@@ -210,6 +210,9 @@ class Node:
         self._next_beat_ns = now_ns
         self._due: dict[str, int] = {}
         self._touched: set[str] = set()
+        self._busy: set[str] = set()
+        """Volumes with data since the last beat: their deadlines, none of them shorter than a beat, are looked at
+        with the next one, because a busy volume's move all the time."""
         self._events: deque[tuple[Volume, ev.Event]] = deque()
         self._stepping = False
 
@@ -381,7 +384,7 @@ class Node:
         owner = primary.epoch if primary is not None else REPLICA_OWNER
         epoch = owner if primary is not None else (volume.replica.epoch if volume.replica else 0)
         orders = self._orders
-        self._touched.add(volume.id)
+        (self._busy if self._linked else self._touched).add(volume.id)
         reports: list[fx.ReportFailed | fx.ReportCaughtUp] = []
         for effect in effects:
             if isinstance(effect, fx.ReportFailed | fx.ReportCaughtUp):
@@ -669,6 +672,9 @@ class Node:
         return min((end for end in ends if end is not None), default=None)
 
     def time_passed(self, now_ns: int) -> None:
+        if now_ns >= self._next_beat_ns:
+            self._touched |= self._busy
+            self._busy.clear()
         self.next_deadline_ns()
         if now_ns >= self._next_beat_ns:
             if now_ns - self._next_beat_ns > self.timing.beat_ns:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from services.replica.brain import HardState
+from services.replica.brain import HardState, Slot
+from services.replica.codec import Envelope
 from services.replica.lanes import Lane, Work
 from services.replica.replication.replica import Share
 from services.replica.store import BlockStore, StoreError, WitnessStore
@@ -45,6 +46,9 @@ class Hosted:
         self.failure = ""
         self.erased = False
         self.saved_ticket = 0
+        self.envelopes: dict[tuple[int, str], Envelope] = {}
+        """(epoch, target) -> header of messages, as long as the record is `envelopes_of`."""
+        self.envelopes_of: Slot | None = None
         self._states = Lane(loop, pool)
         self._blocks = Lane(loop, pool)
         self._to_mark: set[int] = set()

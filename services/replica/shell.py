@@ -278,17 +278,24 @@ class Shell:
     # ---- sending --------------------------------------------------------------------------------------
 
     def envelope(self, hosted: Hosted, epoch: int, target: str = "") -> Envelope:
-        """The header of a message to `target`'s replica, or to whoever is at a link's end."""
+        """The header of a message to `target`'s replica, or to whoever is at a link's end. The same one as long as
+        record and epoch stay."""
         volume = self.node.volumes.get(hosted.volume)
         slot = volume.brain.state.slot if volume else None
-        voter = slot.record.voter_on(target) if slot and target else None
-        return Envelope(
-            hosted.raw,
-            sender=hosted.number,
-            target=int(voter.incarnation, 16) if voter else 0,
-            generation=slot.stamp.generation if slot else 0,
-            epoch=epoch,
-        )
+        if slot is not hosted.envelopes_of:
+            hosted.envelopes_of = slot
+            hosted.envelopes.clear()
+        known = hosted.envelopes.get((epoch, target))
+        if known is None:
+            voter = slot.record.voter_on(target) if slot and target else None
+            known = hosted.envelopes[epoch, target] = Envelope(
+                hosted.raw,
+                sender=hosted.number,
+                target=int(voter.incarnation, 16) if voter else 0,
+                generation=slot.stamp.generation if slot else 0,
+                epoch=epoch,
+            )
+        return known
 
     def _tell(self, hosted: Hosted, order: Data, effect: fx.Tell) -> None:
         message = effect.message
