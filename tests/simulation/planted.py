@@ -15,6 +15,7 @@ from services.replica import driver
 from services.replica.brain import machine, membership, promises
 from services.replica.brain import messages as ms
 from services.replica.brain.promises import FOREVER_NS, BeatAnswer
+from services.replica.driver.volume import Pending
 from services.replica.replication import effects as fx
 from services.replica.replication import gate, primary, replica
 from tests.simulation.machine import Machine
@@ -40,13 +41,13 @@ def vote_before_durable() -> Patch:
     """A4: what depends on the hard state leaves before it is durable."""
 
     def step_now(self: driver.Node, volume: driver.Volume, event: Any, now_ns: int) -> None:
-        batch = volume.brain.step(event, now_ns, self._facts(volume))
+        batch = volume.brain.step(event, now_ns, self._facts(volume, now_ns))
         self._touched.add(volume.id)
         for effect in (*batch.now, *batch.after):
             self._perform(volume, effect, now_ns)
         if batch.durable is not None:
             volume.tickets += 1
-            volume.pending.append(driver._Pending(volume.tickets, batch.durable.epoch, []))
+            volume.pending.append(Pending(volume.tickets, batch.durable.epoch, []))
             self._orders.append(driver.Save(volume.id, volume.tickets, batch.durable))
 
     return patch.object(driver.Node, "_step_now", step_now)

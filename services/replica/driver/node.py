@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from services.replica.brain import (
     Beat,
@@ -30,6 +29,22 @@ from services.replica.brain import (
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
 from services.replica.brain.messages import BrainMessage
+from services.replica.driver.orders import (
+    REPLICA_OWNER,
+    Data,
+    Decided,
+    Erase,
+    HangUp,
+    Order,
+    RecordChanged,
+    Remove,
+    Reply,
+    Save,
+    TellServing,
+    ToBrain,
+    ToPeer,
+)
+from services.replica.driver.volume import Pending, Volume
 from services.replica.replication import effects as fx
 from services.replica.replication.messages import (
     Join,
@@ -43,153 +58,6 @@ from services.replica.replication.messages import (
 )
 from services.replica.replication.primary import Primary
 from services.replica.replication.replica import Replica, Share
-from stoscore.units import BLOCK_BYTES, SECOND
-
-DISK_PATIENCE_NS = 8 * SECOND
-"""A disk that has not finished a save, mark or sync for so long counts as stalled."""
-REPLICA_OWNER = 0
-"""Owner of a sync asked for by the follower's side; a primary's is its epoch."""
-
-
-# ---- orders to the shell --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ToPeer:
-    """On our outgoing link to that node."""
-
-    node: str
-    message: PairMessage
-
-
-@dataclass(frozen=True, slots=True)
-class ToBrain:
-    """To another voter's brain: by its link, over NATS when the link is down."""
-
-    message: BrainMessage
-
-
-@dataclass(frozen=True, slots=True)
-class Save:
-    """Make the hard state durable, then call `saved(volume, ticket)`. In order."""
-
-    volume: str
-    ticket: int
-    state: HardState
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """An effect of a replication core. `epoch` is the epoch that its messages carry."""
-
-    volume: str
-    epoch: int
-    effect: fx.Effect
-    owner: int = REPLICA_OWNER
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    request: int
-    code: str
-    error: str
-
-
-@dataclass(frozen=True, slots=True)
-class Erase:
-    """Give the volume's space back, then call `erased`."""
-
-    volume: str
-
-
-@dataclass(frozen=True, slots=True)
-class Remove:
-    """Remove the replica's directory."""
-
-    volume: str
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """A decision with its reasons, for the trace and the event stream."""
-
-    volume: str
-    explain: ev.Explain
-
-
-@dataclass(frozen=True, slots=True)
-class RecordChanged:
-    """This node knows a newer committed record: links to dial may have changed."""
-
-    volume: str
-    slot: Slot
-
-
-@dataclass(frozen=True, slots=True)
-class TellServing:
-    """Say to the attached frontend's node that this primary serves."""
-
-    volume: str
-    node: str
-    epoch: int
-    message: Serving
-
-
-@dataclass(frozen=True, slots=True)
-class HangUp:
-    """The peer is silent though its link stands: end the link."""
-
-    node: str
-
-
-Order = ToPeer | ToBrain | Save | Data | Reply | Erase | Remove | Decided | RecordChanged | TellServing | HangUp
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A save on its way to the disk and what waits for it."""
-
-    ticket: int
-    epoch: int
-    after: list[ev.Effect]
-
-
-@dataclass(slots=True)
-class Volume:
-    """One voter of one volume on this node."""
-
-    id: str
-    brain: Brain
-    replica: Replica | None
-    """None for a witness."""
-    durable_epoch: int
-    primary: Primary | None = None
-    committed: Slot | None = None
-    pending: deque[_Pending] = field(default_factory=deque)
-    tickets: int = 0
-    parked: list[fx.AnswerRead] = field(default_factory=list)
-    """Reads that wait for the lease to hold again."""
-    disk_waits: dict[tuple[str, int, int], int] = field(default_factory=dict)
-    """What the disk was asked for and has not finished, oldest first: (kind, owner, ticket or region) -> since."""
-
-    def disk_asked(self, key: tuple[str, int, int], now_ns: int) -> None:
-        self.disk_waits.setdefault(key, now_ns)
-
-    def disk_answered(self, key: tuple[str, int, int]) -> None:
-        self.disk_waits.pop(key, None)
-
-    def disk_stalled(self, now_ns: int) -> bool:
-        oldest = next(iter(self.disk_waits.values()), None)
-        return oldest is not None and now_ns - oldest > DISK_PATIENCE_NS
-
-    @property
-    def size_blocks(self) -> int:
-        record = self.brain.record
-        return record.size_bytes // BLOCK_BYTES if record else 0
-
-    def shares_with(self, node: str) -> bool:
-        record = self.brain.record
-        return record is not None and record.voter_on(node) is not None
 
 
 class Node:
@@ -550,7 +418,7 @@ class Node:
             self._perform(volume, effect, now_ns)
         if batch.durable is not None:
             volume.tickets += 1
-            volume.pending.append(_Pending(volume.tickets, batch.durable.epoch, list(batch.after)))
+            volume.pending.append(Pending(volume.tickets, batch.durable.epoch, list(batch.after)))
             volume.disk_asked(("save", 0, volume.tickets), now_ns)
             self._orders.append(Save(volume.id, volume.tickets, batch.durable))
         elif volume.pending:

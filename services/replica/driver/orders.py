@@ -1,0 +1,105 @@
+"""What a node asks its shell to do: frozen, performed in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.replica.brain import HardState, PairMessage, Slot
+from services.replica.brain import events as ev
+from services.replica.brain.messages import BrainMessage
+from services.replica.replication import effects as fx
+from services.replica.replication.messages import Serving
+
+REPLICA_OWNER = 0
+"""Owner of a sync asked for by the follower's side; a primary's is its epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToPeer:
+    """On our outgoing link to that node."""
+
+    node: str
+    message: PairMessage
+
+
+@dataclass(frozen=True, slots=True)
+class ToBrain:
+    """To another voter's brain: by its link, over NATS when the link is down."""
+
+    message: BrainMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Make the hard state durable, then call `saved(volume, ticket)`. In order."""
+
+    volume: str
+    ticket: int
+    state: HardState
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """An effect of a replication core. `epoch` is the epoch that its messages carry."""
+
+    volume: str
+    epoch: int
+    effect: fx.Effect
+    owner: int = REPLICA_OWNER
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    request: int
+    code: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Erase:
+    """Give the volume's space back, then call `erased`."""
+
+    volume: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Remove the replica's directory."""
+
+    volume: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A decision with its reasons, for the trace and the event stream."""
+
+    volume: str
+    explain: ev.Explain
+
+
+@dataclass(frozen=True, slots=True)
+class RecordChanged:
+    """This node knows a newer committed record: links to dial may have changed."""
+
+    volume: str
+    slot: Slot
+
+
+@dataclass(frozen=True, slots=True)
+class TellServing:
+    """Say to the attached frontend's node that this primary serves."""
+
+    volume: str
+    node: str
+    epoch: int
+    message: Serving
+
+
+@dataclass(frozen=True, slots=True)
+class HangUp:
+    """The peer is silent though its link stands: end the link."""
+
+    node: str
+
+
+Order = ToPeer | ToBrain | Save | Data | Reply | Erase | Remove | Decided | RecordChanged | TellServing | HangUp

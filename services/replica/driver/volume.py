@@ -1,0 +1,63 @@
+"""One voter of one volume on this node: its cores, and what they wait for."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from services.replica.brain import Brain, Slot
+from services.replica.brain import events as ev
+from services.replica.replication import effects as fx
+from services.replica.replication.primary import Primary
+from services.replica.replication.replica import Replica
+from stoscore.units import BLOCK_BYTES, SECOND
+
+DISK_PATIENCE_NS = 8 * SECOND
+"""A disk that has not finished a save, mark or sync for so long counts as stalled."""
+
+
+@dataclass(slots=True)
+class Pending:
+    """A save on its way to the disk and what waits for it."""
+
+    ticket: int
+    epoch: int
+    after: list[ev.Effect]
+
+
+@dataclass(slots=True)
+class Volume:
+    """One voter of one volume on this node."""
+
+    id: str
+    brain: Brain
+    replica: Replica | None
+    """None for a witness."""
+    durable_epoch: int
+    primary: Primary | None = None
+    committed: Slot | None = None
+    pending: deque[Pending] = field(default_factory=deque)
+    tickets: int = 0
+    parked: list[fx.AnswerRead] = field(default_factory=list)
+    """Reads that wait for the lease to hold again."""
+    disk_waits: dict[tuple[str, int, int], int] = field(default_factory=dict)
+    """What the disk was asked for and has not finished, oldest first: (kind, owner, ticket or region) -> since."""
+
+    def disk_asked(self, key: tuple[str, int, int], now_ns: int) -> None:
+        self.disk_waits.setdefault(key, now_ns)
+
+    def disk_answered(self, key: tuple[str, int, int]) -> None:
+        self.disk_waits.pop(key, None)
+
+    def disk_stalled(self, now_ns: int) -> bool:
+        oldest = next(iter(self.disk_waits.values()), None)
+        return oldest is not None and now_ns - oldest > DISK_PATIENCE_NS
+
+    @property
+    def size_blocks(self) -> int:
+        record = self.brain.record
+        return record.size_bytes // BLOCK_BYTES if record else 0
+
+    def shares_with(self, node: str) -> bool:
+        record = self.brain.record
+        return record is not None and record.voter_on(node) is not None
