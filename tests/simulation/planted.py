@@ -194,8 +194,9 @@ def lost_while_waiting() -> Patch:
 def unclean_by_own_record() -> Patch:
     """S3: an unclean candidate believes its own record, committed or not."""
 
-    def may_win(self: machine.Brain, record: Any) -> bool:
-        answers = self.answers
+    def may_win(self: machine.Brain) -> bool:
+        answers, record = self.answers, self.record
+        assert record is not None
         return not self.unclean or all(
             voter == self.me or (isinstance(answers.get(voter), ms.PreVoteAnswer) and answers[voter].unclean)
             for voter in record.in_sync

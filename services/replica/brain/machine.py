@@ -16,13 +16,12 @@ from dataclasses import replace
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
 from services.replica.brain.agreement import Proposal
-from services.replica.brain.attachment import AttachedElsewhere, attach, detach
+from services.replica.brain.changes import Change, Outcome, outcome_of
 from services.replica.brain.election import Asked, Facts, Timing, may_stand, rank, refusal
-from services.replica.brain.membership import Required, with_member, without
+from services.replica.brain.membership import Required
 from services.replica.brain.quorum import majority
 from services.replica.brain.record import HardState, InvalidRecord, Record, Slot, Stamp, Voter
-
-Change = ev.MemberFailed | ev.MemberCaughtUp | ev.AttachAsked | ev.DetachAsked | ev.DeleteAsked
+from services.replica.brain.unclean import may_win, ousted
 
 
 class Brain:
@@ -184,8 +183,13 @@ class Brain:
         return tuple(voter for voter in record.voters if voter != self.me) if record else ()
 
     def _explain(self, kind: str, outcome: str, *, alternatives: tuple[str, ...] = (), **inputs: object) -> None:
+        self._decided(kind, outcome, tuple(inputs.items()), alternatives)
+
+    def _decided(
+        self, kind: str, outcome: str, inputs: tuple[tuple[str, object], ...], alternatives: tuple[str, ...] = ()
+    ) -> None:
         slot = self.state.slot
-        pairs = tuple((name, str(value)) for name, value in inputs.items())
+        pairs = tuple((name, str(value)) for name, value in inputs)
         version = slot.stamp.version if slot else 0
         self._after.append(ev.Explain(kind, outcome, pairs, alternatives, self.epoch, version, self.cause))
 
@@ -424,7 +428,7 @@ class Brain:
             return
         newer, mine = answer.slot, self.state.slot
         if newer is not None and mine is not None and newer.stamp > mine.stamp:
-            if not self._ousted(newer.record, by_unclean=answer.unclean):
+            if not ousted(self.me, self.unclean, newer.record, by_unclean=answer.unclean):
                 self._adopt(newer, now_ns)
             return
         self.answers[answer.sender] = answer
@@ -435,7 +439,7 @@ class Brain:
                 self.role = "follower"
                 self.election_at_ns = self._start_ns(facts.promised_until_ns, self.leader or record.primary)
                 return
-            if len(granted) + 1 >= majority(len(record.voters)) and self._may_win_unclean(record):
+            if len(granted) + 1 >= majority(len(record.voters)) and self._may_win_unclean():
                 self._candidate(now_ns)
             elif isinstance(answer, ms.PreVoteAnswer):
                 self._hand_on(answer, record)
@@ -450,32 +454,12 @@ class Brain:
         if clean_member and mine is not None and answer.stamp is not None and answer.stamp < mine.stamp:
             self._after.append(ev.Send(ms.Refused(record.volume, self.me, answer.sender, self.epoch, mine)))
 
-    def _ousted(self, newer: Record, *, by_unclean: bool) -> bool:
-        """The newer record is an unclean voter's and takes us, clean, out of the in-sync set: it may never have been
-        committed, and then we are the last to hold every acknowledged write. A majority that has it will tell. *{A,B}
-        in sync, A stores "in sync {A}", nobody else does, and loses power: B must not follow it out.*"""
-        return by_unclean and not self.unclean and self.me not in newer.in_sync
-
-    def _may_win_unclean(self, record: Record) -> bool:
-        """An unclean replica stands only when every in-sync member answered that it is unclean too (S3). The record
-        that a majority holds at this moment tells who they are: no later one can be committed. Its own may be a
-        smaller set that it stored just before it lost power and nobody else did. Without such a majority every voter
-        has to answer, and whoever one of their records names counts as a member. (A majority stored the last committed
-        record; where no newer one is on a majority, one still has it.)
-        """
+    def _may_win_unclean(self) -> bool:
         if not self.unclean:
             return True
         assert self.state.slot is not None
         answers = {v: answer for v, answer in self.answers.items() if isinstance(answer, ms.PreVoteAnswer)}
-        held = [(self.state.slot.stamp, record.in_sync), *((a.stamp, a.in_sync) for a in answers.values())]
-        stamps = [stamp for stamp, _ in held]
-        needed = majority(len(record.voters))
-        committed = [in_sync for stamp, in_sync in held if stamp is not None and stamps.count(stamp) >= needed]
-        if not committed and len(answers) < len(record.voters) - 1:
-            return False
-        sets = committed[:1] or [in_sync for _, in_sync in held]
-        members = {voter for in_sync in sets for voter in in_sync}
-        return all(voter == self.me or (voter in answers and answers[voter].unclean) for voter in members)
+        return may_win(self.me, self.state.slot, answers)
 
     def _adopt(self, slot: Slot, now_ns: int) -> None:
         """A refusal brought a newer record: store it as accepted, never as committed, and stand again (A3)."""
@@ -646,12 +630,27 @@ class Brain:
         while self.waiting and self.proposal is not None and self.proposal.committed:
             change = self.waiting.popleft()
             slot = self.proposal.slot
+            if isinstance(change, ev.MemberFailed) and not self._reachable_majority(slot.record):
+                # It may be us who are cut off. A record that leaves only us in sync would still get through on
+                # another way, and then nobody else could lead while we have no lease.
+                self.deferred.append(change)
+                continue
             self.cause = getattr(change, "cause", "") or self.cause
-            record = self._changed(change, slot.record)
-            if record is not None:
-                if isinstance(change, ev.AttachAsked | ev.DetachAsked | ev.DeleteAsked):
-                    self.asked.append(change.request)
-                self._put(slot.next(self.epoch, record), now_ns)
+            self._settle_change(change, outcome_of(change, slot.record), now_ns)
+
+    def _settle_change(self, change: Change, outcome: Outcome, now_ns: int) -> None:
+        assert self.proposal is not None
+        if outcome.kind:
+            self._decided(outcome.kind, outcome.outcome, outcome.inputs)
+        request = None if isinstance(change, ev.MemberFailed | ev.MemberCaughtUp) else change.request
+        if outcome.record is not None:
+            if request is not None:
+                self.asked.append(request)
+            self._put(self.proposal.slot.next(self.epoch, outcome.record), now_ns)
+        elif request is not None:
+            self._after.append(ev.Reply(request, outcome.code, outcome.error))
+        elif isinstance(change, ev.MemberCaughtUp):
+            self._after.append(ev.Require())  # it never left the set: its failure was never committed
 
     def _reachable_majority(self, record: Record) -> bool:
         up = sum(voter == self.me or voter.node in self.up for voter in record.voters)
@@ -663,69 +662,6 @@ class Brain:
             waiting, self.deferred = self.deferred, []
             self.waiting.extend(failed for failed in waiting if failed.member.node != node)
             self._next_change(now_ns)
-
-    def _changed(self, change: Change, record: Record) -> Record | None:
-        match change:
-            case ev.MemberFailed(member, reason):
-                if not self._reachable_majority(record):
-                    # It may be us who are cut off. A record that leaves only us in sync would still get through on
-                    # another way, and then nobody else could lead while we have no lease.
-                    self.deferred.append(change)
-                    return None
-                smaller = without(record, member)
-                if smaller is not None:
-                    left = [voter.node for voter in smaller.in_sync]
-                    self._explain("shrink", f"{member.node} leaves the in-sync set: {reason}", left=left)
-                elif member in record.in_sync:
-                    self._explain("suspend", "writes wait: the last in-sync copy stays", reason=reason)
-                return smaller
-            case ev.MemberCaughtUp(member):
-                larger = with_member(record, member)
-                if larger is not None:
-                    now_in = [voter.node for voter in larger.in_sync]
-                    self._explain("admit", f"{member.node} is in sync again", in_sync=now_in)
-                elif member in record.in_sync:
-                    self._after.append(ev.Require())  # it never left the set: its failure was never committed
-                return larger
-            case ev.AttachAsked(request, node):
-                return self._attached(request, node, record)
-            case ev.DetachAsked(request, wanted):
-                detached = detach(record, wanted)
-                if detached is None:
-                    self._after.append(ev.Reply(request))
-                else:
-                    self._explain("detach", "no frontend may do I/O any more", node=wanted)
-                return detached
-            case ev.DeleteAsked(request):
-                return self._deleted(request, record)
-
-    def _attached(self, request: int, node: str, record: Record) -> Record | None:
-        if record.deleted:
-            self._after.append(ev.Reply(request, "NOT_FOUND", f"volume {record.name} is being deleted"))
-            return None
-        try:
-            attached = attach(record, node)
-        except AttachedElsewhere as elsewhere:
-            error = f"volume {record.name} is attached to node {elsewhere.node}"
-            self._after.append(ev.Reply(request, "FAILED_PRECONDITION", error))
-            self._explain("refuse", f"not attached to {node}: {error}")
-            return None
-        if attached is None:
-            self._after.append(ev.Reply(request))
-        else:
-            self._explain("attach", f"attached to {node}", attach_epoch=attached.attach_epoch)
-        return attached
-
-    def _deleted(self, request: int, record: Record) -> Record | None:
-        if record.attachment is not None:
-            error = f"volume {record.name} is attached to node {record.attachment.node}"
-            self._after.append(ev.Reply(request, "FAILED_PRECONDITION", error))
-            return None
-        if record.deleted:
-            self._after.append(ev.Reply(request))
-            return None
-        self._explain("delete", "commits the tombstone")
-        return replace(record, deleted=True)
 
     # ---- deletion (I3) --------------------------------------------------------------------------------
 

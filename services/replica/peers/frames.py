@@ -124,9 +124,7 @@ def pack(
     length: int = 0,
 ) -> bytes:
     """The header of a frame whose payload of `length` bytes is sent right behind it."""
-    return HEADER.pack(
-        MAGIC, type, flags, length, volume, sender, target, generation, attach_epoch, epoch, id, x, y, z
-    )
+    return HEADER.pack(MAGIC, type, flags, length, volume, sender, target, generation, attach_epoch, epoch, id, x, y, z)
 
 
 class FrameReader:
@@ -170,9 +168,7 @@ class FrameReader:
             self._start = self._end = 0
             if size > BUFFER_BYTES_KEPT:
                 self._use(bytearray(self._buffer_bytes))
-        elif size - self._start < self._needed or (
-            self._start and size - self._end < min(FREE_BYTES_MIN, size // 2)
-        ):
+        elif size - self._start < self._needed or (self._start and size - self._end < min(FREE_BYTES_MIN, size // 2)):
             self._make_room()
         return self._view[self._end :]
 

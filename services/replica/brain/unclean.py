@@ -1,0 +1,34 @@
+"""Leading after a power loss: who may have lost acknowledged writes, and whose word counts (S3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from services.replica.brain.messages import PreVoteAnswer
+from services.replica.brain.quorum import majority
+from services.replica.brain.record import Record, Slot, Voter
+
+
+def ousted(me: Voter, unclean: bool, newer: Record, *, by_unclean: bool) -> bool:
+    """The newer record is an unclean voter's and takes us, clean, out of the in-sync set: it may never have been
+    committed, and then we are the last to hold every acknowledged write. A majority that has it will tell. *{A,B}
+    in sync, A stores "in sync {A}", nobody else does, and loses power: B must not follow it out.*"""
+    return by_unclean and not unclean and me not in newer.in_sync
+
+
+def may_win(me: Voter, slot: Slot, answers: Mapping[Voter, PreVoteAnswer]) -> bool:
+    """An unclean replica stands only when every in-sync member answered that it is unclean too. The record that a
+    majority holds at this moment tells who they are: no later one can be committed. Its own may be a smaller set that
+    it stored just before it lost power and nobody else did. Without such a majority every voter has to answer, and
+    whoever one of their records names counts as a member. (A majority stored the last committed record; where no newer
+    one is on a majority, one still has it.)"""
+    voters = len(slot.record.voters)
+    held = [(slot.stamp, slot.record.in_sync), *((answer.stamp, answer.in_sync) for answer in answers.values())]
+    stamps = [stamp for stamp, _ in held]
+    needed = majority(voters)
+    committed = [in_sync for stamp, in_sync in held if stamp is not None and stamps.count(stamp) >= needed]
+    if not committed and len(answers) < voters - 1:
+        return False
+    sets = committed[:1] or [in_sync for _, in_sync in held]
+    members = {voter for in_sync in sets for voter in in_sync}
+    return all(voter == me or (voter in answers and answers[voter].unclean) for voter in members)
