@@ -34,6 +34,8 @@ M = TypeVar("M", bound=Message)
 RawCallback = Callable[[str, bytes, dict[str, str]], None]
 
 RECONNECT_WAIT_S = 0.25
+CANCEL_WAIT_S = 0.5
+CANCELS_MAX = 10
 RESEND_S, RESEND_MAX_S = 1.0, 4.0
 """An unanswered request is sent again, with the same id, so that a lost message or answer costs a second and not
 the whole time limit."""
@@ -47,6 +49,19 @@ class _Subscription:
     subject: str
     queue: str
     callback: Callable[[Msg, Session], None]
+
+
+async def _end(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel until they have ended. More than once, because the client library swallows cancellations here and
+    there; not for ever, because an ending process must end."""
+    for _ in range(CANCELS_MAX):
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, tasks = await asyncio.wait(tasks, timeout=CANCEL_WAIT_S)
+        if not tasks:
+            return
+    log.error("%d tasks of the bus do not end", len(tasks))
 
 
 class Bus:
@@ -104,6 +119,10 @@ class Bus:
                     await asyncio.sleep(RECONNECT_WAIT_S)
                     continue
                 reported = ""
+                if self._closing:
+                    # The client library swallowed our cancellation while it connected.
+                    await session.close()
+                    return
                 self._use(session)
             reason = await asyncio.shield(session.lost)
             self._fail_pending(session, reason)
@@ -151,12 +170,8 @@ class Bus:
 
     async def close(self) -> None:
         self._closing = True
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-            await asyncio.gather(self._supervisor, return_exceptions=True)
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _end({self._supervisor} if self._supervisor is not None else set())
+        await _end(set(self._tasks))
         session, self._session = self._session, None
         if session is not None:
             self._fail_pending(session, "the bus is closed")
