@@ -5,8 +5,7 @@ returns an object with the methods below. It keeps no state in memory. A node se
 started again finds what is attached by looking (at sysfs, at the process table, into that directory),
 because the devices and the filesystems on them live on without it.
 
-Every device has 4096-byte logical sectors. With 512-byte ones, direct I/O through a FUSE file corrupted
-ext4 right after mkfs.
+Every device has 4096-byte logical sectors, like a volume's blocks: a smaller request would be refused.
 """
 
 from __future__ import annotations

@@ -72,9 +72,7 @@ async def make(file: Path) -> Loop:
             if flaw is None:
                 return loop
             await release(loop)
-            raise StosError(
-                Code.INTERNAL, f"{loop.path} on {file} has {flaw}; it is not used, because ext4 broke on such"
-            )
+            raise StosError(Code.INTERNAL, f"{loop.path} on {file} has {flaw}; it is not used, for a volume needs both")
     raise StosError(Code.INTERNAL, f"losetup made {name or 'nothing'} and sysfs does not show it")
 
 

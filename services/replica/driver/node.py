@@ -24,7 +24,6 @@ from services.replica.brain import (
     Promises,
     Slot,
     Timing,
-    Voter,
 )
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
@@ -595,6 +594,3 @@ class Node:
             return "witness"
         in_sync = brain.record is not None and brain.me in brain.record.in_sync
         return "replica" if in_sync else "catching-up"
-
-    def leader_hint(self, volume: Volume) -> Voter | None:
-        return volume.brain.leader

@@ -420,9 +420,6 @@ class Primary:
             self.attached_node, self.attach_epoch = node, attach_epoch
             self._session, self._link, self._opening = None, None, None
 
-    def settled(self) -> bool:
-        return not self._window
-
     def request(self, link: int, request: Request, now_ns: int) -> list[Effect]:
         """One request of the current session; the range is inside the volume."""
         self._now_ns = now_ns
