@@ -184,8 +184,11 @@ class Tail:
 def scan(image: bytes) -> list[tuple[int, int, int, int]] | None:
     """The whole entries (number, seq, block, count) of a ring by number; None when one is missing that must be
     there."""
+    # A young ring is zeros but for its beginning, and zeros are free slots.
+    used = image[HEADER_BYTES:].rstrip(b"\0")
+    used = used.ljust(len(used) + -len(used) % _CHECKED.size, b"\0")
     found, torn = [], []
-    for slot, fields in enumerate(_CHECKED.iter_unpack(image[HEADER_BYTES:])):
+    for slot, fields in enumerate(_CHECKED.iter_unpack(used)):
         number, *_, check = fields
         if number % ENTRIES == slot and check == xxh3_64_intdigest(_ENTRY.pack(*fields[:4])):
             found.append(fields[:4])

@@ -1,0 +1,192 @@
+"""A disk that records every write and sync, and can say what a power loss at this moment might leave.
+
+The store runs on real files; the kernel's calls are recorded on their way. Between two syncs of a file each of its
+4 KiB pages may stand on the disk as any of the versions that it went through, in any combination with the others
+(the cache writes pages back in whatever order it likes), and one page may be torn: some of its 512-byte sectors
+are of one version and the rest of the next. What a sync covered stays.
+
+    pwrite, punch ─> a new version of each touched page          fdatasync ─> only the last versions are left
+    memory map (the tail) ─> looked at before each recorded call
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from services.replica.store import disk
+
+PAGE = 4096
+SECTOR = 512
+_ZERO = bytes(PAGE)
+
+
+@dataclass(slots=True)
+class RecordedFile:
+    """One file: its durable pages, and the versions that pages went through since its last sync."""
+
+    size: int
+    durable: dict[int, bytes] = field(default_factory=dict)
+    pending: dict[int, list[bytes]] = field(default_factory=dict)
+
+    def latest(self, page: int) -> bytes:
+        versions = self.pending.get(page)
+        return versions[-1] if versions else self.durable.get(page, _ZERO)
+
+    def changed(self, page: int, content: bytes) -> None:
+        if content != self.latest(page):
+            self.pending.setdefault(page, []).append(content)
+
+    def written(self, offset: int, data: bytes) -> None:
+        at = 0
+        while at < len(data):
+            page, first = divmod(offset + at, PAGE)
+            step = min(PAGE - first, len(data) - at)
+            old = self.latest(page)
+            self.changed(page, old[:first] + data[at : at + step] + old[first + step :])
+            at += step
+
+    def zeroed(self, offset: int, size: int) -> None:
+        self.written(offset, bytes(size))
+
+    def synced(self) -> None:
+        for page, versions in self.pending.items():
+            self.durable[page] = versions[-1]
+        self.pending.clear()
+
+
+class _OneByOne:
+    """In the place of the pool that syncs several files at once: a crash falls between any two of them."""
+
+    def submit(self, work: Callable[..., None], *arguments: object) -> Future[None]:
+        done: Future[None] = Future()
+        work(*arguments)
+        done.set_result(None)
+        return done
+
+
+Image = dict[str, tuple[int, dict[int, bytes]]]
+"""File name -> (size, pages that are not zeros)."""
+
+
+class Disk:
+    """Records what a store does to one directory. `each` is called before every recorded call takes effect."""
+
+    def __init__(self, directory: Path, each: Callable[[], None], image: Image | None = None):
+        """`image`: what is in the directory, when that is known."""
+        self.directory = directory
+        self.files: dict[str, RecordedFile] = {}
+        self._each = each
+        self._names: dict[int, str] = {}
+        for path in sorted(directory.rglob("*")):
+            if path.is_file():
+                name = str(path.relative_to(directory))
+                self._names[path.stat().st_ino] = name
+                self.files[name] = RecordedFile(*(image[name] if image else _read(path)))
+
+    # --- recording ---
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        real_pwrite, real_sync, real_fallocate = os.pwrite, os.fdatasync, disk._libc.fallocate
+
+        def pwrite(fd: int, data: Any, offset: int) -> int:
+            written = real_pwrite(fd, data, offset)
+            self._note(fd, lambda file: file.written(offset, bytes(data[:written])))
+            return written
+
+        def fdatasync(fd: int) -> None:
+            real_sync(fd)
+            self._note(fd, RecordedFile.synced)
+
+        class Libc:
+            @staticmethod
+            def fallocate(fd: int, mode: int, offset: int, size: int) -> int:
+                done = int(real_fallocate(fd, mode, offset, size))
+                assert done == 0
+                self._note(fd, lambda file: file.zeroed(offset, size))
+                return done
+
+        with (
+            patch.object(os, "pwrite", pwrite),
+            patch.object(os, "fdatasync", fdatasync),
+            patch.object(disk, "_libc", Libc),
+            patch.object(disk, "_syncers", _OneByOne()),
+        ):
+            yield
+
+    def _note(self, fd: int, change: Callable[[RecordedFile], None]) -> None:
+        name = self._names.get(os.fstat(fd).st_ino)
+        if name is None:
+            return
+        self._look_at_the_map()
+        self._each()
+        change(self.files[name])
+
+    def _look_at_the_map(self) -> None:
+        content = (self.directory / "tail").read_bytes()
+        tail = self.files["tail"]
+        for at in range(0, len(content), PAGE):
+            tail.changed(at // PAGE, content[at : at + PAGE].ljust(PAGE, b"\0"))
+
+    # --- what may be left ---
+
+    def settled(self) -> Image:
+        """Everything as the page cache has it: what a killed process leaves."""
+        self._look_at_the_map()
+        return self._image(lambda file, page: file.latest(page))
+
+    def power_loss(self, choice: random.Random) -> Image:
+        """One of the states that a power loss may leave."""
+        how = choice.choice(("nothing", "everything", "some", "some", "some", "torn", "torn"))
+
+        def pick(file: RecordedFile, page: int) -> bytes:
+            versions = [file.durable.get(page, _ZERO), *file.pending[page]]
+            if how == "nothing":
+                return versions[0]
+            if how == "everything":
+                return versions[-1]
+            at = choice.randrange(len(versions))
+            if how == "torn" and at + 1 < len(versions):
+                return _torn(versions[at], versions[at + 1], choice)
+            return versions[at]
+
+        return self._image(pick)
+
+    def _image(self, pick: Callable[[RecordedFile, int], bytes]) -> Image:
+        image: Image = {}
+        for name, file in self.files.items():
+            pages = dict(file.durable)
+            for page in file.pending:
+                pages[page] = pick(file, page)
+            image[name] = (file.size, pages)
+        return image
+
+
+def _read(path: Path) -> tuple[int, dict[int, bytes]]:
+    content = path.read_bytes()
+    pages = {at // PAGE: content[at : at + PAGE].ljust(PAGE, b"\0") for at in range(0, len(content), PAGE)}
+    return len(content), {page: data for page, data in pages.items() if data != _ZERO}
+
+
+def _torn(before: bytes, after: bytes, choice: random.Random) -> bytes:
+    return b"".join((after if choice.random() < 0.5 else before)[at : at + SECTOR] for at in range(0, PAGE, SECTOR))
+
+
+def lay_down(image: Image, directory: Path) -> None:
+    """Make the directory's files what the image says."""
+    for name, (size, pages) in image.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "wb", buffering=0) as file:
+            file.truncate(size)
+            for page, content in pages.items():
+                if content != _ZERO:
+                    os.pwrite(file.fileno(), content[: size - page * PAGE], page * PAGE)

@@ -1,0 +1,195 @@
+"""A random life of a replica, with a crash at every call that it makes to the kernel.
+
+    python -m tests.crash [--states N] [--first SEED]
+
+At each recorded call some crash states are drawn, laid down beside, opened as after a power loss (another boot id)
+and checked; one in ten is lost again in the middle of its own recovery.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from services.replica.store import FileStore, block_sums
+from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
+from tests.crash.disk_model import Disk, Image, lay_down
+from tests.crash.promises import ZEROS, Promises
+
+IN_MEMORY = Path("/dev/shm")
+CLUSTER, VOLUME = "c", "a" * 32
+SIZE_BLOCKS = 2 * REGION_BLOCKS + 100
+STATES_PER_CALL = 3
+AGAIN = 0.1
+"""Share of the states whose recovery is cut short by another power loss."""
+_STEPS = 60
+
+
+class PowerCut(Exception):
+    """In the middle of a recovery."""
+
+
+@dataclass(slots=True)
+class Counted:
+    states: int = 0
+    kills: int = 0
+    again: int = 0
+
+
+class Life:
+    """One replica from its making, by one seed. Raises Broken at the first promise that was not kept."""
+
+    def __init__(self, seed: int, directory: Path, counted: Counted):
+        self._choice = random.Random(seed)
+        self._directory = directory
+        self._counted = counted
+        self._boot = 1
+        self._seq = 0
+        self._written = 0
+        self._promises = Promises(SIZE_BLOCKS)
+        self._unflushed: set[int] = set()
+        self._store = FileStore.create(
+            directory / "replica",
+            cluster=CLUSTER,
+            volume=VOLUME,
+            name="v",
+            incarnation="b" * 16,
+            size_blocks=SIZE_BLOCKS,
+            boot_id="boot-1",
+        )
+        self._disk = Disk(directory / "replica", self._crash)
+
+    def run(self) -> None:
+        steps = (self._write, self._write, self._write, self._zero, self._sync, self._settle, self._save, self._reopen)
+        with self._disk.recording():
+            for _ in range(_STEPS):
+                self._choice.choice(steps)()
+        self._store.close(clean=False)
+
+    # --- the workload ---
+
+    def _write(self) -> None:
+        block, count = self._range(8)
+        contents = [ZEROS if self._choice.random() < 0.15 else self._content() for _ in range(count)]
+        data = b"".join(contents)
+        self._begin(block, count, contents)
+        self._store.write(block, block_sums(data), data)
+
+    def _zero(self) -> None:
+        block, count = self._range(24)
+        self._begin(block, count, [ZEROS] * count)
+        self._store.zero(block, count)
+
+    def _begin(self, block: int, count: int, contents: list[bytes]) -> None:
+        regions = set(range(block // REGION_BLOCKS, (block + count - 1) // REGION_BLOCKS + 1))
+        self._store.mark(regions)
+        self._unflushed |= regions
+        self._seq += 1
+        self._store.tail_append(self._seq, block, count)
+        self._promises.writing(block, contents)
+
+    def _sync(self) -> None:
+        self._store.sync()
+        self._promises.synced()
+        self._unflushed.clear()
+
+    def _settle(self) -> None:
+        """Everything confirmed and flushed: the regions are unmarked (rule T3), and marked anew by later writes."""
+        self._sync()
+        self._store.tail_commit(self._seq)
+        if self._store.unclean:
+            self._store.set_clean()
+        self._store.unmark(self._store.marked)
+
+    def _save(self) -> None:
+        state = self._choice.randbytes(self._choice.randrange(1, 600))
+        self._promises.saving(state)
+        self._store.save_state(state)
+        self._promises.saved()
+
+    def _reopen(self) -> None:
+        """The process ends and comes back: cleanly or killed, on the same boot or after an orderly reboot."""
+        clean = self._choice.random() < 0.5
+        if clean:
+            self._sync()  # so that what a crash in the middle of the closing leaves is known
+            self._store.close(clean=True)
+            self._boot += self._choice.randrange(2)
+        else:
+            self._store.close(clean=False)
+        self._store = self._open(self._directory / "replica")
+
+    def _open(self, directory: Path) -> FileStore:
+        return FileStore.open(directory, cluster=CLUSTER, boot_id=f"boot-{self._boot}")
+
+    def _range(self, most: int) -> tuple[int, int]:
+        """Few places, so that blocks are written again and again; some runs cross into the next region."""
+        base = self._choice.choice((0, 5, REGION_BLOCKS - 3, 2 * REGION_BLOCKS - 2, SIZE_BLOCKS - most))
+        return base + self._choice.randrange(3), self._choice.randrange(1, most - 2)
+
+    def _content(self) -> bytes:
+        self._written += 1
+        return random.Random(self._written).randbytes(BLOCK_BYTES)
+
+    # --- the crashes ---
+
+    def _crash(self) -> None:
+        for _ in range(STATES_PER_CALL):
+            self._lose_power(self._disk.power_loss(self._choice))
+        if self._choice.random() < 0.2:
+            self._kill(self._disk.settled())
+
+    def _lose_power(self, image: Image) -> None:
+        crashed = self._lay_down(image)
+        self._counted.states += 1
+        if self._choice.random() < AGAIN:
+            image = self._lose_power_again(crashed, image)
+            crashed = self._lay_down(image)
+            self._counted.again += 1
+        store = FileStore.open(crashed, cluster=CLUSTER, boot_id="after the power loss")
+        try:
+            self._promises.check_power_loss(store)
+        finally:
+            store.close(clean=False)
+
+    def _lose_power_again(self, crashed: Path, image: Image) -> Image:
+        """What a power loss in the middle of the recovery leaves."""
+        left = self._choice.randrange(1, 12)
+
+        def count_down() -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise PowerCut
+
+        recovering = Disk(crashed, count_down, image)
+        with recovering.recording(), suppress(PowerCut):
+            FileStore.open(crashed, cluster=CLUSTER, boot_id="the boot between").close(clean=False)
+        return recovering.power_loss(self._choice)
+
+    def _kill(self, image: Image) -> None:
+        store = self._open(self._lay_down(image))
+        try:
+            self._promises.check_kill(store)
+        finally:
+            store.close(clean=False)
+        self._counted.kills += 1
+
+    def _lay_down(self, image: Image) -> Path:
+        crashed = self._directory / "crashed"
+        lay_down(image, crashed)
+        return crashed
+
+
+def live(seed: int, directory: Path, counted: Counted) -> None:
+    """One life. Raises Broken, with the seed."""
+    try:
+        Life(seed, directory, counted).run()
+    except Exception as error:
+        _tell(seed, error)
+
+
+def _tell(seed: int, error: Exception) -> NoReturn:
+    raise AssertionError(f"seed {seed} (python -m tests.crash --first {seed} --states 1): {error}") from error
