@@ -129,6 +129,9 @@ class FileStore:
         else:
             self._tail.restart(boot_id, doubt=bool(marked))
         self._tail.pen(0, 0)
+        if before.closed and not self.unclean:
+            # The close wrote the roots of marked regions too, and this is the last moment at which they say something.
+            self._layer.sums.check_roots(marked)
         self._layer.sums.set_dirty(marked)
         self._doubted = marked if self._tail.doubtful else frozenset()
         self._end_doubt()

@@ -1,0 +1,140 @@
+"""One byte of a replica's directory rots, any byte: is it noticed, or harmless? Never wrong data, never a crash.
+
+python -m tests.crash.rot            every byte that says something, and a sample of the zeros between
+python -m tests.crash.rot --every    every byte of every file
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.replica.store import CorruptBlocks, FileStore, FormatError, StoreError, block_sums, check
+from stoscore.units import BLOCK_BYTES
+from tests.crash.promises import ZEROS
+from tests.crash.run import CLUSTER, IN_MEMORY, VOLUME
+
+SIZE_BLOCKS = 24
+STATE = b"epoch 7, voted for n2"
+_NEIGHBOURHOOD = 64
+"""Zeros so near to something are looked at one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A flushed, closed replica with blocks, holes and a tail, and what it must answer."""
+
+    directory: Path
+    content: dict[int, bytes]
+
+    @classmethod
+    def make(cls, directory: Path) -> Replica:
+        store = FileStore.create(
+            directory,
+            cluster=CLUSTER,
+            volume=VOLUME,
+            name="v",
+            incarnation="b" * 16,
+            size_blocks=SIZE_BLOCKS,
+            boot_id="boot",
+        )
+        content = {block: random.Random(block).randbytes(BLOCK_BYTES) for block in (0, 1, 5, 6, SIZE_BLOCKS - 1)}
+        store.mark([0])
+        for seq, (block, data) in enumerate(content.items(), 1):
+            store.tail_append(seq, block, 1)
+            store.write(block, block_sums(data), data)
+        store.tail_commit(3)
+        store.save_state(b"an older state")
+        store.save_state(STATE)
+        store.close()
+        return cls(directory, content)
+
+    def look(self) -> str:
+        """What an opening makes of it. Raises AssertionError on wrong data; any other exception is a crash."""
+        with suppress(FormatError, StoreError):
+            check(self.directory)
+        try:
+            store = FileStore.open(self.directory, cluster=CLUSTER, boot_id="boot", volume=VOLUME)
+        except (FormatError, StoreError):
+            return "refused"
+        try:
+            assert store.load_state() == STATE, "another hard state"
+            found = {self._read(store, block) for block in range(SIZE_BLOCKS)}
+            store.digests(1, 0, 1)
+        finally:
+            store.close(clean=False)
+        return "corrupt block" if "corrupt" in found else "harmless"
+
+    def _read(self, store: FileStore, block: int) -> str:
+        try:
+            _, data = store.read(block, 1)
+        except CorruptBlocks as error:
+            assert error.blocks == (block,)
+            return "corrupt"
+        assert data == self.content.get(block, ZEROS), f"wrong data in block {block}"
+        return "good"
+
+
+def bytes_of(path: Path, *, every: bool) -> Iterator[int]:
+    """Offsets worth a flip."""
+    content = path.read_bytes()
+    if every:
+        yield from range(len(content))
+        return
+    choice = random.Random(len(content))
+    padded = bytes(_NEIGHBOURHOOD) + content + bytes(_NEIGHBOURHOOD)
+    for at in range(len(content)):
+        near = any(padded[at : at + 2 * _NEIGHBOURHOOD]) if at % 16 == 0 or content[at] else False
+        if content[at] or near or choice.random() < 0.002:
+            yield at
+
+
+def sweep(place: Path, *, every: bool = False, one_in: int = 1) -> Counter[str]:
+    """Flips one byte after the other. Raises AssertionError naming file and offset."""
+    pristine = Replica.make(place / "pristine").directory
+    replica = Replica(place / "rotten", Replica.make(place / "other").content)
+    found: Counter[str] = Counter()
+    for path in sorted(path for path in pristine.rglob("*") if path.is_file()):
+        name = path.relative_to(pristine)
+        for at in bytes_of(path, every=every):
+            if at % one_in:
+                continue
+            shutil.rmtree(replica.directory, ignore_errors=True)
+            shutil.copytree(pristine, replica.directory)
+            flip(replica.directory / name, at)
+            try:
+                found[f"{name}: {replica.look()}"] += 1
+            except Exception as error:
+                raise AssertionError(f"byte {at} of {name}: {type(error).__name__}: {error}") from error
+    return found
+
+
+def flip(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        (old,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([old ^ (1 + at % 255)]))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tests.crash.rot", description="Rot, byte by byte.")
+    parser.add_argument("--every", action="store_true", help="every byte of every file")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="stos-rot-", dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as place:
+        found = sweep(Path(place), every=options.every)
+    for what, count in sorted(found.items()):
+        print(f"{count:8} {what}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
