@@ -17,7 +17,7 @@ from typing import NoReturn
 from services.replica.store import FileStore, block_sums
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 from tests.crash.disk_model import Disk, Image, lay_down
-from tests.crash.promises import ZEROS, Promises
+from tests.crash.promises import ZEROS, Broken, Promises
 
 IN_MEMORY = Path("/dev/shm")
 CLUSTER, VOLUME = "c", "a" * 32
@@ -63,11 +63,29 @@ class Life:
         self._disk = Disk(directory / "replica", self._crash)
 
     def run(self) -> None:
-        steps = (self._write, self._write, self._write, self._zero, self._sync, self._settle, self._save, self._reopen)
         with self._disk.recording():
-            for _ in range(_STEPS):
-                self._choice.choice(steps)()
+            self.steps(_STEPS)
         self._store.close(clean=False)
+
+    def steps(self, count: int) -> None:
+        steps = (self._write, self._write, self._write, self._zero, self._sync, self._settle, self._save, self._reopen)
+        for _ in range(count):
+            self._choice.choice(steps)()
+
+    def after_an_error(self) -> None:
+        """The disk refused something: the replica says that it counts for nothing, its process ends and comes back on
+        a disk that works again. An opening or closing that failed is only tried again. Raises Broken."""
+        was_open = not self._store._closed
+        if was_open:
+            self._store.set_unclean()
+            self._store.close(clean=False)
+        store = self._open(self._directory / "replica")
+        try:
+            if was_open and not store.unclean:
+                raise Broken("a replica whose disk failed believes itself clean")
+            self._promises.check_kill(store)
+        finally:
+            store.close(clean=False)
 
     # --- the workload ---
 
