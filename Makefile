@@ -6,10 +6,10 @@ SEEDS ?= 50
 PROTOS := $(wildcard libs/stoscore/proto/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sim bench lint proto clean
+.PHONY: help demo test test-slow sim bench lint proto clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[-a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: pyproject.toml tools/venv.sh
 	@tools/venv.sh $(VENV)
@@ -24,6 +24,13 @@ demo: $(VENV)/.installed packages ## a cluster, a volume through CSI, its primar
 
 test: $(VENV)/.installed packages ## all tests
 	@$(BIN)/pytest
+
+test-slow: $(VENV)/.audit packages ## what takes minutes: defences taken out one by one, rotation under load, known weaknesses
+	@$(BIN)/pytest -m long -rs
+
+$(VENV)/.audit: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,audit]'
+	@touch $@
 
 sim: $(VENV)/.installed ## the deterministic simulation: SEEDS=200 for more, SEED=7 for one
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))

@@ -5,6 +5,7 @@ set -u
 
 declare -A package_of=(
   [fio]=fio
+  [faketime]=faketime
   [nbdinfo]=libnbd-bin
   [qemu-nbd]=qemu-utils
   [qemu-storage-daemon]=qemu-system-common

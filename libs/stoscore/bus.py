@@ -5,29 +5,32 @@ caller must live with that. What the bus adds to NATS:
 
 * it connects for ever, and says at once when it is not connected instead of letting a caller wait;
 * a credential is renewed by opening a second connection before the first one ends;
+* who asks and who answers is part of the subject, where the server proves it (`stoscore.access`);
 * requests carry an id, a time limit and the trace; answers are results or `StosError`s;
 * what can't be understood is answered with an error and changes nothing;
-* messages that JetStream was talked into delivering are refused: the server pins who may *publish* to a
-  subject, yet a stored message can be replayed to any subject by a consumer.
+* a server whose certificate is revoked is left for another one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from stoscore import envelope
-from stoscore.bus_answering import TIMEOUT_S, RequestContext, Server, is_replayed
-from stoscore.bus_asking import Collector, Pending
+from stoscore.access import BY, KIND, Caller, addressed, signed_by
+from stoscore.audit import Audit
+from stoscore.bus_answering import TIMEOUT_S, Desk, RequestContext, Server, is_replayed
+from stoscore.bus_asking import Pending
 from stoscore.envelope import decode_answer, encode_request
 from stoscore.errors import Code, StosError, unavailable
 from stoscore.identity import Identity
 from stoscore.messages import Message
-from stoscore.nats_session import STATUS, Msg, Session
+from stoscore.nats_session import Msg, Session
 from stoscore.telemetry import current_traceparent, get_logger, span
+from stoscore.turns import Shares
 
 A = TypeVar("A", bound=Message)
 M = TypeVar("M", bound=Message)
@@ -39,7 +42,6 @@ CANCELS_MAX = 10
 RESEND_S, RESEND_MAX_S = 1.0, 4.0
 """An unanswered request is sent again, with the same id, so that a lost message or answer costs a second and not
 the whole time limit."""
-NO_RESPONDERS = "503"
 
 log = get_logger("bus")
 
@@ -48,7 +50,7 @@ log = get_logger("bus")
 class _Subscription:
     subject: str
     queue: str
-    callback: Callable[[Msg, Session], None]
+    callback: Callable[[Msg], None]
 
 
 async def _end(tasks: set[asyncio.Task[None]]) -> None:
@@ -78,6 +80,17 @@ class Bus:
         self._supervisor: asyncio.Task[None] | None = None
         self._first = asyncio.Event()
         self._closing = False
+        self.me = Caller(identity.role, identity.name)
+        """How the server knows us."""
+        if KIND.get(identity.role) != identity.kind:
+            raise StosError(
+                Code.UNAUTHENTICATED,
+                f"{identity.uri} has no role on the bus ({identity.role!r})",
+                next_step="enrol again with a token of `stos certs token`",
+            )
+        self.audit = Audit(self, identity)
+        """What this process has to report."""
+        identity.on_trust_change.append(self._check_server)
         self.on_connected: list[Callable[[], Awaitable[None]]] = []
         """Called after every new connection, when all subscriptions are back."""
 
@@ -134,7 +147,7 @@ class Bus:
         """A connected session with all subscriptions in place."""
         inbox = f"{self.identity.inbox_prefix}.{os.urandom(9).hex()}"
         session = await Session.open(self.identity, self._servers, self._name, inbox, self._publish_denied)
-        session.subscribe(f"{inbox}.*", "", self._on_answer)
+        session.subscribe(f"{inbox}.>", "", self._on_answer)
         for item in self._subscriptions:
             self._add(session, item)
         try:
@@ -146,7 +159,7 @@ class Bus:
 
     @staticmethod
     def _add(session: Session, item: _Subscription) -> None:
-        session.subscribe(item.subject, item.queue, lambda msg: item.callback(msg, session))
+        session.subscribe(item.subject, item.queue, item.callback)
 
     def _use(self, session: Session) -> None:
         self._session = session
@@ -162,14 +175,22 @@ class Bus:
         old, self._session = self._session, None
         self._use(new)
         if old is not None:
-            # What was asked on the old connection is answered there, in both directions.
+            # What was asked on the old connection is answered there.
             waiting = [item.done for item in self._pending.values() if item.session is old]
             if waiting:
                 await asyncio.wait(waiting, timeout=TIMEOUT_S)
             await old.drain()
 
+    def _check_server(self) -> None:
+        """After a change of trust: a server that is revoked by now is left."""
+        if self._session is not None:
+            self._session.check_server()
+
     async def close(self) -> None:
         self._closing = True
+        if self._check_server in self.identity.on_trust_change:
+            self.identity.on_trust_change.remove(self._check_server)
+        await self.audit.close()
         await _end({self._supervisor} if self._supervisor is not None else set())
         await _end(set(self._tasks))
         session, self._session = self._session, None
@@ -203,29 +224,42 @@ class Bus:
         no connection, nobody listens there, or the connection breaks; PERMISSION_DENIED when this identity
         may not ask that; DEADLINE_EXCEEDED."""
         with span(f"request {subject}", subject=subject):
-            pending = await self._ask(subject, encode_request(message), timeout_s, headers, enough=1)
-            if not pending.answers:
-                raise StosError(Code.DEADLINE_EXCEEDED, f"no answer from {subject} within {timeout_s:g} s")
-            return decode_answer(answer, pending.answers[0])
+            payload = encode_request(message)
+            pending = await self._ask(self.addressed(subject), payload, timeout_s, headers, enough=1)
+            return decode_answer(answer, _first(pending, timeout_s).data)
 
     async def scatter(
-        self, subject: str, message: Message, answer: type[A], *, timeout_s: float, enough: int | None = None
+        self,
+        subject: str,
+        message: Message,
+        answer: type[A],
+        *,
+        timeout_s: float,
+        enough: int | None = None,
+        valid: Callable[[A, Caller], bool] = lambda answer, caller: True,
     ) -> list[A]:
-        """Ask everyone who listens and gather the good answers until the time is over or there are `enough`.
-        Nobody listening gives []. Raises StosError as `request` does for what is on our side."""
+        """Ask everyone who listens and gather the good answers, one of each, until the time is over or there are
+        `enough`. `valid` may look at who says what. Nobody listening gives []. Raises StosError as `request` does
+        for what is on our side."""
         with span(f"scatter {subject}", subject=subject):
             try:
-                pending = await self._ask(subject, encode_request(message), timeout_s, None, enough=enough)
+                payload = encode_request(message)
+                pending = await self._ask(self.addressed(subject), payload, timeout_s, None, enough=enough)
             except StosError as error:
                 if error.details.get("no_responders"):
                     return []
                 raise
             answers = []
-            for data in pending.answers:
+            for sender, msg in pending.answers.items():
                 try:
-                    answers.append(decode_answer(answer, data))
+                    decoded = decode_answer(answer, msg.data)
                 except StosError as error:
                     log.debug("a bad answer: %s", error, extra={"subject": subject})
+                    continue
+                if sender is not None and valid(decoded, sender):
+                    answers.append(decoded)
+                else:
+                    log.warning("dropped an answer in another's name", extra={"subject": subject})
             return answers
 
     async def call(
@@ -236,21 +270,14 @@ class Bus:
         timeout_s: float = TIMEOUT_S,
         headers: dict[str, str] | None = None,
     ) -> Msg:
-        """Ask a service that does not speak our envelope (JetStream): the raw answer. Raises as `request`."""
-        pending = await self._ask(subject, payload, timeout_s, headers, enough=1, raw=True)
-        if not pending.answers:
-            raise StosError(Code.DEADLINE_EXCEEDED, f"no answer from {subject} within {timeout_s:g} s")
-        answer: Msg = pending.answers[0]
-        return answer
+        """Ask a service that does not speak our envelope (JetStream): the raw answer. Raises as `request`. The
+        subject is published to as it is; one of ours has to be `addressed`."""
+        pending = await self._ask(subject, payload, timeout_s, headers, enough=1, again=False)
+        return _first(pending, timeout_s)
 
-    async def collect(
-        self, subject: str, payload: bytes, until: Callable[[Msg], bool], *, timeout_s: float = TIMEOUT_S
-    ) -> list[Msg]:
-        """Raw answers up to and with the one for which `until` is true. Raises as `request`."""
-        pending = await self._ask(subject, payload, timeout_s, None, enough=None, raw=True, until=until)
-        if not pending.done.done():
-            raise StosError(Code.DEADLINE_EXCEEDED, f"no full answer from {subject} within {timeout_s:g} s")
-        return pending.answers
+    def addressed(self, subject: str) -> str:
+        """Where this identity publishes a request for that subject."""
+        return addressed(subject, self.me)
 
     async def _ask(
         self,
@@ -260,26 +287,25 @@ class Bus:
         headers: dict[str, str] | None,
         *,
         enough: int | None,
-        raw: bool = False,
-        until: Callable[[Msg], bool] | None = None,
+        again: bool = True,
     ) -> Pending:
         session = self._session
         if session is None or not session.alive:
             raise unavailable("not connected to NATS")
         token = os.urandom(9).hex()
         asked_headers = self._headers(timeout_s, headers)
-        pending = Collector(subject, enough, session, until) if raw else Pending(subject, enough, session)
+        pending = Pending(signed_by(subject)[0], enough, session)
         self._pending[token] = pending
         try:
-            self._say(pending, token, payload, asked_headers)
+            self._say(pending, subject, token, payload, asked_headers)
             # Only our own services know a request again by its id; anything else is asked once.
-            resend_s = RESEND_S if enough == 1 and not raw else timeout_s
+            resend_s = RESEND_S if enough == 1 and again else timeout_s
             loop = asyncio.get_running_loop()
             end = loop.time() + timeout_s
             while not pending.done.done() and (left_s := end - loop.time()) > 0:
                 await asyncio.wait([pending.done], timeout=min(resend_s, left_s))
                 if not pending.done.done() and loop.time() < end:
-                    self._say(pending, token, payload, asked_headers)
+                    self._say(pending, subject, token, payload, asked_headers)
                     resend_s = min(resend_s * 2, RESEND_MAX_S)
         finally:
             del self._pending[token]
@@ -287,10 +313,10 @@ class Bus:
             pending.done.result()
         return pending
 
-    def _say(self, pending: Pending, token: str, payload: bytes, headers: dict[str, str]) -> None:
+    def _say(self, pending: Pending, subject: str, token: str, payload: bytes, headers: dict[str, str]) -> None:
         """Send a request, on the connection of the moment."""
         session = self._session
-        if session is None or not session.publish(pending.subject, payload, f"{session.inbox}.{token}", headers):
+        if session is None or not session.publish(subject, payload, f"{session.inbox}.{token}", headers):
             raise unavailable("the connection to NATS is gone")
         pending.session = session
 
@@ -305,25 +331,17 @@ class Bus:
         return headers | (more or {})
 
     def _on_answer(self, msg: Msg) -> None:
-        pending = self._pending.get(msg.subject.rpartition(".")[2])
-        if pending is None:
-            return
-        if not msg.data and msg.headers.get(STATUS) == NO_RESPONDERS:
-            pending.fail(
-                StosError(
-                    Code.UNAVAILABLE,
-                    f"nobody answers {pending.subject}",
-                    next_step="is that service running?",
-                    details={"no_responders": True},
-                )
-            )
-            return
-        pending.answered(msg if isinstance(pending, Collector) else msg.data)
+        where, sender = signed_by(msg.subject)
+        pending = self._pending.get(where.rpartition(".")[2])
+        if pending is not None:
+            pending.arrived(msg, sender)
 
     def _publish_denied(self, subject: str) -> None:
-        error = StosError(Code.PERMISSION_DENIED, f"{self.identity.uri} may not publish to {subject}")
+        """The subject is in lower case."""
+        asked = signed_by(subject)[0]
+        error = StosError(Code.PERMISSION_DENIED, f"{self.me} may not publish to {asked}")
         for pending in self._pending.values():
-            if pending.subject.lower() == subject:
+            if pending.subject.lower() == asked:
                 pending.fail(error)
 
     def _fail_pending(self, session: Session, reason: str) -> None:
@@ -333,19 +351,26 @@ class Bus:
 
     # --- telling ---
 
-    def send(self, subject: str, payload: bytes | Message) -> bool:
+    def send(self, subject: str, payload: bytes | Message, headers: Mapping[str, str] | None = None) -> bool:
         """Tell whoever listens, best effort, without waiting. False when it surely did not leave."""
         session = self._session
         if session is None:
             return False
         data = payload if isinstance(payload, bytes) else encode_request(payload)
         traceparent = current_traceparent()
-        headers = {envelope.TRACEPARENT: traceparent} if traceparent else None
-        return session.publish(subject, data, "", headers)
+        traced = {envelope.TRACEPARENT: traceparent} if traceparent else {}
+        return session.publish(subject, data, "", {**traced, **(headers or {})} or None)
 
     async def publish(self, subject: str, payload: bytes | Message) -> bool:
         """As `send`."""
         return self.send(subject, payload)
+
+    async def flush(self) -> None:
+        """What was said before has reached the server. Raises StosError UNAVAILABLE."""
+        session = self._session
+        if session is None:
+            raise unavailable("not connected to NATS")
+        await session.round_trip()
 
     # --- answering ---
 
@@ -356,18 +381,21 @@ class Bus:
         handler: Callable[[M, RequestContext], Awaitable[Message]],
         *,
         queue: str = "",
+        shares: Shares = Shares(),
     ) -> None:
         """Answer requests to a subject (wildcards allowed). The handler returns the result or raises
         StosError; anything else that it raises is logged and answered with INTERNAL, and the service lives
-        on. Raises PERMISSION_DENIED when the server refuses the subscription."""
-        server = Server(self._spawn, subject, request, handler)
-        await self._subscribe(_Subscription(subject, queue, server.arrived))
+        on. Raises PERMISSION_DENIED when the server refuses the subscription, FAILED_PRECONDITION for a subject
+        that is not in the table of who may ask what."""
+        desk = Desk(self._spawn, self.send, self.me, self.audit)
+        server = Server(desk, subject, request, handler, shares)
+        await self._subscribe(_Subscription(f"{subject}.{BY}.*.*", queue, server.arrived))
 
     async def subscribe(self, subject: str, callback: RawCallback) -> None:
         """Hear what is published to a subject: callback(subject, data, headers), in order, must not block.
         Raises PERMISSION_DENIED when the server refuses the subscription."""
 
-        def arrived(msg: Msg, session: Session) -> None:
+        def arrived(msg: Msg) -> None:
             if is_replayed(msg):
                 log.warning("refused a replayed message", extra={"subject": msg.subject})
                 return
@@ -387,7 +415,13 @@ class Bus:
         self._add(session, item)
         await session.round_trip()
         if session.is_denied(item.subject):
-            raise StosError(Code.PERMISSION_DENIED, f"{self.identity.uri} may not listen to {item.subject}")
+            raise StosError(Code.PERMISSION_DENIED, f"{self.me} may not listen to {item.subject}")
+
+
+def _first(pending: Pending, timeout_s: float) -> Msg:
+    if not pending.answers:
+        raise StosError(Code.DEADLINE_EXCEEDED, f"no answer from {pending.subject} within {timeout_s:g} s")
+    return pending.first()
 
 
 __all__ = ["Bus", "RequestContext"]

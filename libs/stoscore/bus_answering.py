@@ -1,27 +1,30 @@
-"""The answering side of the bus: each request is read strictly, worked on once, and always answered."""
+"""The answering side of the bus: each request is read strictly, worked on once, and always answered.
+
+Who asks is known from the subject, which the NATS server has proved. All the same it is looked up once more in the
+table whether he may: a mistake in the server's permissions must not be enough. What changes something, and what is
+refused, becomes an audit event.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from stoscore import envelope
+from stoscore.access import Caller, Rule, addressed, rule_for, signed_by
+from stoscore.audit import Audit, Outcome
 from stoscore.envelope import decode_request, encode_error, encode_result
-from stoscore.errors import Code, StosError, unavailable
+from stoscore.errors import Code, StosError, precondition
 from stoscore.messages import Message
-from stoscore.nats_session import Msg, Session
+from stoscore.nats_session import Msg
 from stoscore.telemetry import get_logger, span, valid_traceparent
+from stoscore.turns import Shares, Turns
 
 M = TypeVar("M", bound=Message)
 
-RUNNING_MAX = 64
-"""Requests of one subject that are worked on at a time."""
-WAITING_MAX = 1024
-"""Requests of one subject that wait beyond that; more are refused as busy."""
 REMEMBERED_MAX = 256
 """Requests of one subject whose answers are kept, for those that arrive twice."""
 REMEMBERED_BYTES_MAX = 16 * 1024
@@ -29,6 +32,9 @@ REMEMBERED_BYTES_MAX = 16 * 1024
 TIMEOUT_S = 5.0
 """When a request does not say how long its sender waits."""
 TIMEOUT_MAX_S = 300.0
+INBOX_WORDS = 5
+"""_INBOX.<kind>.<name>.<session>.<token>"""
+REFUSALS = (Code.PERMISSION_DENIED, Code.UNAUTHENTICATED)
 
 log = get_logger("bus")
 
@@ -38,12 +44,12 @@ class RequestContext:
     """What is known about a request besides its content."""
 
     subject: str
+    """without the caller's name"""
     request_id: str
     deadline_s: float
     """On the event loop's clock: when the sender stops waiting."""
-    sender: str
-    """"kind/name" as the reply subject says. The server pins who may listen there, so only the named one can
-    read the answer; it is no proof of who asked."""
+    caller: Caller
+    """who asks, proven by the server"""
     traceparent: str
 
     def left_s(self) -> float:
@@ -51,19 +57,26 @@ class RequestContext:
         return max(0.0, self.deadline_s - asyncio.get_running_loop().time())
 
 
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What a server needs of the bus it works for."""
+
+    spawn: Callable[[Awaitable[None]], None]
+    publish: Callable[[str, bytes], bool]
+    me: Caller
+    audit: Audit
+
+
 @dataclass(slots=True)
 class Work:
     """One request: where its answer goes, and the answer when there is one."""
 
+    key: str
+    """the same when it is asked again"""
+    context: RequestContext
+    data: bytes
     reply: str
-    session: Session
     answer: bytes = b""
-
-    def move(self, reply: str, session: Session) -> None:
-        """Asked again while it is worked on: the new connection stays open for the answer, the old need not."""
-        self.session.working -= 1
-        session.working += 1
-        self.reply, self.session = reply, session
 
 
 class Server:
@@ -75,95 +88,123 @@ class Server:
 
     def __init__(
         self,
-        spawn: Callable[[Awaitable[None]], None],
+        desk: Desk,
         subject: str,
         request: type[M],
         handler: Callable[[M, RequestContext], Awaitable[Message]],
+        shares: Shares,
     ):
-        self._spawn = spawn
-        self._subject = subject
+        rule = rule_for(subject)
+        if rule is None:
+            raise precondition(f"nobody may ask on {subject}", "add a row to stoscore.access.RULES")
+        self._desk = desk
+        self._rule = rule
         self._request = request
         self._handler: Callable[[Any, RequestContext], Awaitable[Message]] = handler
-        self._running = asyncio.Semaphore(RUNNING_MAX)
-        self._waiting = 0
+        self._turns: Turns[Work] = Turns(shares)
         self._known: OrderedDict[str, Work] = OrderedDict()
 
-    def arrived(self, msg: Msg, session: Session) -> None:
-        if is_replayed(msg):
-            log.warning("refused a replayed message", extra={"subject": msg.subject})
+    def arrived(self, msg: Msg) -> None:
+        subject, caller = signed_by(msg.subject)
+        if caller is None or is_replayed(msg) or not _is_own_inbox(msg.reply, caller):
+            # Our own bus sends no such thing: it is a client of another make, or the server was talked into it.
+            self._audit(f"unproven {caller or subject}", subject, "refused", "it names no reply subject of its own")
             return
-        context = _context(msg)
-        key = f"{context.sender} {context.request_id or msg.reply or os.urandom(8).hex()}"
+        if caller.role not in self._rule.roles:
+            self._audit(str(caller), subject, "refused", f"the role {caller.role} may not do that")
+            self._tell(msg.reply, _error(Code.PERMISSION_DENIED, f"{caller} may not ask {subject}"))
+            return
+        context = _context(subject, caller, msg)
+        key = f"{caller} {subject} {context.request_id or msg.reply}"
         known = self._known.get(key)
-        if known is not None:
-            if known.answer:
-                known.reply, known.session = msg.reply, session
-                _answer(known)
-            else:
-                known.move(msg.reply, session)
+        if known is None:
+            self._accept(Work(key, context, msg.data, msg.reply))
             return
-        work = Work(msg.reply, session)
-        if self._waiting >= WAITING_MAX:
-            work.answer = encode_error(unavailable(f"{self._subject} is busy"))
-            _answer(work)
-            return
-        self._known[key] = work
-        self._waiting += 1
-        session.working += 1
-        self._spawn(self._work(msg.data, key, work, context))
+        known.reply = msg.reply
+        if known.answer:
+            self._tell(known.reply, known.answer)
 
-    async def _work(self, data: bytes, key: str, work: Work, context: RequestContext) -> None:
+    def _accept(self, work: Work) -> None:
+        caller = str(work.context.caller)
+        if not self._turns.offer(caller, work):
+            self._audit(caller, work.context.subject, "refused", "it asks faster than it can be answered")
+            self._tell(work.reply, _error(Code.RESOURCE_EXHAUSTED, f"too many requests of {caller} wait"))
+            return
+        self._known[work.key] = work
+        self._begin()
+
+    def _begin(self) -> None:
+        """Start whatever may be worked on now."""
+        while (turn := self._turns.take()) is not None:
+            self._desk.spawn(self._work(*turn))
+
+    async def _work(self, caller: str, work: Work) -> None:
         try:
-            async with self._running:
-                if context.left_s() <= 0:
-                    log.debug("dropped an expired request", extra={"subject": context.subject})
-                else:
-                    work.answer = await self._result(data, context)
-                    _answer(work)
+            if work.context.left_s() <= 0:
+                log.debug("dropped an expired request", extra={"subject": work.context.subject})
+            else:
+                work.answer = await self._result(work)
+                self._tell(work.reply, work.answer)
         finally:
-            self._waiting -= 1
-            work.session.working -= 1
+            self._turns.done(caller)
             if not 0 < len(work.answer) <= REMEMBERED_BYTES_MAX:
-                del self._known[key]
+                del self._known[work.key]
             self._forget()
+            self._begin()
 
     def _forget(self) -> None:
         """The oldest answers, when there are too many."""
-        surplus = len(self._known) - self._waiting - REMEMBERED_MAX
+        surplus = len(self._known) - len(self._turns) - REMEMBERED_MAX
         if surplus > 0:
             for key in [key for key, work in self._known.items() if work.answer][:surplus]:
                 del self._known[key]
 
-    async def _result(self, data: bytes, context: RequestContext) -> bytes:
-        with span(
-            f"serve {context.subject}", context.traceparent, subject=context.subject, sender=context.sender
-        ) as current:
+    async def _result(self, work: Work) -> bytes:
+        context = work.context
+        fields = {"subject": context.subject, "caller": str(context.caller)}
+        with span(f"serve {context.subject}", context.traceparent, **fields) as current:
+            target = context.subject
             try:
-                answer = await self._handler(decode_request(self._request, data), context)
+                request = decode_request(self._request, work.data)
+                target = _target(self._rule, context.subject, request)
+                answer = encode_result(await self._handler(request, context))
             except StosError as error:
                 current.fail(error.message)
-                log.info(
-                    "refused: %s",
-                    error.message,
-                    extra={"subject": context.subject, "sender": context.sender, "code": error.code.value},
-                )
+                log.info("refused: %s", error.message, extra={**fields, "code": error.code.value})
+                self._audit_failure(context.caller, target, error)
                 return encode_error(error)
             except Exception:
                 # The shell's edge: a bug in one handler must not end the service.
                 current.fail("internal error")
-                log.exception("a request failed", extra={"subject": context.subject, "sender": context.sender})
-                return encode_error(StosError(Code.INTERNAL, f"internal error in {context.subject}"))
-            return encode_result(answer)
+                log.exception("a request failed", extra=fields)
+                failure = StosError(Code.INTERNAL, f"internal error in {context.subject}")
+                self._audit_failure(context.caller, target, failure)
+                return encode_error(failure)
+            if self._rule.privileged:
+                self._audit(str(context.caller), target, "done", "")
+            return answer
+
+    def _audit_failure(self, caller: Caller, target: str, error: StosError) -> None:
+        """Who asks a node that is not the primary has done nothing: he is told whom to ask."""
+        if error.code in REFUSALS:
+            self._audit(str(caller), target, "refused", error.message)
+        elif self._rule.privileged and error.code is not Code.NOT_PRIMARY:
+            self._audit(str(caller), target, "failed", error.message)
+
+    def _audit(self, who: str, target: str, outcome: Outcome, reason: str) -> None:
+        self._desk.audit.record(who=who, action=self._rule.action, target=target, outcome=outcome, reason=reason)
+
+    def _tell(self, reply: str, answer: bytes) -> None:
+        """Lost when there is no connection: the asker asks again, and is told then."""
+        where = addressed(reply, self._desk.me)
+        try:
+            self._desk.publish(where, answer)
+        except StosError as error:
+            self._desk.publish(where, _error(Code.INTERNAL, error.message))
 
 
-def _answer(work: Work) -> None:
-    """On the connection that brought the request: the server permits the answer to no other."""
-    if not work.reply:
-        return
-    try:
-        work.session.publish(work.reply, work.answer)
-    except StosError as error:
-        work.session.publish(work.reply, encode_error(StosError(Code.INTERNAL, error.message)))
+def _error(code: Code, message: str) -> bytes:
+    return encode_error(StosError(code, message))
 
 
 def is_replayed(msg: Msg) -> bool:
@@ -171,17 +212,30 @@ def is_replayed(msg: Msg) -> bool:
     return msg.reply.startswith("$JS.") or "Nats-Stream" in msg.headers
 
 
-def _context(msg: Msg) -> RequestContext:
+def _is_own_inbox(reply: str, caller: Caller) -> bool:
+    """What the server itself is talked into sending (a stored message, an answer of JetStream) has no reply subject
+    that the sender could choose."""
+    return reply.startswith(f"{caller.inbox}.") and reply.count(".") == INBOX_WORDS - 1
+
+
+def _target(rule: Rule, subject: str, request: Message) -> str:
+    """The names in the subject, and the volume in the request: n1/0123…"""
+    pairs = zip(rule.subject.split("."), subject.split("."), strict=True)
+    names = [word for expected, word in pairs if expected == "*"]
+    record = getattr(request, "record", request)
+    names += [str(value) for field in ("volume", "name") if (value := getattr(record, field, None))]
+    return "/".join(names)
+
+
+def _context(subject: str, caller: Caller, msg: Msg) -> RequestContext:
     headers = msg.headers
     milliseconds = headers.get(envelope.TIMEOUT_MS, "")
     usable = milliseconds.isascii() and milliseconds.isdigit() and len(milliseconds) <= 9
     timeout_s = min(int(milliseconds) / 1000, TIMEOUT_MAX_S) if usable else TIMEOUT_S
-    prefix = msg.reply.partition(".")[0].removeprefix("_INBOX_")
-    kind, _, name = prefix.partition("_")
     return RequestContext(
-        subject=msg.subject,
+        subject=subject,
         request_id=headers.get(envelope.REQUEST_ID, "")[:64],
         deadline_s=asyncio.get_running_loop().time() + timeout_s,
-        sender=f"{kind}/{name}" if kind and name else "",
+        caller=caller,
         traceparent=valid_traceparent(headers.get(envelope.TRACEPARENT, "")),
     )

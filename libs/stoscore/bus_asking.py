@@ -1,47 +1,65 @@
-"""The asking side of the bus: what waits for answers."""
+"""The asking side of the bus: what waits for answers, and which answers count.
+
+An answer arrives on `<inbox>.<token>.by.<role>.<name>`, where the server has proved the last two words: one of
+somebody else than who answers that subject is dropped. JetStream and the server itself ("nobody listens") answer
+on `<inbox>.<token>`, where no client may publish.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
 
-from stoscore.errors import StosError
-from stoscore.nats_session import Msg, Session
+from stoscore.access import Caller, may_answer, rule_for
+from stoscore.errors import Code, StosError
+from stoscore.nats_session import STATUS, Msg, Session
+from stoscore.telemetry import get_logger
+
+NO_RESPONDERS = "503"
+
+log = get_logger("bus")
 
 
 class Pending:
     """One request, or one scatter, that waits for answers."""
 
-    __slots__ = ("answers", "done", "enough", "session", "subject")
+    __slots__ = ("_rule", "answers", "done", "enough", "session", "subject")
 
     def __init__(self, subject: str, enough: int | None, session: Session):
         self.subject = subject
+        """without the asker's name"""
         self.enough = enough
         self.session = session
-        self.answers: list[Any] = []
+        self.answers: dict[Caller | None, Msg] = {}
+        """One of each who answers: a node that answers a scatter twice is heard once."""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._rule = rule_for(subject)
 
     def fail(self, error: StosError) -> None:
         if not self.done.done():
             self.done.set_exception(error)
 
-    def answered(self, data: Any) -> None:
-        self.answers.append(data)
+    def arrived(self, msg: Msg, sender: Caller | None) -> None:
+        if sender is None and not msg.data and msg.headers.get(STATUS) == NO_RESPONDERS:
+            self.fail(
+                StosError(
+                    Code.UNAVAILABLE,
+                    f"nobody answers {self.subject}",
+                    next_step="is that service running?",
+                    details={"no_responders": True},
+                )
+            )
+            return
+        if not self._counts(sender):
+            log.warning("dropped an answer in another's name", extra={"subject": self.subject, "sender": str(sender)})
+            return
+        self.answers.setdefault(sender, msg)
         if self.enough is not None and len(self.answers) >= self.enough and not self.done.done():
             self.done.set_result(None)
 
+    def _counts(self, sender: Caller | None) -> bool:
+        if self._rule is None or sender is None:
+            return self._rule is None and sender is None
+        return may_answer(self.subject, self._rule, sender)
 
-class Collector(Pending):
-    """Waits for raw messages, up to one that ends the row."""
-
-    __slots__ = ("_until",)
-
-    def __init__(self, subject: str, enough: int | None, session: Session, until: Callable[[Msg], bool] | None):
-        super().__init__(subject, enough, session)
-        self._until = until
-
-    def answered(self, data: Any) -> None:
-        super().answered(data)
-        if self._until is not None and self._until(data) and not self.done.done():
-            self.done.set_result(None)
+    def first(self) -> Msg:
+        return next(iter(self.answers.values()))

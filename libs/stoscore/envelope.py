@@ -30,6 +30,11 @@ def encode_request(message: Message) -> bytes:
     return message.model_dump_json().encode()
 
 
+def make_request(kind: type[M], /, **values: object) -> M:
+    """A message from what a user wrote. Raises StosError INVALID_ARGUMENT, as its receiver would."""
+    return decode_request(kind, json.dumps(values).encode())
+
+
 def decode_request(kind: type[M], data: bytes) -> M:
     """Raises StosError: INVALID_ARGUMENT for what is no JSON, has an unknown field or a wrong type,
     UNSUPPORTED_VERSION for another version."""

@@ -14,11 +14,14 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 from stoscore import plugins, telemetry
+from stoscore.confinement import confine_process
 from stoscore.errors import EXIT_CODE, Code, StosError, invalid
 from stoscore.settings import COMMON, CommonSettings, load
+from stoscore.tls import only_tls_1_3_for_grpc
 
 if TYPE_CHECKING:
     from stoscore.bus import Bus
@@ -77,6 +80,8 @@ AnyService = Service | BootstrapService
 def serve(names: list[str]) -> int:
     """Run these services until SIGTERM or SIGINT, or until one fails. Returns the exit code; a failure is one
     clear line on standard error."""
+    confine_process()
+    only_tls_1_3_for_grpc()
     try:
         services = _find(names)
         common = load(CommonSettings, COMMON)
@@ -200,24 +205,56 @@ async def _host(
         context = BootstrapContext(common, stopping, lambda: ready(name))
         await cast(BootstrapService, service).run(context)
         return
+    from stoscore.admission import SERVICE_ROLE, ensure_identity
     from stoscore.bus import Bus
-    from stoscore.enrolment import SERVICE_ROLE, ensure_identity
-    from stoscore.renewal import keep_renewed
+    from stoscore.files import locked
 
     directory = common.identity_dir if alone else common.identity_dir / name
     role = SERVICE_ROLE.get(name, name)
-    identity = await _unless_stopped(ensure_identity(common, directory, role), stopping)
-    if identity is None:
-        return
-    bus = await Bus.connect(identity, common.nats_urls, name=f"{name} {identity.name}")
-    renewal = asyncio.create_task(keep_renewed(identity, bus), name=f"renew {name}")
-    try:
+    with locked(directory, "the identity", "stop it, or set STOS_IDENTITY_DIR: one process an identity"):
+        identity = await _unless_stopped(ensure_identity(common, directory, role), stopping)
+        if identity is None:
+            return
+        bus = await Bus.connect(identity, common.nats_urls, name=f"{name} {identity.name}")
         host_context = HostContext(common, identity, bus, stopping, lambda: ready(name))
-        await cast(Service, service).run(host_context)
+        try:
+            await _run_while_admitted(cast(Service, service), host_context)
+        finally:
+            await bus.close()
+
+
+async def _run_while_admitted(service: Service, context: HostContext) -> None:
+    """The service with all that keeps its identity good. When that is lost for good, the service is stopped in its
+    own order (a node hands its volumes over and keeps its data) and the reason is raised."""
+    from stoscore.admission import keep_admitted
+    from stoscore.following import Follower
+    from stoscore.renewal import keep_renewed
+
+    identity, bus = context.identity, context.bus
+    upkeep = [
+        asyncio.create_task(keep_admitted(context.common, identity, bus), name=f"admit {service.name}"),
+        asyncio.create_task(keep_renewed(identity, bus), name=f"renew {service.name}"),
+        asyncio.create_task(Follower(identity, bus).run(), name=f"trust {service.name}"),
+    ]
+    for task in upkeep:
+        task.add_done_callback(partial(_upkeep_ended, stopping=context.stopping))
+    try:
+        await service.run(context)
+        for task in upkeep:
+            if task.done() and isinstance(lost := task.exception(), StosError):
+                raise lost
     finally:
-        renewal.cancel()
-        await asyncio.gather(renewal, return_exceptions=True)
-        await bus.close()
+        for task in upkeep:
+            task.cancel()
+        await asyncio.gather(*upkeep, return_exceptions=True)
+
+
+def _upkeep_ended(task: asyncio.Task[None], *, stopping: asyncio.Event) -> None:
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, StosError):
+        stopping.set()
+    elif error is not None:
+        log.critical("%s failed: this process's identity will not last", task.get_name(), exc_info=error)
 
 
 async def _unless_stopped(work: Coroutine[Any, Any, R], stopping: asyncio.Event) -> R | None:

@@ -1,91 +1,83 @@
-"""Who a process is: one directory with its key, its certificate and its NATS credentials.
+"""Who a process is: one loaded identity directory, whom it trusts, and the TLS contexts that follow from both.
 
-    key.pem     private key, made here, never sent anywhere
-    cert.pem    certificate (leaf first, then the CA that issued it), names spiffe://<cluster>/<kind>/<name>
-    trust.pem   root certificates of the cluster
-    nats.seed   private NATS key, made here
-    nats.jwt    NATS user credential for that key
-
-Every file is created with mode 0600. A renewal brings a new key: it is written beside the old one
-(key.next.pem), then cert.pem is replaced, then the key takes its place. After a crash in between, `load`
-finishes or drops it, so that there is always one pair that fits together.
-
-TLS contexts are made once and updated in place on renewal: connections that are made later use the new
-certificate, connections that exist are not touched.
+Both change while the process runs. A renewal brings a new key and certificate, a new trust state brings roots and
+revocations; each makes new TLS contexts, which are asked for at every connection. Connections that exist are not
+touched: who owns some asks `check_peer` again when `on_trust_change` calls.
 """
 
 from __future__ import annotations
 
-import os
-import re
+import asyncio
 import ssl
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from stoscore.access import inbox_of
 from stoscore.errors import Code, StosError
-from stoscore.files import private_directory, write_private
+from stoscore.identity_files import (
+    CERT,
+    KEY,
+    NATS_JWT,
+    NATS_SEED,
+    TRUST,
+    Loaded,
+    Trust,
+    damaged,
+    install,
+    key_pem,
+    nats_public_key,
+    next_key,
+    read_identity,
+    write_trust,
+)
+from stoscore.messages import Denied, SignedTrust, TrustState
+from stoscore.spiffe import (
+    BACKDATED_S,
+    Peer,
+    certificate_uri,
+    make_uri,
+    owner,
+    parse_uri,
+    shown_peer,
+    verify_signature,
+)
+from stoscore.telemetry import get_logger
+from stoscore.tls import Contexts, make_contexts
+from stoscore.trust import denial, load_roots, verify_trust
 
-KEY, KEY_NEXT, CERT, TRUST = "key.pem", "key.next.pem", "cert.pem", "trust.pem"
-NATS_SEED, NATS_JWT = "nats.seed", "nats.jwt"
-BACKDATED_S = 300
-"""Certificates begin this long before they are issued, so that a clock that is a little behind accepts them."""
+__all__ = [
+    "BACKDATED_S",
+    "CERT",
+    "KEY",
+    "NATS_HOST_NAME",
+    "NATS_JWT",
+    "RENEW_FRACTION",
+    "TRUST",
+    "Identity",
+    "Peer",
+    "certificate_uri",
+    "install",
+    "key_pem",
+    "make_uri",
+    "nats_public_key",
+    "next_key",
+    "parse_uri",
+    "verify_signature",
+]
+
 RENEW_FRACTION = 0.25
 """Of the lifetime: four days of life, renewed after one, three in reserve while certs is away."""
 NATS_HOST_NAME = "nats.stos.internal"
 """DNS name in the certificate of the NATS servers and of nobody else: clients insist on it."""
 
-_LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
-_URI = re.compile(rf"spiffe://([a-z0-9][-.a-z0-9]{{0,62}})/(node|svc|user)/({_LABEL})", re.ASCII)
-
-
-def parse_uri(uri: str) -> tuple[str, str, str]:
-    """(cluster, kind, name) of spiffe://<cluster>/<kind>/<name>. Raises StosError UNAUTHENTICATED."""
-    match = _URI.fullmatch(uri)
-    if match is None:
-        raise StosError(Code.UNAUTHENTICATED, f"{uri[:200]!r} is no identity of this system")
-    return match[1], match[2], match[3]
-
-
-def make_uri(cluster: str, kind: str, name: str) -> str:
-    """The identity's URI. Raises StosError UNAUTHENTICATED when a part can't stand in one."""
-    uri = f"spiffe://{cluster}/{kind}/{name}"
-    parse_uri(uri)
-    return uri
-
-
-def peer_uri(peer: Any, cluster: str | None = None) -> str:
-    """The one URI that the other side's verified certificate names. `peer` is an SSL object or the dictionary
-    of its `getpeercert()` (asyncio: `get_extra_info("peercert")`). Raises StosError UNAUTHENTICATED when
-    there is no certificate, none or more than one URI, or, with `cluster`, when it is of another cluster."""
-    certificate = peer.getpeercert() if hasattr(peer, "getpeercert") else peer
-    if not certificate:
-        raise StosError(Code.UNAUTHENTICATED, "the peer showed no certificate")
-    uris = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
-    if len(uris) != 1:
-        raise StosError(Code.UNAUTHENTICATED, f"the peer's certificate names {len(uris)} identities, not one")
-    found = parse_uri(uris[0])[0]
-    if cluster is not None and found != cluster:
-        raise StosError(Code.UNAUTHENTICATED, f"the peer is of cluster {found!r}, this is {cluster!r}")
-    return str(uris[0])
-
-
-def certificate_uri(certificate: x509.Certificate) -> str:
-    """The one URI of a certificate. Raises StosError UNAUTHENTICATED."""
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        names = x509.SubjectAlternativeName([])
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    if len(uris) != 1:
-        raise StosError(Code.UNAUTHENTICATED, f"the certificate names {len(uris)} identities, not one")
-    parse_uri(uris[0])
-    return uris[0]
+log = get_logger("identity")
 
 
 class Identity:
@@ -93,16 +85,20 @@ class Identity:
 
     def __init__(self, directory: Path):
         self.directory = directory
-        self._server: ssl.SSLContext | None = None
-        self._client: ssl.SSLContext | None = None
-        self._nats: ssl.SSLContext | None = None
-        self._read()
-        self.uri = certificate_uri(self.certificate)
+        self.on_trust_change: list[Callable[[], None]] = []
+        """Called in the event loop's thread after a new trust state is in use."""
+        self.changing = asyncio.Lock()
+        """Held by who changes the directory: a renewal and a new trust state may come at the same time."""
+        self.trust_is_kept = True
+        """False while the disk refuses a state that is in use."""
+        self._loaded = read_identity(directory)
+        self._contexts = self._make_contexts(self._loaded.roots_pem)
+        self.uri = self._loaded.uri
         self.cluster, self.kind, self.name = parse_uri(self.uri)
 
     @classmethod
     def load(cls, directory: Path) -> Identity:
-        """Raises StosError UNAUTHENTICATED when there is no identity, or it is damaged or expired."""
+        """Raises StosError UNAUTHENTICATED when there is no identity, or it is damaged, expired or revoked."""
         identity = cls(Path(directory))
         identity.check_valid(datetime.now(UTC))
         return identity
@@ -112,34 +108,39 @@ class Identity:
         """There is a certificate. Without one the directory holds at most keys that nobody vouched for."""
         return (directory / CERT).exists()
 
-    def _read(self) -> None:
-        settle_key(self.directory)
-        try:
-            chain = x509.load_pem_x509_certificates((self.directory / CERT).read_bytes())
-            self.key = _load_key(self.directory / KEY)
-            self.trust_pem = (self.directory / TRUST).read_text("ascii")
-        except FileNotFoundError as error:
-            raise StosError(
-                Code.UNAUTHENTICATED,
-                f"no identity in {self.directory}: {Path(error.filename).name} is missing",
-                next_step="set STOS_JOIN_TOKEN_FILE to a token from `stos certs token`",
-            ) from None
-        except (OSError, ValueError) as error:
-            raise _damaged(self.directory, str(error)) from None
-        if chain[0].public_key() != self.key.public_key():
-            raise _damaged(self.directory, "key and certificate do not belong together")
-        self.certificate = chain[0]
-        self.chain = tuple(chain)
-
     def check_valid(self, now: datetime) -> None:
         if now >= self.not_after:
             raise StosError(
                 Code.UNAUTHENTICATED,
                 f"the certificate in {self.directory} expired at {self.not_after:%Y-%m-%d %H:%M:%S} UTC",
-                next_step="get a new token from `stos certs token` and set STOS_JOIN_TOKEN_FILE",
+                next_step="get a new token from `stos certs token`, for STOS_JOIN_TOKEN_FILE or `stos certs enrol`",
             )
+        if self.revoked is not None:
+            raise revoked_error(self, self.revoked)
 
-    # --- what it is worth, and until when ---
+    # --- what it is ---
+
+    @property
+    def role(self) -> str:
+        """What certs lets it do: "node", a service's, or the one that a user was given with its token."""
+        return self._loaded.role
+
+    @property
+    def key(self) -> ec.EllipticCurvePrivateKey:
+        return self._loaded.key
+
+    @property
+    def chain(self) -> tuple[x509.Certificate, ...]:
+        return self._loaded.chain
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        return self._loaded.chain[0]
+
+    @property
+    def peer(self) -> Peer:
+        """This identity as the others see it."""
+        return owner(self.certificate)
 
     @property
     def not_before(self) -> datetime:
@@ -156,60 +157,158 @@ class Identity:
         end = self.not_after.timestamp()
         return datetime.fromtimestamp(begin + (end - begin) * RENEW_FRACTION, UTC)
 
+    # --- whom it trusts ---
+
+    @property
+    def trust_pem(self) -> str:
+        """The roots."""
+        return self._loaded.roots_pem
+
+    @property
+    def roots(self) -> tuple[x509.Certificate, ...]:
+        return self._loaded.roots
+
+    @property
+    def trust(self) -> SignedTrust | None:
+        """The newest trust state as certs signed it; None until it has told one."""
+        return self._loaded.trust
+
+    @property
+    def trust_state(self) -> TrustState | None:
+        return self._loaded.state
+
+    @property
+    def revoked(self) -> Denied | None:
+        """Why this very certificate is good no more."""
+        return denial(self.trust_state, self.peer) if self.trust_state else None
+
+    @property
+    def must_renew(self) -> bool:
+        """certs asks for it: the certificate was issued before the moment that the trust state names."""
+        return self.trust_state is not None and self.peer.issued_s < self.trust_state.renew_issued_before_s
+
+    def verified_peer(self, peer: Any) -> Peer:
+        """Who is at the other end of a TLS connection of ours: `peer` is its SSL object or the dictionary of its
+        `getpeercert()` (asyncio: `get_extra_info("peercert")`). Raises StosError UNAUTHENTICATED for who shows no
+        single identity of this cluster, and for who is revoked."""
+        shown = shown_peer(peer, self.cluster)
+        self.check_peer(shown)
+        return shown
+
+    def check_peer(self, peer: Peer) -> None:
+        """Raises StosError UNAUTHENTICATED when the peer has been revoked."""
+        entry = denial(self.trust_state, peer) if self.trust_state else None
+        if entry is not None:
+            raise StosError(Code.UNAUTHENTICATED, f"the certificate of {peer} is revoked{_because(entry)}")
+
+    def check_trust(self, signed: SignedTrust, now: datetime | None = None) -> TrustState | None:
+        """The state if it is newer than what is in use, None if it is known. Raises StosError for one that certs
+        of this cluster did not sign, or that goes back."""
+        state = verify_trust(signed, self._loaded.roots, self.cluster, current=self.trust_state, now=now)
+        return None if state == self.trust_state else state
+
+    def apply_trust(self, signed: SignedTrust) -> bool:
+        """Put a new state to use, kept on disk first. False when it is known. Raises as `check_trust`."""
+        state = self.check_trust(signed, datetime.now(UTC))
+        if state is None:
+            return False
+        self.keep_trust(signed, state)
+        self.use_trust(signed, state)
+        return True
+
+    async def follow_trust(self, signed: SignedTrust) -> bool:
+        """As `apply_trust`, without holding up the event loop while the disk is waited for."""
+        async with self.changing:
+            state = self.check_trust(signed, datetime.now(UTC))
+            if state is None:
+                return False
+            await asyncio.to_thread(self.keep_trust, signed, state)
+            self.use_trust(signed, state)
+        return True
+
+    def keep_trust(self, signed: SignedTrust, state: TrustState) -> None:
+        """Write it to the directory. When the disk refuses, the state is put to use all the same: to go on trusting
+        who is revoked, until somebody has made room on the disk, would be worse."""
+        try:
+            write_trust(self.directory, Trust(state.roots_pem, signed, state))
+            self.trust_is_kept = True
+        except StosError as error:
+            self.trust_is_kept = False
+            log.error("trust state %d is not kept, and unknown after a restart: %s", state.number, error)
+
+    def use_trust(self, signed: SignedTrust, state: TrustState) -> None:
+        """Use a state that was checked and kept, and tell everybody who asked to be told."""
+        if state.roots_pem != self.trust_pem:
+            self._contexts = self._make_contexts(state.roots_pem)
+        roots = load_roots(state.roots_pem)
+        self._loaded = replace(self._loaded, roots_pem=state.roots_pem, roots=roots, trust=signed, state=state)
+        log.info("trust state %d is in use", state.number, extra={"roots": len(roots), "denied": len(state.denied)})
+        self._trust_changed()
+
+    def _trust_changed(self) -> None:
+        for callback in list(self.on_trust_change):
+            try:
+                callback()
+            except Exception:
+                # One that fails must not keep the others from closing what was revoked.
+                log.exception("a follower of the trust state failed")
+
+    def reload(self) -> None:
+        """Read the directory again, with whatever was installed there. Raises StosError; what was in use stays."""
+        loaded, before = read_identity(self.directory), self._loaded
+        if loaded.uri != self.uri:
+            raise damaged(self.directory, f"it was {self.uri} and is {loaded.uri}")
+        if self._is_ahead_of(loaded):
+            loaded = replace(
+                loaded, roots_pem=before.roots_pem, roots=before.roots, trust=before.trust, state=before.state
+            )
+        self._contexts = self._make_contexts(loaded.roots_pem)
+        self._loaded = loaded
+        if loaded.state != before.state or loaded.roots != before.roots:
+            self._trust_changed()
+
+    def _is_ahead_of(self, loaded: Loaded) -> bool:
+        """What is in use and could not be kept on a full disk is not forgotten, unless the directory has gone over
+        to an authority that never said it."""
+        signed, state = self.trust, self.trust_state
+        if signed is None or state is None or (loaded.state is not None and loaded.state.number >= state.number):
+            return False
+        try:
+            verify_trust(signed, loaded.roots, self.cluster)
+        except StosError:
+            return False
+        return True
+
     # --- TLS ---
 
     def server_context(self) -> ssl.SSLContext:
         """TLS 1.3 only; the client must show a certificate of this cluster's trust. Whose it is, the caller
-        checks after the handshake (`peer_uri`)."""
-        if self._server is None:
-            self._server = self._context(ssl.PROTOCOL_TLS_SERVER)
-        return self._server
+        checks after the handshake (`verified_peer`)."""
+        return self._contexts.server
 
     def client_context(self) -> ssl.SSLContext:
-        """TLS 1.3 only; the server must show a certificate of this cluster's trust. Identities are URIs and
-        not host names, so the caller checks the other side's after the handshake (`peer_uri`)."""
-        if self._client is None:
-            self._client = self._context(ssl.PROTOCOL_TLS_CLIENT)
-        return self._client
+        """TLS 1.3 only; the server must show a certificate of this cluster's trust. Identities are URIs and not
+        host names, so the caller checks the other side's after the handshake (`verified_peer`). Ask for it at
+        each connection: this one never learns of a renewal."""
+        return self._contexts.client
 
     def nats_context(self) -> ssl.SSLContext:
         """As `client_context`, but the server's certificate must carry the host name that only NATS servers
         are given: a node's stolen certificate does not make a NATS server."""
-        if self._nats is None:
-            context = self._context(ssl.PROTOCOL_TLS_CLIENT)
-            context.check_hostname = True
-            self._nats = context
-        return self._nats
+        return self._contexts.nats
 
-    def _context(self, protocol: int) -> ssl.SSLContext:
-        context = ssl.SSLContext(protocol)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_REQUIRED
-        # Resumed sessions would carry an old certificate past its end.
-        context.options |= ssl.OP_NO_TICKET
-        if protocol == ssl.PROTOCOL_TLS_SERVER:
-            context.num_tickets = 0
-        self._fill(context)
-        return context
-
-    def _fill(self, context: ssl.SSLContext) -> None:
-        context.load_cert_chain(self.directory / CERT, self.directory / KEY)
-        context.load_verify_locations(cadata=self.trust_pem)
-
-    def reload(self) -> None:
-        """Read the directory again and update every context in place."""
-        self._read()
-        for context in (self._server, self._client, self._nats):
-            if context is not None:
-                self._fill(context)
+    def _make_contexts(self, roots_pem: str) -> Contexts:
+        try:
+            return make_contexts(self.directory / CERT, self.directory / KEY, roots_pem, self.server_context)
+        except OSError as error:
+            raise damaged(self.directory, str(error)) from None
 
     # --- NATS ---
 
     @property
     def inbox_prefix(self) -> str:
         """Answers come to subjects that only this identity may subscribe to."""
-        return f"_INBOX_{self.kind}_{self.name}"
+        return inbox_of(self.kind, self.name)
 
     def nats_jwt(self) -> str:
         """The user credential as it is on disk now."""
@@ -222,97 +321,23 @@ class Identity:
         try:
             return (self.directory / name).read_text("ascii").strip()
         except (OSError, ValueError) as error:
-            raise _damaged(self.directory, f"{name}: {error}") from None
+            raise damaged(self.directory, f"{name}: {error}") from None
 
     # --- proofs ---
 
     def sign(self, message: bytes) -> bytes:
         """ECDSA with SHA-256 by this identity's current key."""
-        from cryptography.hazmat.primitives import hashes
-
         return self.key.sign(message, ec.ECDSA(hashes.SHA256()))
 
 
-def verify_signature(certificate: x509.Certificate, signature: bytes, message: bytes) -> None:
-    """Raises StosError UNAUTHENTICATED unless the certificate's key signed the message (`Identity.sign`)."""
-    from cryptography.hazmat.primitives import hashes
-
-    key = certificate.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise StosError(Code.UNAUTHENTICATED, "the certificate's key is of another kind than P-256")
-    try:
-        key.verify(signature, message, ec.ECDSA(hashes.SHA256()))
-    except InvalidSignature:
-        raise StosError(Code.UNAUTHENTICATED, "the proof is not signed by the certificate's key") from None
+def _because(entry: Denied) -> str:
+    return f": {entry.reason}" if entry.reason else ""
 
 
-# ---- keys on disk ------------------------------------------------------------------------------------
-
-
-def _damaged(directory: Path, what: str) -> StosError:
+def revoked_error(identity: Identity, entry: Denied) -> StosError:
     return StosError(
         Code.UNAUTHENTICATED,
-        f"the identity in {directory} is damaged: {what}",
-        next_step="remove the directory and enrol again with a token from `stos certs token`",
+        f"the identity {identity.kind}/{identity.name} is revoked{_because(entry)}",
+        next_step="if it is to come back: a new token from `stos certs token`, for STOS_JOIN_TOKEN_FILE or "
+        "`stos certs enrol`",
     )
-
-
-def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    key = serialization.load_pem_private_key(path.read_bytes(), None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ValueError(f"{path.name} is no P-256 key")
-    return key
-
-
-def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-def next_key(directory: Path) -> ec.EllipticCurvePrivateKey:
-    """The key that waits for its certificate; made at the first call, so that an enrolment or a renewal that
-    is repeated after a lost answer asks for the same key again."""
-    private_directory(directory)
-    path = directory / KEY_NEXT
-    if not path.exists():
-        write_private(path, key_pem(ec.generate_private_key(ec.SECP256R1())))
-    try:
-        return _load_key(path)
-    except (OSError, ValueError) as error:
-        raise _damaged(directory, f"{KEY_NEXT}: {error}") from None
-
-
-def install(directory: Path, certificate_pem: str, trust_pem: str, nats_jwt: str) -> None:
-    """Make the waiting key and its new certificate the identity. Each step leaves a usable directory."""
-    write_private(directory / TRUST, trust_pem.encode("ascii"))
-    if nats_jwt:
-        write_private(directory / NATS_JWT, nats_jwt.encode("ascii"))
-    write_private(directory / CERT, certificate_pem.encode("ascii"))
-    settle_key(directory)
-
-
-def settle_key(directory: Path) -> None:
-    """Finish an installation that stopped between the certificate and its key."""
-    waiting = directory / KEY_NEXT
-    try:
-        certificate = x509.load_pem_x509_certificate((directory / CERT).read_bytes())
-        fits = certificate.public_key() == _load_key(waiting).public_key()
-    except (OSError, ValueError):
-        return
-    if fits:
-        os.replace(waiting, directory / KEY)
-
-
-def nats_public_key(directory: Path) -> str:
-    """The public NATS key of this directory; the private one is made when there is none."""
-    import nkeys
-
-    from stoscore.nkey import USER, make_seed
-
-    private_directory(directory)
-    path = directory / NATS_SEED
-    if not path.exists():
-        write_private(path, make_seed(USER, os.urandom(32)))
-    pair = nkeys.from_seed(bytearray(path.read_bytes().strip()))
-    return str(pair.public_key.decode("ascii"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from stoscore.units import BLOCK_BYTES, GIB, MIB, TIB
+from stoscore.units import BLOCK_BYTES, GIB, KIB, MIB, TIB
 
 VOLUME_BYTES_MIN = 1 * MIB
 VOLUME_BYTES_MAX = 64 * TIB
@@ -21,6 +21,11 @@ MESSAGE_BYTES_MAX = 1 * MIB
 NAME_BYTES_MAX = 128
 LABELS_MAX = 64
 LABEL_BYTES_MAX = 256
+TRUST_DENIED_MAX = 1024
+"""Identities and certificates that are revoked and have not ended by themselves."""
+TRUST_ROOTS_BYTES_MAX = 32 * KIB
+TRUST_STATE_BYTES_MAX = 480 * KIB
+"""A trust state as text. It is quoted once more in the message that carries it."""
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[-_.A-Za-z0-9]{0,126}[A-Za-z0-9])?", re.ASCII)
 _NODE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
@@ -46,3 +51,5 @@ assert VOLUME_BYTES_MIN % BLOCK_BYTES == 0
 assert VOLUME_BYTES_MAX % BLOCK_BYTES == 0
 assert REQUEST_BYTES_MAX % BLOCK_BYTES == 0
 assert COPIES_MAX <= VOTERS_MAX
+assert TRUST_DENIED_MAX * 400 + TRUST_ROOTS_BYTES_MAX < TRUST_STATE_BYTES_MAX
+assert 2 * TRUST_STATE_BYTES_MAX + 32 * KIB < MESSAGE_BYTES_MAX

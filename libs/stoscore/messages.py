@@ -15,16 +15,24 @@ from stoscore.limits import (
     LABELS_MAX,
     NAME_BYTES_MAX,
     REPLICAS_MAX,
+    TRUST_DENIED_MAX,
+    TRUST_ROOTS_BYTES_MAX,
+    TRUST_STATE_BYTES_MAX,
     VOLUME_BYTES_MAX,
     VOTERS_MAX,
 )
 
 VolumeId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}\Z")]
-VolumeName = Annotated[str, Field(min_length=1, max_length=NAME_BYTES_MAX, pattern=r"^[A-Za-z0-9][-_.A-Za-z0-9]*\Z")]
+VolumeName = Annotated[
+    str, Field(max_length=NAME_BYTES_MAX, pattern=r"^[A-Za-z0-9]((\.?[-_A-Za-z0-9])*\.?[A-Za-z0-9])?\Z")
+]
+"""As `limits.valid_volume_name`: whoever reads one, a key of the catalogue or a person, reads the same."""
 NodeId = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")]
 Incarnation = Annotated[str, Field(pattern=r"^[0-9a-f]{16}\Z")]
 """A replica's random 64-bit birth number, hex."""
 SizeBytes = Annotated[int, Field(ge=0, le=VOLUME_BYTES_MAX)]
+ClientIdentity = Annotated[str, Field(pattern=r"^(user|node|svc)/[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")]
+"""Whom a certificate names, without the cluster."""
 Labels = Annotated[
     dict[Annotated[str, Field(max_length=LABEL_BYTES_MAX)], Annotated[str, Field(max_length=LABEL_BYTES_MAX)]],
     Field(max_length=LABELS_MAX),
@@ -142,6 +150,24 @@ class NodeStatusRequest(Message):
     """node.<n>.status"""
 
 
+class RemoteExport(Message):
+    """A volume offered over TCP as well: NBD with TLS 1.3, to named clients only."""
+
+    address: str = Field(min_length=1, max_length=280)
+    """host:port to listen on; port 0 takes a free one"""
+    clients: list[ClientIdentity] = Field(min_length=1, max_length=64)
+
+
+class RemoteStatus(Message):
+    address: str
+    """host:port with the port that was taken"""
+    clients: list[ClientIdentity]
+    connected: list[ClientIdentity] = []
+    """whoever uses it at this moment, once for each connection"""
+    error: str = ""
+    """why nobody listens there; it is tried again"""
+
+
 class FrontendStatus(Message):
     volume: VolumeId
     name: VolumeName
@@ -152,6 +178,7 @@ class FrontendStatus(Message):
     writes: int
     reads: int
     epoch: int
+    remote: RemoteStatus | None = None
 
 
 class NodeStatus(Message):
@@ -164,6 +191,10 @@ class NodeStatus(Message):
     peers: dict[str, bool] = {}
     replicas: list[ReplicaStatus] = []
     frontends: list[FrontendStatus] = []
+    strangers: dict[str, int] = {}
+    """connections to the peer link that were turned away since the process began, by kind"""
+    dropped: dict[str, int] = {}
+    """frames and brain messages that were not believed, by reason"""
 
 
 class OpenFrontend(Message):
@@ -174,6 +205,8 @@ class OpenFrontend(Message):
     size_bytes: SizeBytes
     attach_epoch: int = Field(ge=1)
     voters: list[VoterModel]
+    remote: RemoteExport | None = None
+    """None leaves it as it is"""
 
 
 class FrontendOpened(Message):
@@ -182,12 +215,15 @@ class FrontendOpened(Message):
     """Path of the Unix socket on that node."""
     uri: str
     """NBD URI: nbd+unix:///NAME?socket=PATH"""
+    remote: RemoteStatus | None = None
 
 
 class CloseFrontend(Message):
     """node.<n>.close: idempotent."""
 
     volume: VolumeId
+    remote_only: bool = False
+    """only what `OpenFrontend.remote` began; the Unix socket stays"""
 
 
 # ---- volume verbs (primary only) ---------------------------------------------------------------------
@@ -316,6 +352,66 @@ class RenewRequest(Message):
     nats_public_key: str = Field(default="", max_length=128)
 
 
+class Denied(Message):
+    """Certificates of one identity that nobody accepts any more although they have not ended: the one with this
+    serial, or, when `serial` is "", all that were issued before `issued_before_s`."""
+
+    kind: str = Field(max_length=16)
+    name: str = Field(max_length=63)
+    serial: str = Field(default="", max_length=40, pattern=r"^([1-9a-f][0-9a-f]*)?\Z")
+    """hex, lower case, without leading zeros"""
+    issued_before_s: int = Field(default=0, ge=0)
+    """Unix seconds by certs' clock; a certificate of that very second is not denied"""
+    expires_s: int = Field(ge=0)
+    """when every certificate that it can match has ended: then it is left out, so that the list stays short"""
+    reason: str = Field(default="", max_length=120)
+
+
+class TrustState(Message):
+    """Whom a cluster trusts, as certs says it: the roots, and who is denied although a root vouches for him."""
+
+    cluster: str = Field(max_length=63)
+    number: int = Field(ge=1)
+    """rises with every change and never goes back; certs makes it the larger of the last one plus one and the
+    Unix time, so that an authority restored from an old backup goes on above all that it had said before"""
+    roots_pem: str = Field(max_length=TRUST_ROOTS_BYTES_MAX)
+    denied: list[Denied] = Field(default=[], max_length=TRUST_DENIED_MAX)
+    renew_issued_before_s: int = Field(default=0, ge=0)
+    """Unix seconds by certs' clock: certificates that were issued before are renewed at once"""
+
+
+class TrustRequest(Message):
+    """certs.trust -> SignedTrust. Who asks says what it has in use, which a change of the root waits for."""
+
+    serial: str = Field(default="", max_length=40, pattern=r"^([1-9a-f][0-9a-f]*)?\Z")
+    """of its certificate, as in `Denied`"""
+    number: int = Field(default=0, ge=0)
+    """of its trust state"""
+
+
+class SignedTrust(Message):
+    """certs.trust (published, and the answer to a request): a trust state that svc/certs signed."""
+
+    state_json: str = Field(max_length=TRUST_STATE_BYTES_MAX)
+    """a TrustState; the signature is over exactly this text (see `stoscore.trust`)"""
+    chain_pem: str = Field(max_length=16_384)
+    """the signer's certificate, then its issuer"""
+    signature: str = Field(max_length=1024)
+    """base64"""
+
+
+class NatsServerTrust(Message):
+    """What a NATS server starts from. Nothing of it is secret: these are signed statements and public keys."""
+
+    operator_jwt: str
+    system_key: str
+    system_jwt: str
+    account_key: str
+    account_jwt: str
+    store_bytes: int = Field(ge=1)
+    """what JetStream may keep"""
+
+
 class Credentials(Message):
     """What an enrolment or a renewal hands out. No private key ever travels: keys are made by their owner."""
 
@@ -325,8 +421,13 @@ class Credentials(Message):
     """the root certificates to trust"""
     nats_jwt: str = ""
     """user JWT for the NATS user key that came with the request"""
-    nats_servers: list[str] = []
     renew_after_s: int = 86_400
+    role: str = Field(default="", max_length=63)
+    """what the identity may do (`stoscore.access`); its directory keeps it"""
+    trust: SignedTrust | None = None
+    """the trust state of the moment"""
+    nats_server: NatsServerTrust | None = None
+    """for NATS servers only"""
 
 
 # ---- events ------------------------------------------------------------------------------------------
@@ -348,3 +449,205 @@ class DecisionEvent(Message):
     """traceparent of what caused it"""
     at_ns: int = 0
     """the deciding node's CLOCK_BOOTTIME; never compared across nodes"""
+
+
+# ---- the catalogue, as svc/nats answers for it -------------------------------------------------------
+
+
+class VolumeByName(Message):
+    """catalogue.by-name -> CatalogueEntry"""
+
+    name: VolumeName
+
+
+class VolumeById(Message):
+    """catalogue.by-id -> CatalogueEntry"""
+
+    volume: VolumeId
+
+
+class PageRequest(Message):
+    """catalogue.list -> CataloguePage, catalogue.nodes -> NodePage: what comes after a name, in order."""
+
+    after: str = Field(default="", max_length=NAME_BYTES_MAX)
+
+
+class CataloguePage(Message):
+    entries: list[CatalogueEntry]
+    next: str
+    """what to ask after for the next page; "" at the end"""
+
+
+class NodePage(Message):
+    entries: list[NodeEntry]
+    next: str
+
+
+# ---- audit -------------------------------------------------------------------------------------------
+
+
+class AuditEvent(Message):
+    """A privileged act, or a refusal: who did what to what, how it ended and why (subject events.<reporter>.audit)."""
+
+    who: str = Field(max_length=128)
+    """role/name as the server proved it; the remote address of a stranger"""
+    action: str = Field(max_length=64)
+    target: str = Field(default="", max_length=256)
+    outcome: Literal["done", "refused", "failed"]
+    reason: str = Field(default="", max_length=512)
+    count: int = Field(default=1, ge=1)
+    """how many alike within a second were folded into this one"""
+    at_unix_ms: int = Field(ge=0)
+    reporter: str = Field(max_length=80)
+    """who says so: a node's name, or svc:<name>"""
+
+
+class HistoryRequest(Message):
+    """history.read -> HistoryPage: kept events of one kind, oldest first."""
+
+    kind: Literal["audit", "decision"]
+    reporter: str = Field(default="", max_length=80, pattern=r"^[-:a-z0-9]*\Z")
+    """only this one's; "" for everybody's"""
+    since_unix_ms: int = Field(default=0, ge=0)
+    after: int = Field(default=0, ge=0)
+    """only what was kept after the event with this number"""
+
+
+class KeptEvent(Message):
+    number: int
+    at_unix_ms: int
+    """when the server kept it"""
+    reporter: str
+    """by its subject, so the server has proved it"""
+    body: str
+    """JSON of the event's own message"""
+
+
+class HistoryPage(Message):
+    events: list[KeptEvent]
+    next: int
+    """what to ask after for the next page; 0 at the end"""
+
+
+# ---- certs administration ----------------------------------------------------------------------------
+
+Kind = Literal["node", "svc", "user"]
+IdentityName = Annotated[str, Field(max_length=63)]
+Serial = Annotated[str, Field(max_length=40, pattern=r"^([1-9a-f][0-9a-f]*)?\Z")]
+"""hex, lower case, without leading zeros; "" for none"""
+
+
+class CertificateView(Message):
+    """One certificate that was handed out. Times are Unix seconds by certs' clock."""
+
+    serial: str
+    issued_unix_s: int
+    ends_unix_s: int
+    attestor: str
+    issuer: str
+    denied: bool = False
+
+
+class IdentityView(Message):
+    """One identity, and its newest certificate."""
+
+    kind: str
+    name: str
+    role: str
+    state: Literal["valid", "overdue", "expired", "revoked"]
+    """overdue: its certificate is valid and should have been renewed long ago"""
+    certificate: CertificateView | None = None
+
+
+class RootView(Message):
+    key: str
+    sha256: str
+    ends_unix_s: int
+
+
+class RotationView(Message):
+    """A change of the root that is under way."""
+
+    phase: Literal["announce", "sign"]
+    root: str
+    since_unix_s: int
+    waiting_for: list[str] = Field(max_length=20)
+    """kind/name of who holds the phase up, the first of them"""
+    waiting_count: int
+
+
+class AuthorityView(Message):
+    cluster: str
+    instance: str
+    """who answered"""
+    addresses: list[str]
+    trust_number: int
+    roots: list[RootView]
+    issuer: str
+    issuer_ends_unix_s: int
+    rotation: RotationView | None = None
+    open_tokens: int
+    denied: int
+    backup_unix_s: int = 0
+    """when the keys were backed up; 0: never"""
+    backup_is_current: bool = False
+    """that backup holds the keys that are in use"""
+
+
+class ListIdentities(Message):
+    """certs.ls -> IdentityPage"""
+
+    after: str = Field(default="", max_length=80)
+    """kind/name of the last one of the page before"""
+
+
+class IdentityPage(Message):
+    authority: AuthorityView
+    identities: list[IdentityView]
+    more: bool
+
+
+class ShowIdentity(Message):
+    """certs.show -> IdentityDetail"""
+
+    kind: Kind
+    name: IdentityName
+
+
+class IdentityDetail(Message):
+    identity: IdentityView
+    certificates: list[CertificateView]
+    """all that have not ended, oldest first"""
+    denied: list[Denied]
+
+
+class RevokeIdentity(Message):
+    """certs.revoke -> Revoked: everything that the identity holds, or one certificate of it."""
+
+    kind: Kind
+    name: IdentityName
+    serial: Serial = ""
+    reason: str = Field(default="", max_length=120)
+    unlisted: bool = False
+    """also when certs does not know the identity, as after an old backup was restored"""
+
+
+class Revoked(Message):
+    trust_number: int
+    """whoever has this trust state, or a later one, refuses it"""
+    denied: Denied
+    tokens: int
+    """open join tokens that were made worthless"""
+
+
+class RotateAuthority(Message):
+    """certs.rotate -> Rotated"""
+
+    what: Literal["issuer", "root"]
+    reason: str = Field(default="", max_length=120)
+
+
+class Rotated(Message):
+    trust_number: int
+    authority: AuthorityView
+    """as it is now; a root changes by phases"""

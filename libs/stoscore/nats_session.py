@@ -25,9 +25,11 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from stoscore.errors import StosError, invalid, unavailable
+from stoscore.access import payload_max
+from stoscore.errors import Code, StosError, invalid, unavailable
 from stoscore.identity import NATS_HOST_NAME, Identity
 from stoscore.nkey import sign
+from stoscore.spiffe import Peer, role_of
 from stoscore.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -42,15 +44,18 @@ PINGS_OUT_MAX = 2
 """A connection whose pings stay unanswered is given up: a dead server is noticed within 16 s."""
 WATCH_INTERVAL_S = 1.0
 ROUND_TRIP_TIMEOUT_S = 5.0
-DRAIN_TIMEOUT_S = 30.0
 CLOSE_TIMEOUT_S = 2.0
 """How long our side waits for an end. The library may go on in the background."""
 BACKGROUND_TIMEOUT_S = 40
 """TLS itself gives a silent peer 30 s."""
 UNSENT_BYTES_MAX = 16 << 20
 """What may wait for a slow network; beyond it nothing more is accepted."""
+SERVER_ROLE = "nats"
 STATUS = "Status"
 """Pseudo header with the number that JetStream and "nobody listens" (503) put into the first line."""
+
+Credential = tuple[str, bytes]
+"""A user's JWT and the seed of the key that it names."""
 
 _DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE)
 _NO_SUBJECT = re.compile(r"[\x00-\x20\x7f]|\A\Z")
@@ -88,14 +93,15 @@ def _library() -> Any:
 class Session:
     """One connected client. `lost` is done, with the reason, when the connection is gone."""
 
-    def __init__(self, client: Client, inbox: str, on_publish_denied: Callable[[str], None]):
+    def __init__(self, client: Client, identity: Identity, inbox: str, on_publish_denied: Callable[[str], None]):
         self.inbox = inbox
         """Answers to this session's requests arrive below this subject."""
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.working = 0
-        """Requests that arrived here and are not answered: only this connection may answer them."""
         self.server = ""
         self._client = client
+        self._identity = identity
+        self._payload_max = payload_max(identity.role)
+        self._server_peer: Peer | None = None
         self._on_publish_denied = on_publish_denied
         self._denied: set[str] = set()
         self._error = ""
@@ -115,21 +121,25 @@ class Session:
         name: str,
         inbox: str,
         on_publish_denied: Callable[[str], None],
+        *,
+        credential: Callable[[], Credential] | None = None,
     ) -> Session:
-        """Connect to one of the servers. Raises StosError UNAVAILABLE with the reason of the last one; the
-        subjects that `on_publish_denied` is told are in lower case."""
+        """Connect to one of the servers, with the identity's credential unless another one is given. Raises
+        StosError UNAVAILABLE with the reason of the last server; the subjects that `on_publish_denied` is told are
+        in lower case."""
         library = _library()
         reason = "no server is configured"
         for server in random.sample(servers, len(servers)):
-            session = cls(library.Client(), inbox, on_publish_denied)
+            session = cls(library.Client(), identity, inbox, on_publish_denied)
             try:
-                await session._open(identity, server, name)
+                await session._open(server, name, credential or (lambda: (identity.nats_jwt(), identity.nats_seed())))
                 return session
             except (OSError, TimeoutError, library.errors.Error, StosError) as error:
                 reason = session._error or str(error) or "no answer"
         raise unavailable(f"no connection to NATS at {', '.join(servers)}: {reason}")
 
-    async def _open(self, identity: Identity, server: str, name: str) -> None:
+    async def _open(self, server: str, name: str, credential: Callable[[], Credential]) -> None:
+        identity = self._identity
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self._client.connect(
@@ -144,8 +154,8 @@ class Session:
                     tls=identity.nats_context(),
                     tls_hostname=NATS_HOST_NAME,
                     tls_handshake_first=True,
-                    user_jwt_cb=lambda: identity.nats_jwt().encode("ascii"),
-                    signature_cb=lambda nonce: base64.b64encode(sign(identity.nats_seed(), nonce.encode())),
+                    user_jwt_cb=lambda: credential()[0].encode("ascii"),
+                    signature_cb=lambda nonce: self._prove(nonce, credential()[1]),
                     inbox_prefix=self.inbox,
                     error_cb=self._complained,
                     closed_cb=self._closed,
@@ -155,6 +165,24 @@ class Session:
             raise
         self.server = self._client.connected_url.netloc
         self._tasks = [asyncio.create_task(self._send_all()), asyncio.create_task(self._watch())]
+
+    def _prove(self, nonce: str, seed: bytes) -> bytes:
+        """The server's nonce with our signature. Not for a server that is revoked: with the signature it could pose
+        as us before another one."""
+        identity, writer = self._identity, self._client._transport._io_writer
+        peer = identity.verified_peer(writer.get_extra_info("peercert"))
+        if peer.kind != "svc" or role_of(peer.kind, peer.name) != SERVER_ROLE:
+            raise StosError(Code.UNAUTHENTICATED, f"{peer} is no NATS server")
+        self._server_peer = peer
+        return base64.b64encode(sign(seed, nonce.encode()))
+
+    def check_server(self) -> None:
+        """Ends the connection when the server has been revoked since."""
+        try:
+            if self._server_peer is not None:
+                self._identity.check_peer(self._server_peer)
+        except StosError as error:
+            self._end(error.message)
 
     # --- what the library tells ---
 
@@ -204,14 +232,10 @@ class Session:
         self._hanging_up = _in_background(self._client.close())
 
     async def drain(self) -> None:
-        """End it when all that arrived has been answered; nothing new arrives meanwhile."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + DRAIN_TIMEOUT_S
+        """End it when all that arrived has been delivered; nothing new arrives meanwhile."""
         try:
             await self.round_trip()
             await self._before_lost(self._unsubscribe(), ROUND_TRIP_TIMEOUT_S)
-            while self.working and self.alive and loop.time() < end:
-                await asyncio.sleep(0.02)
             await self.round_trip()
         except StosError as error:
             log.debug("draining: %s", error)
@@ -277,8 +301,8 @@ class Session:
     def publish(self, subject: str, data: bytes, reply: str = "", headers: dict[str, str] | None = None) -> bool:
         """False when the connection is gone or does not keep up. Raises StosError INVALID_ARGUMENT for a
         message that can't be sent."""
-        if len(data) > self._client.max_payload:
-            raise invalid(f"a message of {len(data)} bytes is too large for the bus ({self._client.max_payload})")
+        if len(data) > self._payload_max:
+            raise invalid(f"a message of {len(data)} bytes is too large for the bus ({self._payload_max})")
         for word in (subject, reply or subject):
             if _NO_SUBJECT.search(word):
                 raise invalid(f"{word[:80]!r} is no subject")

@@ -7,6 +7,7 @@
 | stos.block_stores | `services.replica.store.StoreFactory` |
 | stos.attachers | `services.csi.attachers.Attacher` |
 | stos.attestors | `services.certs.attestors.Attestor` |
+| stos.vaults | `services.certs.vault.VaultFactory` |
 | stos.commands | a `typer.Typer` |
 """
 
@@ -24,6 +25,7 @@ GROUPS = (
     "stos.block_stores",
     "stos.attachers",
     "stos.attestors",
+    "stos.vaults",
     "stos.commands",
 )
 

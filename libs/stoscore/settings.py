@@ -17,14 +17,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from stoscore.errors import StosError, invalid
 
 CONFIG_VARIABLE = "STOS_CONFIG"
 COMMON = "common"
-SERVICES = ("certs", "csi", "placement", "replica")
+SERVICES = ("certs", "csi", "nats_server", "placement", "replica")
 """Services whose variables share the STOS_ prefix with the common settings."""
 _NOT_SETTINGS = (CONFIG_VARIABLE, "STOS_DIR")
 _NOT_SERVICES = ("STOS_DEMO_", "STOS_DEV_", "STOS_TEST_", "STOS_BENCH_")
@@ -51,7 +51,19 @@ class CommonSettings(ServiceSettings):
     )
     join_token_file: Path | None = Field(
         default=None,
-        description="file with one-time join tokens (one per line), read only while there is no identity",
+        description="file with one-time join tokens (one per line), used while there is no good identity: none, "
+        "expired, revoked, or of an authority that was lost and made anew",
+    )
+    service_account_token_file: Path | None = Field(
+        default=None,
+        description="file with the pod's Kubernetes service-account token, instead of join tokens; needs "
+        "enrol_addresses, enrol_root_file and cluster",
+    )
+    enrol_addresses: Words = Field(
+        default=[], max_length=16, description="host:port of the certs services, with a service-account token"
+    )
+    enrol_root_file: Path | None = Field(
+        default=None, description="PEM file with the roots to expect there, with a service-account token"
     )
     nats_urls: Words = Field(
         default=["tls://127.0.0.1:4222"],
@@ -75,7 +87,7 @@ class CommonSettings(ServiceSettings):
         default="http://127.0.0.1:4317", description="OTLP collector (gRPC), used with otel_exporter=otlp"
     )
 
-    @field_validator("nats_urls", mode="before")
+    @field_validator("nats_urls", "enrol_addresses", mode="before")
     @classmethod
     def _split_urls(cls, value: object) -> object:
         return split_words(value)
@@ -88,6 +100,14 @@ class CommonSettings(ServiceSettings):
             if separator and (scheme not in ("tls", "nats") or not rest):
                 raise ValueError(f"{url!r} is no NATS address: write tls://host:port")
         return urls
+
+    @model_validator(mode="after")
+    def _service_account_is_whole(self) -> CommonSettings:
+        if self.service_account_token_file is not None:
+            for field in ("enrol_addresses", "enrol_root_file", "cluster"):
+                if not getattr(self, field):
+                    raise ValueError(f"service_account_token_file needs {field} as well")
+        return self
 
 
 def split_words(value: object) -> object:

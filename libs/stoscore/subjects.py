@@ -5,7 +5,13 @@ from __future__ import annotations
 PREFIX = "stos.v1"
 BID = f"{PREFIX}.bid"
 CATALOGUE_BUCKET = "stos-catalogue"
+NODE_KEYS = f"$KV.{CATALOGUE_BUCKET}.node"
+"""Below it svc/nats publishes every change of a node's address, `NODE_KEYS.<node>`."""
+EVENTS = f"{PREFIX}.events"
 EVENTS_STREAM = "stos-events"
+AUDIT_STREAM = "stos-audit"
+DECISION, AUDIT = "decision", "audit"
+"""The kinds of events."""
 
 
 def node(node_id: str, verb: str) -> str:
@@ -28,9 +34,25 @@ def placement(verb: str) -> str:
     return f"{PREFIX}.placement.{verb}"
 
 
+def catalogue(verb: str) -> str:
+    return f"{PREFIX}.catalogue.{verb}"
+
+
+def history(verb: str) -> str:
+    return f"{PREFIX}.history.{verb}"
+
+
 def certs(verb: str) -> str:
+    """Requests to certs. certs itself publishes the trust state on `certs("trust")`, without an answer."""
     return f"{PREFIX}.certs.{verb}"
 
 
-def event(node_id: str, kind: str) -> str:
-    return f"{PREFIX}.events.{node_id}.{kind}"
+def reporter(kind: str, name: str) -> str:
+    """The word that stands for an identity in the subjects of its events: a node's name, or svc:<name>. No node is
+    called like a service: its name has no colon."""
+    return name if kind == "node" else f"{kind}:{name}"
+
+
+def event(reporter: str, kind: str) -> str:
+    """Only that reporter may publish; `kind` is DECISION (nodes) or AUDIT."""
+    return f"{EVENTS}.{reporter}.{kind}"

@@ -1,11 +1,12 @@
 """The certificate authority's rules: a root that rests, an issuer that signs, leaves that live four days.
 
-    root    10 years   signs issuers only; everybody's trust.pem
+    root    10 years   signs issuers only; everybody's trust; replaced by phases (`rotation`)
     issuer   1 year    signs leaves; travels with each leaf, so it can be replaced without telling anybody
     leaf     4 days    spiffe://<cluster>/<kind>/<name> as its only URI; P-256; may be client and server
 
-Host names are given only to the two services that are found by one (NATS, certs): who steals a node's
-certificate can't pose as either. Everything that is random or told by a clock comes in as an argument.
+Host names are given to those who are found by one: NATS, certs, and each node by its own name (remote NBD). Who
+steals a node's certificate can't pose as another. Everything that is random or told by a clock comes in as an
+argument.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from stoscore.errors import Code, StosError, invalid
+from stoscore.spiffe import BACKDATED_S, UNREADABLE
 
-BACKDATED = timedelta(minutes=5)
+BACKDATED = timedelta(seconds=BACKDATED_S)
 ROOT_LIFE = timedelta(days=3650)
 ISSUER_LIFE = timedelta(days=365)
 ISSUER_REPLACED_BEFORE_END = timedelta(days=120)
 """An issuer always outlives its leaves by far."""
+ROOT_REPLACED_BEFORE_END = timedelta(days=730)
+"""A root always outlives its issuers."""
 CSR_BYTES_MAX = 16_384
 
 
@@ -98,6 +102,10 @@ def must_replace_issuer(issuer: x509.Certificate, now: datetime) -> bool:
     return now >= issuer.not_valid_after_utc - ISSUER_REPLACED_BEFORE_END
 
 
+def must_replace_root(root: x509.Certificate, now: datetime) -> bool:
+    return now >= root.not_valid_after_utc - ROOT_REPLACED_BEFORE_END
+
+
 def issue_leaf(
     issuer: x509.Certificate,
     issuer_key: ec.EllipticCurvePrivateKey,
@@ -141,7 +149,7 @@ def requested_key(csr_pem: str) -> ec.EllipticCurvePublicKey:
         csr = x509.load_pem_x509_csr(csr_pem.encode("ascii"))
         valid = csr.is_signature_valid
         key = csr.public_key()
-    except ValueError:
+    except UNREADABLE:
         raise invalid("the signing request is no PEM of a PKCS #10 request") from None
     if not valid:
         raise invalid("the signing request is not signed by its own key")
@@ -165,10 +173,15 @@ def check_issued(certificate: x509.Certificate, issuers: list[x509.Certificate],
     for issuer in issuers:
         try:
             certificate.verify_directly_issued_by(issuer)
-        except (ValueError, TypeError, InvalidSignature):
+        except (InvalidSignature, *UNREADABLE):
             continue
         return
     raise StosError(Code.UNAUTHENTICATED, "the certificate is not of this cluster")
+
+
+def load(certificate_pem: str) -> x509.Certificate:
+    """Of what this service stored itself. Raises ValueError."""
+    return x509.load_pem_x509_certificate(certificate_pem.encode("ascii"))
 
 
 def pem(certificate: x509.Certificate) -> str:

@@ -1,91 +1,111 @@
-"""Orders to the running NATS servers: read your files again.
+"""Telling the running NATS servers about our account: roles that changed, users that are revoked.
 
-A NATS server reads its certificate when it starts and when it is told to. It is told over NATS itself, in the
-system account: that works for a process beside us and for a pod elsewhere alike, and needs neither its process
-id nor a shell.
+The servers keep the account's statement themselves (resolver "full") and take a newer one from a user of the system
+account. A server that hears of a revocation ends the connections of that user at once. One that is down then is told
+when certs reaches it again, or by the other servers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from pathlib import Path
-from typing import Any
+import os
+import time
+from typing import TYPE_CHECKING, Any
 
-from services.certs.authority import Authority
-from services.certs.nats_jwt import system_user_jwt
-from stoscore.errors import Code, StosError, unavailable
-from stoscore.files import write_private
-from stoscore.identity import NATS_JWT, Identity, nats_public_key
+from services.certs.nats_jwt import LOOKUP, PING, UPDATE, account_content, next_account, system_user_jwt
+from services.certs.roles import ROLES
+from stoscore.access import inbox_of
+from stoscore.errors import unavailable
 from stoscore.nats_session import Msg, Session
+from stoscore.nkey import USER, make_seed, public_key
 from stoscore.telemetry import get_logger
 
-NAME = "certs-system"
+if TYPE_CHECKING:
+    from services.certs.authority import Authority
+    from stoscore.identity import Identity
+
+NAME = "system"
 ANSWERS_S = 1.0
 """How long servers are waited for; each answers within milliseconds."""
+CREDENTIAL_S = 60
+BEGAN_S = int(time.time())
+"""What this program says about the roles is taken to be newer than any statement that was made before it began."""
 
 log = get_logger("certs")
 
 
-def _identity(authority: Authority, directory: Path) -> Identity:
-    """An identity of certs whose NATS credential is one of the system account."""
-    identity = authority.own_identity(directory, "svc", NAME)
-    credential = system_user_jwt(
-        authority.nats_keys,
-        NAME,
-        nats_public_key(directory),
-        int(authority.now().timestamp()),
-        int(identity.not_after.timestamp()),
-    )
-    write_private(directory / NATS_JWT, credential.encode("ascii"))
-    return identity
-
-
-async def reload_servers(authority: Authority, servers: list[str]) -> int:
-    """Every server of the cluster reads its configuration and certificate again. Returns how many did. Raises
-    StosError UNAVAILABLE when there is no connection or nobody answered."""
-    identity = _identity(authority, authority.vault.directory / "identity-system")
-    inbox = f"{identity.inbox_prefix}.orders"
-    session = await Session.open(identity, servers, NAME, inbox, lambda _: None)
+async def push_account(authority: Authority, servers: list[str]) -> int:
+    """Every server that can be reached has our account's statement of now: returns how many. Changes nothing where
+    nothing is new. Raises StosError UNAVAILABLE when there is no connection, or not all of the servers took it."""
+    if authority.own is None:
+        raise unavailable("this instance of certs has no identity yet")
+    ours = await asyncio.to_thread(_ours, authority)
+    session = await _open(authority, servers, authority.own)
     try:
-        answers: asyncio.Queue[Msg] = asyncio.Queue()
-        session.subscribe(f"{inbox}.*", "", answers.put_nowait)
-        session.publish("$SYS.REQ.SERVER.PING", b"", f"{inbox}.ping")
-        found = [_server_id(answer) for answer in await _gather(answers)]
-        for server in found:
-            session.publish(f"$SYS.REQ.SERVER.{server}.RELOAD", b"", f"{inbox}.reload")
-        done = await _gather(answers, len(found)) if found else []
+        desk = _Desk(session)
+        running = len(await desk.ask(PING, b""))
+        answers = await desk.ask(LOOKUP.format(authority.nats_keys.account), b"", enough=running)
+        kept = [answer.data.decode("ascii", "replace") for answer in answers]
+        if len(kept) < running:
+            raise unavailable(f"only {len(kept)} of {running} NATS servers say what they know of the account")
+        account = next_account(authority.nats_keys, ours, kept, BEGAN_S, authority.now_s())
+        if account is None:
+            return running
+        taken = [_object(answer) for answer in await desk.ask(UPDATE, account.encode("ascii"), enough=running)]
     finally:
         await session.close()
-    refused = [answer["error"] for answer in done if answer.get("error")]
-    if refused or not done:
-        raise unavailable(f"the NATS servers did not read their files again: {refused or 'no answer'}")
-    log.info("NATS servers read their files again", extra={"servers": len(done)})
-    return len(done)
+    refused = [answer["error"] for answer in taken if answer.get("error")]
+    if refused or len(taken) < max(running, 1):
+        told = refused or f"{len(taken)} of {running} answered"
+        raise unavailable(f"the NATS servers did not take the account's statement: {told}")
+    log.info("NATS servers know the account", extra={"servers": running, "revoked": len(ours["revocations"])})
+    return running
 
 
-def _server_id(answer: dict[str, Any]) -> str:
-    server = answer.get("server")
-    return str(server.get("id", "")) if isinstance(server, dict) else ""
+def _ours(authority: Authority) -> dict[str, Any]:
+    store_bytes = authority.settings.nats_store_bytes
+    return account_content(authority.nats_keys, ROLES, store_bytes, authority.nats_revocations())
 
 
-async def _gather(answers: asyncio.Queue[Msg], enough: int | None = None) -> list[dict[str, Any]]:
-    """What arrives in time."""
-    found: list[dict[str, Any]] = []
+async def _open(authority: Authority, servers: list[str], own: Identity) -> Session:
+    """With our own certificate, and a credential that is made for this one occasion."""
+    seed = make_seed(USER, os.urandom(32))
+    now_s = authority.now_s()
+    credential = system_user_jwt(authority.nats_keys, NAME, public_key(seed), now_s, now_s + CREDENTIAL_S)
+    inbox = f"{inbox_of('svc', NAME)}.orders"
+    return await Session.open(own, servers, NAME, inbox, lambda _: None, credential=lambda: (credential, seed))
+
+
+class _Desk:
+    """Requests that every server answers."""
+
+    def __init__(self, session: Session):
+        self._session = session
+        self._answers: asyncio.Queue[Msg] = asyncio.Queue()
+        self._asked = 0
+        session.subscribe(f"{session.inbox}.*", "", self._answers.put_nowait)
+
+    async def ask(self, subject: str, payload: bytes, enough: int | None = None) -> list[Msg]:
+        """What arrives in time, or is enough."""
+        self._asked += 1
+        reply = f"{self._session.inbox}.{self._asked}"
+        self._session.publish(subject, payload, reply)
+        found: list[Msg] = []
+        try:
+            async with asyncio.timeout(ANSWERS_S):
+                while enough is None or len(found) < enough:
+                    answer = await self._answers.get()
+                    if answer.subject == reply and answer.data:
+                        found.append(answer)
+        except TimeoutError:
+            pass
+        return found
+
+
+def _object(msg: Msg) -> dict[str, Any]:
     try:
-        async with asyncio.timeout(ANSWERS_S):
-            while enough is None or len(found) < enough:
-                found.append(_object((await answers.get()).data))
-    except TimeoutError:
-        pass
-    return found
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    try:
-        answer = json.loads(data)
+        answer = json.loads(msg.data)
     except ValueError:
         answer = None
-    if not isinstance(answer, dict):
-        raise StosError(Code.INTERNAL, f"unreadable answer of NATS: {data[:60]!r}")
-    return answer
+    return answer if isinstance(answer, dict) else {"error": f"unreadable answer {msg.data[:60]!r}"}

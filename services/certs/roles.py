@@ -1,41 +1,31 @@
 """What each role may say and hear on NATS: enforced by the server, for each identity, as a template.
 
-`{{name()}}` becomes the name in the user's credential, so one template serves all nodes and pins each to its
-own subjects. Nobody may create streams but certs, and nobody but an administrator may create consumers: with
-one, a role could have stored messages delivered to subjects that it may not publish to.
+`{{name()}}` becomes the name in the user's credential, so one template serves all nodes and pins each to its own
+subjects. Requests and answers come from the one table (`stoscore.access`); what is told without being asked (events,
+the brains' messages, the trust state) is listed here. Three powers are given to nobody, because each was seen to
+break the pins:
+
+* *Response permissions.* An identity that hears a message may then publish anything to its reply subject, and a
+  node can send such a message to itself: it could vote for others and order as an administrator. Answers have
+  their own subjects instead.
+* *JetStream's API.* Its answers go to any reply subject, a catalogue entry included. Only svc/nats reads and writes
+  the streams, for others who ask it; certs makes them.
+* *Consumers.* With one, stored messages are delivered to subjects that their writer may not publish to.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stoscore import jetstream, subjects
+from stoscore.access import BY, INBOX, KIND, RULES, Rule, inbox_of, payload_max
 from stoscore.errors import Code, StosError
-from stoscore.subjects import BID, CATALOGUE_BUCKET, EVENTS_STREAM, PREFIX
+from stoscore.jetstream import STREAMS
+from stoscore.subjects import AUDIT, CATALOGUE_BUCKET, DECISION, EVENTS, NODE_KEYS
 
 OWN = "{{name()}}"
-KEYS = f"$KV.{CATALOGUE_BUCKET}"
-BUCKET_STREAM = f"KV_{CATALOGUE_BUCKET}"
-
-_READ_CATALOGUE = (
-    f"$JS.API.STREAM.INFO.{BUCKET_STREAM}",
-    f"$JS.API.STREAM.MSG.GET.{BUCKET_STREAM}",
-    f"$JS.API.DIRECT.GET.{BUCKET_STREAM}",
-    f"$JS.API.DIRECT.GET.{BUCKET_STREAM}.>",
-)
-_EVERYBODY = (f"{PREFIX}.certs.renew", f"{PREFIX}.events.{OWN}.>", *_READ_CATALOGUE)
-_COMMAND = (f"{PREFIX}.node.>", f"{PREFIX}.placement.>", BID, f"{KEYS}.name.*", f"{KEYS}.name.>", f"{KEYS}.id.*")
-_READ_EVENTS = (
-    f"$JS.API.STREAM.INFO.{EVENTS_STREAM}",
-    f"$JS.API.STREAM.MSG.GET.{EVENTS_STREAM}",
-    f"$JS.API.DIRECT.GET.{EVENTS_STREAM}",
-    f"$JS.API.DIRECT.GET.{EVENTS_STREAM}.>",
-    f"$JS.API.CONSUMER.CREATE.{EVENTS_STREAM}.>",
-    f"$JS.API.CONSUMER.INFO.{EVENTS_STREAM}.>",
-    f"$JS.API.CONSUMER.MSG.NEXT.{EVENTS_STREAM}.>",
-    f"$JS.API.CONSUMER.DELETE.{EVENTS_STREAM}.>",
-    f"$JS.ACK.{EVENTS_STREAM}.>",
-    f"$JS.FC.{EVENTS_STREAM}.>",
-)
+SUBSCRIPTIONS_MAX = 64
+_TRUST = subjects.certs("trust")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,62 +36,79 @@ class Role:
     kind: str
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
+    subscriptions_max: int
+    """of one connection"""
+    payload_max: int
+    """bytes of one message"""
 
-    @property
-    def inbox(self) -> str:
-        """Answers, for this identity alone."""
-        return f"_INBOX_{self.kind}_{OWN}.>"
+
+def _told(role: str) -> tuple[str, ...]:
+    """What the role publishes without being asked."""
+    own_events = f"{EVENTS}.{subjects.reporter(KIND[role], OWN)}"
+    audit = f"{own_events}.{AUDIT}"
+    match role:
+        case "node":
+            return (audit, f"{own_events}.{DECISION}", subjects.brain("*", OWN))
+        case "csi" | "placement":
+            return (audit,)
+        case "certs":
+            return (audit, _TRUST, *_streams("CREATE", "UPDATE"))
+        case "nats":
+            return (audit, f"$KV.{CATALOGUE_BUCKET}.>", *_streams("INFO", "MSG.GET"))
+        case _:
+            return ()
 
 
-ROLES = {
-    role.name: role
-    for role in (
-        Role(
-            "node",
-            "node",
-            (
-                *_EVERYBODY,
-                f"{PREFIX}.vol.*.brain.{OWN}",
-                f"{PREFIX}.placement.>",
-                f"{KEYS}.node.{OWN}",
-            ),
-            (f"{PREFIX}.node.{OWN}.>", BID, f"{PREFIX}.vol.*.brain.*", f"{KEYS}.node.>"),
-        ),
-        Role("csi", "svc", (*_EVERYBODY, *_COMMAND), (f"{KEYS}.node.>",)),
-        Role("placement", "svc", (*_EVERYBODY, BID), (f"{PREFIX}.placement.>", f"{KEYS}.node.>")),
-        Role(
-            "certs",
-            "svc",
-            (
-                *_EVERYBODY,
-                *(
-                    f"$JS.API.STREAM.{verb}.{stream}"
-                    for verb in ("CREATE", "UPDATE", "INFO")
-                    for stream in (BUCKET_STREAM, EVENTS_STREAM)
-                ),
-            ),
-            (f"{PREFIX}.certs.>",),
-        ),
-        Role(
-            "user",
-            "user",
-            (*_EVERYBODY, *_COMMAND, *_READ_EVENTS),
-            (f"{PREFIX}.events.>", f"{KEYS}.node.>"),
-        ),
+def _streams(*verbs: str) -> tuple[str, ...]:
+    return tuple(jetstream.call(verb, stream) for verb in verbs for stream in STREAMS)
+
+
+def _heard(role: str) -> tuple[str, ...]:
+    """What the role hears besides requests and its answers."""
+    match role:
+        case "node":
+            return (_TRUST, subjects.brain("*", "*"), f"{NODE_KEYS}.*")
+        case "admin" | "operator" | "viewer":
+            return (_TRUST, f"{EVENTS}.>")
+        case _:
+            return (_TRUST,)
+
+
+def _asked(rule: Rule) -> str:
+    """Where requests for this row arrive; on a node's subjects, at the node that they name."""
+    words = rule.subject.split(".")
+    if words[2] == "node":
+        words[3] = OWN
+    return f"{'.'.join(words)}.{BY}.*.*"
+
+
+def _role(name: str) -> Role:
+    kind = KIND[name]
+    asks = [f"{rule.subject}.{BY}.{name}.{OWN}" for rule in RULES if name in rule.roles]
+    answers = [_asked(rule) for rule in RULES if rule.answered_by == name]
+    # <inbox>.<session>.<token>.by.<role>.<name>
+    answering = [f"{INBOX}.*.*.*.*.{BY}.{name}.{OWN}"] if answers else []
+    return Role(
+        name,
+        kind,
+        publish=(*asks, *answering, *_told(name)),
+        subscribe=(f"{inbox_of(kind, OWN)}.>", *answers, *_heard(name)),
+        subscriptions_max=SUBSCRIPTIONS_MAX,
+        payload_max=payload_max(name),
     )
-}
 
-NATS_SERVER = "nats"
-"""The role of NATS servers: a certificate and no NATS user."""
+
+ROLES = {name: _role(name) for name in KIND}
+USER_ROLES = tuple(name for name, kind in KIND.items() if kind == "user")
 
 
 def check_role(kind: str, name: str, role: str) -> None:
-    """Raises StosError INVALID_ARGUMENT unless identities of that kind and name exist."""
-    known = role == NATS_SERVER and kind == "svc"
-    if not known and (role not in ROLES or ROLES[role].kind != kind):
-        services = sorted(item.name for item in ROLES.values() if item.kind == "svc")
-        raise StosError(
-            Code.INVALID_ARGUMENT,
-            f"there is no role for {kind}/{name}",
-            next_step=f"kinds: node, user, or svc with a name that begins with {', '.join(services)} or nats",
-        )
+    """Raises StosError INVALID_ARGUMENT unless identities of that kind and name have that role."""
+    if KIND.get(role) == kind and (kind != "svc" or name.partition("-")[0] == role):
+        return
+    services = ", ".join(item for item, its_kind in KIND.items() if its_kind == "svc")
+    raise StosError(
+        Code.INVALID_ARGUMENT,
+        f"there is no role {role!r} for {kind}/{name}",
+        next_step=f"a user is one of {', '.join(USER_ROLES)}; the name of a svc begins with one of {services}",
+    )

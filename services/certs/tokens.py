@@ -22,6 +22,8 @@ class Token:
     secret_sha256: str
     kind: str
     name: str
+    role: str
+    made_s: int
     expires_s: int
     used_by: str = ""
     """fingerprint of the key that used it"""
@@ -32,9 +34,10 @@ def hash_secret(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def redeem(token: Token | None, secret: str, key: str, now_s: int) -> Token:
-    """The token as it is after that key used it. Raises StosError UNAUTHENTICATED; who does not know the secret
-    learns nothing else about the token."""
+def redeem(token: Token | None, secret: str, key: str, now_s: int, revoked_s: int = 0) -> Token:
+    """The token as it is after that key used it. `revoked_s`: when its identity was revoked; a thief who used a token
+    up would come back with it otherwise. Raises StosError UNAUTHENTICATED; who does not know the secret learns
+    nothing else about the token."""
     expected = token.secret_sha256 if token else hash_secret("")
     right = hmac.compare_digest(expected, hash_secret(secret))
     if token is None or not right:
@@ -50,6 +53,12 @@ def redeem(token: Token | None, secret: str, key: str, now_s: int) -> Token:
             Code.UNAUTHENTICATED,
             f"this join token for {token.kind}/{token.name} has expired",
             next_step="get a new one from `stos certs token`",
+        )
+    if token.made_s < revoked_s:
+        raise StosError(
+            Code.UNAUTHENTICATED,
+            f"this join token was made before {token.kind}/{token.name} was revoked",
+            next_step="get a new one from `stos certs token`, if that identity is to come back",
         )
     return replace(token, used_by=key)
 

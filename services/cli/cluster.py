@@ -1,18 +1,8 @@
-"""Which cluster a command talks to, and the connection to it. The first of these that is there says which:
-
-| given | cluster |
-|---|---|
-| `--dir DIR` or STOS_DIR | the embedded one in DIR; its cluster.json says where and as whom |
-| STOS_NATS_URLS, STOS_IDENTITY_DIR, or the file that STOS_CONFIG names | any, as that identity |
-| nothing | the embedded one in ./.stos/dev |
-"""
+"""A command's connection to its cluster (`stoscore.clusters` says to which), with what most commands need of it."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
-import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,34 +11,20 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from stoscore.errors import invalid, unavailable
+from stoscore.clusters import Access, connected, find
 
 if TYPE_CHECKING:
     from stoscore.bus import Bus
     from stoscore.catalogue import Catalogue
     from stoscore.volumes import Volumes
 
-DEFAULT_DIR = Path(".stos/dev")
-SETTINGS_VARIABLES = ("STOS_NATS_URLS", "STOS_IDENTITY_DIR", "STOS_CONFIG")
-CONNECT_S = 3.0
-"""A running server accepts within milliseconds; this allows for a loaded machine."""
-START = "start one with `stos dev up`, or name its directory with --dir or STOS_DIR"
+__all__ = ["Access", "Directory", "Session", "connect", "find", "run"]
 
 Directory = Annotated[
     Path | None,
     typer.Option("--dir", envvar="STOS_DIR", help="directory of the embedded cluster [default: .stos/dev]"),
 ]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Where a cluster is and as whom to speak to it."""
-
-    nats_urls: tuple[str, ...]
-    identity_dir: Path
-    told: str
-    """The cluster, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,75 +36,23 @@ class Session:
     volumes: Volumes
 
 
-def find(directory: Path | None) -> Access:
-    """The cluster that the option and the environment name. Raises StosError UNAVAILABLE when there is none,
-    INVALID_ARGUMENT when what describes it can't be understood."""
-    if directory is None and any(os.environ.get(variable) for variable in SETTINGS_VARIABLES):
-        from stoscore.settings import COMMON, CommonSettings, load
-
-        common = load(CommonSettings, COMMON)
-        return Access(tuple(common.nats_urls), common.identity_dir, f"at {', '.join(common.nats_urls)}")
-    return _embedded(directory or DEFAULT_DIR)
-
-
-def _embedded(directory: Path) -> Access:
-    description = directory / "cluster.json"
-    try:
-        cluster = json.loads(description.read_text("utf-8"))
-        identity_dir = directory.absolute() / str(cluster["user_identity_dir"])
-        return Access(tuple(str(url) for url in cluster["nats_urls"]), identity_dir, f"in {directory}")
-    except (FileNotFoundError, NotADirectoryError):
-        raise unavailable(f"no cluster runs in {directory}", START) from None
-    except OSError as error:
-        raise unavailable(f"can't read {description}: {error.strerror}", "use another --dir") from None
-    except (ValueError, KeyError, TypeError):
-        raise invalid(f"{description} does not describe a cluster", "start it anew: `stos dev up`") from None
-
-
-class _LastWarning(logging.Handler):
-    """Keeps the latest warning for the error message, where it helps, instead of printing it."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.text = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.text = record.getMessage()
-
-
 @asynccontextmanager
 async def connect(access: Access) -> AsyncGenerator[Session, None]:
     """A session; raises StosError UNAVAILABLE when the cluster does not answer."""
-    from stoscore.bus import Bus
     from stoscore.catalogue import Catalogue
-    from stoscore.identity import Identity
     from stoscore.volumes import Volumes
 
-    warning = _LastWarning()
-    logging.getLogger("stos").addHandler(warning)
-    try:
-        bus = await Bus.connect(Identity.load(access.identity_dir), list(access.nats_urls), name="stos-cli")
-        try:
-            if not await bus.wait_connected(CONNECT_S):
-                reason = warning.text.removesuffix("; trying on")
-                raise unavailable(
-                    f"the cluster {access.told} does not answer" + (f" ({reason})" if reason else ""),
-                    "see `stos dev status`; " + START,
-                )
-            catalogue = Catalogue(bus)
-            yield Session(bus, catalogue, Volumes(bus, catalogue))
-        finally:
-            await bus.close()
-    finally:
-        logging.getLogger("stos").removeHandler(warning)
+    async with connected(access, lambda problem: typer.echo(f"warning: {problem}", err=True)) as bus:
+        catalogue = Catalogue(bus)
+        yield Session(bus, catalogue, Volumes(bus, catalogue))
 
 
 def run(directory: Path | None, work: Callable[[Session], Awaitable[T]]) -> T:
     """Run `work` with a session and give its result."""
     access = find(directory)
 
-    async def connected() -> T:
+    async def in_session() -> T:
         async with connect(access) as session:
             return await work(session)
 
-    return asyncio.run(connected())
+    return asyncio.run(in_session())

@@ -20,6 +20,7 @@ def node() -> None:
     \b
       stos node ls
       stos node show n1
+      stos node join-token n4    let another one in
     """
 
 
@@ -75,6 +76,35 @@ def show(
         write(_shown(view))
 
 
+@app.command("join-token")
+def join_token(
+    name: Annotated[str, typer.Argument(help="name of the new node")],
+    valid_s: Annotated[int, typer.Option(help="seconds in which it must be used", min=1)] = 3600,
+    directory: Directory = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Make a one-time join token for a node. It is a secret: give it to that node and to nobody else.
+
+    \b
+      stos node join-token n4 > n4.token           on the node: STOS_JOIN_TOKEN_FILE=n4.token
+      stos node join-token n4 --valid-s 600 -o json
+    """
+
+    async def work(session: Session) -> str:
+        from stoscore import subjects
+        from stoscore.enrolment import IssuedToken, IssueToken
+        from stoscore.envelope import make_request
+
+        request = make_request(IssueToken, kind="node", name=name, valid_s=valid_s)
+        return (await session.bus.request(subjects.certs("token"), request, IssuedToken)).token
+
+    token = run(directory, work)
+    if output is Format.JSON:
+        write_json({"node": name, "token": token})
+    else:
+        write(token)
+
+
 def _row(view: dict[str, Any]) -> tuple[object, ...]:
     if not view["up"]:
         return (view["node"], view["zone"], "no answer", "-", "-", "-", "-", "-", "-")
@@ -108,14 +138,26 @@ def _shown(view: dict[str, Any]) -> str:
         ("used", format_size(view["used_bytes"])),
         ("peers", ", ".join(peers) or "-"),
     ]
+    turned_away = view["strangers"] | view["dropped"]
+    if turned_away:
+        pairs.append(("refused", ", ".join(f"{count} {why}" for why, count in sorted(turned_away.items()))))
     copies = [
         (replica["name"] or "-", replica["role"], replica["epoch"], format_size(replica["allocated_bytes"]))
         for replica in view["replicas"]
     ]
-    frontends = [(one["name"], one["clients"], one["socket"]) for one in view["frontends"]]
+    frontends = [(one["name"], one["clients"], one["socket"], _exported(one)) for one in view["frontends"]]
     parts = [fields(pairs)]
     if copies:
         parts.append(table(("VOLUME", "ROLE", "EPOCH", "ALLOCATED"), copies))
     if frontends:
-        parts.append(table(("FRONTEND", "CLIENTS", "SOCKET"), frontends))
+        parts.append(table(("FRONTEND", "CLIENTS", "SOCKET", "EXPORTED"), frontends))
     return "\n\n".join(parts)
+
+
+def _exported(frontend: dict[str, Any]) -> str:
+    remote = frontend["remote"]
+    if remote is None:
+        return "-"
+    if remote["error"]:
+        return f"not yet: {remote['error']}"
+    return f"{remote['address']} to {', '.join(remote['clients'])} ({len(remote['connected'])} connected)"

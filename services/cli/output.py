@@ -15,6 +15,9 @@ from typing import Annotated, Any
 import typer
 
 from stoscore.errors import StosError
+from stoscore.tables import fields, plain, table
+
+__all__ = ["Format", "Output", "fields", "plain", "report", "table", "wants_json", "write", "write_json"]
 
 
 class Format(StrEnum):
@@ -25,36 +28,12 @@ class Format(StrEnum):
 Output = Annotated[Format, typer.Option("-o", "--output", help="table for people, json for programs")]
 
 
-def plain(text: object) -> str:
-    """The text with everything unprintable written as an escape, on one line."""
-    return "".join(char if char.isprintable() else _escape(char) for char in str(text))
-
-
-def _escape(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")
-
-
 def write(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
 def write_json(document: Any) -> None:
     write(json.dumps(document, indent=2))
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Aligned columns, as wide as they need: nothing is cut off, so that a line can be searched for."""
-    cells = [list(headings), *([plain(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
-    )
-
-
-def fields(pairs: Sequence[tuple[str, object]]) -> str:
-    """One thing, one line per property."""
-    width = max(len(name) for name, _ in pairs)
-    return "\n".join(f"{name.ljust(width)}  {plain(value)}".rstrip() for name, value in pairs)
 
 
 def report(error: StosError, *, as_json: bool) -> None:

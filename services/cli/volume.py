@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli.cluster import Directory, Session, run
+from services.cli.export import client_files, export, unexport
 from services.cli.output import Format, Output, fields, plain, table, write, write_json
 from stoscore.errors import Code, StosError, invalid, unavailable
 from stoscore.units import format_size, parse_size
@@ -196,6 +197,11 @@ def disconnect(name: Name, timeout: Timeout = 30.0, directory: Directory = None,
         write(f"volume {plain(name)} was not connected")
     else:
         write(f"volume {plain(name)} is disconnected from {plain(node)}")
+
+
+app.command()(export)
+app.command()(unexport)
+app.command("client-files")(client_files)
 
 
 async def _best_node(session: Session, name: str, timeout_s: float) -> str:

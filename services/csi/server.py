@@ -1,4 +1,4 @@
-"""A gRPC server on a Unix socket that only its user and group may open."""
+"""A gRPC server on a Unix socket that only its own user may open."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import grpc.aio
 
 from services.csi.edge import Edge
 from stoscore.errors import Code, StosError, precondition
+from stoscore.files import socket_directory
 from stoscore.limits import MESSAGE_BYTES_MAX
 
-SOCKET_MODE = 0o660
+SOCKET_MODE = 0o600
 
 
 async def listen(path: Path, register: Callable[[Any], None]) -> Any:
@@ -46,7 +47,7 @@ async def listen(path: Path, register: Callable[[Any], None]) -> Any:
 def _clear(path: Path) -> None:
     """Remove what a killed process left; refuse to take a living one's place."""
     try:
-        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        socket_directory(path.parent)
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise precondition(f"{path} exists and is no socket", "remove it or choose another path")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

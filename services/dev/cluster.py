@@ -1,9 +1,8 @@
 """The embedded cluster: one directory, a dozen processes on this machine, all of it real.
 
-Up in four stages: certs (makes the CA and the NATS server's configuration), one-time join tokens for everyone
-who has no identity yet, NATS, then all the rest at once. Each stage waits for what it needs and for nothing
-longer. Whatever fails stops the start with the reason from that process's own log, and what was started is
-stopped again.
+Up in three stages: certs (makes the CA), NATS, then all the rest at once; whoever has no identity yet gets a one-time
+join token. Each stage waits for what it needs and for nothing longer. Whatever fails stops the start with the reason
+from that process's own log, and what was started is stopped again.
 """
 
 from __future__ import annotations
@@ -184,7 +183,8 @@ class Cluster:
 
     def _make_directories(self, known: ClusterState) -> None:
         layout = self.layout
-        wanted = [layout.logs, layout.run, layout.csi, layout.token("x").parent, layout.identity("x").parent]
+        wanted = [layout.logs, layout.run, layout.csi]
+        wanted += [path("x").parent for path in (layout.token, layout.identity, layout.data)]
         wanted += [layout.data(node) for node in (*known.nodes, APP)]
         wanted += [layout.socket_directory(node) for node in (*known.nodes, APP)]
         for directory in wanted:

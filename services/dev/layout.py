@@ -3,7 +3,8 @@
     DIR/cluster.json         what was made and which processes we started
     DIR/lock                 held by a command while it changes the cluster
     DIR/logs/NAME.log        output of each process
-    DIR/certs/               the CA's own state, the NATS server's configuration and streams
+    DIR/certs/               the CA's own state, which both instances of certs share
+    DIR/nats/                the NATS server's configuration and streams
     DIR/identities/NAME/     key, certificate and NATS credentials of each process
     DIR/tokens/NAME          one-time join tokens (used up at the first start)
     DIR/data/NODE/           the replicas of a node
@@ -30,7 +31,9 @@ COPY_NODES_MAX = 16
 APP = "app"
 """The node without copies, on which volumes are used."""
 ADMIN = "admin"
-"""The user that the `stos` command is."""
+"""The user that the `stos` command is, and its role."""
+CERTS = ("certs-1", "certs-2")
+"""The instances of the authority: either of them will do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +59,8 @@ class Layout:
         return self.root / "certs"
 
     @property
-    def nats_config(self) -> Path:
-        """Written by the certs service."""
-        return self.certs / "nats" / "server.conf"
+    def nats(self) -> Path:
+        return self.root / "nats"
 
     @property
     def run(self) -> Path:
@@ -88,9 +90,13 @@ class Layout:
     def socket_directory(self, process: str) -> Path:
         return self.run / process
 
+    def certs_socket(self, instance: str) -> Path:
+        return self.run / f"{instance}.sock"
+
     @property
     def certs_admin_socket(self) -> Path:
-        return self.run / "certs.sock"
+        """Of the first instance."""
+        return self.certs_socket(CERTS[0])
 
     def csi_socket(self, part: str) -> Path:
         """`part` is controller or node."""

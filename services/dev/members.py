@@ -10,9 +10,8 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from services.dev.layout import APP, Layout
+from services.dev.layout import APP, CERTS, Layout
 from services.dev.ports import HOST
 from services.dev.state import ClusterState
 from stoscore.units import GIB
@@ -53,8 +52,8 @@ class Member:
 def members(layout: Layout, state: ClusterState) -> list[Member]:
     """All processes, in the order of their start."""
     return [
-        _certs(layout, state),
-        _nats(layout),
+        *(_certs(layout, state, name) for name in CERTS),
+        _nats(layout, state),
         *(_placement(layout, state, name) for name in PLACEMENTS),
         *(_replica(layout, state, node) for node in state.nodes),
         _replica(layout, state, APP),
@@ -71,7 +70,7 @@ def select(members: list[Member], name: str) -> list[Member]:
 
 def port_names(nodes: tuple[str, ...]) -> Iterator[str]:
     """Everything that listens on TCP."""
-    yield from ("nats", "certs", APP, *nodes)
+    yield from ("nats", *CERTS, APP, *nodes)
 
 
 def common_settings(layout: Layout, state: ClusterState, process: str) -> dict[str, str]:
@@ -86,24 +85,26 @@ def _serve(service: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "services.cli.main", "serve", service)
 
 
-def _certs(layout: Layout, state: ClusterState) -> Member:
-    settings = common_settings(layout, state, "certs") | {
+def _certs(layout: Layout, state: ClusterState, name: str) -> Member:
+    settings = common_settings(layout, state, name) | {
+        "STOS_CERTS_NAME": name,
         "STOS_CERTS_CLUSTER": CLUSTER_NAME,
         "STOS_CERTS_DATA_DIR": str(layout.certs),
         "STOS_CERTS_HOST": HOST,
-        "STOS_CERTS_PORT": str(state.ports["certs"]),
-        "STOS_CERTS_ADMIN_SOCKET": str(layout.certs_admin_socket),
-        "STOS_CERTS_NATS_HOST": HOST,
-        "STOS_CERTS_NATS_PORT": str(state.ports["nats"]),
+        "STOS_CERTS_PORT": str(state.ports[name]),
+        "STOS_CERTS_ADVERTISE": ",".join(f"{HOST}:{state.ports[instance]}" for instance in CERTS),
+        "STOS_CERTS_ADMIN_SOCKET": str(layout.certs_socket(name)),
     }
-    return Member("certs", "certs", 0, "svc", "certs", _serve("certs"), settings)
+    return Member(name, "certs", 0, "svc", name, _serve("certs"), settings)
 
 
-def _nats(layout: Layout) -> Member:
-    # pip installs the wheel's program beside the interpreter.
-    program = Path(sys.executable).parent / "nats-server"
-    argv = (str(program), "-c", str(layout.nats_config))
-    return Member("nats", "nats", 1, "svc", "nats", argv)
+def _nats(layout: Layout, state: ClusterState) -> Member:
+    settings = common_settings(layout, state, "nats") | {
+        "STOS_NATS_SERVER_DATA_DIR": str(layout.nats),
+        "STOS_NATS_SERVER_HOST": HOST,
+        "STOS_NATS_SERVER_PORT": str(state.ports["nats"]),
+    }
+    return Member("nats", "nats", 1, "svc", "nats", _serve("nats"), settings)
 
 
 def _placement(layout: Layout, state: ClusterState, process: str) -> Member:

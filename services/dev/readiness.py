@@ -17,7 +17,6 @@ from stoscore.errors import Code, StosError
 POLL_S = 0.02
 _TAIL_LINES = 5
 _READY = " is ready"
-_NATS_READY = "Server is ready"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +35,6 @@ def says_ready(log_text: str) -> bool:
 
 
 def _is_ready_line(line: str) -> bool:
-    if _NATS_READY in line:
-        return True
     if not line.startswith("{"):
         return False
     try:

@@ -17,7 +17,7 @@ from typing import Any
 from services.dev.processes import ProcessId
 from stoscore.errors import Code, StosError, precondition
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class ClusterState:
     user_identity_dir: str
     """Relative to the cluster's directory. With `nats_urls` what the `stos` command needs."""
     ports: dict[str, int]
-    """nats, certs, and one per node."""
+    """nats, the instances of certs, and one per node."""
     processes: dict[str, ProcessId] = field(default_factory=dict)
     """Those that were started last, dead or alive; none after `stop`."""
 
@@ -49,7 +49,9 @@ def read(path: Path) -> ClusterState | None:
         raise _unreadable(path, str(error)) from None
     try:
         if raw["format"] != FORMAT:
-            raise precondition(f"{path} has format {raw['format']}, this program knows {FORMAT}")
+            raise precondition(
+                f"{path} has format {raw['format']}, this program knows {FORMAT}", "use another --dir for this version"
+            )
         return ClusterState(
             nodes=tuple(str(node) for node in raw["nodes"]),
             nats_urls=tuple(str(url) for url in raw["nats_urls"]),
@@ -73,7 +75,8 @@ def save(path: Path, state: ClusterState) -> None:
     content: dict[str, Any] = {"format": FORMAT} | asdict(state)
     draft = path.with_suffix(".new")
     try:
-        draft.write_text(json.dumps(content, indent=2) + "\n")
+        with open(draft, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(json.dumps(content, indent=2) + "\n")
         os.replace(draft, path)
     except OSError as error:
         raise precondition(f"can't write {path}: {error.strerror}") from None
@@ -83,7 +86,7 @@ def save(path: Path, state: ClusterState) -> None:
 def exclusive(lock: Path) -> Iterator[None]:
     """Held while a command changes the cluster. Raises StosError ABORTED when another command holds it."""
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise precondition(f"can't use the directory {lock.parent}: {error.strerror}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from services.replica.brain import InvalidRecord
@@ -60,8 +60,9 @@ class Api:
         frontends: Frontends,
         address: str,
         dial: Callable[[], None],
+        dropped: Mapping[str, int],
     ):
-        """`dial`: look again whom to keep links to."""
+        """`dial`: look again whom to keep links to. `dropped`: what was not believed, by reason."""
         self._settings = settings
         self._version = version
         self._node = node
@@ -70,6 +71,7 @@ class Api:
         self._frontends = frontends
         self._address = address
         self._dial = dial
+        self._dropped = dropped
         self._asked: dict[int, asyncio.Future[None]] = {}
         self._request = 0
 
@@ -137,13 +139,18 @@ class Api:
                 for volume in self._node.volumes.values()
             ],
             frontends=self._frontends.statuses(),
+            strangers=dict(self._frontends.network.strangers),
+            dropped=dict(self._dropped),
         )
 
     async def _open(self, request: OpenFrontend, context: RequestContext) -> FrontendOpened:
-        return await self._frontends.open(request)
+        return await self._frontends.open(request, str(context.caller))
 
     async def _close(self, request: CloseFrontend, context: RequestContext) -> Empty:
-        await self._frontends.close(request.volume)
+        if request.remote_only:
+            await self._frontends.unexport(request.volume, str(context.caller))
+        else:
+            await self._frontends.close(request.volume)
         return Empty()
 
     async def _bid(self, request: BidRequest, context: RequestContext) -> Bid:

@@ -23,6 +23,7 @@ from services.replica.shell import Shell, boot_time_ns
 from stoscore import subjects
 from stoscore.catalogue import Catalogue
 from stoscore.errors import StosError, invalid
+from stoscore.files import socket_directory
 from stoscore.host import HostContext
 from stoscore.messages import DecisionEvent, NodeEntry
 from stoscore.plugins import load as load_plugin
@@ -68,17 +69,19 @@ class _Replica:
         cluster = context.identity.cluster
         nonce = secrets.randbits(63)
         self._node = Node(settings.node, settings.timing(), nonce, self._share_of, boot_time_ns())
-        self._frontends = Frontends(settings.node, settings.run_dir, settings.data_dir)
-        self._handlers = Handlers(self._node, self._frontends)
+        identity, audit = context.identity, context.bus.audit
+        self._frontends = Frontends(settings.node, settings.run_dir, settings.data_dir, identity, audit)
+        self._handlers = Handlers(self._node, self._frontends, audit)
         host, _, port = settings.listen.rpartition(":")
         self._network = PeerNetwork(
-            identity=context.identity,
+            identity=identity,
             node=settings.node,
             cluster=cluster,
             version=self._version,
             host=host,
             port=int(port),
             handler=self._handlers,
+            audit=audit,
             logger=get_logger("peers"),
         )
         self._shell = Shell(self._node, self._network, self, asyncio.get_running_loop())
@@ -95,7 +98,7 @@ class _Replica:
     async def run(self) -> None:
         settings = self._settings
         await self._replicas.open_all()
-        settings.run_dir.mkdir(parents=True, exist_ok=True)
+        socket_directory(settings.run_dir)
         address = await self._network.start()
         advertised = settings.advertise or address
         self._addresses.load()
@@ -114,6 +117,7 @@ class _Replica:
                 self._frontends,
                 advertised,
                 self._dial,
+                self._handlers.dropped,
             )
             await self._join_bus(self._api, advertised)
             self._shell.settle()
@@ -168,9 +172,9 @@ class _Replica:
         self._spawn(self._bus.publish(subject, encoded))
 
     def _brain_from_bus(self, subject: str, data: bytes, headers: dict[str, str]) -> None:
-        sender = subject.rpartition(".")[2]
+        volume, _, sender = subject.split(".")[-3:]
         if sender != self._settings.node and not self._shell.stopped:
-            self._handlers.brain(sender, data, boot_time_ns())
+            self._handlers.brain_by_bus(sender, volume, data, boot_time_ns())
             self._shell.settle()
 
     def replied(self, order: Reply) -> None:

@@ -201,7 +201,10 @@ TO_PRIMARY = frozenset({Type.JOINED, Type.ACK, Type.FLUSHED, Type.DIGESTS, Type.
 TO_FRONTEND = frozenset({Type.OPENED, Type.REFUSED, Type.IO_DONE, Type.IO_DATA, Type.SERVING})
 FROM_FRONTEND = frozenset({Type.IO_WRITE, Type.IO_READ, Type.IO_ZERO, Type.IO_FLUSH})
 PAIR = frozenset({Type.BEAT, Type.BEAT_ANSWER, Type.CLAIMS, Type.CONFIRM})
-
+ANSWERS = TO_PRIMARY | {Type.OPENED, Type.REFUSED, Type.IO_DONE, Type.IO_DATA}
+"""What comes back on the link that it was asked on: only from a node that we dialled."""
+ASKED = TO_REPLICA | FROM_FRONTEND | PAIR | {Type.BRAIN, Type.OPEN, Type.CLOSE, Type.SERVING}
+"""What arrives on a link that the other node dialled."""
 _IO = {
     int(Type.IO_WRITE): ms.Io.WRITE,
     int(Type.IO_READ): ms.Io.READ,

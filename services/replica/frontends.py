@@ -1,81 +1,120 @@
-"""The frontends of this node: opened on request, remembered on disk, opened again when the service restarts."""
+"""The NBD frontends of this node: opened on request, remembered on disk, opened again when the service restarts.
+
+A frontend's clients come by its Unix socket, and by TCP with TLS where an operator asked for that (`RemoteExport`).
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
-import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from services.replica.nbd.frontend import Frontend
+from services.replica.nbd import Frontend, RemoteDoor, RemoteIdentity
 from services.replica.peers import Frame, PeerNetwork
+from services.replica.trail import Trail
 from stoscore.errors import StosError, precondition
-from stoscore.messages import FrontendOpened, FrontendStatus, OpenFrontend
+from stoscore.files import write_private
+from stoscore.messages import FrontendOpened, FrontendStatus, OpenFrontend, RemoteExport
 from stoscore.telemetry import get_logger
 
 log = get_logger("frontends")
 FILE = "frontends.json"
 
 
+@dataclass(slots=True)
+class _Open:
+    """One volume that is used here."""
+
+    request: OpenFrontend
+    frontend: Frontend
+    remote: RemoteDoor | None = None
+
+    def status(self) -> FrontendStatus:
+        status = self.frontend.status()
+        remote = self.remote.status() if self.remote is not None else None
+        return status.model_copy(update={"remote": remote})
+
+
 class Frontends:
     """Volume -> its NBD frontend here."""
 
-    def __init__(self, node: str, run_dir: Path, state_dir: Path):
+    def __init__(self, node: str, run_dir: Path, state_dir: Path, identity: RemoteIdentity, audit: Trail):
         self._node = node
         self._run_dir = run_dir
         self._file = state_dir / FILE
-        self._open: dict[bytes, tuple[OpenFrontend, Frontend]] = {}
+        self._identity = identity
+        self._audit = audit
+        self._open: dict[bytes, _Open] = {}
+        self._changing = asyncio.Lock()
+        """Held by each request: the same one may come twice at a time."""
         self.network: PeerNetwork
         """Set once by the app: network and frontends need each other."""
         self.on_change: Callable[[], None] = lambda: None
 
     # ---- requests -------------------------------------------------------------------------------------
 
-    async def open(self, request: OpenFrontend) -> FrontendOpened:
-        """Idempotent; a newer attach epoch replaces the frontend, an older one is refused. Raises StosError."""
+    async def open(self, request: OpenFrontend, who: str) -> FrontendOpened:
+        """Idempotent; a newer attach epoch replaces the frontend, an older one is refused. `who` asks, for the audit.
+        Raises StosError."""
+        async with self._changing:
+            return await self._open_now(request, who)
+
+    async def _open_now(self, request: OpenFrontend, who: str) -> FrontendOpened:
         raw = bytes.fromhex(request.volume)
         known = self._open.get(raw)
-        if known is not None:
-            if known[0].attach_epoch > request.attach_epoch:
-                raise precondition(
-                    f"volume {request.name} is open here with attach epoch {known[0].attach_epoch}",
-                    "attach it again and use the epoch of that answer",
-                )
-            if known[0].attach_epoch == request.attach_epoch:
-                return self._opened(known[0])
+        if known is not None and known.request.attach_epoch > request.attach_epoch:
+            raise precondition(
+                f"volume {request.name} is open here with attach epoch {known.request.attach_epoch}",
+                "attach it again and use the epoch of that answer",
+            )
+        if known is not None and known.request.attach_epoch < request.attach_epoch:
             await self._close(raw)
+            known = None
+        if known is None:
+            known = await self._begin(raw, request)
+        if request.remote is not None:
+            await self._export(known, request.remote, who)
+        self._remember()
+        return self._opened(known)
+
+    async def _begin(self, raw: bytes, request: OpenFrontend) -> _Open:
         frontend = Frontend(
             request.volume,
             request.name,
             request.size_bytes,
             request.attach_epoch,
-            tuple(voter.node for voter in request.voters if voter.kind == "data"),
+            {voter.node: int(voter.incarnation, 16) for voter in request.voters if voter.kind == "data"},
             self._socket(request.volume),
             self.network.send,
             self.network.connected,
         )
-        self._open[raw] = (request, frontend)
+        frontend.on_node = lambda node: self.on_change()
+        known = self._open[raw] = _Open(request.model_copy(update={"remote": None}), frontend)
         self.on_change()
         try:
             await frontend.start()
         except BaseException:
             del self._open[raw]
             raise
-        self._remember()
-        return self._opened(request)
+        return known
 
     async def close(self, volume: str) -> None:
         """Idempotent."""
-        await self._close(bytes.fromhex(volume))
-        self._remember()
-        self.on_change()
+        async with self._changing:
+            await self._close(bytes.fromhex(volume))
+            self._remember()
+            self.on_change()
 
     async def _close(self, raw: bytes) -> None:
         known = self._open.pop(raw, None)
         if known is not None:
-            await known[1].close()
+            await known.frontend.close()
+            if known.remote is not None:
+                await known.remote.close()
 
     async def reopen(self) -> None:
         """Open what was open when the process ended."""
@@ -89,37 +128,90 @@ class Frontends:
             return
         for request in requests:
             try:
-                await self.open(request)
+                known = await self._begin(bytes.fromhex(request.volume), request)
             except StosError as error:
                 # The others, and the copies on this node, must not suffer from one socket.
                 log.error("frontend is not opened again: %s", error, extra={"volume": request.volume})
+                continue
+            if request.remote is not None:
+                known.remote = self._door(known, request.remote)
+                known.request = request
+                known.remote.start_when_possible()
 
     async def stop(self) -> None:
         """The process ends; what is open stays remembered."""
-        for _, frontend in self._open.values():
-            await frontend.leave()
+        for known in self._open.values():
+            await known.frontend.leave()
+            if known.remote is not None:
+                await known.remote.close()
+
+    # ---- remote clients -------------------------------------------------------------------------------
+
+    async def _export(self, known: _Open, remote: RemoteExport, who: str) -> None:
+        """Idempotent; other clients are put in force at once, another address replaces the one before."""
+        door = known.remote
+        if door is not None and door.listens_on(remote.address):
+            door.allow(remote.clients)
+        else:
+            fresh = self._door(known, remote)
+            try:
+                await fresh.start()
+            except StosError:
+                await fresh.close()
+                raise
+            known.remote = fresh
+            if door is not None:
+                await door.close()
+        assert known.remote is not None
+        remote = known.remote.remote
+        known.request = known.request.model_copy(update={"remote": remote})
+        allowed = f"on {remote.address} for {', '.join(remote.clients)}"
+        self._audit.record(who=who, action="nbd.export", outcome="done", target=known.request.name, reason=allowed)
+
+    async def unexport(self, volume: str, who: str) -> None:
+        """The Unix socket stays. Idempotent."""
+        async with self._changing:
+            known = self._open.get(bytes.fromhex(volume))
+            if known is None or known.remote is None:
+                return
+            door, known.remote = known.remote, None
+            known.request = known.request.model_copy(update={"remote": None})
+            await door.close()
+            self._remember()
+            self._audit.record(who=who, action="nbd.unexport", outcome="done", target=known.request.name)
+
+    def _door(self, known: _Open, remote: RemoteExport) -> RemoteDoor:
+        return RemoteDoor(known.frontend.export, remote, known.frontend, self._identity, self._audit, log)
 
     # ---- the links' side ------------------------------------------------------------------------------
 
-    def frame(self, peer: str, frame: Frame) -> None:
+    def frame(self, peer: str, frame: Frame) -> bool:
+        """False when it comes from a node that has nothing to say to this frontend."""
         known = self._open.get(frame.volume)
-        if known is not None:
-            known[1].on_frame(peer, frame)
+        if known is None:
+            return True  # closed meanwhile
+        if not known.frontend.uses(peer):
+            return False
+        known.frontend.on_frame(peer, frame)
+        return True
 
     def link_up(self, peer: str) -> None:
-        for _, frontend in self._open.values():
-            frontend.on_link_up(peer)
+        """Only for those that use it: a node that is asked for a session learns of the volume."""
+        for known in self._open.values():
+            if known.frontend.uses(peer):
+                known.frontend.on_link_up(peer)
 
     def link_down(self, peer: str) -> None:
-        for _, frontend in self._open.values():
-            frontend.on_link_down(peer)
+        for known in self._open.values():
+            if known.frontend.uses(peer):
+                known.frontend.on_link_down(peer)
 
     def peers(self) -> set[str]:
         """The nodes that a frontend here may need."""
-        return {voter.node for request, _ in self._open.values() for voter in request.voters if voter.kind == "data"}
+        return {node for known in self._open.values() for node in known.frontend.nodes()}
 
     def statuses(self) -> list[FrontendStatus]:
-        return [frontend.status() for _, frontend in self._open.values()]
+        return [known.status() for known in self._open.values()]
 
     # ---- small things ---------------------------------------------------------------------------------
 
@@ -127,15 +219,14 @@ class Frontends:
         """Short: a Unix socket's path has room for 107 bytes."""
         return self._run_dir / f"{volume[:16]}.sock"
 
-    def _opened(self, request: OpenFrontend) -> FrontendOpened:
-        socket = self._socket(request.volume)
-        return FrontendOpened(node=self._node, socket=str(socket), uri=f"nbd+unix:///{request.name}?socket={socket}")
+    def _opened(self, known: _Open) -> FrontendOpened:
+        socket = known.frontend.socket_path
+        return FrontendOpened(
+            node=self._node,
+            socket=str(socket),
+            uri=f"nbd+unix:///{known.request.name}?socket={socket}",
+            remote=known.remote.status() if known.remote is not None else None,
+        )
 
     def _remember(self) -> None:
-        body = json.dumps([request.model_dump() for request, _ in self._open.values()])
-        temporary = self._file.with_suffix(".new")
-        with open(temporary, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._file)
+        write_private(self._file, json.dumps([known.request.model_dump() for known in self._open.values()]).encode())

@@ -1,8 +1,11 @@
 """Frames of the peer links become facts for the node, requests for the primary, answers for a frontend.
 
-A frame is believed only as far as its link: brain messages and data come from a voter of the volume with the
-incarnations that the record names (I1), requests from whoever opened the session. What does not fit is dropped and
-counted; bytes of an impossible shape end the link.
+A frame is believed only as far as its link and the volume's record go (`permits`). What does not fit is dropped,
+counted, told as a refusal and charged to its link; bytes of an impossible shape, or a frame that goes the wrong way,
+end the link.
+
+A node that is no voter of a volume and not attached to it hears exactly what it would hear were the volume not here:
+no size, no epoch, no primary, not even that it exists.
 """
 
 from __future__ import annotations
@@ -10,34 +13,50 @@ from __future__ import annotations
 import errno
 from collections import Counter
 
-from services.replica import codec
+from services.replica import codec, permits
+from services.replica.allowance import Allowance
+from services.replica.brain import Claims, messages
 from services.replica.brain.messages import BadMessage
-from services.replica.brain.messages import decode as decode_brain
 from services.replica.codec import Envelope
-from services.replica.driver import Node
+from services.replica.driver import Node, Volume
 from services.replica.frontends import Frontends
 from services.replica.hosted import Hosted
-from services.replica.peers import Frame, FrameError, Link, Type, split_blocks, split_copy
+from services.replica.peers import COMPARED_NODES_MAX, Frame, FrameError, Link, Type, split_blocks, split_copy
 from services.replica.replication import messages as ms
 from services.replica.shell import Shell, boot_time_ns
 from services.replica.store import verify_sums
-from stoscore.telemetry import get_logger
-
-log = get_logger("peers")
+from services.replica.trail import Trail
+from stoscore.limits import REQUEST_BYTES_MAX
+from stoscore.units import BLOCK_BYTES, GIB, KIB
 
 _WITH_RANGE = frozenset({Type.IO_WRITE, Type.IO_READ, Type.IO_ZERO})
+_UNCHARGED = (codec.TO_REPLICA | codec.TO_PRIMARY | codec.FROM_FRONTEND | {Type.IO_DONE, Type.IO_DATA}) - {Type.JOIN}
+"""What moves data is bounded by windows and by the link's turns, all else by its number."""
+_JOIN_CHARGE = 50
+"""Its answer lists what this copy may hold unconfirmed, which is a walk over thousands of entries."""
+_READ_BLOCKS_MAX = REQUEST_BYTES_MAX // BLOCK_BYTES
+_ZERO_BLOCKS_MAX = 4 * GIB // BLOCK_BYTES
+"""The longest range that NBD can name, so nobody honest asks for more at once."""
+WINDOW_REQUESTS_MAX = 4096
+"""Of one session: four times what a frontend ever leaves unanswered."""
+_BUS_PER_S = 500
+_BUS_BURST = 10_000
+"""The bus is the second way: it has to carry one election of all volumes that two nodes share."""
+_SENDERS_MAX = 1024
 
 
 class Handlers:
     """Implements `PeerHandler` for one node."""
 
-    def __init__(self, node: Node, frontends: Frontends):
+    def __init__(self, node: Node, frontends: Frontends, audit: Trail):
         self._node = node
         self._frontends = frontends
+        self._audit = audit
         self.shell: Shell
         """Set once by the app: shell and handlers need each other."""
         self.dropped: Counter[str] = Counter()
         """Frames that were not believed, by reason."""
+        self._by_bus: dict[str, Allowance] = {}
 
     # ---- links ----------------------------------------------------------------------------------------
 
@@ -75,6 +94,11 @@ class Handlers:
 
     def _frame(self, link: Link, frame: Frame, now_ns: int) -> None:
         kind = frame.type
+        if kind not in (codec.ANSWERS if link.outgoing else codec.ASKED):
+            way = "on the link that we dialled" if link.outgoing else "on the link that it dialled"
+            raise FrameError(f"{Type(kind).name} {way}, where it has no meaning")
+        if kind not in _UNCHARGED:
+            link.charge(_JOIN_CHARGE if kind == Type.JOIN else 1 + len(frame.payload) // KIB)
         if kind in codec.FROM_FRONTEND:
             self._request(link, frame, now_ns)
         elif kind in codec.TO_REPLICA:
@@ -82,52 +106,97 @@ class Handlers:
         elif kind in codec.TO_PRIMARY:
             self._to_primary(link, frame, now_ns)
         elif kind in codec.TO_FRONTEND:
-            self._frontends.frame(link.peer, frame)
+            if not self._frontends.frame(link.peer, frame):
+                self._drop(link, frame, "an answer from a node that the frontend does not use")
         elif kind in codec.PAIR:
-            self._node.pair_message(link.peer, codec.unpack_pair(frame), now_ns)
+            self._pair(link, frame, now_ns)
         elif kind == Type.BRAIN:
-            self.brain(link.peer, frame.payload, now_ns)
+            self.brain(link.peer, frame.volume.hex(), frame.payload, now_ns)
         elif kind == Type.OPEN:
-            volume = frame.volume.hex()
-            message = ms.Open(frame.id)
-            number = self.shell.link_number(link)
-            self._node.open_session(volume, number, link.peer, frame.attach_epoch, message, now_ns)
+            self._open(link, frame, now_ns)
         self.shell.perform()
 
-    def brain(self, peer: str, raw: bytes | memoryview, now_ns: int) -> None:
-        """A brain's message, by link or by bus; only `peer` can have sent it."""
-        try:
-            message = decode_brain(raw)
-        except BadMessage as error:
-            self._drop("malformed brain message", peer, str(error))
-            return
-        if message.sender.node != peer:
-            self._drop("brain message in another's name", peer, f"it claims to be {message.sender.node}")
-            return
-        self._node.brain_message(message, now_ns)
+    def _drop(self, link: Link, frame: Frame, why: str) -> None:
+        link.charge(1 + len(frame.payload) // BLOCK_BYTES)
+        self._refuse(link.peer, Type(frame.type).name, frame.volume.hex(), why)
 
-    def _drop(self, why: str, peer: str, detail: str = "") -> None:
+    def _refuse(self, node: str, what: str, volume: str, why: str) -> None:
         self.dropped[why] += 1
-        log.warning("dropped: %s", why, extra={"peer": peer, "detail": detail, "dropped": self.dropped[why]})
+        self._audit.record(
+            who=f"node/{node}", action=f"link.{what.lower()}", outcome="refused", target=volume, reason=why
+        )
 
-    def _member(self, link: Link, frame: Frame) -> Hosted | None:
-        """Our replica, if both incarnations are the ones that the record names (I1)."""
+    def _pair(self, link: Link, frame: Frame, now_ns: int) -> None:
+        """About two nodes and all their volumes. Whoever claims a volume has to lead it, which the node looks at when
+        it promises; volumes that are not here are not even remembered."""
+        message = codec.unpack_pair(frame)
+        if isinstance(message, Claims):
+            here = {volume: entry for volume, entry in message.entries.items() if volume in self._node.volumes}
+            message = Claims(message.nonce, message.version, here)
+        elif frame.type == Type.BEAT_ANSWER and frame.epoch > permits.PROMISE_NS_MAX:
+            raise FrameError("a promise that is longer than any lease")
+        self._node.pair_message(link.peer, message, now_ns)
+
+    # ---- the brain ------------------------------------------------------------------------------------
+
+    def brain_by_bus(self, peer: str, volume_id: str, raw: bytes, now_ns: int) -> None:
+        """The bus brings every node's messages to every node: one that floods it must not cost all others much."""
+        allowance = self._by_bus.get(peer)
+        if allowance is None:
+            if len(self._by_bus) >= _SENDERS_MAX:
+                self._by_bus.clear()
+            allowance = self._by_bus[peer] = Allowance(_BUS_PER_S, _BUS_BURST, now_ns)
+        if allowance.take_if_room(1, now_ns):
+            self.brain(peer, volume_id, raw, now_ns)
+        else:
+            self._refuse(peer, "brain", "", f"more than {_BUS_PER_S} brain messages a second by the bus")
+
+    def brain(self, peer: str, volume_id: str, raw: bytes | memoryview, now_ns: int) -> None:
+        """A brain's message about that volume, by link or by bus; only `peer` can have sent it."""
+        try:
+            message = messages.decode(raw)
+        except BadMessage:
+            self._refuse(peer, "brain", volume_id, "a malformed brain message")
+            return
+        if message.sender.node != peer or message.volume != volume_id:
+            self._refuse(peer, "brain", volume_id, "a brain message in another's name")
+            return
+        volume = self._node.volumes.get(volume_id)
+        why = permits.brain(volume.brain.state if volume is not None else None, message)
+        if not why:
+            self._node.brain_message(message, now_ns)
+            return
+        self._refuse(peer, "brain", volume_id, why)
+        if why == permits.STRANGER:
+            self._node.say_unknown(message)
+
+    # ---- data between copies --------------------------------------------------------------------------
+
+    def _member(self, link: Link, frame: Frame) -> tuple[Hosted, Volume] | None:
+        """Our copy, if the record names both ends with these incarnations in this generation (I1, I4)."""
         hosted = self.shell.by_raw.get(frame.volume)
-        volume = self._node.volumes.get(hosted.volume) if hosted else None
-        record = volume.brain.record if volume else None
-        voter = record.voter_on(link.peer) if record else None
-        if hosted is None or voter is None:
-            self.dropped["data of a stranger"] += 1
+        volume = self._node.volumes.get(hosted.volume) if hosted is not None else None
+        if hosted is None or volume is None:
+            self._drop(link, frame, "data of a volume that is not here")
             return None
-        if frame.target != hosted.number or frame.sender != int(voter.incarnation, 16):
-            self.dropped["data of another incarnation"] += 1
+        why = permits.data(
+            volume.brain.state.slot,
+            mine=hosted.number,
+            node=link.peer,
+            sender=frame.sender,
+            target=frame.target,
+            generation=frame.generation,
+        )
+        if why:
+            self._drop(link, frame, why)
             return None
-        return hosted
+        return (hosted, volume) if hosted.store is not None else None
 
     def _to_replica(self, link: Link, frame: Frame, now_ns: int) -> None:
-        hosted = self._member(link, frame)
-        if hosted is None or hosted.failure or hosted.store is None:
+        member = self._member(link, frame)
+        if member is None or member[0].failure:
             return
+        hosted, volume = member
         token = 0
         if frame.type == Type.WRITE:
             sums, data = split_blocks(frame)
@@ -145,7 +214,16 @@ class Handlers:
             token = self.shell.hold(sums, data)
         elif frame.type == Type.ZERO:
             self._check_inside(hosted, frame.y, frame.z)
+            if frame.z > _ZERO_BLOCKS_MAX:
+                raise FrameError(f"{frame.z} blocks to zero where at most {_ZERO_BLOCKS_MAX} are allowed")
+        elif frame.type == Type.JOIN:
+            why = permits.lead(volume.brain.state, volume.brain.leader, link.peer)
+            if why and frame.epoch == volume.brain.epoch:
+                self._drop(link, frame, why)
+                return
         message = codec.unpack_to_replica(frame, token)
+        if isinstance(message, ms.Digest) and sum(count for _, count in message.ranges) > COMPARED_NODES_MAX:
+            raise FrameError("a comparison of more nodes than one may ask for")
         number = self.shell.link_number(link)
         self._node.to_replica(hosted.volume, number, link.peer, frame.epoch, message, now_ns)
         if token:
@@ -153,9 +231,12 @@ class Handlers:
             self.shell.keep(token)
 
     def _to_primary(self, link: Link, frame: Frame, now_ns: int) -> None:
-        hosted = self._member(link, frame)
-        if hosted is None:
+        member = self._member(link, frame)
+        if member is None:
             return
+        hosted, volume = member
+        if frame.type == Type.JOINED and not _is_asked_to_join(volume, link.peer, frame.id):
+            return  # before it costs anything: its list may be long
         token = self.shell.hold(frame.payload) if frame.type == Type.DIGESTS else 0
         message = codec.unpack_to_primary(frame, token)
         if isinstance(message, ms.Joined):
@@ -170,23 +251,62 @@ class Handlers:
         if not count or block + count > hosted.blocks.size_blocks:
             raise FrameError(f"blocks {block} to {block + count} lie outside the volume")
 
-    def _request(self, link: Link, frame: Frame, now_ns: int) -> None:
+    # ---- frontends ------------------------------------------------------------------------------------
+
+    def _acquainted(self, link: Link, frame: Frame, target: int) -> tuple[Hosted, Volume] | None:
+        """The volume, if the node at the link's end may learn that it is here."""
         hosted = self.shell.by_raw.get(frame.volume)
+        volume = self._node.volumes.get(hosted.volume) if hosted is not None else None
+        if hosted is None or volume is None:
+            return None
+        if permits.knows(volume.brain.record, mine=hosted.number, node=link.peer, target=target):
+            return hosted, volume
+        self._drop(link, frame, "it is neither attached to the volume nor a voter of it")
+        return None
+
+    def _refuse_session(self, link: Link, frame: Frame, session: int) -> None:
+        """The answer of a node that has no such volume."""
+        refused = ms.OpenRefused(session, ms.Refusal.NOT_PRIMARY)
+        link.send(*codec.pack_message(Envelope(frame.volume), refused))
+
+    def _open(self, link: Link, frame: Frame, now_ns: int) -> None:
+        known = self._acquainted(link, frame, frame.target)
+        if known is None:
+            self._refuse_session(link, frame, frame.id)
+            return
         number = self.shell.link_number(link)
+        self._node.open_session(known[0].volume, number, link.peer, frame.attach_epoch, ms.Open(frame.id), now_ns)
+
+    def _request(self, link: Link, frame: Frame, now_ns: int) -> None:
+        """Of the session that this link opened, and of the attachment under which it opened it (W1, W2)."""
+        known = self._acquainted(link, frame, frame.target)
+        if known is None:
+            self._refuse_session(link, frame, frame.x)
+            return
+        hosted, volume = known
+        number = self.shell.link_number(link)
+        primary = volume.primary
+        if primary is not None and not primary.serves(number, frame.x, frame.attach_epoch):
+            # Before its range is looked at: what lies outside the volume tells its size.
+            refused = ms.OpenRefused(frame.x, ms.Refusal.NOT_READY, newest=primary.newest_session)
+            link.send(*codec.pack_message(self.shell.envelope(hosted, primary.epoch, link.peer), refused))
+            return
+        if primary is not None and primary.unanswered + len(volume.parked) >= WINDOW_REQUESTS_MAX:
+            raise FrameError(f"more than {WINDOW_REQUESTS_MAX} requests without waiting for an answer")
         token = 0
-        if hosted is not None and hosted.store is not None and frame.type in _WITH_RANGE:
-            if not frame.z or frame.y + frame.z > hosted.blocks.size_blocks:
-                self._answer_error(link, frame, errno.EINVAL)
+        if primary is not None and frame.type in _WITH_RANGE:
+            wrong = _wrong_range(frame, hosted.blocks.size_blocks)
+            if wrong:
+                self._answer_error(link, frame, wrong)
                 return
             if frame.type == Type.IO_WRITE:
                 sums, data = split_blocks(frame)
                 if verify_sums(data, sums):
-                    self._drop("write that does not match its checksums", link.peer)
+                    self._drop(link, frame, "a write that does not match its checksums")
                     self._answer_error(link, frame, errno.EIO)
                     return
                 token = self.shell.hold(sums, data)
-        volume = frame.volume.hex()
-        self._node.request(volume, number, codec.unpack_request(frame, token), now_ns)
+        self._node.request(hosted.volume, number, codec.unpack_request(frame, token), now_ns)
         if token:
             self.shell.perform()
             self.shell.keep(token)
@@ -194,3 +314,16 @@ class Handlers:
     def _answer_error(self, link: Link, frame: Frame, error: int) -> None:
         envelope = Envelope(frame.volume, epoch=frame.epoch)
         link.send(*codec.pack_message(envelope, ms.Done(frame.x, frame.id, error)))
+
+
+def _is_asked_to_join(volume: Volume, node: str, join_number: int) -> bool:
+    peer = volume.primary.peers.get(node) if volume.primary is not None else None
+    return peer is not None and peer.phase == "joining" and peer.join_number == join_number
+
+
+def _wrong_range(frame: Frame, size_blocks: int) -> int:
+    """The errno for what no frontend asks for, or 0."""
+    if not frame.z or frame.y + frame.z > size_blocks:
+        return errno.EINVAL
+    most = _ZERO_BLOCKS_MAX if frame.type == Type.IO_ZERO else _READ_BLOCKS_MAX
+    return errno.EINVAL if frame.z > most else 0

@@ -26,11 +26,13 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
 
 @pytest.fixture
 async def bus_of(control_plane: ControlPlane) -> AsyncIterator[BusOf]:
-    """`await bus_of("node", "n1")` is a connected bus of that identity, closed after the test."""
+    """`await bus_of("node", "n1")` is a connected bus of that identity, closed after the test. A user is an
+    administrator unless its role follows its name: "eve/viewer"."""
     opened: list[Bus] = []
 
     async def connect(kind: str, name: str) -> Bus:
-        identity = control_plane.identity(kind, name)
+        name, _, role = name.partition("/")
+        identity = control_plane.identity(kind, name, role)
         bus = await Bus.connect(identity, control_plane.nats_urls, name=f"test {name}", wait=True)
         opened.append(bus)
         return bus

@@ -1,247 +1,167 @@
-"""The server pins each identity to its own subjects: nobody speaks, listens or answers in another's name."""
+"""What the server itself enforces: a role says and hears what the table allows, in its own name, and nothing else."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import socket
-import ssl
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
-from services.certs.authority import Authority
-from services.certs.settings import CertsSettings
-from services.certs.vault import Vault
 from stoscore import subjects
-from stoscore.bus import Bus, RequestContext
-from stoscore.catalogue import KEYS, STREAM
+from stoscore.access import KIND, RULES, Caller, Rule, addressed, may_answer, payload_max
+from stoscore.bus import Bus
 from stoscore.errors import Code, StosError
-from stoscore.identity import Identity
-from stoscore.messages import BidRequest, DescribeReplica, Empty
+from stoscore.jetstream import STREAMS
 from stoscore.nats_session import Session
+from stoscore.subjects import NODE_KEYS, PREFIX
 from tests.integration.conftest import BusOf
-from tests.support.control_plane import ControlPlane, free_port
+from tests.support.control_plane import ControlPlane
 
 VOLUME = "0123456789abcdef" * 2
+NAMES = {role: f"{role}-9" if kind == "svc" else f"{role}9" for role, kind in KIND.items()}
+"""One identity of each role."""
+BUCKET = "$KV.stos-catalogue"
 
 
-async def refused_to_listen(bus: Bus, subject: str) -> None:
-    with pytest.raises(StosError) as caught:
-        await bus.subscribe(subject, lambda *_: None)
-    assert caught.value.code is Code.PERMISSION_DENIED
+def asked(rule: Rule, node: str = "n2") -> str:
+    """A subject of that row."""
+    words = rule.subject.split(".")
+    return ".".join(
+        node if word == "*" and words[2:4] == ["node", "*"] and at == 3 else word for at, word in enumerate(words)
+    ).replace("*", VOLUME)
 
 
-async def refused_to_publish(bus: Bus, subject: str, payload: bytes = b"{}") -> None:
-    with pytest.raises(StosError) as caught:
-        await bus.call(subject, payload, timeout_s=3.0)
-    assert caught.value.code is Code.PERMISSION_DENIED, caught.value
+class Speaker:
+    """A connection that notes what it may not say and hear."""
+
+    def __init__(self, plane: ControlPlane, role: str):
+        self.denied: set[str] = set()
+        kind, name = KIND[role], NAMES[role]
+        self.me = Caller(role, name)
+        self.identity = plane.identity(kind, name, role if kind == "user" else "")
+        self.urls = plane.nats_urls
+
+    async def open(self) -> Session:
+        inbox = f"{self.identity.inbox_prefix}.test"
+        return await Session.open(self.identity, self.urls, "test", inbox, self.denied.add)
+
+    async def said(self, *spoken: str) -> set[str]:
+        """Those of the subjects on which the server lets it publish."""
+        session = await self.open()
+        for subject in spoken:
+            session.publish(subject, b"")
+        await session.round_trip()
+        await session.close()
+        return {subject for subject in spoken if subject.lower() not in self.denied}
+
+    async def heard(self, *listened: str) -> set[str]:
+        """Those that it may subscribe to."""
+        session = await self.open()
+        for subject in listened:
+            session.subscribe(subject, "", lambda _: None)
+        await session.round_trip()
+        allowed = {subject for subject in listened if not session.is_denied(subject)}
+        await session.close()
+        return allowed
 
 
-@pytest.mark.parametrize(
-    "subject",
-    [
-        subjects.node("n2", "create"),
-        subjects.node("*", "create"),
-        f"{subjects.PREFIX}.node.>",
-        f"{subjects.PREFIX}.>",
-        ">",
-        "_INBOX_node_n2.>",
-        "_INBOX_user_admin.>",
-        "_INBOX_svc_n1.>",
-        subjects.placement("rank"),
-        subjects.certs("renew"),
-        "$SYS.>",
-    ],
-)
-async def test_a_node_hears_only_what_is_its_own(bus_of: BusOf, subject: str) -> None:
-    await refused_to_listen(await bus_of("node", "n1"), subject)
+@pytest.mark.parametrize("role", KIND)
+async def test_a_role_asks_what_the_table_allows(control_plane: ControlPlane, role: str) -> None:
+    speaker = Speaker(control_plane, role)
+    every = {addressed(asked(rule), speaker.me): rule for rule in RULES}
+    allowed = {subject for subject, rule in every.items() if role in rule.roles}
+    assert await speaker.said(*every) == allowed
+    assert 0 < len(allowed) < len(every)
 
 
-@pytest.mark.parametrize(
-    "subject",
-    [
-        subjects.brain(VOLUME, "n2"),
+@pytest.mark.parametrize("role", KIND)
+async def test_nobody_asks_in_another_name_or_role(control_plane: ControlPlane, role: str) -> None:
+    speaker = Speaker(control_plane, role)
+    others = [Caller(role, "other"), *(Caller(other, NAMES[role]) for other in KIND if other != role)]
+    forged = [addressed(asked(rule), other) for rule in RULES for other in others]
+    plain = [asked(rule) for rule in RULES if rule.subject != subjects.certs("trust")]
+    unknown = [addressed(f"{PREFIX}.{path}", speaker.me) for path in ("node.n2.unheard", "certs.x", "x", "vol.1.brain")]
+    assert await speaker.said(*forged, *plain, *unknown) == set()
+
+
+@pytest.mark.parametrize("role", KIND)
+async def test_nobody_listens_to_what_another_is_asked(control_plane: ControlPlane, role: str) -> None:
+    speaker = Speaker(control_plane, role)
+    every = {f"{asked(rule, NAMES[role])}.by.*.*": rule for rule in RULES}
+    mine = {s for s, rule in every.items() if may_answer(asked(rule, NAMES[role]), rule, speaker.me)}
+    assert await speaker.heard(*every) == mine
+    wide = [f"{asked(rule, 'n2')}.by.*.*" for rule in RULES if rule.answered_by == "node" and "*" in rule.subject]
+    wide += [f"{PREFIX}.>", f"{PREFIX}.node.>", f"{PREFIX}.*.*.by.*.*", ">", "*.>", "$SYS.>", "$JS.>", f"{BUCKET}.>"]
+    wide += ["_INBOX.>", "_INBOX.*.*.>", "_INBOX.node.n2.>", "_INBOX.user.admin.>", f"_INBOX.svc.{'x' * 5}.>"]
+    assert await speaker.heard(*wide) == set()
+    assert await speaker.heard(f"{speaker.me.inbox}.>") == {f"{speaker.me.inbox}.>"}
+
+
+@pytest.mark.parametrize("role", KIND)
+async def test_what_is_told_without_being_asked(control_plane: ControlPlane, role: str) -> None:
+    speaker = Speaker(control_plane, role)
+    name = NAMES[role]
+    own = {
+        "node": {
+            subjects.event(name, "audit"),
+            subjects.event(name, "decision"),
+            subjects.brain(VOLUME, name),
+        },
+        "certs": {subjects.event(f"svc:{name}", "audit"), subjects.certs("trust")},
+        "nats": {subjects.event(f"svc:{name}", "audit"), f"{NODE_KEYS}.n2", f"{BUCKET}.name.data"},
+    }.get(role, {subjects.event(f"svc:{name}", "audit")} if KIND[role] == "svc" else set())
+    foreign = {
+        subjects.event("n2", "audit"),
         subjects.event("n2", "decision"),
-        subjects.node("n2", "create"),
-        "_INBOX_node_n2.x",
-        f"{KEYS}.node.n2",
-        f"{KEYS}.name.vol",
-        f"$JS.API.STREAM.CREATE.{STREAM}",
-        f"$JS.API.STREAM.DELETE.{STREAM}",
-        f"$JS.API.CONSUMER.CREATE.{STREAM}",
-        f"$JS.API.CONSUMER.CREATE.{STREAM}.x",
-        "$JS.API.STREAM.CREATE.mine",
+        subjects.event("svc:certs", "audit"),
+        subjects.event(name, "other"),
+        subjects.event(f"user:{name}", "audit"),
+        subjects.brain(VOLUME, "n2"),
+        subjects.certs("trust"),
+        f"{NODE_KEYS}.n2",
+        f"{NODE_KEYS}.{name}",
+        f"{BUCKET}.name.data",
+        "_INBOX.node.n2.session.token",
+        "_INBOX.user.admin.session.token.by.node.n2",
+        "_INBOX.user.admin.session.token.by.certs.certs",
+        "_INBOX.user.admin",
         "$SYS.REQ.SERVER.PING",
-    ],
-)
-async def test_a_node_speaks_only_as_itself(bus_of: BusOf, subject: str) -> None:
-    await refused_to_publish(await bus_of("node", "n1"), subject)
+        "$SYS.REQ.USER.INFO",
+        "$SYS.REQ.CLAIMS.UPDATE",
+    } - own
+    allowed = await speaker.said(*own, *foreign)
+    # svc/nats writes the whole bucket.
+    assert allowed - {f"{NODE_KEYS}.{name}" if role == "nats" else ""} == own
 
 
-async def test_a_brain_hears_the_others(bus_of: BusOf) -> None:
-    first, second = await bus_of("node", "n1"), await bus_of("node", "n2")
-    heard: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
-    await first.subscribe(subjects.brain(VOLUME, "*"), lambda subject, data, _: heard.put_nowait((subject, data)))
-    assert await second.publish(subjects.brain(VOLUME, "n2"), b"vote")
-    async with asyncio.timeout(5):
-        assert await heard.get() == (subjects.brain(VOLUME, "n2"), b"vote")
-    # In another's name: accepted by the client library, dropped by the server.
-    await second.publish(subjects.brain(VOLUME, "n3"), b"forged")
-    await second.publish(subjects.brain(VOLUME, "n2"), b"after")
-    async with asyncio.timeout(5):
-        assert (await heard.get())[1] == b"after"
+@pytest.mark.parametrize("role", KIND)
+async def test_jetstream_is_for_two_roles_and_makes_no_consumer(control_plane: ControlPlane, role: str) -> None:
+    verbs = ("CREATE", "UPDATE", "DELETE", "PURGE", "INFO", "MSG.GET", "MSG.DELETE", "SNAPSHOT", "RESTORE")
+    streams = {f"$JS.API.STREAM.{verb}.{stream}" for verb in verbs for stream in (*STREAMS, "mine")}
+    others = {f"$JS.API.DIRECT.GET.{stream}" for stream in STREAMS}
+    for stream in STREAMS:
+        others |= {f"$JS.API.CONSUMER.{verb}.{stream}.x" for verb in ("CREATE", "DURABLE.CREATE", "MSG.NEXT", "INFO")}
+        others |= {f"$JS.API.CONSUMER.CREATE.{stream}", f"$JS.ACK.{stream}.x", f"$JS.FC.{stream}.x"}
+    others |= {"$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST"}
+    allowed = {"certs": ("CREATE", "UPDATE"), "nats": ("INFO", "MSG.GET")}.get(role, ())
+    expected = {f"$JS.API.STREAM.{verb}.{stream}" for verb in allowed for stream in STREAMS}
+    assert await Speaker(control_plane, role).said(*streams, *others) == expected
 
 
-@pytest.mark.parametrize(("kind", "name"), [("svc", "placement-1"), ("svc", "csi"), ("user", "admin")])
-async def test_services_do_not_answer_as_nodes(bus_of: BusOf, kind: str, name: str) -> None:
-    bus = await bus_of(kind, name)
-    await refused_to_listen(bus, subjects.node("n1", "create"))
-    await refused_to_publish(bus, subjects.brain(VOLUME, "n1"))
+async def test_a_refusal_is_told_to_who_asked(bus_of: BusOf) -> None:
+    viewer: Bus = await bus_of("user", "eve/viewer")
+    for subject in (subjects.volume("n1", VOLUME, "delete"), subjects.certs("revoke")):
+        with pytest.raises(StosError) as caught:
+            await viewer.call(viewer.addressed(subject), b"{}", timeout_s=3.0)
+        assert caught.value.code is Code.PERMISSION_DENIED
 
 
-async def test_placement_does_not_command(bus_of: BusOf) -> None:
-    placement = await bus_of("svc", "placement-1")
-    await refused_to_publish(placement, subjects.node("n1", "create"))
-    await refused_to_publish(placement, f"{KEYS}.name.vol")
-
-
-async def test_an_answer_in_anothers_name_does_not_arrive(bus_of: BusOf) -> None:
-    """n2 knows where n1's answer is awaited, and still can't send one: nobody asked n2."""
-    user, first, second = await bus_of("user", "admin"), await bus_of("node", "n1"), await bus_of("node", "n2")
-    inboxes: list[str] = []
-
-    async def describe(request: DescribeReplica, context: RequestContext) -> Empty:
-        (pending,) = user._pending
-        assert user._session is not None
-        inboxes.append(f"{user._session.inbox}.{pending}")
-        await second.publish(inboxes[0], b'{"v":1,"ok":true,"result":{"node":"n2"}}')
-        await asyncio.sleep(0.2)
-        return Empty()
-
-    await first.serve(subjects.node("n1", "describe"), DescribeReplica, describe)
-    answer = await user.request(subjects.node("n1", "describe"), DescribeReplica(volume=VOLUME), Empty)
-    assert answer == Empty()
-    assert inboxes
-
-
-async def test_a_stored_message_can_not_be_replayed_as_a_request(bus_of: BusOf) -> None:
-    """A reply subject is not checked by the server: a node can have a stored message sent to another node."""
-    handled: list[str] = []
-    attacker, victim = await bus_of("node", "n1"), await bus_of("node", "n2")
-
-    async def bids(request: BidRequest, context: RequestContext) -> Empty:
-        handled.append(context.subject)
-        return Empty()
-
-    await victim.serve(subjects.node("n2", "create"), BidRequest, bids)
-    await attacker.call(f"{KEYS}.node.n1", b'{"v":1,"size_bytes":4096}')
-    session = attacker._session
-    assert session is not None
-    question = json.dumps({"last_by_subj": f"{KEYS}.node.n1"}).encode()
-    session.publish(f"$JS.API.DIRECT.GET.{STREAM}", question, subjects.node("n2", "create"))
-    await session.round_trip()
-    user = await bus_of("user", "admin")
-    await user.request(subjects.node("n2", "create"), BidRequest(size_bytes=1), Empty)
-    assert handled == [subjects.node("n2", "create")]  # the user's alone
-
-
-# ---- who gets in at all --------------------------------------------------------------------------------
-
-
-def test_plain_text_is_not_spoken(control_plane: ControlPlane) -> None:
-    with socket.create_connection(("127.0.0.1", control_plane.settings.nats_port), 5) as plain:
-        plain.settimeout(0.5)
-        try:
-            said = plain.recv(100)
-        except TimeoutError:
-            said = b""
-    assert b"INFO" not in said
-
-
-def test_without_a_certificate_nobody_gets_in(control_plane: ControlPlane) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.load_verify_locations(cadata=control_plane.authority.root_pem)
-    with pytest.raises((ssl.SSLError, ConnectionError)):
-        speak(control_plane, context)
-
-
-def test_an_old_tls_version_is_refused(control_plane: ControlPlane) -> None:
-    identity = control_plane.identity("node", "n1")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(identity.directory / "cert.pem", identity.directory / "key.pem")
-    context.load_verify_locations(cadata=control_plane.authority.root_pem)
-    with pytest.raises((ssl.SSLError, ConnectionError)):
-        speak(control_plane, context)
-
-
-def speak(plane: ControlPlane, context: ssl.SSLContext) -> bytes:
-    with (
-        socket.create_connection(("127.0.0.1", plane.settings.nats_port), 5) as plain,
-        context.wrap_socket(plain, server_hostname="nats.stos.internal") as secured,
-    ):
-        return secured.recv(100)  # TLS 1.3: the refusal arrives with the first read
-
-
-async def no_entry(identity: Identity, plane: ControlPlane, why: str) -> None:
-    with pytest.raises(StosError, match=why) as caught:
-        await Session.open(identity, plane.nats_urls, "stranger", "_INBOX_x", lambda _: None)
-    assert caught.value.code is Code.UNAVAILABLE
-
-
-def other_cluster(directory: Path, *, now: datetime | None = None) -> Authority:
-    settings = CertsSettings(data_dir=directory, admin_socket=directory / "s", port=free_port())
-    return Authority(settings, Vault(directory), lambda: now or datetime.now(UTC))
-
-
-async def test_another_cluster_stays_out(control_plane: ControlPlane, tmp_path: Path) -> None:
-    stranger = other_cluster(tmp_path / "other").own_identity(tmp_path / "identity", "node", "n1")
-    await no_entry(stranger, control_plane, "CERTIFICATE_VERIFY_FAILED")
-
-
-async def test_a_foreign_certificate_with_our_credential_stays_out(control_plane: ControlPlane, tmp_path: Path) -> None:
-    stranger = other_cluster(tmp_path / "other").own_identity(tmp_path / "identity", "node", "n1")
-    ours = control_plane.identity("node", "n1")
-    for name in ("nats.jwt", "nats.seed", "trust.pem"):
-        (stranger.directory / name).write_bytes((ours.directory / name).read_bytes())
-    await no_entry(Identity(stranger.directory), control_plane, "(?i)unknown certificate authority|unknown ca")
-
-
-async def test_an_expired_identity_stays_out(control_plane: ControlPlane, tmp_path: Path) -> None:
-    authority = control_plane.authority
-    before, authority.now = authority.now, lambda: datetime.now(UTC) - timedelta(days=5)
-    try:
-        with pytest.raises(StosError, match="expired"):
-            authority.own_identity(tmp_path / "old", "node", "n1")
-    finally:
-        authority.now = before
-    await no_entry(Identity(tmp_path / "old"), control_plane, "(?i)bad certificate|expired")
-
-
-async def test_a_credential_without_its_key_stays_out(control_plane: ControlPlane, tmp_path: Path) -> None:
-    first, second = control_plane.identity("node", "n1"), control_plane.identity("node", "n2")
-    for path in first.directory.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "nats.jwt").write_text(second.nats_jwt())
-    await no_entry(Identity(tmp_path), control_plane, "Authorization Violation")
-
-
-async def test_a_node_can_not_pose_as_the_nats_server(control_plane: ControlPlane) -> None:
-    """Its certificate is valid for TLS servers, and lacks the one host name that clients insist on."""
-    thief = control_plane.identity("node", "n1")
-    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=thief.server_context())
-    port = server.sockets[0].getsockname()[1]
-    try:
-        with pytest.raises(ssl.SSLCertVerificationError, match=r"(?i)hostname"):
-            await asyncio.open_connection(
-                "127.0.0.1",
-                port,
-                ssl=control_plane.identity("node", "n2").nats_context(),
-                server_hostname="nats.stos.internal",
-            )
-    finally:
-        server.close()
+async def test_who_only_asks_sends_small_messages_and_few_subscriptions(control_plane: ControlPlane) -> None:
+    speaker = Speaker(control_plane, "viewer")
+    hoarder, talker = await speaker.open(), await speaker.open()
+    for number in range(100):
+        hoarder.subscribe(f"{speaker.me.inbox}.{number}", "", lambda _: None)
+    assert "maximum subscriptions" in (await hoarder.lost).lower()
+    talker._payload_max = 1 << 20  # as another client library would
+    talker.publish(addressed(subjects.node("n1", "status"), speaker.me), b"x" * (payload_max("viewer") + 1))
+    async with asyncio.timeout(10):
+        await talker.lost

@@ -1,4 +1,4 @@
-"""The catalogue over a real JetStream: claims by compare-and-set, many entries, nodes and their watchers."""
+"""The catalogue over the real NATS service: claims by compare-and-set, many entries, nodes and their watchers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import secrets
 
 import pytest
 
+from services.nats.catalogue import KEYS, PAGE
+from stoscore import jetstream, subjects
 from stoscore.bus import Bus
-from stoscore.catalogue import BATCH, KEYS, Catalogue
+from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError
-from stoscore.messages import CatalogueEntry, NodeEntry
+from stoscore.messages import CatalogueEntry, Empty, NodeEntry
 from tests.integration.conftest import BusOf
 from tests.support.control_plane import ControlPlane
 
@@ -69,11 +71,15 @@ async def test_a_reused_name_belongs_to_the_new_volume(bus_of: BusOf) -> None:
         await catalogue.by_id(old.volume)
 
 
+async def written(bus_of: BusOf, name: str, data: bytes) -> None:
+    """Into the bucket directly, as only a NATS service may."""
+    await jetstream.store(await bus_of("svc", "nats-2"), f"{KEYS}.name.{name}", data, {})
+
+
 async def test_an_entry_that_lost_its_id_is_completed(bus_of: BusOf) -> None:
-    bus = await bus_of("svc", "csi")
-    catalogue = Catalogue(bus)
+    catalogue = Catalogue(await bus_of("svc", "csi"))
     half = entry("half-made")
-    await bus.call(f"{KEYS}.name.half-made", half.model_dump_json().encode())
+    await written(bus_of, "half-made", half.model_dump_json().encode())
     with pytest.raises(StosError):
         await catalogue.by_id(half.volume)
     with pytest.raises(StosError, match="in use"):
@@ -82,9 +88,8 @@ async def test_an_entry_that_lost_its_id_is_completed(bus_of: BusOf) -> None:
 
 
 async def test_a_damaged_entry_hides_nothing_else(bus_of: BusOf) -> None:
-    bus = await bus_of("svc", "csi")
-    catalogue = Catalogue(bus)
-    await bus.call(f"{KEYS}.name.damaged", b"rubbish")
+    catalogue = Catalogue(await bus_of("svc", "csi"))
+    await written(bus_of, "damaged", b"rubbish")
     sound = await catalogue.create(entry("sound"))
     assert sound in await catalogue.list()
     # A name whose entry can't be read is free: what it led to is in the voters' records.
@@ -92,16 +97,35 @@ async def test_a_damaged_entry_hides_nothing_else(bus_of: BusOf) -> None:
     assert await catalogue.by_name("damaged") == replaced
 
 
-async def test_more_entries_than_one_batch(bus_of: BusOf) -> None:
-    bus = await bus_of("svc", "csi")
-    names = {f"many-{number:04}" for number in range(BATCH + 20)}
-    made = [entry(name) for name in sorted(names)]
-    for start in range(0, len(made), 64):
-        part = made[start : start + 64]
-        await asyncio.gather(*(bus.call(f"{KEYS}.name.{e.name}", e.model_dump_json().encode()) for e in part))
-    listed = [item.name for item in await Catalogue(bus).list()]
+async def test_more_entries_than_one_page(bus_of: BusOf) -> None:
+    names = {f"many-{number:04}" for number in range(PAGE + 20)}
+    await asyncio.gather(*(written(bus_of, name, entry(name).model_dump_json().encode()) for name in names))
+    listed = [item.name for item in await Catalogue(await bus_of("user", "admin")).list()]
     assert names <= set(listed)
-    assert listed == sorted(listed)
+    assert listed == sorted(set(listed))
+
+
+async def test_large_entries_make_short_pages(bus_of: BusOf) -> None:
+    """A page is one message: entries with all the labels that are allowed must not make it larger."""
+    labels = {f"{number:02}" * 100: "x" * 256 for number in range(64)}
+    names = {f"large-{number:02}" for number in range(40)}
+    for name in names:
+        await written(bus_of, name, entry(name).model_copy(update={"labels": labels}).model_dump_json().encode())
+    listed = [item.name for item in await Catalogue(await bus_of("user", "admin")).list()]
+    assert names <= set(listed)
+    assert listed == sorted(set(listed))
+
+
+@pytest.mark.parametrize("name", ["a..b", "a.", "x" * 200, "a b", "*", ">", "a\x00", ""])
+async def test_a_name_is_one_key_and_no_other(bus_of: BusOf, name: str) -> None:
+    admin = await bus_of("user", "admin")
+    with pytest.raises(StosError) as caught:
+        await Catalogue(admin).by_name(name)
+    assert caught.value.code is Code.NOT_FOUND
+    raw = entry("x").model_construct(**entry("x").model_dump() | {"name": name})
+    with pytest.raises(StosError) as caught:
+        await admin.request(subjects.catalogue("create"), raw, Empty)
+    assert caught.value.code is Code.INVALID_ARGUMENT
 
 
 async def test_nodes_are_told_to_watchers(bus_of: BusOf) -> None:
@@ -109,7 +133,7 @@ async def test_nodes_are_told_to_watchers(bus_of: BusOf) -> None:
     seen: asyncio.Queue[NodeEntry] = asyncio.Queue()
     first = NodeEntry(node="n7", zone="a", address="127.0.0.1:1")
     await Catalogue(writer).put_node(first)
-    await Catalogue(reader).watch_nodes(seen.put_nowait)
+    await Catalogue(reader).watch_nodes(lambda entry: seen.put_nowait(entry) if entry.node == "n7" else None)
     moved = NodeEntry(node="n7", zone="a", address="127.0.0.1:2")
     await Catalogue(writer).put_node(moved)
     async with asyncio.timeout(5):

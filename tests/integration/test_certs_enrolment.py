@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 import stat
 from collections.abc import Iterator
@@ -13,23 +14,21 @@ import grpc.aio
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from stoscore.admission import ensure_identity
 from stoscore.enrolment import (
     ENROL_METHOD,
     HOST_NAME,
-    LIST_METHOD,
     EnrolRequest,
-    IssuedList,
     JoinToken,
     admin_call,
     certificate_request,
     enrol,
-    ensure_identity,
     issue_token,
 )
 from stoscore.envelope import decode_answer
 from stoscore.errors import Code, StosError
 from stoscore.identity import Identity, nats_public_key, next_key
-from stoscore.messages import Credentials, Empty
+from stoscore.messages import Credentials, IdentityPage, ListIdentities
 from stoscore.settings import CommonSettings
 from tests.support.certs_process import CertsProcess
 from tests.support.control_plane import free_port
@@ -94,10 +93,11 @@ async def test_a_token_becomes_an_identity(certs: CertsProcess, tmp_path: Path) 
     assert 3.99 < (identity.not_after - identity.renew_at).total_seconds() / 86_400 + 1 < 4.01
     for path in (tmp_path / "id").iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
-    listing = await admin_call(certs.socket, LIST_METHOD, Empty(), IssuedList)
-    assert ("node", "n1", "node", "join-token") in {
-        (item.kind, item.name, item.role, item.attestor) for item in listing.identities
-    }
+    page = await admin_call(certs.socket, "ls", ListIdentities(), IdentityPage)
+    found = {f"{item.kind}/{item.name}": item for item in page.identities}["node/n1"]
+    assert (found.role, found.state) == ("node", "valid")
+    assert found.certificate is not None
+    assert found.certificate.attestor == "join-token"
 
 
 async def test_a_start_takes_its_token_from_the_file(certs: CertsProcess, tmp_path: Path) -> None:
@@ -136,11 +136,11 @@ async def test_of_two_thieves_at_once_one_is_refused(certs: CertsProcess, tmp_pa
 async def test_a_used_token_stays_used_after_a_crash(tmp_path: Path) -> None:
     process = CertsProcess(tmp_path)
     try:
-        process.start()
+        await asyncio.to_thread(process.start)
         used, fresh = await new_token(process), await new_token(process, name="n2")
         await ask(process, used, request_with(tmp_path / "a", used))
         process.kill()
-        process.start()
+        await asyncio.to_thread(process.start)
         again = request_with(tmp_path / "b", used)
         await refused(process, used, again, Code.UNAUTHENTICATED, "used before")
         await ask(process, fresh, request_with(tmp_path / "c", fresh))
@@ -152,14 +152,16 @@ async def test_a_used_token_stays_used_after_a_crash(tmp_path: Path) -> None:
 async def test_bad_evidence(certs: CertsProcess, tmp_path: Path) -> None:
     token = await new_token(certs)
     for evidence in (
-        {},
-        {"token_id": token.token_id},
         {"token_id": token.token_id, "secret": "guess"},
         {"token_id": "../../cluster", "secret": token.secret},
         {"token_id": "0" * 16, "secret": token.secret},
     ):
         request = request_with(tmp_path / "x", token, evidence=evidence)
         await refused(certs, token, request, Code.UNAUTHENTICATED, "unknown")
+    whole = {"token_id": token.token_id, "secret": token.secret}
+    for bad in ({}, {"token_id": token.token_id}, whole | {"more": "x"}, whole | {"secret": "x" * 20_001}):
+        request = request_with(tmp_path / "x", token, evidence=bad)
+        await refused(certs, token, request, Code.INVALID_ARGUMENT, "the evidence must be")
     late = await new_token(certs, valid_s=1)
     await asyncio.sleep(1.1)
     await refused(certs, late, request_with(tmp_path / "x", late), Code.UNAUTHENTICATED, "expired")
@@ -200,7 +202,7 @@ async def test_a_newcomer_tells_no_false_certs_its_secret(certs: CertsProcess, t
     other = CertsProcess(tmp_path / "other")
     other.directory.mkdir()
     try:
-        other.start()
+        await asyncio.to_thread(other.start)
         token = await new_token(certs)
         redirected = replace(token, address=f"127.0.0.1:{other.port}")
         with pytest.raises(TimeoutError):
@@ -221,6 +223,8 @@ async def test_impossible_identities_get_no_token(certs: CertsProcess) -> None:
         ("root", "x"),
         ("svc", "unheard-of"),
         ("svc", "node-1"),
+        ("svc", "certs-9"),
+        ("user", "eve"),
     ):
         with pytest.raises(StosError) as caught:
             await issue_token(certs.socket, kind, name)
@@ -253,7 +257,7 @@ def one_line(text: str) -> str:
 def test_a_second_process_in_the_directory(certs: CertsProcess) -> None:
     ended = certs.run_to_end(STOS_CERTS_PORT=str(free_port()))
     assert ended.returncode == 5
-    assert "another certs process uses" in one_line(ended.stderr)
+    assert "another certs process called 'certs' uses" in one_line(ended.stderr)
 
 
 def test_a_port_in_use(certs: CertsProcess, tmp_path: Path) -> None:
@@ -284,6 +288,12 @@ def test_two_certs_do_not_share_a_port(certs: CertsProcess, tmp_path: Path) -> N
         ("STOS_CERTS_CERTIFICATE_LIFE_S", "1", "STOS_CERTS_CERTIFICATE_LIFE_S"),
         ("STOS_CERTS_EVENTS_BYTES", "99999999999", "events_bytes must be below"),
         ("STOS_CERTS_ADMIN_SOCKET", "/tmp/" + "x" * 200, "longer than 107 bytes"),
+        ("STOS_CERTS_NAME", "other", "STOS_CERTS_NAME='other'"),
+        ("STOS_CERTS_ADVERTISE", "nohost", "is no host:port"),
+        ("STOS_CERTS_KUBERNETES_ACCOUNTS", "stos/x", "is not NAMESPACE/ACCOUNT=KIND/NAME"),
+        ("STOS_CERTS_KUBERNETES_ACCOUNTS", "stos/x=node/fixed", "all nodes would be one"),
+        ("STOS_CERTS_KUBERNETES_ACCOUNTS", "stos/x=svc/certs-{pod}", "to itself only"),
+        ("STOS_CERTS_KUBERNETES_ACCOUNTS", "stos/x=svc/csi,stos/x=svc/placement", "named twice"),
         ("STOS_LOG_FORMAT", "xml", "STOS_LOG_FORMAT='xml'"),
         ("STOS_NATS_URLS", "http://x:1", "is no NATS address"),
         ("STOS_UNKNOWN", "1", "unknown setting STOS_UNKNOWN"),
@@ -296,8 +306,43 @@ def test_bad_settings(certs: CertsProcess, variable: str, value: str, said: str)
     assert said in one_line(ended.stderr)
 
 
+def test_a_vault_that_is_not_installed(certs: CertsProcess, tmp_path: Path) -> None:
+    ended = certs.run_to_end(STOS_CERTS_DATA_DIR=str(tmp_path / "new"), STOS_CERTS_VAULT="cloud")
+    assert ended.returncode == 3
+    assert "no plugin 'cloud' in group stos.vaults" in one_line(ended.stderr)
+
+
 def test_a_directory_that_can_not_be_made(certs: CertsProcess, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     ended = certs.run_to_end(STOS_CERTS_DATA_DIR=str(tmp_path / "file" / "below"))
     assert ended.returncode == 5
     assert "can't make the directory" in one_line(ended.stderr)
+
+
+@pytest.mark.parametrize(
+    ("name", "keep_bytes", "said"),
+    [
+        ("kek", 20, "half written"),
+        ("kek", None, "is missing, and the CA's keys can't be opened"),
+        ("vault/entries/keys/root-1", 99, "is damaged"),
+        ("vault/entries/keys/issuer-1", None, "private key issuer-1 is missing"),
+        ("vault/entries/authority", 300, "is damaged"),
+        ("vault/entries/authority", None, "its record is lost"),
+    ],
+)
+def test_a_spoilt_vault_stops_the_start(
+    certs: CertsProcess, tmp_path: Path, name: str, keep_bytes: int | None, said: str
+) -> None:
+    """One line that says what, exit code 5, and nothing is made anew."""
+    copy = tmp_path / "certs"
+    shutil.copytree(certs.data, copy, ignore=shutil.ignore_patterns("*.sock"))
+    path = copy / name
+    if keep_bytes is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:keep_bytes])
+    before = {str(item): item.read_bytes() for item in copy.rglob("*") if item.is_file()}
+    ended = certs.run_to_end(STOS_CERTS_DATA_DIR=str(copy), STOS_CERTS_PORT=str(free_port()))
+    assert ended.returncode == 5
+    assert said in one_line(ended.stderr)
+    assert {str(item): item.read_bytes() for item in copy.rglob("*") if item.is_file()} == before

@@ -13,12 +13,14 @@ from cryptography import x509
 
 from stoscore import subjects
 from stoscore.bus import Bus, RequestContext
-from stoscore.enrolment import renewal_request
 from stoscore.errors import Code, StosError
 from stoscore.identity import NATS_HOST_NAME, Identity
-from stoscore.messages import Credentials, DescribeReplica, Empty
-from stoscore.renewal import keep_renewed, renew
+from stoscore.messages import Credentials, DescribeReplica, Empty, IdentityPage, ListIdentities
+from stoscore.renewal import keep_renewed, renew, renewal_request
+from tests.support.audit import told
 from tests.support.certs_process import CertsProcess
+from tests.support.living import living
+from tests.support.tls import shake_hands
 
 RENEW = subjects.certs("renew")
 VOLUME = "0123456789abcdef" * 2
@@ -45,11 +47,12 @@ async def test_a_renewal_changes_everything_in_place(certs: CertsProcess) -> Non
     identity = await certs.enrolled("node", "n1")
     bus = await certs.bus(identity)
     await settled(certs)
-    before, key, context = identity.certificate, identity.key, identity.client_context()
+    before, key, listening = identity.certificate, identity.key, identity.server_context()
     await renew(identity, bus)
     assert identity.certificate.serial_number != before.serial_number
     assert identity.key.public_key() != key.public_key()
-    assert identity.client_context() is context
+    _, dialled = shake_hands(listening, identity.client_context())
+    assert identity.verified_peer(dialled).serial == identity.peer.serial
     assert Identity.load(identity.directory).certificate == identity.certificate
     assert bus.connected
     await renew(identity, bus)  # by the renewed one
@@ -143,6 +146,26 @@ async def test_a_cluster_outlives_its_first_certificates(tmp_path: Path) -> None
         await asyncio.gather(*tasks, return_exceptions=True)
         for bus in buses:
             await bus.close()
+        certs.stop()
+
+
+async def test_who_does_not_renew_is_told_loudly(tmp_path: Path) -> None:
+    """Long before its certificate ends, and by certs, which it does not ask."""
+    certs = CertsProcess(tmp_path, STOS_CERTS_CERTIFICATE_LIFE_S="20")
+    try:
+        await asyncio.to_thread(certs.start)
+        await asyncio.to_thread(certs.nats.start)
+        await certs.enrolled("node", "forgotten")
+        admin = await certs.enrolled("user", "admin")
+        async with living(admin, certs.nats_urls) as bus:
+            event = await told(bus, lambda event: event.action == "certs.overdue", 60)
+            assert (event.target, event.outcome) == ("node/forgotten", "failed")
+            assert "did not renew its certificate, which ends in" in event.reason
+            page = await bus.request(subjects.certs("ls"), ListIdentities(), IdentityPage)
+            states = {f"{one.kind}/{one.name}": one.state for one in page.identities}
+            assert states["node/forgotten"] in ("overdue", "expired")
+            assert states["user/admin"] == states["svc/certs"] == "valid"
+    finally:
         certs.stop()
 
 

@@ -8,6 +8,7 @@ import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from services.dev.nbd_client import NbdClient, NbdError
 from stoscore.errors import Code, StosError
 from stoscore.units import BLOCK_BYTES, MIB
 from tests.support.cluster import RunningCluster, completed
+from tests.support.nbd import run
 
 pytestmark = pytest.mark.slow
 VOLUME = "data"
@@ -65,7 +67,8 @@ def test_everything_runs_and_has_a_log(running: RunningCluster) -> None:
 def test_sockets_and_secrets_are_private(running: RunningCluster) -> None:
     where = (running.cluster.layout.root, running.cluster.layout.run)
     for listening in leftovers.unix_sockets(*where):
-        assert Path(listening).stat().st_mode & 0o007 == 0, listening
+        assert Path(listening).stat().st_mode & 0o077 == 0, listening
+        assert Path(listening).parent.stat().st_mode & 0o077 == 0, listening
     for path in running.cluster.layout.root.rglob("*"):
         if path.suffix in (".seed", ".jwt", ".key") or path.name == "key.pem":
             assert path.stat().st_mode & 0o077 == 0, path
@@ -245,3 +248,56 @@ def test_a_peer_without_a_certificate_is_refused_and_the_node_lives_on(running: 
         if link.recv(1) == b"":
             raise ConnectionResetError("hung up")
     assert running.json("node", "show", "n1")["node"] == "n1"
+
+
+# ---- remote clients ----------------------------------------------------------------------------------
+
+
+async def _qemu_io(exported: dict[str, Any], files: str, *commands: str) -> tuple[int, str]:
+    credentials = ["--object", f"tls-creds-x509,id=tls,endpoint=client,dir={files}", "--image-opts", exported["qemu"]]
+    return await run("qemu-io", *credentials, *(word for command in commands for word in ("-c", command)))
+
+
+async def test_an_exported_volume_is_for_who_is_named_and_until_he_is_revoked(
+    running: RunningCluster, volume: str, tmp_path: Path
+) -> None:
+    """From the token to the revocation, with the commands that people use."""
+    here = running.json("volume", "connect", volume, "--node", "app")["socket"]
+    files = {}
+    for name in ("eve", "mallory"):
+        issued = running.stos(
+            "certs", "token", "--kind", "user", "--name", name, "--role", "viewer", "--out", str(tmp_path)
+        )
+        token = issued.output.strip()
+        assert running.stos("certs", "enrol", "--token-file", token, "--identity-dir", str(tmp_path / name)).code == 0
+        files[name] = running.json("volume", "client-files", str(tmp_path / name))["directory"]
+    exported = running.json("volume", "export", volume, "--listen", "127.0.0.1:0", "--client", "user/eve")
+    code, output = await _qemu_io(exported, files["eve"], "write -P 0x42 0 256k", "read -P 0x42 0 256k")
+    assert code == 0 and "failed" not in output, output
+    async with await NbdClient.connect(here, volume) as client:
+        assert await client.read(0, 256 * 1024) == b"\x42" * 256 * 1024
+    code, output = await _qemu_io(exported, files["mallory"], "read 0 4k")
+    assert code != 0 and "the export is not for this identity" in output, output
+
+    opened = await NbdClient.connect(here, volume)
+    assert running.stos("certs", "revoke", "user/eve", "--reason", "lost").code == 0
+
+    async def refused() -> bool:
+        code, output = await _qemu_io(exported, files["eve"], "read 0 4k")
+        return code != 0 and "is revoked: lost" in output
+
+    async with asyncio.timeout(30):
+        while not await refused():
+            await asyncio.sleep(0.2)
+    assert len(await opened.read(0, BLOCK_BYTES)) == BLOCK_BYTES, "who uses it here is not disturbed"
+    await opened.close()
+
+    def told(who: str, action: str) -> bool:
+        events = running.json("events", "--kind", "audit", "--reporter", "app", "--since", "10m")
+        return any(who in str(event) and action in str(event) for event in events)
+
+    for who, action in (("user/eve", "nbd.open"), ("user/mallory", "nbd.open"), ("admin/admin", "nbd.export")):
+        await running.wait(f"{who} {action}", lambda who=who, action=action: told(who, action))
+    assert running.stos("volume", "unexport", volume).code == 0
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", int(exported["address"].rpartition(":")[2])), 5).close()

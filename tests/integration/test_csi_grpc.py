@@ -483,7 +483,7 @@ async def test_the_sockets_are_not_for_everybody(csi: Csi) -> None:
     for path in (csi.settings.controller_socket, csi.settings.node_socket):
         mode = path.stat().st_mode
         assert stat.S_ISSOCK(mode)
-        assert stat.S_IMODE(mode) == 0o660
+        assert stat.S_IMODE(mode) == 0o600
 
 
 async def test_a_socket_in_use_is_not_taken_over(csi: Csi) -> None:

@@ -19,7 +19,7 @@ from tests.support.control_plane import ControlPlane
 
 VOLUME = "0123456789abcdef" * 2
 DESCRIBE = subjects.node("n1", "describe")
-SAID = subjects.event("n1", "said")
+SAID = subjects.event("n1", "decision")
 
 
 async def describe(request: DescribeReplica, context: RequestContext) -> Empty:
@@ -45,7 +45,7 @@ async def say_raw(bus: Bus, data: bytes) -> None:
         b"HPUB %s 8 8\r\nNATS/1.0\r\n",
         b"HPUB %s 4 4\r\nXXXX\r\n",
         b"HPUB %s 16 16\r\nNATS/1.0 \xff\xfe\xff\r\n\r\n\r\n",
-        b"PUB %s _INBOX_user_admin.\xff\xfe 2\r\n{}\r\n",
+        b"PUB %s _INBOX.user.admin.\xff\xfe 2\r\n{}\r\n",
     ],
 )
 async def test_what_can_not_be_read_costs_one_connection(bus_of: BusOf, data: bytes) -> None:
@@ -54,7 +54,7 @@ async def test_what_can_not_be_read_costs_one_connection(bus_of: BusOf, data: by
     await node.serve(DESCRIBE, DescribeReplica, describe)
     session = node._session
     assert session is not None
-    await say_raw(user, data % DESCRIBE.encode())
+    await say_raw(user, data % user.addressed(DESCRIBE).encode())
     async with asyncio.timeout(2):
         await session.lost
     assert await node.wait_connected(2.0)
@@ -120,9 +120,8 @@ async def test_a_server_that_dies_or_hangs(tmp_path: Path, caplog: pytest.LogCap
         for hangs in (False, True):
             await asyncio.to_thread(plane.nats.start)
             session = await opened(plane, "node", "n1")
-            assert plane.nats._process is not None
             if hangs:
-                os.kill(plane.nats._process.pid, signal.SIGSTOP)
+                os.kill(plane.nats.server_pid, signal.SIGSTOP)
             else:
                 await asyncio.to_thread(plane.nats.kill)
             for _ in range(1000):

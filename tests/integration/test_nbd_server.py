@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import stat
 import struct
 from collections.abc import AsyncIterator
@@ -15,16 +14,12 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from services.replica.nbd.frontend import Frontend
+from services.replica.nbd import Frontend
 from services.replica.nbd.wire import Command, Errno, Option, Reply
-from services.replica.peers.frames import FUA, HEADER, Frame, Type, pack
-from services.replica.store.sums import block_sums
+from services.replica.peers.frames import Type, pack
 from stoscore.errors import Code, StosError
 from stoscore.units import MIB
-
-SIZE = 64 * MIB
-VOLUME = "ab" * 16
-
+from tests.support.nbd import SIZE, VOLUME, Nodes, RawClient, run
 
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy.")
 
@@ -36,93 +31,6 @@ def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
     return policy
 
 
-class Nodes:
-    """Two nodes with one content between them: `primary` serves in `epoch`, the other refuses. Frames are
-    answered in a later turn of the loop, as over a link."""
-
-    def __init__(self) -> None:
-        self.content = bytearray(SIZE)
-        self.primary, self.epoch, self.up = "n1", 1, {"n1", "n2"}
-        self.session: dict[str, int] = {}
-        self.frontend: Frontend | None = None
-        self.flushes = self.fua_writes = 0
-        self.rotten = False
-        self.errno = 0
-        self.held: list[tuple[str, Frame]] | None = None
-        """A list: requests are taken and not answered."""
-
-    def send(self, node: str, *parts: bytes | memoryview) -> bool:
-        if node not in self.up:
-            return False
-        raw = b"".join(parts)
-        _, kind, flags, length, *fields = HEADER.unpack_from(raw)
-        assert len(raw) == HEADER.size + length
-        frame = Frame._make((kind, flags, *fields, memoryview(raw)[HEADER.size :]))
-        assert frame.volume.hex() == VOLUME and frame.attach_epoch == 3
-        asyncio.get_running_loop().call_soon(self.receive, node, frame)
-        return True
-
-    def receive(self, node: str, frame: Frame) -> None:
-        if node not in self.up or frame.type == Type.CLOSE:
-            return
-        serves = node == self.primary
-        if frame.type == Type.OPEN and serves:
-            self.session[node] = frame.id
-            self.answer(node, pack(Type.OPENED, epoch=self.epoch, id=frame.id, x=SIZE // 4096))
-        elif not serves or frame.x != self.session.get(node):
-            refusal = json.dumps({"message": "not the primary", "hint": self.primary}).encode()
-            header = pack(Type.REFUSED, epoch=self.epoch, id=frame.id, x=1, length=len(refusal))
-            self.answer(node, header, refusal)
-        elif self.held is not None:
-            self.held.append((node, frame))
-        else:
-            self.serve(node, frame)
-
-    def serve(self, node: str, frame: Frame) -> None:
-        start, end = frame.y * 4096, (frame.y + frame.z) * 4096
-        if frame.type == Type.IO_READ and not self.errno:
-            data = bytes(self.content[start:end])
-            sums = block_sums(data)
-            if self.rotten:
-                data = b"\xff" + data[1:]
-            header = pack(
-                Type.IO_DATA,
-                epoch=self.epoch,
-                id=frame.id,
-                x=frame.x,
-                y=frame.y,
-                z=frame.z,
-                length=len(sums) + len(data),
-            )
-            self.answer(node, header, sums, data)
-            return
-        if frame.type == Type.IO_WRITE:
-            written = frame.payload[8 * frame.z :]
-            assert block_sums(written) == frame.payload[: 8 * frame.z]
-            self.content[start:end] = written
-        elif frame.type == Type.IO_ZERO:
-            self.content[start:end] = bytes(end - start)
-        elif frame.type == Type.IO_FLUSH:
-            self.flushes += 1
-        self.fua_writes += bool(frame.flags & FUA)
-        self.answer(node, pack(Type.IO_DONE, epoch=self.epoch, id=frame.id, x=frame.x, y=self.errno))
-
-    def answer(self, node: str, *parts: bytes) -> None:
-        raw = b"".join(parts)
-        _, kind, flags, _, *fields = HEADER.unpack_from(raw)
-        assert self.frontend is not None
-        self.frontend.on_frame(node, Frame._make((kind, flags, *fields, memoryview(raw)[HEADER.size :])))
-
-    def fail_over(self) -> None:
-        """The primary's node dies; the other one serves in the next epoch."""
-        assert self.frontend is not None
-        dead, self.held = self.primary, None
-        self.up.discard(dead)
-        self.primary = "n2" if dead == "n1" else "n1"
-        self.epoch += 1
-        self.frontend.on_link_down(dead)
-
-
 @pytest.fixture
 def nodes() -> Nodes:
     return Nodes()
@@ -131,7 +39,7 @@ def nodes() -> Nodes:
 @pytest.fixture
 async def frontend(tmp_path: Path, nodes: Nodes) -> AsyncIterator[Frontend]:
     path = tmp_path / "vol.sock"
-    made = Frontend(VOLUME, "vol-1", SIZE, 3, ("n1", "n2"), path, nodes.send, nodes.up.__contains__)
+    made = Frontend(VOLUME, "vol-1", SIZE, 3, {"n1": 1, "n2": 2}, path, nodes.send, nodes.up.__contains__)
     nodes.frontend = made
     await made.start()
     yield made
@@ -141,58 +49,6 @@ async def frontend(tmp_path: Path, nodes: Nodes) -> AsyncIterator[Frontend]:
 
 def uri(frontend: Frontend, name: str = "vol-1") -> str:
     return f"nbd+unix:///{name}?socket={frontend.socket_path}"
-
-
-async def run(*command: str, timeout_s: float = 60) -> tuple[int, str]:
-    if shutil.which(command[0]) is None:
-        pytest.skip(f"{command[0]} is not installed")
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    output, _ = await asyncio.wait_for(process.communicate(), timeout_s)
-    return process.returncode or 0, output.decode()
-
-
-class RawClient:
-    """A client that sends what it is told to."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
-        self.reader, self.writer = reader, writer
-
-    @classmethod
-    async def connect(cls, frontend: Frontend, *, go: bool = True) -> RawClient:
-        client = cls(*await asyncio.open_unix_connection(frontend.socket_path))
-        assert await client.read(18) == b"NBDMAGICIHAVEOPT" + struct.pack(">H", 3)
-        client.writer.write(struct.pack(">I", 3))
-        if go:
-            client.option(Option.EXPORT_NAME, b"vol-1")
-            assert struct.unpack(">Q", (await client.read(10))[:8]) == (SIZE,)
-        return client
-
-    async def read(self, count: int) -> bytes:
-        return await asyncio.wait_for(self.reader.readexactly(count), 10)
-
-    def option(self, number: int, data: bytes = b"") -> None:
-        self.writer.write(b"IHAVEOPT" + struct.pack(">II", number, len(data)) + data)
-
-    async def option_reply(self) -> tuple[int, bytes]:
-        magic, _, reply, length = struct.unpack(">QIII", await self.read(20))
-        assert magic == 0x3E889045565A9
-        return reply, await self.read(length)
-
-    def ask(self, command: int, offset: int, length: int, handle: int = 1, data: bytes = b"") -> None:
-        self.writer.write(struct.pack(">IHHQQI", 0x25609513, 0, command, handle, offset, length) + data)
-
-    async def reply(self) -> tuple[int, int]:
-        magic, errno, handle = struct.unpack(">IIQ", await self.read(16))
-        assert magic == 0x67446698
-        return errno, handle
-
-    async def is_hung_up(self) -> bool:
-        return await asyncio.wait_for(self.reader.read(), 10) == b""
-
-    def close(self) -> None:
-        self.writer.transport.abort()
 
 
 # ---- real clients ---------------------------------------------------------------------------------------
@@ -281,7 +137,7 @@ async def test_a_failover_is_a_pause_and_not_an_error(frontend: Frontend, nodes:
 
 
 async def test_an_unknown_option_and_an_unknown_export(frontend: Frontend) -> None:
-    client = await RawClient.connect(frontend, go=False)
+    client = await RawClient.connect(frontend.socket_path, go=False)
     client.option(4242, b"data to be skipped")
     assert (await client.option_reply())[0] == Reply.ERR_UNSUP
     client.option(Option.GO, struct.pack(">I5sH", 5, b"other", 0))
@@ -305,7 +161,7 @@ async def test_an_unknown_option_and_an_unknown_export(frontend: Frontend) -> No
 async def test_bad_requests_cost_an_error_each(
     frontend: Frontend, command: int, offset: int, length: int, errno: int
 ) -> None:
-    client = await RawClient.connect(frontend)
+    client = await RawClient.connect(frontend.socket_path)
     client.ask(command, offset, length, 5, bytes(length) if command == Command.WRITE else b"")
     assert await client.reply() == (errno, 5)
     client.ask(Command.READ, 0, 4096, 6)
@@ -316,7 +172,7 @@ async def test_bad_requests_cost_an_error_each(
 
 @pytest.mark.parametrize("junk", [b"\0" * 28, b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"])
 async def test_a_bad_magic_ends_one_connection_only(frontend: Frontend, junk: bytes) -> None:
-    bad, good = await RawClient.connect(frontend), await RawClient.connect(frontend)
+    bad, good = await RawClient.connect(frontend.socket_path), await RawClient.connect(frontend.socket_path)
     bad.writer.write(junk)
     assert await bad.is_hung_up()
     good.ask(Command.FLUSH, 0, 0)
@@ -327,7 +183,7 @@ async def test_a_bad_magic_ends_one_connection_only(frontend: Frontend, junk: by
 async def test_a_client_that_hangs_up_in_the_middle_costs_only_itself(frontend: Frontend, nodes: Nodes) -> None:
     data = b"m" * 4096
     nodes.held = []
-    client = await RawClient.connect(frontend)
+    client = await RawClient.connect(frontend.socket_path)
     client.ask(Command.WRITE, 0, 4096, data=data)
     client.ask(Command.READ, 0, 4096)
     client.ask(Command.WRITE, 8192, 1 * MIB, data=b"half")
@@ -338,7 +194,7 @@ async def test_a_client_that_hangs_up_in_the_middle_costs_only_itself(frontend: 
     while frontend.status().clients:
         await asyncio.sleep(0.01)
     nodes.fail_over()
-    after = await RawClient.connect(frontend)
+    after = await RawClient.connect(frontend.socket_path)
     after.ask(Command.READ, 0, 4096)
     assert await after.reply() == (0, 1)
     assert await after.read(4096) == data, "what it had asked for still happened"
@@ -349,7 +205,7 @@ async def test_a_client_that_hangs_up_in_the_middle_costs_only_itself(frontend: 
 
 async def test_a_flood_of_requests_is_held_back_and_all_are_answered(frontend: Frontend, nodes: Nodes) -> None:
     nodes.held = []
-    client = await RawClient.connect(frontend)
+    client = await RawClient.connect(frontend.socket_path)
     count = 20_000
     for handle in range(count):
         client.ask(Command.READ, handle % 1000 * 4096, 4096, handle)
@@ -367,14 +223,14 @@ async def test_a_flood_of_requests_is_held_back_and_all_are_answered(frontend: F
 
 
 async def test_a_client_that_reads_no_replies_is_held_back(frontend: Frontend) -> None:
-    client = await RawClient.connect(frontend)
+    client = await RawClient.connect(frontend.socket_path)
     client.reader._transport.pause_reading()  # type: ignore[attr-defined]
     for handle in range(60):
         client.ask(Command.READ, 0, 32 * MIB, handle)
     await asyncio.sleep(0.5)
     reads = frontend.status().reads
     assert reads < 20, "replies that nobody takes are bounded"
-    other = await RawClient.connect(frontend)
+    other = await RawClient.connect(frontend.socket_path)
     other.ask(Command.FLUSH, 0, 0)
     assert await other.reply() == (0, 1)
     other.close()
@@ -385,7 +241,7 @@ async def test_a_client_that_reads_no_replies_is_held_back(frontend: Frontend) -
 
 
 async def test_content_that_does_not_match_its_checksums_is_never_returned(frontend: Frontend, nodes: Nodes) -> None:
-    client = await RawClient.connect(frontend)
+    client = await RawClient.connect(frontend.socket_path)
     nodes.rotten = True
     client.ask(Command.READ, 0, 4096)
     assert await client.reply() == (Errno.EIO, 1)
@@ -396,7 +252,7 @@ async def test_content_that_does_not_match_its_checksums_is_never_returned(front
 
 
 async def test_a_fenced_frontend_answers_shutdown(frontend: Frontend, nodes: Nodes) -> None:
-    client = await RawClient.connect(frontend)
+    client = await RawClient.connect(frontend.socket_path)
     nodes.held = []
     client.ask(Command.WRITE, 0, 4096, 1, bytes(4096))
     while not nodes.held:
@@ -411,7 +267,7 @@ async def test_a_fenced_frontend_answers_shutdown(frontend: Frontend, nodes: Nod
 
 
 async def test_requests_of_one_disconnecting_client_are_answered_first(frontend: Frontend) -> None:
-    client = await RawClient.connect(frontend)
+    client = await RawClient.connect(frontend.socket_path)
     client.ask(Command.WRITE, 0, 4096, 1, b"d" * 4096)
     client.ask(Command.DISC, 0, 0)
     assert await client.reply() == (0, 1)
@@ -421,9 +277,9 @@ async def test_requests_of_one_disconnecting_client_are_answered_first(frontend:
 async def test_closing_answers_what_is_open(tmp_path: Path, nodes: Nodes) -> None:
     nodes.up.clear()
     path = tmp_path / "v.sock"
-    frontend = Frontend(VOLUME, "vol-1", SIZE, 3, ("n1",), path, nodes.send, nodes.up.__contains__)
+    frontend = Frontend(VOLUME, "vol-1", SIZE, 3, {"n1": 1}, path, nodes.send, nodes.up.__contains__)
     await frontend.start()
-    client = await RawClient.connect(frontend)
+    client = await RawClient.connect(frontend.socket_path)
     client.ask(Command.READ, 0, 4096)
     await asyncio.sleep(0.05)
     assert not frontend.status().connected
@@ -435,12 +291,12 @@ async def test_closing_answers_what_is_open(tmp_path: Path, nodes: Nodes) -> Non
 
 async def test_the_socket_is_private_and_a_dead_servers_socket_is_replaced(tmp_path: Path, nodes: Nodes) -> None:
     def make(path: Path) -> Frontend:
-        return Frontend(VOLUME, "vol-1", SIZE, 3, (), path, nodes.send, nodes.up.__contains__)
+        return Frontend(VOLUME, "vol-1", SIZE, 3, {}, path, nodes.send, nodes.up.__contains__)
 
     path = tmp_path / "v.sock"
     first = make(path)
     await first.start()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with pytest.raises(StosError, match="another process") as caught:
         await make(path).start()
     assert caught.value.code == Code.FAILED_PRECONDITION

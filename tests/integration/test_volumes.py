@@ -224,7 +224,7 @@ async def test_the_command_line_without_a_server(
     identity = control_plane.identity("user", "admin")
     description = {"nats_urls": ["tls://127.0.0.1:1"], "user_identity_dir": str(identity.directory)}
     (tmp_path / "cluster.json").write_text(json.dumps(description))
-    monkeypatch.setattr("services.cli.cluster.CONNECT_S", 0.5)
+    monkeypatch.setattr("stoscore.clusters.CONNECT_S", 0.5)
     assert await asyncio.to_thread(run, ["volume", "ls", "--dir", str(tmp_path)]) == 8
     error, step = capsys.readouterr().err.splitlines()
     assert error.startswith(f"error: the cluster in {tmp_path} does not answer (")

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.replica.peers import payloads
-from services.replica.peers.frames import HEADER_BYTES, Frame, FrameError, FrameReader, Type, pack
+from services.replica.peers.frames import (
+    HEADER_BYTES,
+    PAYLOAD_BYTES_MAX,
+    Frame,
+    FrameError,
+    FrameReader,
+    Type,
+    pack,
+)
 from stoscore.units import BLOCK_BYTES
 
 U64 = st.integers(0, 2**64 - 1)
 U32 = st.integers(0, 2**32 - 1)
+BODIES = [kind for kind in Type if PAYLOAD_BYTES_MAX[kind]]
+"""Types that may have a payload."""
 FRAMES = st.tuples(
-    st.sampled_from(list(Type)),
+    st.sampled_from(BODIES),
     st.fixed_dictionaries(
         {
             "flags": st.integers(0, 255),
@@ -59,6 +70,16 @@ def test_frames_come_out_as_they_went_in_whatever_the_pieces(
     stream = b"".join(pack(kind, length=len(body), **fields) + body for kind, fields, body in frames)
     expected = [(int(kind), *(fields[name] for name in Frame._fields[1:-1]), body) for kind, fields, body in frames]
     assert read(FrameReader(buffer_bytes=buffer_bytes), stream, cuts) == expected
+
+
+@given(st.sampled_from(list(Type)), st.integers(1, 2**32 - 1))
+def test_a_payload_is_refused_by_its_header_when_its_type_may_not_have_it(kind: Type, more: int) -> None:
+    most = PAYLOAD_BYTES_MAX[kind]
+    if most:
+        assert read(FrameReader(), pack(kind, length=most), []) == []
+    too_long = pack(kind, length=min(most + more, 2**32 - 1))
+    with pytest.raises(FrameError, match=kind.name):
+        read(FrameReader(), too_long, [])
 
 
 @given(st.binary(max_size=2000), st.lists(st.integers(1, 200), max_size=30))

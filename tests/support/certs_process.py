@@ -1,4 +1,4 @@
-"""The certs service as its own process, with a nats-server beside it, as a cluster starts them."""
+"""The certs service as its own process, with the NATS service beside it, as a cluster starts them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 
 from stoscore.bus import Bus
-from stoscore.enrolment import JoinToken, enrol, issue_token
+from stoscore.enrolment import enrol, issue_token
+from stoscore.files import write_private
 from stoscore.identity import Identity
-from tests.support.control_plane import NatsProcess, free_port
+from stoscore.invitations import JoinToken
+from tests.support.nats_service import NatsService, free_port
 
 START_TIMEOUT_S = 30.0
 
@@ -27,9 +29,9 @@ class CertsProcess:
         self.directory = directory
         self.data = directory / "certs"
         self.socket = directory / "admin.sock"
-        self.port, nats_port = free_port(), free_port()
-        self.nats_urls = [f"tls://127.0.0.1:{nats_port}"]
-        self.nats = NatsProcess(self.data / "nats" / "server.conf", nats_port, directory / "nats.log")
+        self.port = free_port()
+        self.nats = NatsService(directory, directory / "identities" / "svc-nats", free_port())
+        self.nats_urls = [self.nats.url]
         clean = {key: value for key, value in os.environ.items() if not key.startswith("STOS_")}
         self.environment = clean | {
             "STOS_NATS_URLS": self.nats_urls[0],
@@ -37,7 +39,6 @@ class CertsProcess:
             "STOS_CERTS_DATA_DIR": str(self.data),
             "STOS_CERTS_ADMIN_SOCKET": str(self.socket),
             "STOS_CERTS_PORT": str(self.port),
-            "STOS_CERTS_NATS_PORT": str(nats_port),
             **settings,
         }
         self.log = directory / "certs.log"
@@ -55,6 +56,9 @@ class CertsProcess:
             if self._process.poll() is not None or time.monotonic() > end:
                 raise AssertionError(f"certs did not start:\n{self.logged()[-3000:]}")
             time.sleep(0.02)
+        if not self.nats.token_file.exists():
+            token = asyncio.run(issue_token(self.socket, "svc", "nats"))
+            write_private(self.nats.token_file, token.encode("ascii"))
 
     def run_to_end(self, **settings: str) -> subprocess.CompletedProcess[str]:
         """A start that is expected to fail."""
@@ -76,9 +80,10 @@ class CertsProcess:
         self.kill()
         self.nats.kill()
 
-    async def enrolled(self, kind: str, name: str) -> Identity:
-        """An identity that was enrolled through the front door."""
-        token = JoinToken.decode(await issue_token(self.socket, kind, name))
+    async def enrolled(self, kind: str, name: str, role: str = "") -> Identity:
+        """An identity that was enrolled through the front door; a user is an administrator unless its role is given."""
+        role = role or ("admin" if kind == "user" else "")
+        token = JoinToken.decode(await issue_token(self.socket, kind, name, role=role))
         directory = self.directory / "identities" / f"{kind}-{name}"
         await enrol(directory, token)
         return Identity.load(directory)

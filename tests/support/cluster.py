@@ -7,16 +7,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from services.dev import state
 from services.dev.cluster import Cluster
 from services.dev.demo.recorder import Recorder
 from services.dev.demo.verify import Copy
+from services.dev.members import Member, members
 from services.dev.nbd_client import NbdClient
+from services.dev.readiness import Starting
 
 TIMEOUT_S = 90.0
 
@@ -33,6 +36,40 @@ class Result:
     def json(self) -> Any:
         assert self.code == 0, self.errors
         return json.loads(self.output)
+
+
+class AlteredCluster(Cluster):
+    """A cluster some of whose members are started otherwise than `stos dev up` would: with settings of their own, or
+    by another program. Members are named as in `stos dev kill`: one process, or its group."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        settings: Mapping[str, Mapping[str, str]] | None = None,
+        programs: Mapping[str, tuple[str, ...]] | None = None,
+    ):
+        """`programs`: what is put between the interpreter and the member's own arguments."""
+        super().__init__(root)
+        self._settings = settings or {}
+        self._programs = programs or {}
+
+    def up_to(self, group: str) -> None:
+        """Starts that group alone, in a new directory; `stop` ends it."""
+        with state.exclusive(self.layout.lock):
+            known = self._prepare(None)
+            self._start([member for member in members(self.layout, known) if member.group == group], lambda line: None)
+
+    def _spawn(self, member: Member) -> Starting:
+        names = (member.process, member.group)
+        settings = {key: value for name in names for key, value in self._settings.get(name, {}).items()}
+        between = next((self._programs[name] for name in names if name in self._programs), None)
+        argv = member.argv
+        if between is not None:
+            # python -m services.cli.main serve X -> python <between> serve X
+            interpreter, _, _, *rest = argv
+            argv = (interpreter, *between, *rest)
+        return super()._spawn(replace(member, argv=argv, settings=member.settings | settings))
 
 
 class RunningCluster:

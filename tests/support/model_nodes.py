@@ -27,6 +27,7 @@ from stoscore.messages import (
     Ranking,
     RankRequest,
     RecordModel,
+    RemoteStatus,
     ReplicaStatus,
 )
 
@@ -47,6 +48,7 @@ class Node:
     name: str
     replicas: dict[str, Held] = field(default_factory=dict)
     frontends: dict[str, int] = field(default_factory=dict)
+    exports: dict[str, RemoteStatus] = field(default_factory=dict)
     up: bool = True
 
 
@@ -108,10 +110,19 @@ class ModelCluster:
     def _open(self, node: Node, message: Any) -> Message:
         node.frontends[message.volume] = message.attach_epoch
         socket = f"/run/{node.name}/{message.volume}.sock"
-        return FrontendOpened(node=node.name, socket=socket, uri=f"nbd+unix:///{message.name}?socket={socket}")
+        if message.remote is not None:
+            node.exports[message.volume] = RemoteStatus(**message.remote.model_dump())
+        return FrontendOpened(
+            node=node.name,
+            socket=socket,
+            uri=f"nbd+unix:///{message.name}?socket={socket}",
+            remote=node.exports.get(message.volume),
+        )
 
     def _close(self, node: Node, message: Any) -> Message:
-        node.frontends.pop(message.volume, None)
+        node.exports.pop(message.volume, None)
+        if not message.remote_only:
+            node.frontends.pop(message.volume, None)
         return Empty()
 
     # --- volume verbs ---

@@ -66,7 +66,7 @@ def test_an_epoch_that_is_not_stored_is_not_promised_until_it_is() -> None:
     deliver(x.claim("v", 0, 3, ("y",)), x, y, stores(v=2))
     x.on_answer("y", y.on_beat("x", x.beat("y", 10), 20))
     assert (lease(x), y.promised_until("v")) == (0, 0)
-    deliver(y.stored("v", 0, 3), x, y, stores(v=3))
+    deliver(y.stored("v", 0, 3, lambda peer: peer == "x"), x, y, stores(v=3))
     x.on_answer("y", y.on_beat("x", x.beat("y", 30), 40))
     assert lease(x) == 30 + COUNTED
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from services.cli.roster import frontend_node
 from stoscore.errors import EXIT_CODE, Code, StosError
 from stoscore.messages import AttachmentModel, NodeStatus, RecordModel, VoterModel
 from stoscore.volumes import Volumes
+from tests.support.ca import TestAuthority
 from tests.support.model_nodes import ModelCatalogue, ModelCluster, Switchboard
 
 Stos = Callable[..., Any]
@@ -221,3 +224,63 @@ def test_without_any_node_there_is_no_frontend() -> None:
     with pytest.raises(StosError) as caught:
         frontend_node(record("n1"), {"n1": DOWN, "app": DOWN})
     assert caught.value.code is Code.UNAVAILABLE
+
+
+# ---- export ------------------------------------------------------------------------------------------------
+
+
+def test_export_names_the_node_and_its_clients(stos: Stos, model: ModelCluster) -> None:
+    stos("volume", "create", "data", "--size", "1GiB")
+    stos("volume", "connect", "data", "--node", "spare")
+    asked = ("volume", "export", "data", "--listen", "10.0.0.7:10809")
+    view = stos(*asked, "--client", "user/eve", "--client", "node/n9")
+    assert view["node"] == "spare"
+    assert view["clients"] == ["node/n9", "user/eve"]
+    assert view["uri"] == "nbds://spare.node.stos.internal:10809/data"
+    assert "host=10.0.0.7,port=10809,export=data,tls-creds=tls" in view["qemu"]
+    assert view["qemu"].endswith("tls-hostname=spare.node.stos.internal")
+    told = stos("volume", "export", "data", "--listen", "[::]:10809", "--client", "user/eve", table=True)
+    assert told.startswith("volume data is exported by spare on [::]:10809 to user/eve\n")
+    assert "host=spare.node.stos.internal,port=10809" in told
+    assert stos("volume", "unexport", "data") == {"name": "data", "node": "spare"}
+    assert model.nodes["spare"].exports == {}
+    assert model.nodes["spare"].frontends
+    assert stos("volume", "unexport", "data", table=True) == "volume data is not exported\n"
+
+
+@pytest.mark.parametrize(
+    ("clients", "listen"),
+    [
+        (["eve"], "10.0.0.7:1"),
+        (["user/eve", "root/x"], "10.0.0.7:1"),
+        (["user/*"], "10.0.0.7:1"),
+        (["user/../eve"], "10.0.0.7:1"),
+        (["user/eve"] + [f"user/u{number}" for number in range(64)], "10.0.0.7:1"),
+        (["user/eve"], ""),
+        (["user/eve"], "x" * 300),
+    ],
+)
+def test_what_is_no_export_is_refused(stos: Stos, clients: list[str], listen: str) -> None:
+    stos("volume", "create", "data", "--size", "1GiB")
+    stos("volume", "connect", "data", "--node", "spare")
+    named = [part for client in clients for part in ("--client", client)]
+    error = stos("volume", "export", "data", "--listen", listen, *named, code=EXIT_CODE[Code.INVALID_ARGUMENT])
+    assert "user/NAME" in error["error"]["next_step"]
+
+
+def test_only_a_volume_in_use_is_exported(stos: Stos) -> None:
+    stos("volume", "create", "data", "--size", "1GiB")
+    asked = ("volume", "export", "data", "--listen", "10.0.0.7:1", "--client", "user/eve")
+    error = stos(*asked, code=EXIT_CODE[Code.FAILED_PRECONDITION])
+    assert "stos volume connect" in error["error"]["next_step"]
+    assert stos("volume", "unexport", "data") == {"name": "data", "node": None}
+
+
+def test_client_files_follow_a_renewal(stos: Stos, tmp_path: Path) -> None:
+    directory = TestAuthority().issue(tmp_path, "eve", kind="user").directory
+    made = Path(stos("volume", "client-files", str(directory))["directory"])
+    assert stat.S_IMODE(made.stat().st_mode) == 0o700
+    assert (made / "client-key.pem").read_bytes() == (directory / "key.pem").read_bytes()
+    (directory / "cert.pem").write_text("renewed")
+    assert (made / "client-cert.pem").read_text() == "renewed"
+    assert "BEGIN CERTIFICATE" in (made / "ca-cert.pem").read_text()

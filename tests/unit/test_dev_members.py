@@ -22,21 +22,21 @@ STATE = ClusterState(
 def test_everything_is_there_and_in_order() -> None:
     found = members(LAYOUT, STATE)
     assert [member.process for member in found] == [
-        *("certs", "nats", "placement-1", "placement-2", "n1", "n2", "n3", "app"),
+        *("certs-1", "certs-2", "nats", "placement-1", "placement-2", "n1", "n2", "n3", "app"),
         *("csi-controller", "csi-node"),
     ]
     stages = [member.stage for member in found]
     assert stages == sorted(stages)
-    assert stages[:3] == [0, 1, 2]
+    assert stages[:4] == [0, 0, 1, 2]
 
 
 def test_every_process_has_an_identity_directory_of_its_own() -> None:
     directories = [m.settings["STOS_IDENTITY_DIR"] for m in members(LAYOUT, STATE) if m.settings]
-    assert len(set(directories)) == len(directories) == 9
+    assert len(set(directories)) == len(directories) == 11
 
 
 def test_every_listener_has_a_port_of_its_own() -> None:
-    assert set(STATE.ports) == {"nats", "certs", "app", "n1", "n2", "n3"}
+    assert set(STATE.ports) == {"nats", "certs-1", "certs-2", "app", "n1", "n2", "n3"}
     assert len(set(STATE.ports.values())) == len(STATE.ports)
 
 

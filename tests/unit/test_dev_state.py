@@ -37,7 +37,7 @@ def test_no_file_is_no_cluster(tmp_path: Path) -> None:
     assert state.read(tmp_path / "cluster.json") is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 1}', '{"format": 1, "nodes": 3}', "\x00"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 2}', '{"format": 2, "nodes": 3}', "\x00"])
 def test_a_damaged_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "cluster.json").write_text(text)
     with pytest.raises(StosError) as caught:
@@ -48,9 +48,9 @@ def test_a_damaged_file_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     state.save(tmp_path / "cluster.json", KNOWN)
-    content = json.loads((tmp_path / "cluster.json").read_text()) | {"format": 2}
+    content = json.loads((tmp_path / "cluster.json").read_text()) | {"format": 3}
     (tmp_path / "cluster.json").write_text(json.dumps(content))
-    with pytest.raises(StosError, match="format 2"):
+    with pytest.raises(StosError, match="format 3"):
         state.read(tmp_path / "cluster.json")
 
 

@@ -13,13 +13,14 @@ from services.replica.driver import Data, Node, Order
 from services.replica.frontends import Frontends
 from services.replica.handlers import Handlers
 from services.replica.hosted import Hosted
-from services.replica.peers import Frame, FrameReader, Link, PeerNetwork, Type
+from services.replica.peers import FrameReader, Link, PeerNetwork
 from services.replica.replication import effects as fx
 from services.replica.replication import messages as ms
 from services.replica.replication.replica import Share
 from services.replica.shell import Shell
 from services.replica.store import StoreError
 from tests.support.replicas import CLEAN
+from tests.support.trail import HeardTrail
 
 VOLUME = "ab" * 16
 ME, OTHER = Voter("n1", "11" * 8), Voter("n2", "22" * 8)
@@ -53,10 +54,15 @@ class Sent:
     """A link that keeps the types of the frames sent on it."""
 
     up = True
+    outgoing = False
     peer = "n2"
 
     def __init__(self) -> None:
         self.types: list[int] = []
+        self.charged = 0
+
+    def charge(self, cost: int = 1) -> None:
+        self.charged += cost
 
     def send(self, *parts: bytes) -> bool:
         raw = b"".join(bytes(part) for part in parts)
@@ -125,40 +131,20 @@ async def test_a_brain_message_in_anothers_name_is_dropped() -> None:
     """A node may speak only as itself, whatever way its message came."""
     node = Node("n1", Timing(), 1, lambda volume: CLEAN, 0)
     shell = Shell(node, cast(PeerNetwork, Nowhere()), cast(Any, Around()), asyncio.get_running_loop())
-    handlers = Handlers(node, cast(Frontends, None))
+    handlers = Handlers(node, cast(Frontends, None), audit := HeardTrail())
     handlers.shell = shell
     state = HardState(ME, 0, None, Slot(Stamp(0, 0, 1), RECORD), 500_000_000)
     node.open(VOLUME, state, 0, marked=frozenset(), unclean=False, fresh=True)
     asked = brain_messages.PreVote(VOLUME, OTHER, ME, 1, Stamp(0, 0, 1))
     raw = brain_messages.encode(asked)
-    handlers.brain("n3", raw, 1)
-    assert handlers.dropped["brain message in another's name"] == 1
+    handlers.brain("n3", VOLUME, raw, 1)
+    handlers.brain("n2", "cd" * 16, raw, 1)
+    assert handlers.dropped["a brain message in another's name"] == 2
     assert node.take() == []
     for bad in (b"", b"{", b"[]", raw[:-3], raw.replace(b'"epoch":1', b'"epoch":"x"'), raw.replace(b"pre-vote", b"?")):
-        handlers.brain("n2", bad, 1)
-    assert handlers.dropped["malformed brain message"] == 6
+        handlers.brain("n2", VOLUME, bad, 1)
+    assert handlers.dropped["a malformed brain message"] == 6
     assert node.take() == []
-    handlers.brain("n2", raw, 1)
+    handlers.brain("n2", VOLUME, raw, 1)
     assert node.take() != []
-
-
-async def test_data_of_a_stranger_or_another_incarnation_is_not_answered() -> None:
-    node = Node("n1", Timing(), 1, lambda volume: CLEAN, 0)
-    loop = asyncio.get_running_loop()
-    shell = Shell(node, cast(PeerNetwork, Nowhere()), cast(Any, Around()), loop)
-    handlers = Handlers(node, cast(Frontends, None))
-    handlers.shell = shell
-    shell.add(Hosted(VOLUME, ME.incarnation, cast(Any, FullDisk()), loop, cast(Any, None)))
-    state = HardState(ME, 5, None, Slot(Stamp(0, 5, 2), RECORD), 500_000_000)
-    node.open(VOLUME, state, 0, marked=frozenset(), unclean=False, fresh=True)
-    raw = bytes.fromhex(VOLUME)
-    me, other = int(ME.incarnation, 16), int(OTHER.incarnation, 16)
-    for sender, target in ((other, me + 1), (other + 1, me), (0, 0)):
-        frame = Frame(Type.JOIN, 0, raw, sender, target, 0, 0, 5, 1, 0, 0, 0, memoryview(b""))
-        handlers.frames(cast(Link, Sent()), [frame])
-    assert handlers.dropped["data of another incarnation"] == 3
-    stranger = Sent()
-    stranger.peer = "n9"
-    handlers.frames(cast(Link, stranger), [Frame(Type.JOIN, 0, raw, other, me, 0, 0, 5, 1, 0, 0, 0, memoryview(b""))])
-    assert handlers.dropped["data of a stranger"] == 1
-    shell.stop()
+    assert [told.who for told in audit.told] == ["node/n3"] + ["node/n2"] * 7

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shutil
 import stat
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from stoscore import identity as identities
-from stoscore.enrolment import JoinToken, certificate_request
+from stoscore.enrolment import EnrolRequest, IssuedToken, JoinToken, certificate_request
 from stoscore.errors import Code, StosError
-from stoscore.files import private_directory, write_private
-from stoscore.identity import Identity, parse_uri, peer_uri, verify_signature
+from stoscore.files import locked, private_directory, write_private
+from stoscore.identity import Identity, parse_uri, verify_signature
+from stoscore.spiffe import Peer, role_of, shown_peer
 from tests.support.ca import TestAuthority
 
 
@@ -21,7 +22,7 @@ def test_who_it_is(tmp_path: Path) -> None:
     found = TestAuthority("stos-1").issue(tmp_path, "n1")
     assert (found.cluster, found.kind, found.name) == ("stos-1", "node", "n1")
     assert found.uri == "spiffe://stos-1/node/n1"
-    assert found.inbox_prefix == "_INBOX_node_n1"
+    assert found.inbox_prefix == "_INBOX.node.n1"
 
 
 @pytest.mark.parametrize(
@@ -44,14 +45,31 @@ def test_what_is_no_identity(uri: str) -> None:
     assert caught.value.code is Code.UNAUTHENTICATED
 
 
-def test_the_peers_one_uri() -> None:
-    one = {"subjectAltName": (("DNS", "x"), ("URI", "spiffe://c/node/n1"))}
-    assert peer_uri(one) == "spiffe://c/node/n1"
-    assert peer_uri(one, "c") == "spiffe://c/node/n1"
-    two = {"subjectAltName": (("URI", "spiffe://c/node/n1"), ("URI", "spiffe://c/node/n2"))}
-    for peer, cluster in ((None, None), ({}, None), ({"subjectAltName": ()}, None), (two, None), (one, "d")):
+SHOWN = {"serialNumber": "00AB12", "notBefore": "Jan  1 00:00:00 2030 GMT"}
+
+
+def test_whom_a_certificate_names() -> None:
+    one = SHOWN | {"subjectAltName": (("DNS", "x"), ("URI", "spiffe://c/node/n1"))}
+    issued_s = int(datetime(2030, 1, 1, 0, 10, tzinfo=UTC).timestamp())
+    assert shown_peer(one) == shown_peer(one, "c") == Peer("node", "n1", "ab12", issued_s)
+    two = SHOWN | {"subjectAltName": (("URI", "spiffe://c/node/n1"), ("URI", "spiffe://c/node/n2"))}
+    nul = SHOWN | {"subjectAltName": (("URI", "spiffe://c/node/n1\0.evil"),)}
+    bare = {"subjectAltName": (("URI", "spiffe://c/node/n1"),)}
+    odd = one | {"serialNumber": "none"}
+    shown: tuple[tuple[object, str | None], ...] = (
+        (None, None),
+        ({}, None),
+        (SHOWN, None),
+        (SHOWN | {"subjectAltName": ()}, None),
+        (two, None),
+        (nul, None),
+        (bare, None),
+        (odd, None),
+        (one, "d"),
+    )
+    for peer, cluster in shown:
         with pytest.raises(StosError) as caught:
-            peer_uri(peer, cluster)
+            shown_peer(peer, cluster)
         assert caught.value.code is Code.UNAUTHENTICATED
 
 
@@ -112,6 +130,73 @@ def test_a_proof(tmp_path: Path) -> None:
             verify_signature(certificate, first.sign(b"x"), message)
 
 
+def test_a_damaged_waiting_key_is_made_anew(tmp_path: Path) -> None:
+    """Half-written by a disk that lied, say: nobody has vouched for it, so nothing is lost."""
+    found = TestAuthority().issue(tmp_path, "n1")
+    waiting = identities.next_key(found.directory)
+    path = found.directory / "key.next.pem"
+    for content in (path.read_bytes()[:60], b""):
+        path.write_bytes(content)
+        fresh = identities.next_key(found.directory)
+        assert fresh.public_key() not in (waiting.public_key(), found.key.public_key())
+        assert identities.next_key(found.directory).public_key() == fresh.public_key()
+    assert Identity.load(found.directory).certificate == found.certificate
+
+
+@pytest.mark.parametrize("name", ["key.pem", "cert.pem"])
+@pytest.mark.parametrize("keep_bytes", [0, 40, 200])
+def test_a_half_written_file_is_damage_and_never_an_accident(tmp_path: Path, name: str, keep_bytes: int) -> None:
+    found = TestAuthority().issue(tmp_path, "n1")
+    path = found.directory / name
+    path.write_bytes(path.read_bytes()[:keep_bytes])
+    assert "damaged" in reason(found.directory)
+    assert path.stat().st_size == keep_bytes
+    path.unlink()
+    assert f"{name} is missing" in reason(found.directory)
+
+
+def test_a_half_written_nats_key_is_made_anew(tmp_path: Path) -> None:
+    found = TestAuthority().issue(tmp_path, "n1")
+    public = identities.nats_public_key(found.directory)
+    assert identities.nats_public_key(found.directory) == public
+    for content in (b"SU", b"", b"\xff" * 58):
+        (found.directory / "nats.seed").write_bytes(content)
+        fresh = identities.nats_public_key(found.directory)
+        assert fresh != public
+        assert identities.nats_public_key(found.directory) == fresh
+
+
+def test_one_process_an_identity(tmp_path: Path) -> None:
+    """Also between two openings in one process, and what a killed one left half-written is removed."""
+    directory = tmp_path / "identity"
+    with locked(directory, "the identity", "stop it"):
+        (directory / ".key.pem.99.tmp").write_text("half a key")
+        with (
+            pytest.raises(StosError, match="another process uses the identity in") as caught,
+            locked(directory, "the identity", "stop it"),
+        ):
+            pytest.fail("two have it")
+        assert caught.value.code is Code.FAILED_PRECONDITION
+        assert (directory / ".key.pem.99.tmp").exists()
+    with locked(directory, "the identity", "stop it"):
+        assert [path.name for path in directory.iterdir()] == ["lock"]
+
+
+def test_roles_follow_from_names() -> None:
+    assert [role_of(*who) for who in (("node", "n1"), ("svc", "placement-2"), ("svc", "certs"))] == [
+        "node",
+        "placement",
+        "certs",
+    ]
+
+
+def test_a_users_role_is_in_its_directory(tmp_path: Path) -> None:
+    found = TestAuthority().issue(tmp_path, "eve", kind="user")
+    assert found.role == "user"
+    write_private(found.directory / "role", b"viewer\n")
+    assert Identity.load(found.directory).role == "viewer"
+
+
 def test_a_join_token_there_and_back() -> None:
     token = JoinToken("127.0.0.1:1", "stos-1", "node", "n1", "PEM", "0" * 16, "hidden")
     assert JoinToken.decode(f" {token.encode()}\n") == token
@@ -121,6 +206,17 @@ def test_a_join_token_there_and_back() -> None:
             JoinToken.decode(text)
         assert caught.value.code is Code.INVALID_ARGUMENT
         assert "hidden" not in str(caught.value)
+
+
+def test_secrets_are_not_shown() -> None:
+    """Not by what a log line, an exception or a debugger makes of them."""
+    token = JoinToken("127.0.0.1:1", "stos-1", "node", "n1", "PEM", "0" * 16, "hidden")
+    request = EnrolRequest(attestor="join-token", evidence=token.evidence(), csr_pem="")
+    for holder in (token, request, IssuedToken(token=token.encode())):
+        for shown in (repr(holder), str(holder), f"{[holder]}"):
+            assert "hidden" not in shown
+            assert token.encode() not in shown
+    assert request.evidence["secret"] == "hidden"
 
 
 def test_a_signing_request_is_signed_by_its_key(tmp_path: Path) -> None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
+from pydantic import ValidationError
+
 from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError, invalid, not_found, precondition
 from stoscore.limits import valid_node_name, valid_volume_id
 from stoscore.messages import (
     Attached,
+    AttachmentModel,
     AttachVolume,
     CatalogueEntry,
     CloseFrontend,
@@ -22,6 +25,8 @@ from stoscore.messages import (
     Empty,
     FrontendOpened,
     OpenFrontend,
+    RecordModel,
+    RemoteExport,
     ReplicaStatus,
 )
 from stoscore.volumes.creation import Creation, voter_nodes
@@ -122,26 +127,64 @@ class Volumes:
         """Serve the volume over NBD on the node that it is attached to. `attached` saves asking for the
         record again. Raises FAILED_PRECONDITION when it is not attached to that node."""
         deadline = Deadline.after(timeout_s)
-        if attached is None:
-            entry = await self._ready(volume, deadline)
-            status = await self._replicas.find(entry.volume, voter_nodes(entry), deadline)
-            record = status.record
-        else:
-            record = attached.record
-        attachment = record.attachment if record is not None else None
-        if record is None or attachment is None or attachment.node != node:
+        record = attached.record if attached is not None else await self._record(volume, deadline)
+        attachment = record.attachment
+        if attachment is None or attachment.node != node:
             raise precondition(
                 f"the volume is attached to {attachment.node if attachment else 'no node'}, not to {node}",
                 "attach it to that node first",
             )
+        return await self._open(record, attachment, None, deadline)
+
+    async def export(
+        self, volume: str, listen: str, clients: Sequence[str], *, timeout_s: float = 30.0
+    ) -> FrontendOpened:
+        """Offer the volume over TCP with TLS as well, at `listen` (host:port) of the node where it is used, to the
+        named clients (user/eve) and nobody else. The same again changes nothing, other clients are put in force at
+        once. Raises FAILED_PRECONDITION when the volume is used nowhere, or the address can't be had."""
+        deadline = Deadline.after(timeout_s)
+        try:
+            remote = RemoteExport(address=listen, clients=sorted(set(clients)))
+        except ValidationError:
+            raise invalid(
+                f"{', '.join(clients) or 'nobody'} at {listen[:80]!r} is no export",
+                "name 1 to 64 clients as user/NAME, node/NAME or svc/NAME, and an address as host:port",
+            ) from None
+        record = await self._record(volume, deadline)
+        if record.attachment is None:
+            raise precondition(f"volume {record.name} is used nowhere", "open it first: `stos volume connect`")
+        return await self._open(record, record.attachment, remote, deadline)
+
+    async def unexport(self, volume: str, *, timeout_s: float = 30.0) -> str | None:
+        """End that; the volume stays in use. The node, or None when the volume is used nowhere. Idempotent."""
+        deadline = Deadline.after(timeout_s)
+        record = await self._record(volume, deadline)
+        if record.attachment is None:
+            return None
+        request = CloseFrontend(volume=record.volume, remote_only=True)
+        await self._nodes.ask(record.attachment.node, "close", request, Empty, deadline)
+        return record.attachment.node
+
+    async def _record(self, volume: str, deadline: Deadline) -> RecordModel:
+        """The volume's record as its primary has it."""
+        entry = await self._ready(volume, deadline)
+        status = await self._replicas.find(entry.volume, voter_nodes(entry), deadline)
+        if status.record is None:
+            raise precondition(f"volume {entry.name} has no record yet", "repeat its create command")
+        return status.record
+
+    async def _open(
+        self, record: RecordModel, attachment: AttachmentModel, remote: RemoteExport | None, deadline: Deadline
+    ) -> FrontendOpened:
         request = OpenFrontend(
             volume=record.volume,
             name=record.name,
             size_bytes=record.size_bytes,
             attach_epoch=attachment.attach_epoch,
             voters=record.voters,
+            remote=remote,
         )
-        return await self._nodes.ask(node, "open", request, FrontendOpened, deadline)
+        return await self._nodes.ask(attachment.node, "open", request, FrontendOpened, deadline)
 
     async def close_frontend(self, volume: str, node: str, *, timeout_s: float = 30.0) -> None:
         """Stop serving the volume on that node. Idempotent."""

@@ -208,11 +208,14 @@ class Promises:
     def _confirm(self, promised: _Promised) -> Confirm:
         return Confirm(promised.nonce, promised.version, promised.revision, dict(promised.covered))
 
-    def stored(self, volume: str, generation: int, epoch: int) -> list[tuple[str, PairMessage]]:
-        """This epoch is durable here now: a claim that came too early can be confirmed."""
+    def stored(
+        self, volume: str, generation: int, epoch: int, leads: Callable[[str], bool]
+    ) -> list[tuple[str, PairMessage]]:
+        """This epoch is durable here now: a claim that came too early can be confirmed, if its node `leads`."""
         out: list[tuple[str, PairMessage]] = []
         for peer, promised in sorted(self._promised.items()):
-            if promised.entries.get(volume) == (generation, epoch) and volume not in promised.covered:
+            claimed = promised.entries.get(volume) == (generation, epoch) and leads(peer)
+            if claimed and volume not in promised.covered:
                 promised.covered[volume] = (generation, epoch)
                 promised.revision += 1
                 out.append((peer, self._confirm(promised)))

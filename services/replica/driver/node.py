@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
+from services.replica import permits
 from services.replica.brain import (
     Beat,
     BeatAnswer,
@@ -145,7 +147,7 @@ class Node:
                         self._peer_up(node, now_ns)
                     self._unpark()
             case Claims():
-                messages, lost = self.promises.on_claims(node, message, self._stores)
+                messages, lost = self.promises.on_claims(node, message, partial(self._stores, node))
                 self._announce(messages)
                 for volume_id in lost:
                     if volume_id in self.volumes:
@@ -153,13 +155,15 @@ class Node:
             case Confirm():
                 self.promises.on_confirm(node, message)
 
-    def _stores(self, volume_id: str, generation: int, epoch: int) -> bool:
+    def _stores(self, node: str, volume_id: str, generation: int, epoch: int) -> bool:
+        """This epoch is stored here, and by all that is known here it is `node` that leads it."""
         volume = self.volumes.get(volume_id)
         return (
             volume is not None
             and volume.durable_epoch == epoch == volume.brain.epoch
             and volume.brain.state.slot is not None
             and volume.brain.state.slot.stamp.generation == generation
+            and not permits.lead(volume.brain.state, volume.brain.leader, node)
         )
 
     def _announce(self, messages: list[tuple[str, PairMessage]]) -> None:
@@ -187,9 +191,13 @@ class Node:
         volume = self.volumes.get(message.volume)
         if volume is not None:
             self._step(volume, ev.Received(message), now_ns)
-        elif isinstance(message, ms.PreVote) and message.target.node == self.name and message.volume not in self.lost:
-            unknown = ms.Unknown(message.volume, message.target, message.sender)
-            self._orders.append(ToBrain(unknown))
+        elif message.volume not in self.lost:
+            self.say_unknown(message)
+
+    def say_unknown(self, message: BrainMessage) -> None:
+        """What a candidate hears of a volume that is not here, and who has no business with it of one that is."""
+        if isinstance(message, ms.PreVote) and message.target.node == self.name:
+            self._orders.append(ToBrain(ms.Unknown(message.volume, message.target, message.sender)))
 
     # ---- data -----------------------------------------------------------------------------------------
 
@@ -305,7 +313,11 @@ class Node:
     def _confirm_claims(self, volume: Volume) -> None:
         slot = volume.brain.state.slot
         if slot is not None and volume.durable_epoch == volume.brain.epoch:
-            self._announce(self.promises.stored(volume.id, slot.stamp.generation, volume.brain.epoch))
+
+            def leads(node: str) -> bool:
+                return not permits.lead(volume.brain.state, volume.brain.leader, node)
+
+            self._announce(self.promises.stored(volume.id, slot.stamp.generation, volume.brain.epoch, leads))
 
     def marked(self, volume_id: str, regions: tuple[int, ...], now_ns: int) -> None:
         volume = self.volumes.get(volume_id)

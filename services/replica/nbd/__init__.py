@@ -1,9 +1,12 @@
-"""The NBD room: a volume offered to block clients on a Unix socket of the node where it is used.
+"""The NBD room: a volume offered to block clients on the node where it is used, on a Unix socket and, where asked
+for, on TCP with TLS.
 
-`wire` and `protocol` are the server's side of the protocol without any I/O, `server` is the socket, and
-`frontend` joins it to the core that finds the volume's primary (`services.replica.replication.frontend`).
+`wire`, `starttls` and `protocol` are the server's side of the protocol without any I/O, `client` is one connection,
+`server` and `remote` are the two ways in, and `frontend` joins them to the core that finds the volume's primary
+(`services.replica.replication.frontend`).
 """
 
 from services.replica.nbd.frontend import Frontend
+from services.replica.nbd.remote import RemoteDoor, RemoteIdentity
 
-__all__ = ["Frontend"]
+__all__ = ["Frontend", "RemoteDoor", "RemoteIdentity"]

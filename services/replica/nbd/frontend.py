@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import errno as os_errno
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from services.replica.nbd.client import Client
 from services.replica.nbd.protocol import Export, NbdRequest
-from services.replica.nbd.server import Client, NbdServer
+from services.replica.nbd.server import NbdServer
 from services.replica.nbd.wire import Command
 from services.replica.peers.frames import FUA, Frame, Type, pack
 from services.replica.peers.payloads import split_blocks, unpack_refused
@@ -80,24 +81,26 @@ class Frontend:
         name: str,
         size_bytes: int,
         attach_epoch: int,
-        voters: Sequence[str],
+        voters: Mapping[str, int],
         socket_path: Path,
         send: Send,
         connected: Callable[[str], bool],
     ):
+        """`voters`: node -> incarnation of each copy. Naming it shows a copy that we were told of the volume."""
         self.volume_id = volume_id
         self.name = name
         self.attach_epoch = attach_epoch
         self.socket_path = socket_path
         self._volume = bytes.fromhex(volume_id)
-        self._voters = tuple(voters)
+        self._voters = dict(voters)
         self._send = send
         self._connected = connected
         self._log = get_logger("nbd")
         # Session numbers rise across restarts of this process because the clock does; should it have been
         # set back, a primary names the newest session it knows in its refusal.
-        self._core = FrontendCore(self._voters, first_session=time.time_ns())
-        self._server = NbdServer(Export(name, size_bytes), socket_path, self, self._log)
+        self._core = FrontendCore(tuple(voters), first_session=time.time_ns())
+        self.export = Export(name, size_bytes)
+        self._server = NbdServer(self.export, socket_path, self, self._log)
         self._next_number = 1
         self._asked: dict[int, tuple[Client, NbdRequest]] = {}
         """By cookie: who waits for what."""
@@ -110,6 +113,8 @@ class Frontend:
         self._logged = ("", False)
         """Primary and whether it has ended, as last told to the log."""
         self._closed = False
+        self.on_node: Callable[[str], None] = lambda node: None
+        """Called with a node of the volume that was not known before: a link to it is wanted."""
         self._count = dict.fromkeys(_FRAME, 0)
 
     async def start(self) -> None:
@@ -184,8 +189,18 @@ class Frontend:
     def on_link_down(self, node: str) -> None:
         self._step(LinkDown(node))
 
+    def nodes(self) -> set[str]:
+        """To which it wants links."""
+        return self._core.nodes()
+
+    def uses(self, node: str) -> bool:
+        """It is a node of the volume, by the word of whoever opened this frontend or of such a node. No other may
+        answer, nor say that it serves: it would be given what the clients write."""
+        return self._core.knows(node)
+
     def on_frame(self, peer: str, frame: Frame) -> None:
-        """A frame for this volume's frontend; other types are ignored. Raises FrameError."""
+        """A frame for this volume's frontend, from a node that it `uses`; other types are ignored. Raises
+        FrameError."""
         event: Event
         if frame.type == Type.IO_DONE:
             event = Done(peer, frame.x, frame.id, frame.epoch, frame.y)
@@ -195,12 +210,22 @@ class Frontend:
             event = Opened(peer, frame.id, frame.epoch, frame.x)
         elif frame.type == Type.REFUSED:
             refusal = unpack_refused(frame.payload)
-            event = Refused(peer, frame.id, frame.x, refusal.hint, frame.z)
+            self._refused(Refused(peer, frame.id, frame.x, refusal.hint, frame.z))
+            return
         elif frame.type == Type.SERVING:
             event = ServingHint(peer, frame.epoch)
         else:
             return
         self._step(event)
+
+    def _refused(self, event: Refused) -> None:
+        """It may name a node of which we had not heard."""
+        new = not self._core.knows(event.hint)
+        self._step(event)
+        if new and self._core.knows(event.hint):
+            self.on_node(event.hint)
+            if self._connected(event.hint):
+                self._step(LinkUp(event.hint))
 
     def _read(self, peer: str, frame: Frame) -> Done | Data:
         sums, view = split_blocks(frame)
@@ -255,6 +280,7 @@ class Frontend:
             _FRAME[request.kind],
             flags=FUA if request.fua else 0,
             volume=self._volume,
+            target=self._voters.get(request.node, 0),
             attach_epoch=self.attach_epoch,
             epoch=self._core.epoch,
             id=request.request,
@@ -269,6 +295,7 @@ class Frontend:
         header = pack(
             type,
             volume=self._volume,
+            target=self._voters.get(effect.node, 0),
             attach_epoch=self.attach_epoch,
             epoch=self._core.epoch,
             id=effect.session,

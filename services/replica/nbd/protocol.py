@@ -73,20 +73,24 @@ class Phase(IntEnum):
 class NbdConnection:
     """One connection's state. `requests` and `replies` are taken (and emptied) by the owner of the socket."""
 
-    def __init__(self, export: Export):
+    def __init__(self, export: Export, *, secured: bool = False, zeroes: bool = True, refusal: str = ""):
+        """`secured`: TLS stands, and both sides have greeted before it; `zeroes` is what was said then. `refusal`:
+        why this client may not use the export; that is the answer to whatever it asks."""
         self._export = export
-        self._zeroes = True
+        self._secured = secured
+        self._refusal = refusal
+        self._zeroes = zeroes
         self._options = 0
         self._discard_bytes = 0
         """Payload still to come of a write that was refused."""
-        self.phase = Phase.CLIENT_FLAGS
+        self.phase = Phase.OPTIONS if secured else Phase.CLIENT_FLAGS
         self.structured = False
         self.closed_because = ""
-        self.wanted = wire.CLIENT_FLAGS.size
+        self.wanted = wire.OPTION.size if secured else wire.CLIENT_FLAGS.size
         """Bytes, from the first one not consumed, that the next step needs."""
         self.requests: list[tuple[NbdRequest, memoryview]] = []
         """Payloads are views into what was received: valid until the next `receive`."""
-        self.replies: list[bytes] = [wire.greeting()]
+        self.replies: list[bytes] = [] if secured else [wire.greeting()]
 
     def receive(self, data: memoryview, requests_max: int, bytes_max: int) -> int:
         """Take what is complete in `data`; returns the bytes consumed. Stops early after `requests_max`
@@ -141,7 +145,9 @@ class NbdConnection:
         return min(int(end), len(data))
 
     def _haggle(self, option: int, data: bytes) -> None:
-        if option == Option.EXPORT_NAME:
+        if self._refusal and option not in (Option.EXPORT_NAME, Option.ABORT):
+            self._option_reply(option, Reply.ERR_POLICY, self._refusal)
+        elif option == Option.EXPORT_NAME:
             self._export_name(data)
         elif option in (Option.INFO, Option.GO):
             self._info_or_go(option, data)
@@ -157,12 +163,17 @@ class NbdConnection:
         elif option == Option.STRUCTURED_REPLY:
             self.structured = True
             self._option_reply(option, Reply.ACK)
+        elif option == Option.STARTTLS and self._secured:
+            self._option_reply(option, Reply.ERR_INVALID, "TLS stands already")
         elif option == Option.STARTTLS:
             self._option_reply(option, Reply.ERR_POLICY, "a Unix socket needs no TLS: its rights guard it")
         else:
             self._option_reply(option, Reply.ERR_UNSUP, f"unknown option {option}")
 
     def _export_name(self, data: bytes) -> None:
+        if self._refusal:
+            self._close(self._refusal)
+            return
         if not self._offers(data):
             # This option has no way to say no but to hang up.
             self._close(f"no export {data[:80]!r}")

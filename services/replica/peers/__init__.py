@@ -4,6 +4,7 @@ See docs/peer-protocol.md for what is on the wire.
 """
 
 from services.replica.peers.frames import (
+    COMPARED_NODES_MAX,
     FUA,
     HEADER_BYTES,
     JOINED_ANYTHING,
@@ -35,6 +36,7 @@ from services.replica.peers.payloads import (
 )
 
 __all__ = [
+    "COMPARED_NODES_MAX",
     "FUA",
     "HEADER_BYTES",
     "JOINED_ANYTHING",

@@ -11,8 +11,8 @@ import ssl
 from collections.abc import Callable
 
 from services.replica.peers.link import Link
-from services.replica.peers.listener import HANDSHAKE_S, SHUTDOWN_S, describe
-from services.replica.peers.sockets import connected_socket
+from services.replica.tcp import connected_socket
+from services.replica.tls_listener import HANDSHAKE_S, SHUTDOWN_S, describe
 from stoscore.errors import StosError
 
 CONNECT_S = 2.0
@@ -71,7 +71,7 @@ class Dialer:
             except ssl.SSLError as error:
                 reason = describe(error)[1]
             except OSError as error:
-                reason = error.strerror or str(error)
+                reason = error.strerror or str(error) or "the connection ended in the TLS handshake"
             except StosError as error:
                 reason = str(error)
             if self._was_up:

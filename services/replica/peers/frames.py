@@ -18,8 +18,8 @@ import struct
 from enum import IntEnum
 from typing import NamedTuple
 
-from stoscore.limits import FRAME_BYTES_MAX
-from stoscore.units import KIB, MIB
+from stoscore.limits import FRAME_BYTES_MAX, MESSAGE_BYTES_MAX
+from stoscore.units import BLOCK_BYTES, KIB, MIB
 
 MAGIC = 0x5354
 HEADER = struct.Struct("<HBBI16sQQIIQQQQQ")
@@ -83,7 +83,49 @@ JOINED_UNCLEAN = 1
 JOINED_ANYTHING = 2
 """Flags of JOINED: the replica is unclean; any block may differ."""
 
-_KNOWN = frozenset(int(kind) for kind in Type)
+GREETING_BYTES_MAX = 4096
+"""All that a peer may send before it is known."""
+COMPARED_NODES_MAX = 8192
+"""Nodes of the hash tree that one DIGEST may ask for: twice what a primary asks for at a time."""
+_RANGE_BYTES, _U64_BYTES = 16, 8
+
+PAYLOAD_BYTES_MAX: dict[int, int] = {
+    Type.HELLO: GREETING_BYTES_MAX,
+    Type.WELCOME: GREETING_BYTES_MAX,
+    Type.BEAT: 0,
+    Type.BEAT_ANSWER: 0,
+    Type.CLAIMS: 4 * MIB,
+    Type.CONFIRM: 4 * MIB,
+    Type.BRAIN: MESSAGE_BYTES_MAX,
+    Type.JOIN: 0,
+    Type.JOINED: FRAME_BYTES_MAX,
+    Type.WRITE: FRAME_BYTES_MAX,
+    Type.ZERO: 0,
+    Type.ACK: 8192 * _U64_BYTES,
+    Type.FLUSH: 0,
+    Type.FLUSHED: 0,
+    Type.COMMIT: 0,
+    Type.DIGEST: COMPARED_NODES_MAX * _RANGE_BYTES,
+    Type.DIGESTS: COMPARED_NODES_MAX * _U64_BYTES,
+    Type.COPY: FRAME_BYTES_MAX,
+    Type.COPIED: 0,
+    Type.FAILED: 64 * KIB,
+    Type.OPEN: 0,
+    Type.OPENED: 0,
+    Type.REFUSED: 64 * KIB,
+    Type.IO_WRITE: FRAME_BYTES_MAX,
+    Type.IO_READ: 0,
+    Type.IO_ZERO: 0,
+    Type.IO_FLUSH: 0,
+    Type.IO_DONE: 0,
+    Type.IO_DATA: FRAME_BYTES_MAX,
+    Type.SERVING: 0,
+    Type.CLOSE: 0,
+}
+"""What a payload may hold at most, by type: looked at in the header, so that nobody can make us take in 33 MiB
+for a beat, nor a list that takes the loop seconds to walk."""
+
+assert PAYLOAD_BYTES_MAX.keys() == set(Type)
 
 
 class Frame(NamedTuple):
@@ -105,6 +147,11 @@ class Frame(NamedTuple):
     y: int
     z: int
     payload: memoryview
+
+
+def weight(frame: Frame) -> int:
+    """The bytes that handling this frame moves: what it brought, and what it asks for."""
+    return len(frame.payload) + (frame.z * BLOCK_BYTES if frame.type == Type.IO_READ else 0)
 
 
 def pack(
@@ -187,13 +234,13 @@ class FrameReader:
     def received(self, count: int) -> list[Frame]:
         """The frames that `count` more bytes complete, in order. Raises FrameError."""
         window, start, end = self._window, self._start, self._end + count
-        limit, unpack = self._payload_bytes_max, HEADER.unpack_from
+        limit, limits, unpack = self._payload_bytes_max, PAYLOAD_BYTES_MAX, HEADER.unpack_from
         needed = HEADER_BYTES
         frames: list[Frame] = []
         while end - start >= HEADER_BYTES:
             header = unpack(window, start)
             length = header[3]
-            if header[0] != MAGIC or header[1] not in _KNOWN or length > limit:
+            if header[0] != MAGIC or length > limits.get(header[1], -1) or length > limit:
                 raise FrameError(_what_is_wrong(header, limit))
             stop = start + HEADER_BYTES + length
             if stop > end:
@@ -210,6 +257,7 @@ def _what_is_wrong(header: tuple[int, ...], limit: int) -> str:
     magic, kind, _, length = header[:4]
     if magic != MAGIC:
         return f"no frame of this protocol: it starts with {magic:#06x} instead of {MAGIC:#06x}"
-    if kind not in _KNOWN:
+    if kind not in PAYLOAD_BYTES_MAX:
         return f"unknown frame type {kind}"
-    return f"a frame of {length} bytes where at most {limit} are allowed"
+    allowed = min(limit, PAYLOAD_BYTES_MAX[kind])
+    return f"a {Type(kind).name} frame of {length} bytes where at most {allowed} are allowed"

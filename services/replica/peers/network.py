@@ -1,12 +1,11 @@
 """The links of one node: every peer it dials, every peer that dialled it, and nobody else.
 
     dial(peer, address) -> Dialer -> outgoing link: requests go out on it, their answers come back on it
-    Listener            -> incoming link of a peer: its requests come in, our answers go back
+    TlsListener         -> incoming link of a peer: its requests come in, our answers go back
 
-A link is up when both ends have proved their node by certificate (spiffe://<cluster>/node/<id>, TLS 1.3
-both ways) and confirmed it by HELLO and WELCOME. The confirmation is needed: under TLS 1.3 a dialler with a
-foreign certificate believes itself connected until its first read. Everything else that knocks is a
-stranger: closed, counted in `strangers`, one log line.
+A link is up when both ends have proved their node by certificate (spiffe://<cluster>/node/<id>, TLS 1.3 both ways)
+and confirmed it by HELLO and WELCOME (`reception`). Everything else that knocks is a stranger: closed, counted in
+`strangers`, told to the audit. A link ends at once when its peer is revoked.
 
 There is at most one incoming link a peer. A newer one first drops what is left of the old one (rule W5):
 otherwise a request that is still in the old socket would be handled after the newer link's first request.
@@ -16,37 +15,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from services.replica.peers.dialer import Dialer
-from services.replica.peers.frames import Frame, FrameError, Type, pack
+from services.replica.peers.frames import Frame
 from services.replica.peers.link import Link
-from services.replica.peers.listener import Listener
-from services.replica.peers.payloads import (
-    PROTOCOL_VERSION,
-    Greeting,
-    Refused,
-    unpack_greeting,
-    unpack_refused,
-)
-from services.replica.peers.sockets import join_address, listening_socket, split_address
+from services.replica.peers.payloads import PROTOCOL_VERSION, Greeting
+from services.replica.peers.reception import Proof, Reception
+from services.replica.tcp import join_address, listening_socket, split_address
+from services.replica.tls_listener import PEERS, NewProtocol, TlsListener
+from services.replica.trail import Trail
 from stoscore.errors import StosError
-from stoscore.identity import parse_uri, peer_uri
-
-GREETING_S = 5.0
-"""From the end of the TLS handshake until the other side has greeted."""
-_CODE_VERSION = 1
-_CODE_IDENTITY = 2
-"""x of a REFUSED that ends a link."""
+from stoscore.spiffe import Peer
 
 
-class PeerIdentity(Protocol):
-    """What a network needs to know of `stoscore.identity.Identity`."""
+class PeerIdentity(Proof, Protocol):
+    """What a network needs to know of `stoscore.identity.Identity`. A context is asked for at every connection."""
 
-    @property
-    def cluster(self) -> str: ...
+    on_trust_change: list[Callable[[], None]]
+
+    def check_peer(self, peer: Peer) -> None:
+        """Raises StosError UNAUTHENTICATED when it has been revoked since."""
+
     def server_context(self) -> ssl.SSLContext: ...
     def client_context(self) -> ssl.SSLContext: ...
 
@@ -55,8 +50,8 @@ class PeerHandler(Protocol):
     """Who the frames are for. All calls come in the event loop's thread."""
 
     def frames(self, link: Link, frames: list[Frame]) -> None:
-        """All that one wake-up delivered, in order. Payloads are valid only during the call. A FrameError
-        (from `payloads`) ends the link and nothing else."""
+        """The next ones, in order. Payloads are valid only during the call. A FrameError (from `payloads`) ends the
+        link and nothing else."""
 
     def link_up(self, link: Link) -> None:
         """`link.peer` is reachable (outgoing) or will send requests (incoming)."""
@@ -78,16 +73,18 @@ class PeerNetwork:
         host: str,
         port: int,
         handler: PeerHandler,
+        audit: Trail,
         logger: logging.Logger,
         protocol: int = PROTOCOL_VERSION,
     ) -> None:
         self._identity = identity
-        self._greeting = Greeting(node, cluster, version, protocol)
+        self._reception = Reception(identity, Greeting(node, cluster, version, protocol), self._come_up)
         self._host = host
         self._port = port
         self._handler = handler
+        self._audit = audit
         self._log = logger
-        self._listener: Listener | None = None
+        self._listener: TlsListener | None = None
         self._dialers: dict[str, Dialer] = {}
         self._outgoing: dict[str, Link] = {}
         self._incoming: dict[str, Link] = {}
@@ -97,28 +94,44 @@ class PeerNetwork:
         self._flush_is_due = False
         self._loop: asyncio.AbstractEventLoop
         self.strangers: Counter[str] = Counter()
-        """Connections turned away, by kind: certificate, tls, timeout, closed, identity, version, frames."""
+        """Connections turned away, by kind: certificate, tls, timeout, closed, pace, accept, identity, version,
+        frames, revoked."""
 
     # --- life ---
 
     async def start(self) -> str:
         """Listen. Returns the address, with the port that was taken. Raises StosError when it can't."""
         self._loop = asyncio.get_running_loop()
-        sock = await listening_socket(self._host, self._port)
+        sock = await listening_socket(self._host, self._port, "peers")
         port = sock.getsockname()[1]
-        self._listener = Listener(sock, self._identity.server_context, self._incoming_link, self._turned_away)
+        self._listener = TlsListener(
+            sock, self._identity.server_context, self._admitted, self._turned_away, crowd=PEERS
+        )
+        self._identity.on_trust_change.append(self.end_revoked)
         return join_address(self._host, port)
 
     async def stop(self) -> None:
         """Close everything; what was sent before still leaves."""
         if self._listener is not None:
+            self._identity.on_trust_change.remove(self.end_revoked)
             await self._listener.stop()
             self._listener = None
         for peer in list(self._dialers):
             self.hang_up(peer)
-        for link in list(self._incoming.values()):
+        for link in [*self._incoming.values(), *self._reception.waiting()]:
             link.finish("this node stops")
         await asyncio.sleep(0)
+
+    def end_revoked(self) -> None:
+        """The trust has changed: whoever would not be let in now is not kept either."""
+        for link in [*self.links(), *self._reception.waiting()]:
+            assert link.identity is not None
+            try:
+                self._identity.check_peer(link.identity)
+            except StosError as error:
+                if link.up:
+                    self._refused(link.who, "link.keep", error.message)
+                link.close(error.message, "revoked")
 
     # --- peers ---
 
@@ -168,46 +181,18 @@ class PeerNetwork:
 
     # --- links' calls (LinkOwner) ---
 
-    def _incoming_link(self) -> Link:
-        return Link(self, outgoing=False)
+    async def _admitted(self, sock: socket.socket) -> NewProtocol:
+        """Nothing is said on a peer link before TLS."""
+        return partial(Link, self, outgoing=False)
 
     def _outgoing_link(self, peer: str) -> Link:
         return Link(self, outgoing=True, peer=peer)
 
     def link_connected(self, link: Link, certificate: dict[str, Any]) -> None:
-        """The certificate says who it is; a dialled peer must be the one that was meant."""
-        try:
-            _, kind, name = parse_uri(peer_uri(certificate, self._greeting.cluster))
-        except StosError as error:
-            self._refuse(link, "identity", str(error))
-            return
-        if kind != "node":
-            self._refuse(link, "identity", f"its identity is {kind}/{name}, which is no node")
-        elif link.outgoing and name != link.peer:
-            self._refuse(link, "identity", f"dialled {link.peer}, but {name} answered")
-        else:
-            link.peer = name
-            self._loop.call_later(GREETING_S, self._greeting_is_late, link)
-            if link.outgoing:
-                self._greet(link, Type.HELLO)
+        self._reception.connected(link, certificate)
 
     def link_greeted(self, link: Link, greeting: Frame) -> None:
-        if link.outgoing and greeting.type == Type.REFUSED:
-            link.close(f"refused by {link.peer}: {unpack_refused(greeting.payload).message}")
-            return
-        expected = Type.WELCOME if link.outgoing else Type.HELLO
-        try:
-            if greeting.type != expected:
-                raise FrameError(f"its first frame is of type {greeting.type} instead of {expected.name}")
-            theirs = unpack_greeting(greeting.payload)
-        except FrameError as error:
-            self._refuse(link, "frames", str(error))
-            return
-        wrong = self._what_is_wrong(link, theirs)
-        if wrong is not None:
-            self._refuse(link, *wrong)
-        else:
-            self._come_up(link, theirs)
+        self._reception.greeted(link, greeting)
 
     def link_received(self, link: Link, frames: list[Frame]) -> None:
         self._handler.frames(link, frames)
@@ -221,36 +206,22 @@ class PeerNetwork:
             self._loop.call_soon(self._flush_due)
 
     def link_lost(self, link: Link, kind: str, reason: str, was_up: bool) -> None:
+        self._reception.forget(link)
         table = self._outgoing if link.outgoing else self._incoming
         if table.get(link.peer) is link:
             del table[link.peer]
         if was_up:
             self._log.info("peer link down", extra=self._about(link, reason=reason))
+            if kind == "frames":
+                self._refused(link.who, "link.frame", reason)
             self._handler.link_down(link, reason)
         elif not link.outgoing:
-            self._turned_away(link.remote, kind, reason)
+            self._turned_away(link.who, kind, reason)
+        elif kind == "identity":
+            self._refused(link.who, "link.answer", reason, link.peer)
         dialer = self._dialers.get(link.peer) if link.outgoing else None
         if dialer is not None:
             dialer.lost(link, reason, was_up)
-
-    # --- greeting ---
-
-    def _greet(self, link: Link, kind: Type) -> None:
-        body = self._greeting.pack()
-        link.send(pack(kind, length=len(body)), body)
-
-    def _what_is_wrong(self, link: Link, theirs: Greeting) -> tuple[str, str] | None:
-        ours = self._greeting
-        if theirs.protocol != ours.protocol:
-            return "version", (
-                f"{link.peer} ({theirs.version or 'unknown'}) speaks peer protocol {theirs.protocol}, "
-                f"{ours.node} ({ours.version}) speaks {ours.protocol}: bring both to one version"
-            )
-        if theirs.node != link.peer:
-            return "identity", f"it greets as {theirs.node!r} with the certificate of {link.peer!r}"
-        if theirs.cluster != ours.cluster:
-            return "identity", f"it greets as of cluster {theirs.cluster!r}, this is {ours.cluster!r}"
-        return None
 
     def _come_up(self, link: Link, theirs: Greeting) -> None:
         table = self._outgoing if link.outgoing else self._incoming
@@ -262,35 +233,22 @@ class PeerNetwork:
         if link.outgoing:
             self._complaints.pop(link.peer, None)
         else:
-            self._greet(link, Type.WELCOME)
+            self._reception.welcome(link)
             dialer = self._dialers.get(link.peer)
             if dialer is not None:
                 dialer.hurry()
         self._log.info("peer link up", extra=self._about(link, peer_version=theirs.version))
         self._handler.link_up(link)
 
-    def _refuse(self, link: Link, kind: str, reason: str) -> None:
-        """Tell a dialler why before hanging up on it. What answers a dial wrongly is told nothing."""
-        if link.outgoing:
-            link.close(reason, kind)
-            return
-        body = Refused(reason).pack()
-        code = _CODE_VERSION if kind == "version" else _CODE_IDENTITY
-        link.send(pack(Type.REFUSED, x=code, length=len(body)), body)
-        link.finish(reason, kind)
+    # --- words to others ---
 
-    def _greeting_is_late(self, link: Link) -> None:
-        if link.open and not link.up:
-            self._refuse(link, "timeout", f"no greeting within {GREETING_S:g} s")
-
-    # --- words to the log ---
-
-    def _turned_away(self, remote: str, kind: str, reason: str) -> None:
+    def _turned_away(self, who: str, kind: str, reason: str) -> None:
+        """`who`: the identity that it proved, or its address."""
         self.strangers[kind] += 1
-        self._log.warning(
-            "peer connection refused",
-            extra={"remote": remote, "kind": kind, "reason": reason, "refused": self.strangers.total()},
-        )
+        self._refused(who, "link.open", reason)
+
+    def _refused(self, who: str, action: str, reason: str, target: str = "") -> None:
+        self._audit.record(who=who, action=action, outcome="refused", target=target, reason=reason)
 
     def _dial_failed(self, peer: str, reason: str) -> None:
         if self._complaints.get(peer) != reason:

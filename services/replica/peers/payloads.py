@@ -21,8 +21,8 @@ from stoscore.limits import VOLUME_BYTES_MAX, valid_node_name
 from stoscore.units import BLOCK_BYTES, SUM_BYTES
 
 PROTOCOL_VERSION = 1
-GREETING_BYTES_MAX = 4096
-"""All that a peer may send before it is known."""
+COPY_BLOCKS_MAX = 8192
+"""Blocks of one COPY, those that read as zeros and travel without data included."""
 
 _RANGE = struct.Struct("<QQ")
 _CLAIM = struct.Struct("<16sIQ")
@@ -107,7 +107,10 @@ def split_copy(frame: Frame) -> tuple[list[tuple[int, int]], memoryview, memoryv
     if sums_from > len(frame.payload):
         raise FrameError(f"{len(frame.payload)} bytes of payload do not hold {frame.y} ranges")
     ranges = unpack_ranges(frame.payload[:sums_from])
-    data_from = sums_from + sum(count for _, count in ranges) * SUM_BYTES
+    blocks = sum(count for _, count in ranges)
+    if blocks > COPY_BLOCKS_MAX:
+        raise FrameError(f"a copy of {blocks} blocks where at most {COPY_BLOCKS_MAX} are allowed")
+    data_from = sums_from + blocks * SUM_BYTES
     sums, data = frame.payload[sums_from:data_from], frame.payload[data_from:]
     if data_from > len(frame.payload) or len(data) != present(sums) * BLOCK_BYTES:
         raise FrameError(f"{len(frame.payload)} bytes of payload are not what {len(ranges)} ranges need")

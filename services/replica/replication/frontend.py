@@ -140,6 +140,13 @@ class FrontendCore:
         """Fenced or closed: every request is answered with ESHUTDOWN."""
         return self._ended
 
+    def knows(self, node: str) -> bool:
+        """It holds the volume, by the word of whoever made this frontend or of a node that holds it."""
+        return node in self._search.nodes()
+
+    def nodes(self) -> set[str]:
+        return set(self._search.nodes())
+
     def step(self, event: Event, now_ns: int) -> list[Effect]:
         effects: list[Effect] = []
         self._handlers[type(event)](event, now_ns, effects)

@@ -10,7 +10,7 @@ cost no storm of messages.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, KeysView
 
 from stoscore.units import MS, SECOND
 
@@ -42,6 +42,10 @@ class PrimarySearch:
     def __init__(self, nodes: Iterable[str]):
         self._nodes = {node: _Node() for node in nodes}
         self._since_ns = 0
+
+    def nodes(self) -> KeysView[str]:
+        """Everybody that may be the primary."""
+        return self._nodes.keys()
 
     def link_up(self, node: str) -> None:
         """It may be asked at once; an older question went with the older link."""

@@ -414,6 +414,19 @@ class Primary:
         self._opening = None
         return [Answer(self._link, Opened(self._session))]
 
+    def serves(self, link: int, session: int, attach_epoch: int) -> bool:
+        """This is the session that was opened, on that link and under the attachment of the record (W1, W2)."""
+        return session == self._session and link == self._link and attach_epoch == self.attach_epoch
+
+    @property
+    def newest_session(self) -> int:
+        return self._session or 0
+
+    @property
+    def unanswered(self) -> int:
+        """Requests of frontends under way here."""
+        return len(self._window) + len(self._flushes)
+
     def attachment(self, node: str | None, attach_epoch: int) -> None:
         """The record names another attachment: older sessions end (invariant 5)."""
         if (node, attach_epoch) != (self.attached_node, self.attach_epoch):

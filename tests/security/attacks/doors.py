@@ -1,0 +1,87 @@
+"""Getting in at all: every door, with whatever the attacker has to show."""
+
+from __future__ import annotations
+
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.security.scene import Outcome, Scene
+from tests.security.wires import GONE, RawLink, RawNats, dial, dial_tls, tls_context
+
+_SECRET = (b"", b"\x15")
+"""Silence, or the first byte of a TLS alert: what a TLS server says to a stranger who speaks something else."""
+_OPENERS = (
+    b"",
+    b"PING\r\n",
+    b'CONNECT {"verbose":false}\r\nPING\r\n',
+    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9),
+    bytes.fromhex("5453") + bytes(86),
+)
+"""NATS, HTTP, HTTP/2 (gRPC), the peer protocol's first frame, and silence."""
+
+
+def enter_nats(scene: Scene, identity: Path | None, certificate: bool = True, credential: bool = True) -> Outcome:
+    """Won when the server takes our commands."""
+    try:
+        with RawNats(scene, identity, certificate=certificate, credential=credential) as nats:
+            nats.flush()
+            return Outcome(True, "the NATS server takes our commands")
+    except GONE as error:
+        return Outcome(False, repr(error))
+
+
+def enter_link(scene: Scene, identity: Path | None, to: str, name: str, stay_s: float = 0.0) -> Outcome:
+    """Won when the node welcomes us under that name, and keeps us for `stay_s`."""
+    try:
+        with RawLink(scene, to, identity, name) as link:
+            if stay_s and not link.is_open(stay_s):
+                return Outcome(False, "welcomed, then closed")
+            return Outcome(True, f"{to} welcomed us as {name}")
+    except GONE as error:
+        return Outcome(False, repr(error))
+
+
+def speak_plainly(scene: Scene, identity: Path | None, door: str) -> Outcome:
+    """Won when somebody answers in plain text."""
+    with ThreadPoolExecutor(len(_OPENERS)) as pool:
+        answers = list(pool.map(lambda opener: _answer(scene.ports[door], opener), _OPENERS))
+    plain = [f"{opener!r}: {said!r}" for opener, said in zip(_OPENERS, answers, strict=True) if said[:1] not in _SECRET]
+    return Outcome(bool(plain), "; ".join(plain) or f"{answers}")
+
+
+def _answer(port: int, opener: bytes) -> bytes:
+    """What is said to it within a moment."""
+    try:
+        with dial(port) as raw:
+            raw.settimeout(0.5)
+            raw.sendall(opener)
+            return raw.recv(100)
+    except OSError:
+        return b""
+
+
+def downgrade(scene: Scene, identity: Path | None, door: str) -> Outcome:
+    """Won when a handshake with an older TLS is finished and the other side does not hang up on it."""
+    told = []
+    for newest in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1):
+        try:
+            with dial_tls(scene.ports[door], tls_context(identity, newest=newest)) as secured:
+                # Unlike in TLS 1.3 the server has judged our certificate by now.
+                return Outcome(True, f"{secured.version()} with {secured.cipher()}")
+        except GONE as error:
+            told.append(f"{newest.name}: {getattr(error, 'reason', '') or error}")
+    return Outcome(False, ", ".join(told))
+
+
+def come_without(scene: Scene, identity: Path | None, door: str) -> Outcome:
+    """TLS without a certificate. Won when the door says anything but an alert: under TLS 1.3 the refusal comes
+    with the first read."""
+    try:
+        with dial_tls(scene.ports[door], tls_context(None)) as secured:
+            secured.settimeout(2)
+            said = secured.recv(1000)
+    except GONE as error:
+        return Outcome(False, repr(error))
+    return Outcome(bool(said), f"said {said[:80]!r}")

@@ -1,0 +1,53 @@
+"""Requests, and what is told without being asked."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.security.weakenings import weakening
+
+
+@weakening
+def answer_anybody() -> None:
+    """The answering side does not look at the caller's role."""
+    from dataclasses import replace
+
+    from stoscore import bus_answering
+    from stoscore.access import KIND
+
+    original = bus_answering.rule_for
+
+    def rule(subject: str) -> Any:
+        found = original(subject)
+        return replace(found, roles=frozenset(KIND)) if found is not None else None
+
+    bus_answering.rule_for = rule  # type: ignore[attr-defined]
+
+
+@weakening
+def read_loosely() -> None:
+    """A request that breaks the rules is taken all the same."""
+    from stoscore import bus_answering
+    from stoscore.errors import StosError
+
+    original = bus_answering.decode_request
+
+    def read(kind: Any, data: bytes) -> Any:
+        try:
+            return original(kind, data)
+        except StosError:
+            return kind.model_construct(**json.loads(data))
+
+    bus_answering.decode_request = read  # type: ignore[attr-defined]
+
+
+@weakening
+def trust_any_signer() -> None:
+    """A trust state counts whoever signed it."""
+    from stoscore import identity, trust
+
+    def believe(signed: Any, *_: Any, **__: Any) -> Any:
+        return trust.TrustState.model_validate_json(signed.state_json)
+
+    identity.verify_trust = believe  # type: ignore[attr-defined]

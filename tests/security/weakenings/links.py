@@ -1,0 +1,77 @@
+"""Who may say what about a volume."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.security.weakenings import weakening
+
+
+@weakening
+def serve_any_session() -> None:
+    """A volume is read and written by whoever opens a session."""
+    from services.replica import permits
+    from services.replica.replication.primary import Primary
+
+    original = Primary.open
+
+    def open_for_anybody(self: Primary, link: int, node: str, session: int, attach_epoch: int) -> Any:
+        self.attached_node, self.attach_epoch = node, attach_epoch
+        return original(self, link, node, session, attach_epoch)
+
+    permits.knows = lambda *_, **__: True  # type: ignore[assignment]
+    Primary.open = open_for_anybody  # type: ignore[method-assign]
+
+
+@weakening
+def believe_any_member() -> None:
+    """Data between copies is believed whoever sends it."""
+    from services.replica import permits
+
+    permits.data = lambda *_, **__: ""  # type: ignore[assignment]
+    permits.lead = lambda *_, **__: ""  # type: ignore[assignment]
+
+
+@weakening
+def follow_anybody() -> None:
+    """A copy joins whoever says that it leads."""
+    from services.replica.driver.node import Node
+
+    original = Node.to_replica
+
+    def follow(self: Node, volume_id: str, link: int, node: str, epoch: int, message: Any, now_ns: int) -> None:
+        volume = self.volumes.get(volume_id)
+        if volume is not None:
+            volume.brain.leader = None
+        original(self, volume_id, link, node, epoch, message, now_ns)
+
+    Node.to_replica = follow  # type: ignore[method-assign]
+
+
+@weakening
+def hear_any_brain() -> None:
+    """A brain's message counts for what it says, whoever sent it."""
+    from services.replica.brain import messages
+    from services.replica.handlers import Handlers
+
+    def hear(self: Handlers, peer: str, volume_id: str, raw: Any, now_ns: int) -> None:
+        self._node.brain_message(messages.decode(raw), now_ns)
+
+    Handlers.brain = hear  # type: ignore[method-assign]
+
+
+@weakening
+def go_back() -> None:
+    """A proposal is stored however old it is."""
+    from services.replica.brain import machine
+
+    original = machine.Brain._propose
+
+    def propose(self: Any, message: Any, now_ns: int) -> None:
+        mine = self.state.slot
+        if self.role != "leader" and mine is not None and message.slot.stamp < mine.stamp:
+            self._store(message.slot)
+        else:
+            original(self, message, now_ns)
+
+    machine.Brain._propose = propose  # type: ignore[method-assign]
