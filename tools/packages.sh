@@ -13,6 +13,7 @@ declare -A package_of=(
   [fusermount3]=fuse3
   [ss]=iproute2
   [mkfs.xfs]=xfsprogs
+  [nft]=nftables
 )
 PATH="$PATH:/usr/sbin:/sbin"
 
