@@ -29,7 +29,8 @@ test: $(VENV)/.installed packages ## all tests
 sim: $(VENV)/.installed ## the deterministic simulation: SEEDS=200 for more, SEED=7 for one
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
-bench: $(VENV)/.installed packages ## 4 KiB random writes beside a minimal program that does the same
+bench: $(VENV)/.installed packages ## ten jobs beside the floor, nbdkit and qemu: CPU per operation, latency, rate
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,bench]"
 	@$(BIN)/python -m benchmarks.bench
 
 bench-failover: $(VENV)/.installed packages ## the primary lost KILLS=300 times and more: the distribution of the gaps

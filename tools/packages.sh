@@ -14,6 +14,7 @@ declare -A package_of=(
   [ss]=iproute2
   [mkfs.xfs]=xfsprogs
   [nft]=nftables
+  [nbdkit]=nbdkit
 )
 PATH="$PATH:/usr/sbin:/sbin"
 
