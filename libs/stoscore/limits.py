@@ -20,6 +20,8 @@ MESSAGE_BYTES_MAX = 1 * MIB
 """The largest control message (NATS' default max_payload)."""
 NAME_BYTES_MAX = 128
 LABELS_MAX = 64
+REASON_BYTES_MAX = 256
+"""What an operator writes down about an act."""
 LABEL_BYTES_MAX = 256
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[-_.A-Za-z0-9]{0,126}[A-Za-z0-9])?", re.ASCII)

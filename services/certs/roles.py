@@ -62,10 +62,12 @@ ROLES = {
             (
                 *_EVERYBODY,
                 f"{PREFIX}.vol.*.brain.{OWN}",
+                f"{PREFIX}.pair.*.beat.{OWN}",
                 f"{PREFIX}.placement.>",
+                *(f"{PREFIX}.node.*.{verb}" for verb in ("create", "remove", "describe")),
                 f"{KEYS}.node.{OWN}",
             ),
-            (f"{PREFIX}.node.{OWN}.>", BID, f"{PREFIX}.vol.*.brain.*", f"{KEYS}.node.>"),
+            (f"{PREFIX}.node.{OWN}.>", BID, f"{PREFIX}.vol.*.brain.*", f"{PREFIX}.pair.{OWN}.beat.*", f"{KEYS}.node.>"),
         ),
         Role("csi", "svc", (*_EVERYBODY, *_COMMAND), (f"{KEYS}.node.>",)),
         Role("placement", "svc", (*_EVERYBODY, BID), (f"{PREFIX}.placement.>", f"{KEYS}.node.>")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Callable
@@ -27,6 +28,7 @@ class Frontends:
         self._run_dir = run_dir
         self._file = state_dir / FILE
         self._open: dict[bytes, tuple[OpenFrontend, Frontend]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self.network: PeerNetwork
         """Set once by the app: network and frontends need each other."""
         self.on_change: Callable[[], None] = lambda: None
@@ -55,6 +57,7 @@ class Frontends:
             self._socket(request.volume),
             self.network.send,
             self.network.connected,
+            on_fenced=lambda: self._fenced(raw, request.attach_epoch),
         )
         self._open[raw] = (request, frontend)
         self.on_change()
@@ -76,6 +79,19 @@ class Frontends:
         known = self._open.pop(raw, None)
         if known is not None:
             await known[1].close()
+
+    def _fenced(self, raw: bytes, attach_epoch: int) -> None:
+        """Its clients have their errors. They are dropped, the socket goes, and nothing is opened again at the next
+        start: whoever still wants the volume here has to attach it."""
+
+        async def close() -> None:
+            known = self._open.get(raw)
+            if known is not None and known[0].attach_epoch == attach_epoch:
+                await self.close(known[0].volume)
+
+        task = asyncio.create_task(close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     async def reopen(self) -> None:
         """Open what was open when the process ended."""

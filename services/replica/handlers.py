@@ -11,7 +11,7 @@ import errno
 from collections import Counter
 
 from services.replica import codec
-from services.replica.brain.messages import BadMessage
+from services.replica.brain.messages import BadMessage, Newer
 from services.replica.brain.messages import decode as decode_brain
 from services.replica.codec import Envelope
 from services.replica.driver import Node
@@ -98,6 +98,11 @@ class Handlers:
         """A brain's message, by link or by bus; only `peer` can have sent it."""
         try:
             message = decode_brain(raw)
+        except Newer as error:
+            self._drop("brain message of another version", peer, str(error))
+            if error.answer.target.node == peer:
+                self._node.not_understood(error.answer)
+            return
         except BadMessage as error:
             self._drop("malformed brain message", peer, str(error))
             return
@@ -105,6 +110,15 @@ class Handlers:
             self._drop("brain message in another's name", peer, f"it claims to be {message.sender.node}")
             return
         self._node.brain_message(message, now_ns)
+
+    def pair(self, peer: str, raw: bytes, now_ns: int) -> None:
+        """What `peer` says as one of a pair, by bus."""
+        try:
+            message = codec.unpack_pair_bytes(raw)
+        except FrameError as error:
+            self._drop("malformed message between a pair", peer, str(error))
+            return
+        self._node.pair_message(peer, message, now_ns, by_bus=True)
 
     def _drop(self, why: str, peer: str, detail: str = "") -> None:
         self.dropped[why] += 1
@@ -115,18 +129,21 @@ class Handlers:
         hosted = self.shell.by_raw.get(frame.volume)
         volume = self._node.volumes.get(hosted.volume) if hosted else None
         record = volume.brain.record if volume else None
-        voter = record.voter_on(link.peer) if record else None
+        voter = record.member_on(link.peer) if record else None
         if hosted is None or voter is None:
             self.dropped["data of a stranger"] += 1
             return None
         if frame.target != hosted.number or frame.sender != int(voter.incarnation, 16):
             self.dropped["data of another incarnation"] += 1
             return None
+        if volume is not None and frame.generation != volume.generation:
+            self.dropped["data of another generation"] += 1
+            return None
         return hosted
 
     def _to_replica(self, link: Link, frame: Frame, now_ns: int) -> None:
         hosted = self._member(link, frame)
-        if hosted is None or hosted.failure or hosted.store is None:
+        if hosted is None or hosted.store is None or (hosted.failure and frame.type != Type.JOIN):
             return
         token = 0
         if frame.type == Type.WRITE:

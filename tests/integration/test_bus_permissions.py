@@ -44,6 +44,8 @@ async def refused_to_publish(bus: Bus, subject: str, payload: bytes = b"{}") -> 
     [
         subjects.node("n2", "create"),
         subjects.node("*", "create"),
+        subjects.pair("n2", "n3"),
+        subjects.pair("*", "n1"),
         f"{subjects.PREFIX}.node.>",
         f"{subjects.PREFIX}.>",
         ">",
@@ -63,8 +65,12 @@ async def test_a_node_hears_only_what_is_its_own(bus_of: BusOf, subject: str) ->
     "subject",
     [
         subjects.brain(VOLUME, "n2"),
+        subjects.pair("n1", "n2"),
         subjects.event("n2", "decision"),
-        subjects.node("n2", "create"),
+        subjects.node("n2", "open"),
+        subjects.node("n2", "found"),
+        subjects.volume("n2", VOLUME, "delete"),
+        subjects.volume("n2", VOLUME, "policy"),
         "_INBOX_node_n2.x",
         f"{KEYS}.node.n2",
         f"{KEYS}.name.vol",

@@ -11,15 +11,19 @@ import stat
 import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 import uvloop
 
+from services.replica.frontends import Frontends
 from services.replica.nbd.frontend import Frontend
 from services.replica.nbd.wire import Command, Errno, Option, Reply
+from services.replica.peers import PeerNetwork
 from services.replica.peers.frames import FUA, HEADER, Frame, Type, pack
 from services.replica.store.sums import block_sums
 from stoscore.errors import Code, StosError
+from stoscore.messages import OpenFrontend, VoterModel
 from stoscore.units import MIB
 
 SIZE = 64 * MIB
@@ -48,6 +52,7 @@ class Nodes:
         self.flushes = self.fua_writes = 0
         self.rotten = False
         self.errno = 0
+        self.fenced = False
         self.held: list[tuple[str, Frame]] | None = None
         """A list: requests are taken and not answered."""
 
@@ -66,7 +71,10 @@ class Nodes:
         if node not in self.up or frame.type == Type.CLOSE:
             return
         serves = node == self.primary
-        if frame.type == Type.OPEN and serves:
+        if self.fenced:
+            refusal = b'{"message": "attached elsewhere", "hint": ""}'
+            self.answer(node, pack(Type.REFUSED, epoch=self.epoch, id=frame.id, x=2, length=len(refusal)), refusal)
+        elif frame.type == Type.OPEN and serves:
             self.session[node] = frame.id
             self.answer(node, pack(Type.OPENED, epoch=self.epoch, id=frame.id, x=SIZE // 4096))
         elif not serves or frame.x != self.session.get(node):
@@ -408,6 +416,43 @@ async def test_a_fenced_frontend_answers_shutdown(frontend: Frontend, nodes: Nod
     client.ask(Command.READ, 0, 4096, 2)
     assert await client.reply() == (Errno.ESHUTDOWN, 2)
     client.close()
+
+
+async def test_a_node_that_returns_fenced_drops_its_clients_and_forgets_the_volume(tmp_path: Path) -> None:
+    """Attached elsewhere while this node was away: its clients must not hang, and its next start must not try again."""
+    nodes = Nodes()
+    frontends = Frontends("n1", tmp_path, tmp_path)
+    frontends.network = cast(PeerNetwork, Links(nodes))
+    voters = [VoterModel(node=node, incarnation="11" * 8) for node in ("n1", "n2")]
+    opened = await frontends.open(
+        OpenFrontend(volume=VOLUME, name="vol-1", size_bytes=SIZE, attach_epoch=3, voters=voters)
+    )
+    assert json.loads((tmp_path / "frontends.json").read_text()) != []
+    ((_, frontend),) = frontends._open.values()
+    nodes.frontend = frontend
+    client = await RawClient.connect(frontend)
+    nodes.held = []
+    client.ask(Command.WRITE, 0, 4096, 1, bytes(4096))
+    async with asyncio.timeout(10):
+        while not nodes.held:
+            await asyncio.sleep(0.01)
+    nodes.fenced = True
+    frontend.on_link_down("n1")
+    frontend.on_link_up("n1")
+    assert await client.reply() == (Errno.ESHUTDOWN, 1)
+    assert await client.is_hung_up()
+    async with asyncio.timeout(10):
+        while Path(opened.socket).exists() or frontends.statuses():
+            await asyncio.sleep(0.01)
+    assert json.loads((tmp_path / "frontends.json").read_text()) == []
+
+
+class Links:
+    """The peer network as far as a frontend uses it."""
+
+    def __init__(self, nodes: Nodes):
+        self.send = nodes.send
+        self.connected = nodes.up.__contains__
 
 
 async def test_requests_of_one_disconnecting_client_are_answered_first(frontend: Frontend) -> None:
