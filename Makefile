@@ -3,13 +3,14 @@
 VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 50
+KILLS ?= 300
 PROTOS := $(wildcard libs/stoscore/proto/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow sim bench lint proto clean
+.PHONY: help demo test test-slow sim bench bench-failover lint proto clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[-a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[-a-z]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: pyproject.toml tools/venv.sh
 	@tools/venv.sh $(VENV)
@@ -35,8 +36,13 @@ $(VENV)/.audit: $(VENV)/.installed
 sim: $(VENV)/.installed ## the deterministic simulation: SEEDS=200 for more, SEED=7 for one
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
-bench: $(VENV)/.installed packages ## 4 KiB random writes beside a minimal program that does the same
+bench: $(VENV)/.installed packages ## ten jobs beside the floor, nbdkit and qemu: CPU per operation, latency, rate
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,bench]"
 	@$(BIN)/python -m benchmarks.bench
+
+bench-failover: $(VENV)/.installed packages ## the primary lost KILLS=300 times and more: the distribution of the gaps
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	@$(BIN)/python -m benchmarks.failover --kills $(KILLS)
 
 lint: $(VENV)/.installed ## ruff, mypy, import-linter
 	@$(BIN)/ruff check

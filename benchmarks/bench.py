@@ -1,10 +1,10 @@
-"""`make bench`: what a write costs here, beside the floor, in one run.
+"""`make bench`: what reads and writes cost here, beside the floor and others, in one run.
 
-    python -m benchmarks.bench [--rounds N] [--seconds S] [--only CONTENDER] [--out FILE]
+    python -m benchmarks.bench [--rounds N] [--seconds S] [--only CONTENDER ...] [--jobs JOB ...] [--out DIRECTORY]
 
-Contenders take turns round by round, so that the machine's drift hits them alike; compare ratios of one run and
-not figures of two. CPU is user + system of a contender's processes, from /proc, around each fio run; of ours the
-nodes' processes are on the data's path, and the total of all processes stands beside it.
+Contenders take turns job by job and round by round, so that the machine's drift hits them alike; compare ratios of
+one run and not figures of two. CPU is user + system of a contender's processes, from /proc, around each fio run; of
+ours the nodes' processes are on the data's path, and the total of all processes stands beside it.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from benchmarks import fio, report
-from benchmarks.contenders import ROOT, Contender, Floor, Stos, cpu_us
+from benchmarks import comparison, fio, plots, report
+from benchmarks.contenders import ROOT, Contender, Floor, Nbdkit, Quorum, Stos, StosBeside, cpu_us
+from benchmarks.jobs import FILL, JOBS
 
 SIZE_BYTES = 1 << 30
-ROUNDS_MIN = 3
-SECONDS = 8
-FILL = fio.Job("fill", "write", "128k", 4)
-JOBS = (fio.Job("randwrite-4k-q16", "randwrite", "4k", 16),)
-OUT = ROOT / "benchmarks" / "results" / "speed.json"
+ROUNDS, ROUNDS_MIN = 5, 3
+SECONDS = 2
+OUT = ROOT / "benchmarks" / "results"
+NAMES = ("floor", "stos", "stos-beside", "nbdkit", "quorum")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,45 +51,68 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     if not rounds:
         return 2
-    results = report.summary(rounds)
-    report.save(options.out, results, rounds, versions)
-    print(report.table(results))
-    for line in report.ratios(results, Stos.name, Floor.name):
-        print(line)
-    print(f"figures: {options.out}")
+    _tell(options.out, rounds, versions)
     return 1 if failed else 0
 
 
+def _tell(out: Path, rounds: list[report.Round], versions: dict[str, str]) -> None:
+    results = report.summary(rounds)
+    before = comparison.load(out / "speed.json")
+    report.save(out, results, rounds, versions)
+    print(report.table(results))
+    for line in (*report.ratios(results, Stos.name, Floor.name), *comparison.regressions(before, results, Floor.name)):
+        print(line)
+    try:
+        plots.plot(out / "speed.png", results)
+    except ImportError:
+        print("no plot: matplotlib is not installed (pip install -e '.[bench]')", file=sys.stderr)
+    print(f"figures: {out / 'speed.json'}")
+
+
 def _measure(stack: ExitStack, directory: Path, options: argparse.Namespace) -> tuple[list[report.Round], bool]:
-    contenders: list[Contender] = [Floor(directory), Stos(directory)]
-    serving: dict[str, tuple[Contender, str]] = {}
-    wanted = [contender for contender in contenders if options.only in (None, contender.name)]
+    stos = Stos(directory)
+    contenders: list[Contender] = [Floor(directory), stos, StosBeside(stos), Nbdkit(directory), Quorum(directory)]
+    wanted = [contender for contender in contenders if not options.only or contender.name in options.only]
+    jobs = [job for job in JOBS if not options.jobs or job.name in options.jobs]
+    serving = _start(stack, wanted)
+    rounds: list[report.Round] = []
+    for number in range(1, options.rounds + 1):
+        for job in jobs:
+            for contender, uri in list(serving.items()):
+                if contender.jobs is not None and job.name not in contender.jobs:
+                    continue
+                try:
+                    one = _round(job, contender, uri, options.seconds)
+                except RuntimeError as error:
+                    _say(f"{contender.name}: no longer measured: {error}")
+                    del serving[contender]
+                    continue
+                rounds.append(one)
+                _say(
+                    f"round {number}/{options.rounds} {job.name} {contender.name}: {one.figures.iops:.0f} IOPS, "
+                    f"{one.per_operation(one.working):.0f} µs CPU per operation"
+                )
+    return rounds, len(serving) < len(wanted)
+
+
+def _start(stack: ExitStack, wanted: Sequence[Contender]) -> dict[Contender, str]:
+    """Contender -> URI, of those that could be started."""
+    serving: dict[Contender, str] = {}
     for contender in wanted:
+        missing = contender.missing()
+        if missing:
+            _say(f"{contender.name}: not measured: {missing}")
+            continue
         stack.callback(contender.stop)
         try:
             _say(f"{contender.name}: starting, and filling {SIZE_BYTES >> 20} MiB")
             uri = contender.start(SIZE_BYTES)
             fio.run(FILL, uri, SIZE_BYTES, seconds=None)
-            serving[contender.name] = (contender, uri)
+            serving[contender] = uri
         except RuntimeError as error:
             _say(f"{contender.name}: not measured: {error}")
             contender.stop()
-    rounds: list[report.Round] = []
-    for number in range(1, options.rounds + 1):
-        for job in JOBS:
-            for name, (contender, uri) in list(serving.items()):
-                try:
-                    one = _round(job, contender, uri, options.seconds)
-                except RuntimeError as error:
-                    _say(f"{name}: no longer measured: {error}")
-                    del serving[name]
-                    continue
-                rounds.append(one)
-                _say(
-                    f"round {number} {job.name} {name}: {one.figures.iops:.0f} IOPS, "
-                    f"{one.per_operation(one.working):.0f} µs CPU per operation"
-                )
-    return rounds, len(serving) < len(wanted)
+    return serving
 
 
 def _round(job: fio.Job, contender: Contender, uri: str, seconds: int) -> report.Round:
@@ -101,12 +124,13 @@ def _round(job: fio.Job, contender: Contender, uri: str, seconds: int) -> report
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench", description="Measure stos beside the floor.")
-    parser.add_argument("--rounds", type=int, default=ROUNDS_MIN, help=f"at least {ROUNDS_MIN}")
-    parser.add_argument("--seconds", type=int, default=SECONDS, help="a job's duration")
-    parser.add_argument("--only", choices=(Floor.name, Stos.name), help="measure one contender alone")
-    parser.add_argument("--out", type=Path, default=OUT, help="where the figures go (JSON)")
-    parser.add_argument("--dir", type=Path, help="where the volumes are kept meanwhile; they need 6 GiB")
+    parser = argparse.ArgumentParser(prog="bench", description="Measure stos beside the floor and others.")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"at least {ROUNDS_MIN} [{ROUNDS}]")
+    parser.add_argument("--seconds", type=int, default=SECONDS, help=f"a job's duration [{SECONDS}]")
+    parser.add_argument("--only", action="append", choices=NAMES, help="may be repeated")
+    parser.add_argument("--jobs", action="append", choices=[job.name for job in JOBS], help="may be repeated")
+    parser.add_argument("--out", type=Path, default=OUT, help="directory for speed.json, .csv and .png")
+    parser.add_argument("--dir", type=Path, help="where the volumes are kept meanwhile; they need 14 GiB")
     options = parser.parse_args(arguments)
     if options.rounds < ROUNDS_MIN or options.seconds < 1:
         parser.error(f"at least {ROUNDS_MIN} rounds of one second")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import platform
@@ -76,13 +77,19 @@ def _median(job: str, contender: str, rounds: list[Round]) -> dict[str, Any]:
     }
 
 
-def save(path: Path, results: list[dict[str, Any]], rounds: Sequence[Round], versions: dict[str, str]) -> None:
+def save(directory: Path, results: list[dict[str, Any]], rounds: Sequence[Round], versions: dict[str, str]) -> None:
+    """speed.json (machine, medians, every round) and speed.csv (medians)."""
     raw = [{"job": one.job, "contender": one.contender, **asdict(one.figures), "cpu_us": one.cpu_us} for one in rounds]
     content = {"machine": machine(), "versions": versions, "results": results, "rounds": raw}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
+    directory.mkdir(parents=True, exist_ok=True)
+    draft = directory / "speed.tmp"
     draft.write_text(json.dumps(content, indent=1) + "\n")
-    draft.replace(path)
+    draft.replace(directory / "speed.json")
+    columns = ("job", "contender", *_FIGURES, "cpu_us_per_op", "cpu_us_per_op_all", "rounds")
+    with (directory / "speed.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(results)
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:

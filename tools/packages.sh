@@ -14,6 +14,8 @@ declare -A package_of=(
   [fusermount3]=fuse3
   [ss]=iproute2
   [mkfs.xfs]=xfsprogs
+  [nft]=nftables
+  [nbdkit]=nbdkit
 )
 PATH="$PATH:/usr/sbin:/sbin"
 

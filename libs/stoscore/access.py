@@ -90,12 +90,12 @@ RULES = (
     *_rules(
         "node",
         "node.*.",
-        ("create", _OPERATE, CHANGE, "makes an empty replica"),
+        ("create", f"{_OPERATE} node", CHANGE, "makes an empty replica; nodes ask where a copy is to be rebuilt"),
         ("found", _OPERATE, CHANGE, "hands a new volume its first record; a voter that has one keeps its own"),
-        ("remove", _OPERATE, CHANGE, "drops a replica that was never founded"),
+        ("remove", f"{_OPERATE} node", CHANGE, "drops a replica that was never founded"),
         ("open", _OPERATE, CHANGE, "serves a volume over NBD on that node"),
         ("close", _OPERATE, CHANGE, "ends that"),
-        ("describe", f"{_LOOK} csi", READ, "what one voter knows of a volume"),
+        ("describe", f"{_LOOK} csi node", READ, "what one voter knows of a volume"),
         ("status", f"{_LOOK} csi", READ, "the node's space, replicas and frontends"),
     ),
     *_rules(
@@ -105,6 +105,8 @@ RULES = (
         ("attach", _OPERATE, CHANGE, "gives the volume to one node"),
         ("detach", _OPERATE, CHANGE, "takes it back"),
         ("delete", _OPERATE, CHANGE, "commits the tombstone: the data is gone"),
+        ("move", _OPERATE, CHANGE, "hands the volume over to another copy"),
+        ("policy", _OPERATE, CHANGE, "changes copies, failure mode and what happens below it"),
     ),
     *_rules("node", "", ("bid", "placement", READ, "only placement gathers bids")),
     *_rules(

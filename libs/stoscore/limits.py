@@ -20,6 +20,8 @@ MESSAGE_BYTES_MAX = 1 * MIB
 """The largest control message (NATS' default max_payload)."""
 NAME_BYTES_MAX = 128
 LABELS_MAX = 64
+REASON_BYTES_MAX = 256
+"""What an operator writes down about an act."""
 LABEL_BYTES_MAX = 256
 TRUST_DENIED_MAX = 1024
 """Identities and certificates that are revoked and have not ended by themselves."""

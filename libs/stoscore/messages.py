@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from stoscore.limits import (
+    COPIES_MAX,
     LABEL_BYTES_MAX,
     LABELS_MAX,
     NAME_BYTES_MAX,
+    REASON_BYTES_MAX,
     REPLICAS_MAX,
     TRUST_DENIED_MAX,
     TRUST_ROOTS_BYTES_MAX,
@@ -37,6 +39,10 @@ Labels = Annotated[
     dict[Annotated[str, Field(max_length=LABEL_BYTES_MAX)], Annotated[str, Field(max_length=LABEL_BYTES_MAX)]],
     Field(max_length=LABELS_MAX),
 ]
+FailureMode = Literal["hard", "soft", "alwayson"] | Annotated[int, Field(ge=1, le=COPIES_MAX)]
+"""How many in-sync copies a write needs: every copy asked for, a majority of them, one, or that many."""
+OnUnavailable = Literal["suspend", "error"]
+"""What becomes of a write while there are fewer: it waits, or it fails."""
 
 
 class Message(BaseModel):
@@ -80,18 +86,27 @@ class RecordModel(Message):
     attach_epoch: int = Field(default=0, ge=0)
     labels: Labels = {}
     deleted: bool = False
+    joining: list[VoterModel] = Field(default=[], max_length=VOTERS_MAX)
+    """Members made to become voters: they get the record and the data and have no vote yet."""
+    failure_mode: FailureMode = "alwayson"
+    on_unavailable: OnUnavailable = "suspend"
+    zones: list[str] = []
+    """Where its copies may be; empty: anywhere."""
 
 
 # ---- node verbs -------------------------------------------------------------------------------------
 
 
 class CreateReplica(Message):
-    """node.<n>.create: make an empty replica (or a witness). Repeating it returns the same incarnation."""
+    """node.<n>.create: make an empty replica (or a witness). Repeating it returns the same incarnation.
+
+    `joins`: it is to join a volume that exists; a node that holds an earlier member of it refuses."""
 
     volume: VolumeId
     name: VolumeName
     size_bytes: SizeBytes
     kind: Literal["data", "witness"] = "data"
+    joins: bool = False
 
 
 class ReplicaCreated(Message):
@@ -130,7 +145,7 @@ class ResyncStatus(Message):
 
 
 class ReplicaStatus(Message):
-    """What one voter knows. `role`: primary, taking-over, replica, catching-up, candidate, witness, removed."""
+    """What one voter knows. `role`: primary, taking-over, replica, catching-up, candidate, witness, failed, removed."""
 
     node: NodeId
     incarnation: Incarnation
@@ -141,6 +156,8 @@ class ReplicaStatus(Message):
     record: RecordModel | None = None
     allocated_bytes: int = 0
     unclean: bool = False
+    failure: str = ""
+    """Why this copy counts for nothing until its process is started again: its disk failed."""
     writes: int = 0
     reads: int = 0
     resyncs: list[ResyncStatus] = []
@@ -189,6 +206,8 @@ class NodeStatus(Message):
     provisioned_bytes: int
     used_bytes: int
     peers: dict[str, bool] = {}
+    broken: dict[str, str] = {}
+    """Volumes whose voter here can't be used and keeps silent, with the reason."""
     replicas: list[ReplicaStatus] = []
     frontends: list[FrontendStatus] = []
     strangers: dict[str, int] = {}
@@ -234,14 +253,32 @@ class DescribeVolume(Message):
 
 
 class AttachVolume(Message):
-    """vol.<v>.attach: the one frontend node. The same node again is answered with the same attach epoch."""
+    """vol.<v>.attach: the one frontend node. The same node again is answered with the same attach epoch. Another one is
+    refused while the attached node lives, unless an operator says with `force`, for the record, why to fence it."""
 
     node: NodeId
+    force: str = Field(default="", max_length=REASON_BYTES_MAX)
 
 
 class Attached(Message):
     record: RecordModel
     attach_epoch: int
+
+
+class MoveVolume(Message):
+    """vol.<v>.move: an orderly hand-over of the primary to the node `to`, or to whoever can. `away_from`: who led when
+    it was asked for; asked again after an answer got lost, it does not move twice."""
+
+    to: NodeId | None = None
+    away_from: NodeId | None = None
+    reason: str = Field(default="", max_length=REASON_BYTES_MAX)
+
+
+class Moved(Message):
+    """The node that leads now."""
+
+    node: NodeId
+    epoch: int
 
 
 class DetachVolume(Message):
@@ -252,6 +289,19 @@ class DetachVolume(Message):
 
 class DeleteVolume(Message):
     """vol.<v>.delete: commits the tombstone, then every voter gives its space back."""
+
+
+class SetPolicy(Message):
+    """vol.<v>.policy -> PolicySet: what is not named stays. Answered when it is committed; copies are made and removed
+    afterwards, while the volume is in use."""
+
+    replicas: int | None = Field(default=None, ge=0, le=REPLICAS_MAX)
+    failure_mode: FailureMode | None = None
+    on_unavailable: OnUnavailable | None = None
+
+
+class PolicySet(Message):
+    record: RecordModel
 
 
 # ---- placement ---------------------------------------------------------------------------------------
@@ -283,9 +333,11 @@ class RankRequest(Message):
     volume: VolumeId
     name: VolumeName
     size_bytes: SizeBytes
-    copies: int = Field(ge=1, le=REPLICAS_MAX + 1)
+    copies: int = Field(ge=0, le=REPLICAS_MAX + 1)
     witnesses: int = Field(default=0, ge=0, le=1)
     exclude: list[NodeId] = []
+    beside: list[NodeId] = []
+    """Nodes that have a member of the volume already: excluded, and their zones count as taken."""
     zones: list[str] = []
     """When not empty: only nodes in these zones."""
 
@@ -325,6 +377,9 @@ class CatalogueEntry(Message):
     nodes: list[NodeId]
     witness_nodes: list[NodeId] = []
     labels: Labels = {}
+    failure_mode: FailureMode = "alwayson"
+    on_unavailable: OnUnavailable = "suspend"
+    zones: list[str] = []
     state: Literal["creating", "ready", "deleting"] = "creating"
 
 
@@ -442,7 +497,8 @@ class DecisionEvent(Message):
     kind: str
     epoch: int
     version: int
-    inputs: dict[str, str] = {}
+    inputs: dict[str, JsonValue] = {}
+    """Everything that it rested on; the brain judges these inputs the same way again."""
     outcome: str = ""
     alternatives: list[str] = []
     cause: str = ""

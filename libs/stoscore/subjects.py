@@ -21,13 +21,18 @@ def node(node_id: str, verb: str) -> str:
 
 def volume(node_id: str, volume_id: str, verb: str) -> str:
     """Answered by that node if it is the volume's primary, else NOT_PRIMARY with a hint:
-    describe, attach, detach, delete."""
+    describe, attach, detach, delete, move, policy."""
     return f"{PREFIX}.node.{node_id}.vol.{volume_id}.{verb}"
 
 
 def brain(volume_id: str, sender: str) -> str:
     """The volume's brains listen; only `sender` (a node id) may publish."""
     return f"{PREFIX}.vol.{volume_id}.brain.{sender}"
+
+
+def pair(target: str, sender: str) -> str:
+    """Beats and promises between two nodes whose link is down; only `target` may listen, only `sender` publish."""
+    return f"{PREFIX}.pair.{target}.beat.{sender}"
 
 
 def placement(verb: str) -> str:

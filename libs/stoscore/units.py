@@ -68,3 +68,8 @@ def format_size(size_bytes: int) -> str:
             return f"{int(value)} B" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
+
+
+def in_seconds(duration_ns: int) -> str:
+    """A short human form: 450000000 -> "0.45 s"."""
+    return f"{duration_ns // SECOND}.{duration_ns % SECOND // (10 * MS):02d} s"

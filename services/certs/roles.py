@@ -48,7 +48,7 @@ def _told(role: str) -> tuple[str, ...]:
     audit = f"{own_events}.{AUDIT}"
     match role:
         case "node":
-            return (audit, f"{own_events}.{DECISION}", subjects.brain("*", OWN))
+            return (audit, f"{own_events}.{DECISION}", subjects.brain("*", OWN), subjects.pair("*", OWN))
         case "csi" | "placement":
             return (audit,)
         case "certs":
@@ -67,7 +67,7 @@ def _heard(role: str) -> tuple[str, ...]:
     """What the role hears besides requests and its answers."""
     match role:
         case "node":
-            return (_TRUST, subjects.brain("*", "*"), f"{NODE_KEYS}.*")
+            return (_TRUST, subjects.brain("*", "*"), subjects.pair(OWN, "*"), f"{NODE_KEYS}.*")
         case "admin" | "operator" | "viewer":
             return (_TRUST, f"{EVENTS}.>")
         case _:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from services.cli.story import Chapter
 from stoscore.errors import StosError
 from stoscore.messages import CatalogueEntry, NodeEntry, NodeStatus, RecordModel, ReplicaStatus
 from stoscore.volumes import Survey
@@ -17,8 +18,8 @@ def volume(entry: CatalogueEntry, status: ReplicaStatus | None) -> dict[str, Any
         "volume": entry.volume,
         "name": entry.name,
         "size_bytes": record.size_bytes if record else entry.size_bytes,
-        "replicas": entry.replicas,
-        "copies": copies_of(entry.replicas),
+        **policy(record or entry),
+        "copies": copies_of(record.replicas if record else entry.replicas),
         "state": entry.state,
         "health": health(entry, status),
         "primary": status.node if status is not None and status.serving else None,
@@ -26,10 +27,15 @@ def volume(entry: CatalogueEntry, status: ReplicaStatus | None) -> dict[str, Any
         "epoch": status.epoch if status is not None else None,
         "voters": _voters(entry, record),
         "in_sync": [voter.node for voter in record.in_sync] if record else [],
+        "joining": [member.node for member in record.joining] if record else [],
         "attached": record.attachment.node if record and record.attachment else None,
         "attach_epoch": record.attachment.attach_epoch if record and record.attachment else None,
         "labels": dict(record.labels if record else entry.labels),
     }
+
+
+def policy(of: RecordModel | CatalogueEntry) -> dict[str, Any]:
+    return {"replicas": of.replicas, "failure_mode": of.failure_mode, "on_unavailable": of.on_unavailable}
 
 
 def health(entry: CatalogueEntry, status: ReplicaStatus | None) -> str:
@@ -38,7 +44,7 @@ def health(entry: CatalogueEntry, status: ReplicaStatus | None) -> str:
         return entry.state
     if status is None or status.record is None or not status.serving:
         return "unavailable"
-    return "healthy" if len(status.record.in_sync) >= copies_of(entry.replicas) else "degraded"
+    return "healthy" if len(status.record.in_sync) >= copies_of(status.record.replicas) else "degraded"
 
 
 def _voters(entry: CatalogueEntry, record: RecordModel | None) -> list[dict[str, str]]:
@@ -76,3 +82,9 @@ def node(entry: NodeEntry, status: NodeStatus | StosError) -> dict[str, Any]:
         for replica in status.replicas
     ]
     return {**base, "up": True, **told, "replicas": held}
+
+
+def chapter(told: Chapter) -> dict[str, Any]:
+    """One decision with everything that it rested on."""
+    event = told.event.model_dump(mode="json", exclude={"v", "volume", "name"})
+    return {"about_epoch": told.epoch, "text": told.text, "times": told.times, **event}

@@ -20,6 +20,8 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=T
 
 Name = Annotated[str, typer.Argument(help="name or id of the volume")]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, max=3600, help="seconds until giving up")]
+MODES = "hard (every one), soft (a majority), alwayson (one) or a number"
+BELOW = "suspend (wait) or error (fail)"
 CLOSE_S = 3.0
 """A frontend that can't be closed by then is fenced by the detach that follows."""
 
@@ -44,6 +46,8 @@ def create(
     replicas: Annotated[int, typer.Option(help="copies besides the primary one, 0 to 5")] = 2,
     zone: Annotated[list[str] | None, typer.Option(help="only nodes in this zone (repeatable)")] = None,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE (repeatable)")] = None,
+    failure_mode: Annotated[str, typer.Option(help="copies that a write needs: " + MODES)] = "alwayson",
+    on_unavailable: Annotated[str, typer.Option(help="while there are fewer, writes: " + BELOW)] = "suspend",
     timeout: Timeout = 30.0,
     directory: Directory = None,
     output: Output = Format.TABLE,
@@ -57,16 +61,27 @@ def create(
       stos volume create data --size 1GiB
       stos volume create scratch --size 10G --replicas 0
       stos volume create db --size 100GiB --zone a --zone b --label app=db
+      stos volume create ledger --size 10GiB --failure-mode 2 --on-unavailable error
     """
     try:
         size_bytes = parse_size(size)
     except ValueError as error:
         raise invalid(str(error)) from None
     labels = _labels(label or [])
+    from stoscore.volumes.naming import parse_failure_mode, parse_on_unavailable
+
+    mode, below = parse_failure_mode(failure_mode), parse_on_unavailable(on_unavailable)
 
     async def work(session: Session) -> tuple[CatalogueEntry, ReplicaStatus]:
         status = await session.volumes.create(
-            name, size_bytes, replicas=replicas, zones=zone or [], labels=labels, timeout_s=timeout
+            name,
+            size_bytes,
+            replicas=replicas,
+            zones=zone or [],
+            labels=labels,
+            failure_mode=mode,
+            on_unavailable=below,
+            timeout_s=timeout,
         )
         return await session.catalogue.by_name(name), status
 
@@ -121,6 +136,45 @@ def show(name: Name, directory: Directory = None, output: Output = Format.TABLE)
     write(_shown(view))
 
 
+@app.command("set")
+def set_policy(
+    name: Name,
+    replicas: Annotated[int | None, typer.Option(help="copies besides the primary one, 0 to 5")] = None,
+    failure_mode: Annotated[str | None, typer.Option(help="copies that a write needs: " + MODES)] = None,
+    on_unavailable: Annotated[str | None, typer.Option(help="while there are fewer, writes: " + BELOW)] = None,
+    timeout: Timeout = 30.0,
+    directory: Directory = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Change a volume's policy while it is in use. What is not named stays as it is.
+
+    New copies are made, and surplus ones removed, after the command has returned; `stos volume show` tells how far
+    they are. With failure mode hard, writes wait from the moment that one more copy is asked for until it is in sync.
+
+    \b
+      stos volume set data --replicas 3
+      stos volume set data --failure-mode soft --on-unavailable suspend
+    """
+    if replicas is None and failure_mode is None and on_unavailable is None:
+        raise invalid("nothing to change", "name --replicas, --failure-mode or --on-unavailable")
+    from services.cli import views
+    from stoscore.volumes.naming import copies_of, parse_failure_mode, parse_on_unavailable
+
+    mode = None if failure_mode is None else parse_failure_mode(failure_mode)
+    below = None if on_unavailable is None else parse_on_unavailable(on_unavailable)
+    record = run(
+        directory,
+        lambda session: session.volumes.set_policy(
+            name, replicas=replicas, failure_mode=mode, on_unavailable=below, timeout_s=timeout
+        ),
+    )
+    if output is Format.JSON:
+        write_json({"name": record.name, "volume": record.volume, **views.policy(record)})
+    else:
+        told = f"{copies_of(record.replicas)} copies, failure mode {record.failure_mode}"
+        write(f"volume {plain(record.name)}: {told}, on-unavailable {record.on_unavailable}")
+
+
 @app.command()
 def rm(name: Name, timeout: Timeout = 30.0, directory: Directory = None, output: Output = Format.TABLE) -> None:
     """Remove a volume and its data. Removing what does not exist succeeds; one in use is refused.
@@ -140,23 +194,30 @@ def rm(name: Name, timeout: Timeout = 30.0, directory: Directory = None, output:
 def connect(
     name: Name,
     node: Annotated[str | None, typer.Option(help="where to use it [default: a node without a copy]")] = None,
+    force: Annotated[bool, typer.Option("--force", help="fence the node that uses it now, though it lives")] = False,
+    reason: Annotated[str, typer.Option(help="why, for the record; needed with --force")] = "",
     timeout: Timeout = 30.0,
     directory: Directory = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Attach a volume to a node, open its NBD frontend there and print the URI for any NBD client.
 
-    Only one node may use a volume at a time. The same command again gives the same frontend.
+    Only one node may use a volume at a time. The same command again gives the same frontend. A node that has been
+    dead for half a second loses the volume to the next one that asks; one that lives keeps it, unless --force fences
+    it: from then on its reads and writes fail.
 
     \b
       stos volume connect data
       nbdinfo "$(stos volume connect data)"
       stos volume connect data --node n1 -o json
+      stos volume connect data --node n2 --force --reason "n1 hangs, ticket 4711"
     """
+    if force and not reason.strip():
+        raise invalid("--force fences a node that may be writing", 'say why with --reason "…", for the record')
 
     async def work(session: Session) -> dict[str, Any]:
         where = node or await _best_node(session, name, timeout)
-        attached = await session.volumes.attach(name, where, timeout_s=timeout)
+        attached = await session.volumes.attach(name, where, force=reason if force else "", timeout_s=timeout)
         opened = await session.volumes.open_frontend(name, where, attached=attached, timeout_s=timeout)
         return {
             "volume": attached.record.volume,
@@ -172,6 +233,52 @@ def connect(
         write_json(view)
     else:
         write(plain(view["uri"]))
+
+
+@app.command()
+def why(
+    name: Name,
+    since: Annotated[str, typer.Option(help="how far back: a number and s, m, h or d")] = "1h",
+    directory: Directory = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Tell what a volume's voters decided, and why: who stood and for what reason, who voted, who was let go.
+
+    \b
+      stos volume why data
+      stos volume why data --since 10m -o json
+    """
+    from services.cli import story, views
+    from services.cli.why import decisions
+
+    chapters = run(directory, lambda session: decisions(session, name, since))
+    if output is Format.JSON:
+        write_json([views.chapter(chapter) for chapter in chapters])
+    elif chapters:
+        write("\n".join(plain(line) for line in story.as_text(name, chapters).split("\n")))
+    else:
+        write(f"volume {plain(name)}: nothing was decided within {since}")
+
+
+@app.command("move-primary")
+def move_primary(
+    name: Name,
+    to: Annotated[str | None, typer.Option("--to", help="node of the copy [default: any that is in sync]")] = None,
+    timeout: Timeout = 30.0,
+    directory: Directory = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Hand a volume over to another of its copies: a pause of milliseconds, and nothing fails.
+
+    \b
+      stos volume move-primary data
+      stos volume move-primary data --to n2
+    """
+    status = run(directory, lambda session: session.volumes.move_primary(name, to, timeout_s=timeout))
+    if output is Format.JSON:
+        write_json({"name": name, "primary": status.node, "epoch": status.epoch})
+    else:
+        write(f"volume {plain(name)} is served by {plain(status.node)} (epoch {status.epoch})")
 
 
 @app.command()
@@ -264,7 +371,9 @@ def _shown(view: dict[str, Any]) -> str:
             ("copies", _told_copies(view)),
             ("health", view["health"]),
             ("in sync", ", ".join(view["in_sync"]) or "-"),
+            *([("joining", ", ".join(view["joining"]))] if view["joining"] else []),
             ("attached", attached),
+            ("policy", f"failure mode {view['failure_mode']}, on-unavailable {view['on_unavailable']}"),
             *((f"label {key}", value) for key, value in sorted(view["labels"].items())),
         ]
     )
@@ -278,8 +387,10 @@ def _node_row(node: dict[str, Any]) -> tuple[object, ...]:
     notes = [
         f"{resync['node']} {resync['phase']}, {format_size(resync['bytes_left'])} left" for resync in node["resyncs"]
     ]
-    if node["unclean"]:
+    if node["unclean"] and not node["failure"]:
         notes.insert(0, "stopped uncleanly")
+    if node["failure"]:
+        notes.insert(0, f"its disk failed: {node['failure']}")
     serving = "yes" if node["serving"] else "no"
     allocated = format_size(node["allocated_bytes"])
     return (node["node"], node["role"], serving, node["epoch"], allocated, "; ".join(notes) or "-")

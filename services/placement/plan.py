@@ -18,15 +18,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from services.placement.policies import Ask, Policy, Score
-from stoscore.errors import Code, StosError, unavailable
+from stoscore.errors import Code, StosError, invalid, unavailable
 from stoscore.messages import Bid, Choice, Ranking, RankRequest, Refusal
 from stoscore.units import format_size
 
 
 def plan(bids: Iterable[Bid], request: RankRequest, policies: Sequence[Policy], *, instance: str) -> Ranking:
-    """The nodes for the request, best first. Raises StosError: UNAVAILABLE when no node bid at all,
-    OUT_OF_RANGE when the size is above every node's whole capacity, RESOURCE_EXHAUSTED when there are too few
-    nodes; its details name the reason of each node."""
+    """The nodes for the request, best first. Raises StosError: INVALID_ARGUMENT for a request of nothing, UNAVAILABLE
+    when no node bid at all, OUT_OF_RANGE when the size is above every node's whole capacity, RESOURCE_EXHAUSTED when
+    there are too few nodes; its details name the reason of each node."""
+    if not request.copies + request.witnesses:
+        raise invalid("the request asks for no copy and no witness")
     offers = _by_node(bids)
     if not offers:
         raise unavailable("no storage node answered", "check the nodes with `stos node ls`")
@@ -40,10 +42,11 @@ def plan(bids: Iterable[Bid], request: RankRequest, policies: Sequence[Policy], 
 def explain(bids: Iterable[Bid], request: RankRequest, policies: Sequence[Policy], *, instance: str) -> Ranking:
     """As `plan`, but a shortage is no error: `chosen` is then as far as it got."""
     offers = _by_node(bids)
+    beside = tuple(offer for offer in offers if offer.node in request.beside)
     progress = _Progress()
     for number in range(request.copies + request.witnesses):
         kind: Literal["data", "witness"] = "data" if number < request.copies else "witness"
-        if not _choose_one(offers, Ask(request, kind, tuple(progress.bids)), policies, progress):
+        if not _choose_one(offers, Ask(request, kind, (*beside, *progress.bids)), policies, progress):
             break
     taken = {choice.node for choice in progress.chosen}
     return Ranking(
@@ -95,7 +98,7 @@ def _check_pool(offers: Sequence[Bid], request: RankRequest) -> None:
 
 
 def _choose_one(offers: Sequence[Bid], ask: Ask, policies: Sequence[Policy], progress: _Progress) -> bool:
-    taken = {bid.node for bid in ask.chosen}
+    taken = {bid.node for bid in ask.chosen if bid.node not in ask.request.beside}
     ranked: list[tuple[float, str, Bid, list[str]]] = []
     for offer in offers:
         if offer.node in taken:
@@ -121,6 +124,8 @@ def _refusal(offer: Bid, ask: Ask, policies: Sequence[Policy]) -> str | None:
     """The first reason against this node: its own, the request's, then the policies' in their order."""
     if not offer.accepts_copies:
         return "takes no copies"
+    if offer.node in ask.request.beside:
+        return "has a member of the volume"
     if offer.node in ask.request.exclude:
         return "excluded by the request"
     if ask.request.zones and offer.zone not in ask.request.zones:
@@ -146,9 +151,8 @@ def _lot(volume: str, node: str) -> str:
 
 
 def _exhausted(ranking: Ranking, request: RankRequest) -> StosError:
-    wanted = f"{request.copies} {'copy' if request.copies == 1 else 'copies'}"
-    if request.witnesses:
-        wanted += " and a witness"
+    copies = f"{request.copies} {'copy' if request.copies == 1 else 'copies'}"
+    wanted = " and ".join([copies] * bool(request.copies) + ["a witness"] * request.witnesses)
     reasons = {refusal.node: refusal.reason for refusal in ranking.refused}
     told = "; ".join(f"{node}: {reason}" for node, reason in reasons.items())
     return StosError(

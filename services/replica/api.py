@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 from services.replica.brain import InvalidRecord
@@ -35,12 +36,16 @@ from stoscore.messages import (
     FoundVolume,
     FrontendOpened,
     Message,
+    Moved,
+    MoveVolume,
     NodeStatus,
     NodeStatusRequest,
     OpenFrontend,
+    PolicySet,
     RemoveReplica,
     ReplicaCreated,
     ReplicaStatus,
+    SetPolicy,
 )
 
 M = TypeVar("M", bound=Message)
@@ -88,6 +93,8 @@ class Api:
         await bus.serve(subjects.volume(me, "*", "attach"), AttachVolume, self._attach)
         await bus.serve(subjects.volume(me, "*", "detach"), DetachVolume, self._detach)
         await bus.serve(subjects.volume(me, "*", "delete"), DeleteVolume, self._delete)
+        await bus.serve(subjects.volume(me, "*", "policy"), SetPolicy, self._policy)
+        await bus.serve(subjects.volume(me, "*", "move"), MoveVolume, self._move)
         await bus.serve(subjects.BID, BidRequest, self._bid)
 
     # ---- the node's verbs -----------------------------------------------------------------------------
@@ -134,6 +141,7 @@ class Api:
             provisioned_bytes=self._replicas.provisioned_bytes(),
             used_bytes=self._replicas.used_bytes(),
             peers={peer: self._node.detector.up(peer) for peer in sorted(self._node.peers())},
+            broken=dict(self._replicas.broken),
             replicas=[
                 replica_status(self._node, volume, self._shell.hosted[volume.id], now_ns)
                 for volume in self._node.volumes.values()
@@ -176,7 +184,8 @@ class Api:
 
     async def _attach(self, request: AttachVolume, context: RequestContext) -> Attached:
         _, volume = self._led(context)
-        await self._ask(volume, lambda number: ev.AttachAsked(number, request.node, context.traceparent))
+        asked = partial(ev.AttachAsked, node=request.node, cause=context.traceparent, force=request.force)
+        await self._ask(volume, asked)
         slot = volume.brain.state.slot
         assert slot is not None
         return Attached(record=to_model(slot), attach_epoch=slot.record.attach_epoch)
@@ -186,10 +195,34 @@ class Api:
         await self._ask(volume, lambda number: ev.DetachAsked(number, request.node, context.traceparent))
         return Empty()
 
+    async def _move(self, request: MoveVolume, context: RequestContext) -> Moved:
+        """Answered by who led, when the successor leads; or at once, when the wish is fulfilled already."""
+        me = self._settings.node
+        _, volume = self._led(context)
+        if request.to != me and request.away_from in (None, me):
+            asked = partial(ev.MoveAsked, wanted=request.to or "", reason=request.reason, cause=context.traceparent)
+            await self._ask(volume, asked)
+        leader = volume.brain.leader
+        return Moved(node=leader.node if leader is not None else me, epoch=volume.brain.epoch)
+
     async def _delete(self, request: DeleteVolume, context: RequestContext) -> Empty:
         _, volume = self._led(context)
         await self._ask(volume, lambda number: ev.DeleteAsked(number, context.traceparent))
         return Empty()
+
+    async def _policy(self, request: SetPolicy, context: RequestContext) -> PolicySet:
+        _, volume = self._led(context)
+        asked = partial(
+            ev.PolicyAsked,
+            replicas=request.replicas,
+            failure_mode=request.failure_mode,
+            on_unavailable=request.on_unavailable,
+            cause=context.traceparent,
+        )
+        await self._ask(volume, asked)
+        slot = volume.brain.state.slot
+        assert slot is not None
+        return PolicySet(record=to_model(slot))
 
     def _find(self, volume_id: str) -> tuple[Hosted, Volume]:
         hosted, volume = self._shell.hosted.get(volume_id), self._node.volumes.get(volume_id)

@@ -11,24 +11,27 @@ from services.replica.addresses import Addresses
 from services.replica.api import Api
 from services.replica.brain.messages import BrainMessage
 from services.replica.data_dir import DataDir
-from services.replica.driver import Decided, Node, RecordChanged, Reply
+from services.replica.decided import Decisions
+from services.replica.driver import Decided, DropHome, FindHome, Node, RecordChanged, Reply
 from services.replica.frontends import Frontends
 from services.replica.handlers import Handlers
+from services.replica.homes import Homes
 from services.replica.hosted import Hosted
 from services.replica.peers import PeerNetwork
 from services.replica.replicas import Replicas
 from services.replica.replication.replica import Share
 from services.replica.settings import ReplicaSettings
 from services.replica.shell import Shell, boot_time_ns
+from services.replica.unfounded import Unfounded
 from stoscore import subjects
 from stoscore.catalogue import Catalogue
 from stoscore.errors import StosError, invalid
 from stoscore.files import socket_directory
 from stoscore.host import HostContext
-from stoscore.messages import DecisionEvent, NodeEntry
+from stoscore.messages import NodeEntry
 from stoscore.plugins import load as load_plugin
 from stoscore.settings import load
-from stoscore.telemetry import get_logger, span
+from stoscore.telemetry import get_logger
 
 log = get_logger("replica")
 
@@ -64,6 +67,7 @@ class _Replica:
         self._context = context
         self._bus = context.bus
         self._catalogue = Catalogue(context.bus)
+        self._decisions = Decisions(settings.node, context.bus)
         self._version = version("stos")
         self._tasks: set[asyncio.Task[object]] = set()
         cluster = context.identity.cluster
@@ -89,6 +93,8 @@ class _Replica:
         self._frontends.network = self._network
         factory = load_plugin("stos.block_stores", "file")()
         self._replicas = Replicas(settings, cluster, factory, self._node, self._shell, pool)
+        self._homes = Homes(self._node, context.bus, self._shell.settle)
+        self._unfounded = Unfounded(self._node, self._replicas, context.bus, self._catalogue)
         self._addresses = Addresses(settings.data_dir)
         self._api: Api | None = None
 
@@ -98,6 +104,8 @@ class _Replica:
     async def run(self) -> None:
         settings = self._settings
         await self._replicas.open_all()
+        for volume, reason in self._replicas.broken.items():
+            self._decisions.tell_lost(volume, reason, boot_time_ns())
         socket_directory(settings.run_dir)
         address = await self._network.start()
         advertised = settings.advertise or address
@@ -120,6 +128,7 @@ class _Replica:
                 self._handlers.dropped,
             )
             await self._join_bus(self._api, advertised)
+            self._spawn(self._unfounded.run())
             self._shell.settle()
             self._context.ready()
             await self._context.stopping.wait()
@@ -128,7 +137,10 @@ class _Replica:
 
     async def _join_bus(self, api: Api, address: str) -> None:
         await api.start(self._bus)
+        # Every node hears all brains: one that holds no voter of a volume any more is asked as well, and has to say so
+        # (I3). What is said here is said only where a link is down, so there is little of it.
         await self._bus.subscribe(subjects.brain("*", "*"), self._brain_from_bus)
+        await self._bus.subscribe(subjects.pair(self._settings.node, "*"), self._pair_from_bus)
         entry = NodeEntry(node=self._settings.node, zone=self._settings.zone, address=address)
 
         async def announce() -> None:
@@ -142,7 +154,9 @@ class _Replica:
         await self._catalogue.watch_nodes(self._addresses.learn)
 
     async def _stop(self) -> None:
+        await self._shell.hand_over()
         self._shell.stop()
+        self._homes.stop()
         self._network.flush_all()
         await self._frontends.stop()
         await self._network.stop()
@@ -177,6 +191,18 @@ class _Replica:
             self._handlers.brain_by_bus(sender, volume, data, boot_time_ns())
             self._shell.settle()
 
+    def pair_by_bus(self, node: str, encoded: bytes) -> None:
+        try:
+            self._bus.send(subjects.pair(node, self._settings.node), encoded)
+        except StosError as error:
+            log.warning("beats and promises can't go over the bus: %s", error, extra={"peer": node})
+
+    def _pair_from_bus(self, subject: str, data: bytes, headers: dict[str, str]) -> None:
+        sender = subject.rpartition(".")[2]
+        if sender != self._settings.node and not self._shell.stopped:
+            self._handlers.pair_by_bus(sender, data, boot_time_ns())
+            self._shell.settle()
+
     def replied(self, order: Reply) -> None:
         if self._api is not None:
             self._api.replied(order)
@@ -187,41 +213,16 @@ class _Replica:
     def remove(self, hosted: Hosted) -> None:
         self._spawn(self._replicas.remove(hosted))
 
+    def find_home(self, order: FindHome) -> None:
+        self._homes.find(order)
+
+    def drop_home(self, order: DropHome) -> None:
+        self._homes.drop(order)
+
     def decided(self, order: Decided) -> None:
-        """One span, one log line and one event for each decision."""
-        explain = order.explain
-        hosted = self._shell.hosted.get(order.volume)
-        with span(
-            f"brain {explain.kind}",
-            explain.cause or None,
-            volume=order.volume,
-            epoch=explain.epoch,
-            version=explain.version,
-            outcome=explain.outcome,
-            **{f"input.{name}": value for name, value in explain.inputs},
-        ) as opened:
-            log.info(
-                "%s: %s",
-                explain.kind,
-                explain.outcome,
-                extra={"volume": order.volume, "epoch": explain.epoch, "inputs": dict(explain.inputs)},
-            )
-            record = self._node.volumes[order.volume].brain.record if order.volume in self._node.volumes else None
-            event = DecisionEvent(
-                volume=order.volume,
-                name=record.name if record else "",
-                node=self._settings.node,
-                kind=explain.kind,
-                epoch=explain.epoch,
-                version=explain.version,
-                inputs=dict(explain.inputs),
-                outcome=explain.outcome,
-                alternatives=list(explain.alternatives),
-                cause=opened.traceparent,
-                at_ns=boot_time_ns(),
-            )
-            if hosted is not None:
-                self._spawn(self._bus.publish(subjects.event(self._settings.node, "decision"), event))
+        volume = self._node.volumes.get(order.volume)
+        record = volume.brain.record if volume is not None else None
+        self._decisions.tell(order.volume, record.name if record else "", order.explain, boot_time_ns())
 
     def _spawn(self, work: object) -> None:
         async def run() -> None:

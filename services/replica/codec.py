@@ -13,10 +13,12 @@ from typing import Any
 from services.replica.brain import Beat, BeatAnswer, Claims, Confirm, PairMessage
 from services.replica.peers import (
     FUA,
+    HEADER_BYTES,
     JOINED_UNCLEAN,
     Claim,
     Frame,
     FrameError,
+    FrameReader,
     Type,
     check_range,
     pack,
@@ -68,14 +70,18 @@ def pack_pair(message: PairMessage) -> Parts:
     match message:
         case Beat(number, nonce, version):
             return (pack(Type.BEAT, id=number, x=nonce, y=version),)
-        case BeatAnswer(number, nonce, version, revision, promised_ns):
-            return (pack(Type.BEAT_ANSWER, epoch=promised_ns, id=number, x=nonce, y=_version(version), z=revision),)
+        case BeatAnswer(number, nonce, version, revision, promised_ns, promiser):
+            quoted = _version(version)
+            header = pack(
+                Type.BEAT_ANSWER, sender=promiser, epoch=promised_ns, id=number, x=nonce, y=quoted, z=revision
+            )
+            return (header,)
         case Claims(nonce, version, entries):
             body = _pack_entries(entries)
             return (pack(Type.CLAIMS, x=nonce, y=version, length=len(body)), body)
-        case Confirm(nonce, version, revision, entries):
+        case Confirm(nonce, version, revision, entries, promiser):
             body = _pack_entries(entries)
-            return (pack(Type.CONFIRM, x=nonce, y=version, z=revision, length=len(body)), body)
+            return (pack(Type.CONFIRM, sender=promiser, x=nonce, y=version, z=revision, length=len(body)), body)
 
 
 def _version(version: int) -> int:
@@ -91,11 +97,21 @@ def unpack_pair(frame: Frame) -> PairMessage:
     if frame.type == Type.BEAT:
         return Beat(frame.id, frame.x, frame.y)
     if frame.type == Type.BEAT_ANSWER:
-        return BeatAnswer(frame.id, frame.x, frame.y, frame.z, frame.epoch)
+        return BeatAnswer(frame.id, frame.x, frame.y, frame.z, frame.epoch, frame.sender)
     entries = {bytes(claim.volume).hex(): (claim.generation, claim.epoch) for claim in unpack_claims(frame.payload)}
     if frame.type == Type.CLAIMS:
         return Claims(frame.x, frame.y, entries)
-    return Confirm(frame.x, frame.y, frame.z, entries)
+    return Confirm(frame.x, frame.y, frame.z, entries, frame.sender)
+
+
+def unpack_pair_bytes(raw: bytes) -> PairMessage:
+    """One pair message as it comes over the bus: a whole frame. Raises FrameError."""
+    reader = FrameReader(buffer_bytes=max(len(raw), HEADER_BYTES))
+    reader.get_buffer()[: len(raw)] = raw
+    frames = reader.received(len(raw))
+    if len(frames) != 1 or reader.missing_bytes != HEADER_BYTES or frames[0].type not in PAIR:
+        raise FrameError("that is not one message between a pair of nodes")
+    return unpack_pair(frames[0])
 
 
 # ---- primary, replica, frontend -------------------------------------------------------------------------
@@ -129,7 +145,7 @@ def _ack(envelope: Envelope, message: ms.Ack, _: Parts) -> Parts:
 
 def _flush(envelope: Envelope, message: ms.Flush, _: Parts) -> Parts:
     flags = CLEANS if message.cleans else 0
-    return (envelope.pack(Type.FLUSH, flags=flags, id=message.ticket, x=message.commit),)
+    return (envelope.pack(Type.FLUSH, flags=flags, id=message.ticket, x=message.commit, y=message.settled),)
 
 
 def _digest(envelope: Envelope, message: ms.Digest, _: Parts) -> Parts:
@@ -221,7 +237,7 @@ def unpack_to_replica(frame: Frame, token: int) -> ms.ToReplica:
         case Type.ZERO:
             return ms.Zero(frame.id, frame.x, *check_range(frame))
         case Type.FLUSH:
-            return ms.Flush(frame.id, frame.x, bool(frame.flags & CLEANS))
+            return ms.Flush(frame.id, frame.x, bool(frame.flags & CLEANS), frame.y)
         case Type.COMMIT:
             return ms.CommitPoint(frame.x)
         case Type.DIGEST:

@@ -51,6 +51,7 @@ class Frontends:
         self._open: dict[bytes, _Open] = {}
         self._changing = asyncio.Lock()
         """Held by each request: the same one may come twice at a time."""
+        self._closing: set[asyncio.Task[None]] = set()
         self.network: PeerNetwork
         """Set once by the app: network and frontends need each other."""
         self.on_change: Callable[[], None] = lambda: None
@@ -91,6 +92,7 @@ class Frontends:
             self._socket(request.volume),
             self.network.send,
             self.network.connected,
+            on_fenced=lambda: self._fenced(raw, request.attach_epoch),
         )
         frontend.on_node = lambda node: self.on_change()
         known = self._open[raw] = _Open(request.model_copy(update={"remote": None}), frontend)
@@ -115,6 +117,19 @@ class Frontends:
             await known.frontend.close()
             if known.remote is not None:
                 await known.remote.close()
+
+    def _fenced(self, raw: bytes, attach_epoch: int) -> None:
+        """Its clients have their errors. They are dropped, the socket goes, and nothing is opened again at the next
+        start: whoever still wants the volume here has to attach it."""
+
+        async def close() -> None:
+            known = self._open.get(raw)
+            if known is not None and known.request.attach_epoch == attach_epoch:
+                await self.close(known.request.volume)
+
+        task = asyncio.create_task(close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     async def reopen(self) -> None:
         """Open what was open when the process ended."""

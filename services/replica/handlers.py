@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
+from dataclasses import replace
 
 from services.replica import codec, permits
 from services.replica.allowance import Allowance
-from services.replica.brain import Claims, messages
-from services.replica.brain.messages import BadMessage
+from services.replica.brain import BeatAnswer, Claims, PairMessage, messages
+from services.replica.brain.messages import BadMessage, Newer
 from services.replica.codec import Envelope
 from services.replica.driver import Node, Volume
 from services.replica.frontends import Frontends
@@ -40,6 +41,7 @@ _ZERO_BLOCKS_MAX = 4 * GIB // BLOCK_BYTES
 WINDOW_REQUESTS_MAX = 4096
 """Of one session: four times what a frontend ever leaves unanswered."""
 _BUS_PER_S = 500
+_TOO_MANY = f"more than {_BUS_PER_S} messages a second by the bus"
 _BUS_BURST = 10_000
 """The bus is the second way: it has to carry one election of all volumes that two nodes share."""
 _SENDERS_MAX = 1024
@@ -129,32 +131,52 @@ class Handlers:
     def _pair(self, link: Link, frame: Frame, now_ns: int) -> None:
         """About two nodes and all their volumes. Whoever claims a volume has to lead it, which the node looks at when
         it promises; volumes that are not here are not even remembered."""
-        message = codec.unpack_pair(frame)
+        self._pair_message(link.peer, codec.unpack_pair(frame), now_ns, by_bus=False)
+
+    def pair_by_bus(self, peer: str, raw: bytes, now_ns: int) -> None:
+        """What `peer` says as one of a pair when its link is down; only `peer` can have sent it."""
+        if not self._has_room(peer, now_ns):
+            self._refuse(peer, "pair", "", _TOO_MANY)
+            return
+        try:
+            self._pair_message(peer, codec.unpack_pair_bytes(raw), now_ns, by_bus=True)
+        except FrameError:
+            self._refuse(peer, "pair", "", "a malformed message between a pair")
+
+    def _pair_message(self, peer: str, message: PairMessage, now_ns: int, *, by_bus: bool) -> None:
         if isinstance(message, Claims):
             here = {volume: entry for volume, entry in message.entries.items() if volume in self._node.volumes}
-            message = Claims(message.nonce, message.version, here)
-        elif frame.type == Type.BEAT_ANSWER and frame.epoch > permits.PROMISE_NS_MAX:
+            message = replace(message, entries=here)
+        elif isinstance(message, BeatAnswer) and message.promised_ns > permits.PROMISE_NS_MAX:
             raise FrameError("a promise that is longer than any lease")
-        self._node.pair_message(link.peer, message, now_ns)
+        self._node.pair_message(peer, message, now_ns, by_bus=by_bus)
 
-    # ---- the brain ------------------------------------------------------------------------------------
-
-    def brain_by_bus(self, peer: str, volume_id: str, raw: bytes, now_ns: int) -> None:
+    def _has_room(self, peer: str, now_ns: int) -> bool:
         """The bus brings every node's messages to every node: one that floods it must not cost all others much."""
         allowance = self._by_bus.get(peer)
         if allowance is None:
             if len(self._by_bus) >= _SENDERS_MAX:
                 self._by_bus.clear()
             allowance = self._by_bus[peer] = Allowance(_BUS_PER_S, _BUS_BURST, now_ns)
-        if allowance.take_if_room(1, now_ns):
+        return allowance.take_if_room(1, now_ns)
+
+    # ---- the brain ------------------------------------------------------------------------------------
+
+    def brain_by_bus(self, peer: str, volume_id: str, raw: bytes, now_ns: int) -> None:
+        if self._has_room(peer, now_ns):
             self.brain(peer, volume_id, raw, now_ns)
         else:
-            self._refuse(peer, "brain", "", f"more than {_BUS_PER_S} brain messages a second by the bus")
+            self._refuse(peer, "brain", "", _TOO_MANY)
 
     def brain(self, peer: str, volume_id: str, raw: bytes | memoryview, now_ns: int) -> None:
         """A brain's message about that volume, by link or by bus; only `peer` can have sent it."""
         try:
             message = messages.decode(raw)
+        except Newer as error:
+            self._refuse(peer, "brain", volume_id, "a brain message of another version")
+            if error.answer.target.node == peer and error.answer.volume == volume_id:
+                self._node.not_understood(error.answer)
+            return
         except BadMessage:
             self._refuse(peer, "brain", volume_id, "a malformed brain message")
             return
@@ -194,7 +216,7 @@ class Handlers:
 
     def _to_replica(self, link: Link, frame: Frame, now_ns: int) -> None:
         member = self._member(link, frame)
-        if member is None or member[0].failure:
+        if member is None or (member[0].failure and frame.type != Type.JOIN):
             return
         hosted, volume = member
         token = 0

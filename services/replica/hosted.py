@@ -44,6 +44,8 @@ class Hosted:
         self.voter_store = store
         self.store: BlockStore | None = None if isinstance(store, WitnessStore) else store
         self.failure = ""
+        self.votes = True
+        """False: a hard state could not be stored, so no vote may be given any more."""
         self.erased = False
         self.saved_ticket = 0
         self.envelopes: dict[tuple[int, str], Envelope] = {}

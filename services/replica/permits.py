@@ -3,9 +3,9 @@
 A link, or the bus, proves which node speaks. What that node may say follows from this voter's record and from
 nothing that the message claims:
 
-    a voter of the record, by its incarnation      brain messages, data between copies
+    a member of the record, by its incarnation     brain messages, data between copies
     the node that leads the stored epoch           JOIN, and claims for promises
-    the attached node, or who names our own        sessions
+    the attached node, or who names our own        sessions; the question whether it still belongs (I3)
     incarnation, which only the record tells
     anybody else                                   hears what it would hear were the volume not here
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from services.replica.brain.messages import BrainMessage, Propose
+from services.replica.brain.messages import BrainMessage, Enquire, Propose
 from services.replica.brain.record import HardState, Record, Slot, Stamp, Voter
 from services.replica.replication.messages import SEQ_BITS
 from stoscore.limits import LABELS_MAX, VOLUME_BYTES_MAX, valid_node_name, valid_volume_name
@@ -32,7 +32,7 @@ _INCARNATION = re.compile(r"[0-9a-f]{16}", re.ASCII)
 PROMISE_NS_MAX = 60_000_000_000
 """No lease that can be configured is as long."""
 
-STRANGER = "it is no voter of the volume"
+STRANGER = "it is no member of the volume"
 INCARNATION = "another incarnation than the record names"
 GENERATION = "another generation than the record's"
 WITNESS = "a witness sends no data"
@@ -42,7 +42,7 @@ IMPOSSIBLE = "impossible numbers or names"
 
 def data(slot: Slot | None, *, mine: int, node: str, sender: int, target: int, generation: int) -> str:
     """Why a frame between two copies is not believed (rules I1, I4). `mine`: our incarnation."""
-    voter = slot.record.voter_on(node) if slot is not None else None
+    voter = slot.record.member_on(node) if slot is not None else None
     if slot is None or voter is None:
         return STRANGER
     if target != mine or sender != int(voter.incarnation, 16):
@@ -63,15 +63,16 @@ def lead(state: HardState, leader: Voter | None, node: str) -> str:
 
 def brain(state: HardState | None, message: BrainMessage) -> str:
     """Why a brain's message is not heard. Before the first record there is none to look into: then only a proposal
-    counts that names both ends as voters, and its sender had to know our incarnation."""
+    counts that names both ends as members, and its sender had to know our incarnation. Who was a member once knows it
+    too, and may ask whether it still is one."""
     if not _possible(message):
         return IMPOSSIBLE
     if state is None or state.slot is None:
-        return "" if not isinstance(message, Propose) or message.sender in message.slot.record.voters else STRANGER
+        return "" if not isinstance(message, Propose) or message.sender in message.slot.record.members else STRANGER
     record = state.slot.record
-    if message.sender in record.voters:
+    if message.sender in record.members or (isinstance(message, Enquire) and message.target == state.me):
         return ""
-    return STRANGER if record.voter_on(message.sender.node) is None else INCARNATION
+    return STRANGER if record.member_on(message.sender.node) is None else INCARNATION
 
 
 def knows(record: Record | None, *, mine: int, node: str, target: int) -> bool:
@@ -82,7 +83,7 @@ def knows(record: Record | None, *, mine: int, node: str, target: int) -> bool:
     if record is None:
         return False
     attached = record.attachment is not None and record.attachment.node == node
-    return attached or record.voter_on(node) is not None
+    return attached or record.member_on(node) is not None
 
 
 # ---- numbers that somebody else chose ----------------------------------------------------------------
@@ -98,7 +99,7 @@ def _possible(message: BrainMessage) -> bool:
     if slot is not None:
         record = slot.record
         stamps.append(slot.stamp)
-        voters += record.voters
+        voters += record.members
         if not 0 <= record.attach_epoch <= _ATTACH_EPOCH_MAX or record.size_bytes > VOLUME_BYTES_MAX:
             return False
         if len(record.labels) > LABELS_MAX or not valid_volume_name(record.name):

@@ -24,6 +24,10 @@ def to_model(slot: Slot) -> RecordModel:
         attach_epoch=record.attach_epoch,
         labels=dict(record.labels),
         deleted=record.deleted,
+        joining=[_voter_model(member) for member in record.joining],
+        failure_mode=record.failure_mode,
+        on_unavailable=record.on_unavailable,
+        zones=list(record.zones),
     )
 
 
@@ -42,6 +46,10 @@ def from_model(model: RecordModel) -> Record:
         attach_epoch=model.attach_epoch,
         labels=tuple(sorted(model.labels.items())),
         deleted=model.deleted,
+        joining=tuple(_voter(member) for member in model.joining),
+        failure_mode=model.failure_mode,
+        on_unavailable=model.on_unavailable,
+        zones=tuple(model.zones),
     )
     record.validate()
     return record

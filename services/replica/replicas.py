@@ -7,13 +7,13 @@ import os
 import secrets
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from services.replica.brain import HardState, Timing, Voter
 from services.replica.driver import Node
 from services.replica.hosted import Hosted
+from services.replica.opening import Found, LostVoter, open_voter
 from services.replica.settings import ReplicaSettings
 from services.replica.shell import Shell, boot_time_ns
 from services.replica.store import (
@@ -22,7 +22,7 @@ from services.replica.store import (
     StoreError,
     StoreFactory,
     WitnessStore,
-    read_format,
+    clear_leftovers,
 )
 from stoscore.errors import Code, StosError, precondition
 from stoscore.messages import CreateReplica
@@ -63,6 +63,7 @@ class Replicas:
             self._boot_id = self._settings.boot_id_file.read_text().strip()
         except OSError as error:
             raise precondition(f"the data directory can't be used: {error}", "check STOS_REPLICA_DATA_DIR") from error
+        await self._in_pool(lambda: clear_leftovers(self._directory))
         self.capacity_bytes = self._settings.capacity(self.free_disk_bytes())
         for path in sorted(self._directory.iterdir()):
             if path.is_dir() and len(path.name) == 32:
@@ -71,37 +72,30 @@ class Replicas:
     async def _open(self, path: Path) -> None:
         volume = path.name
         try:
-            store, incarnation = await self._in_pool(lambda: self._open_store(path))
-        except (FormatError, StoreError) as error:
-            self.broken[volume] = str(error)
-            self._node.lost.add(volume)
-            log.error("replica does not take part: %s", error, extra={"volume": volume})
-            return
-        try:
-            raw = store.load_state()
-            state = HardState.decode(raw) if raw else None
-        except (FormatError, ValueError) as error:
-            self.broken[volume] = f"its hard state can't be read: {error}"
-            self._node.lost.add(volume)
-            log.error("replica refuses to vote: %s", self.broken[volume], extra={"volume": volume})
-            await self._in_pool(store.close)
-            return
-        if state is None:  # made, and killed before it was founded: begin as it was made
-            kind = "witness" if isinstance(store, WitnessStore) else "data"
-            state = self._first_state(incarnation, kind)
-        if state.lease_max_ns < self._timing.lease_ns:
-            # Before any promise of that length: a restart must keep silent for as long (P3).
-            state = replace(state, lease_max_ns=self._timing.lease_ns)
-            encoded = state.encode()
-            await self._in_pool(lambda: store.save_state(encoded))
-        self._host(volume, incarnation, store, state, fresh=False)
+            found = await self._in_pool(lambda: self._open_voter(path))
+        except LostVoter as error:
+            self._lose(volume, str(error))
+        except Exception as error:
+            # The edge: whatever one directory holds, the others and their volumes must not suffer.
+            log.exception("a replica's directory can't be opened", extra={"volume": volume})
+            self._lose(volume, f"{type(error).__name__}: {error}")
+        else:
+            self._host(volume, found.me.incarnation, found.store, found.state, fresh=False)
 
-    def _open_store(self, path: Path) -> tuple[BlockStore | WitnessStore, str]:
-        found = read_format(path, cluster=self._cluster, volume=path.name)
-        if found.kind == "witness":
-            return WitnessStore.open(path, cluster=self._cluster, volume=path.name), found.incarnation
-        store = self._factory.open(path, cluster=self._cluster, boot_id=self._boot_id, volume=path.name)
-        return store, found.incarnation
+    def _open_voter(self, path: Path) -> Found:
+        return open_voter(
+            path,
+            cluster=self._cluster,
+            node=self._settings.node,
+            boot_id=self._boot_id,
+            lease_ns=self._timing.lease_ns,
+            factory=self._factory,
+        )
+
+    def _lose(self, volume: str, reason: str) -> None:
+        self.broken[volume] = reason
+        self._node.lost.add(volume)
+        log.error("this voter is lost and keeps silent: %s", reason, extra={"volume": volume})
 
     async def close_all(self) -> None:
         results = await asyncio.gather(
@@ -117,6 +111,7 @@ class Replicas:
         """The incarnation of this node's voter; a repeated request gets the same. Raises StosError."""
         hosted = self._shell.hosted.get(request.volume)
         if hosted is not None:
+            self._check_same(request, hosted)
             return hosted.incarnation
         if request.volume in self.broken:
             raise StosError(Code.DATA_LOSS, f"this node's copy is broken: {self.broken[request.volume]}")
@@ -139,6 +134,13 @@ class Replicas:
             future.exception()  # whoever waits gets it; nobody waiting is no complaint
         finally:
             del self._making[request.volume]
+
+    def _check_same(self, request: CreateReplica, hosted: Hosted) -> None:
+        """An earlier member of the volume can't join it again: a record may exclude it already (I3)."""
+        if request.joins and self._node.volumes[request.volume].brain.record is not None:
+            raise precondition(f"this node has member {hosted.incarnation} of the volume already")
+        if (hosted.store is None) != (request.kind == "witness"):
+            raise precondition(f"this node's member {hosted.incarnation} of the volume is no {request.kind} member")
 
     def _check_room(self, request: CreateReplica) -> None:
         if request.kind == "witness":

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from services.replica.brain import Timing
 from stoscore.limits import valid_node_name
 from stoscore.settings import ServiceSettings
-from stoscore.units import GIB, MS
+from stoscore.units import GIB, MS, SECOND
 
 
 class ReplicaSettings(ServiceSettings):
@@ -40,6 +40,9 @@ class ReplicaSettings(ServiceSettings):
         default=500, ge=100, le=10_000, description="milliseconds a promise binds; a failover takes about one"
     )
     beat_ms: int = Field(default=100, ge=10, description="milliseconds between beats; a lease survives two lost ones")
+    grace_s: float = Field(
+        default=60.0, ge=0.0, le=86_400.0, description="seconds that a lost copy may come back before another is made"
+    )
 
     @field_validator("node")
     @classmethod
@@ -61,4 +64,5 @@ class ReplicaSettings(ServiceSettings):
 
     def timing(self) -> Timing:
         lease_ns = self.lease_ms * MS
-        return Timing(lease_ns=lease_ns, beat_ns=self.beat_ms * MS, suspect_ns=lease_ns * 9 // 10)
+        grace_ns = int(self.grace_s * SECOND)
+        return Timing(lease_ns=lease_ns, beat_ns=self.beat_ms * MS, suspect_ns=lease_ns * 9 // 10, grace_ns=grace_ns)

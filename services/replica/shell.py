@@ -22,7 +22,9 @@ from services.replica.copies import pack_copy, store_copy
 from services.replica.driver import (
     Data,
     Decided,
+    DropHome,
     Erase,
+    FindHome,
     HangUp,
     Node,
     RecordChanged,
@@ -41,6 +43,9 @@ from services.replica.store import CorruptBlocks, StoreError
 from stoscore.telemetry import get_logger
 
 log = get_logger("replica")
+HAND_OVER_S = 3.0
+"""How long an ending process waits for its volumes to be led elsewhere."""
+HAND_OVER_LOOK_S = 0.005
 
 
 def boot_time_ns() -> int:
@@ -52,10 +57,13 @@ class Surroundings(Protocol):
     """What lies beyond links and disks; the app implements it."""
 
     def brain_by_bus(self, message: BrainMessage, encoded: bytes) -> None: ...
+    def pair_by_bus(self, node: str, encoded: bytes) -> None: ...
     def decided(self, order: Decided) -> None: ...
     def record_changed(self, order: RecordChanged) -> None: ...
     def replied(self, order: Reply) -> None: ...
     def remove(self, hosted: Hosted) -> None: ...
+    def find_home(self, order: FindHome) -> None: ...
+    def drop_home(self, order: DropHome) -> None: ...
 
 
 class Shell:
@@ -90,6 +98,8 @@ class Shell:
             Remove: self._remove,
             TellServing: self._tell_serving,
             HangUp: self._hang_up,
+            FindHome: around.find_home,
+            DropHome: around.drop_home,
         }
         self._effects: dict[type, Callable[[Hosted, Data, Any], None]] = {
             fx.Tell: self._tell,
@@ -182,6 +192,17 @@ class Shell:
         self.node.time_passed(boot_time_ns())
         self.settle()
 
+    async def hand_over(self) -> None:
+        """Give the volumes that are led here to other nodes, as far as there are any, before the process ends."""
+        self.node.hand_over(boot_time_ns())
+        self.settle()
+        try:
+            async with asyncio.timeout(HAND_OVER_S):
+                while self.node.handing_over:
+                    await asyncio.sleep(HAND_OVER_LOOK_S)
+        except TimeoutError:
+            log.warning("not every volume found another primary in time; the others elect one")
+
     def stop(self) -> None:
         """Let go of every volume, tell the others, and do nothing from then on."""
         self.node.resign(boot_time_ns())
@@ -194,7 +215,11 @@ class Shell:
     # ---- orders ---------------------------------------------------------------------------------------
 
     def _to_peer(self, order: ToPeer) -> None:
-        self.network.send(order.node, *codec.pack_pair(order.message))
+        parts = codec.pack_pair(order.message)
+        if order.by_bus:
+            self._around.pair_by_bus(order.node, b"".join(bytes(part) for part in parts))
+        else:
+            self.network.send(order.node, *parts)
 
     def _to_brain(self, order: ToBrain) -> None:
         encoded = encode_brain(order.message)
@@ -213,7 +238,7 @@ class Shell:
             if failure is None:
                 self.node.saved(order.volume, ticket, boot_time_ns())
             else:
-                self._failed(hosted, f"hard state: {failure}")
+                self._failed(hosted, f"hard state: {failure}", votes=False)
             self.settle()
 
         hosted.save(order.ticket, order.state, told)
@@ -238,8 +263,12 @@ class Shell:
             self._around.remove(hosted)
 
     def _tell_serving(self, order: TellServing) -> None:
+        """Our own link there may not be up yet, when we have just become the primary; its link to us is."""
         header = pack(Type.SERVING, volume=bytes.fromhex(order.volume), epoch=order.epoch)
-        self.network.send(order.node, header)
+        if not self.network.send(order.node, header):
+            for link in self._links.values():
+                if link.peer == order.node:
+                    link.send(header)
 
     def _hang_up(self, order: HangUp, reason: str = "the peer is silent") -> None:
         link = self.network.outgoing(order.node)
@@ -265,15 +294,16 @@ class Shell:
             envelope = Envelope(bytes.fromhex(order.volume), epoch=order.epoch)
             self._links[order.effect.link].send(*codec.pack_message(envelope, order.effect.message))
 
-    def _failed(self, hosted: Hosted, reason: str) -> None:
-        """This copy's disk failed: it counts for nothing from now on, durably if the disk still takes that (S3)."""
-        if hosted.failure:
+    def _failed(self, hosted: Hosted, reason: str, *, votes: bool = True) -> None:
+        """This copy's disk failed: it counts for nothing from now on, durably if the disk still takes that (S3). Only
+        one whose hard state can't be stored has no vote any more either."""
+        if hosted.failure and (votes or not hosted.votes):
             return
-        hosted.failure = reason
         log.error("replica failed: %s", reason, extra={"volume": hosted.volume})
-        if hosted.store is not None:
+        if hosted.store is not None and not hosted.failure:
             hosted.run(hosted.store.set_unclean, lambda failure: None)
-        self.node.store_changed(hosted.volume, boot_time_ns(), unclean=True, failure=reason)
+        hosted.failure, hosted.votes = reason, votes
+        self.node.store_changed(hosted.volume, boot_time_ns(), unclean=True, failure=reason, votes=votes)
 
     # ---- sending --------------------------------------------------------------------------------------
 
@@ -287,7 +317,7 @@ class Shell:
             hosted.envelopes.clear()
         known = hosted.envelopes.get((epoch, target))
         if known is None:
-            voter = slot.record.voter_on(target) if slot and target else None
+            voter = slot.record.member_on(target) if slot and target else None
             known = hosted.envelopes[epoch, target] = Envelope(
                 hosted.raw,
                 sender=hosted.number,

@@ -25,6 +25,7 @@ def replica_status(node: Node, volume: Volume, hosted: Hosted, now_ns: int) -> R
         record=to_model(slot) if slot is not None else None,
         allocated_bytes=hosted.store.allocated_bytes() if hosted.store is not None and not hosted.erased else 0,
         unclean=brain.unclean,
+        failure=brain.failure,
         writes=primary.writes if primary else 0,
         reads=primary.reads if primary else 0,
         resyncs=[_resync(peer) for peer in primary.peers.values() if _unfinished(peer)] if primary else [],

@@ -10,16 +10,22 @@ import stat
 import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 import uvloop
 
+from services.replica.frontends import Frontends
 from services.replica.nbd import Frontend
 from services.replica.nbd.wire import Command, Errno, Option, Reply
+from services.replica.peers import PeerNetwork
 from services.replica.peers.frames import Type, pack
 from stoscore.errors import Code, StosError
+from stoscore.identity import Identity
+from stoscore.messages import OpenFrontend, VoterModel
 from stoscore.units import MIB
-from tests.support.nbd import SIZE, VOLUME, Nodes, RawClient, run
+from tests.support.nbd import NAME, SIZE, VOLUME, Nodes, RawClient, run
+from tests.support.trail import HeardTrail
 
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy.")
 
@@ -264,6 +270,43 @@ async def test_a_fenced_frontend_answers_shutdown(frontend: Frontend, nodes: Nod
     client.ask(Command.READ, 0, 4096, 2)
     assert await client.reply() == (Errno.ESHUTDOWN, 2)
     client.close()
+
+
+async def test_a_node_that_returns_fenced_drops_its_clients_and_forgets_the_volume(tmp_path: Path) -> None:
+    """Attached elsewhere while this node was away: its clients must not hang, and its next start must not try again."""
+    nodes = Nodes()
+    frontends = Frontends("n1", tmp_path, tmp_path, cast(Identity, None), HeardTrail())
+    frontends.network = cast(PeerNetwork, Links(nodes))
+    voters = [VoterModel(node=f"n{number}", incarnation=f"{number:016x}") for number in (1, 2)]
+    opened = await frontends.open(
+        OpenFrontend(volume=VOLUME, name=NAME, size_bytes=SIZE, attach_epoch=3, voters=voters)
+    )
+    assert json.loads((tmp_path / "frontends.json").read_text()) != []
+    (known,) = frontends._open.values()
+    frontend = nodes.frontend = known.frontend
+    client = await RawClient.connect(frontend.socket_path)
+    nodes.held = []
+    client.ask(Command.WRITE, 0, 4096, 1, bytes(4096))
+    async with asyncio.timeout(10):
+        while not nodes.held:
+            await asyncio.sleep(0.01)
+    nodes.fenced = True
+    frontend.on_link_down("n1")
+    frontend.on_link_up("n1")
+    assert await client.reply() == (Errno.ESHUTDOWN, 1)
+    assert await client.is_hung_up()
+    async with asyncio.timeout(10):
+        while Path(opened.socket).exists() or frontends.statuses():
+            await asyncio.sleep(0.01)
+    assert json.loads((tmp_path / "frontends.json").read_text()) == []
+
+
+class Links:
+    """The peer network as far as a frontend uses it."""
+
+    def __init__(self, nodes: Nodes):
+        self.send = nodes.send
+        self.connected = nodes.up.__contains__
 
 
 async def test_requests_of_one_disconnecting_client_are_answered_first(frontend: Frontend) -> None:

@@ -61,7 +61,7 @@ class Scene:
         return self.leader.of(self.volume).brain.epoch
 
     def voter(self, node: str) -> Voter:
-        found = self.cluster.record(self.volume).voter_on(node)
+        found = self.cluster.record(self.volume).member_on(node)
         assert found is not None
         return found
 

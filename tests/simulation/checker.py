@@ -1,173 +1,257 @@
-"""What must hold, whatever happens: the invariants of the design, and a register per block.
+"""The invariants of the design, looked at from outside after every step: who leads, what is durable, what is promised.
 
-A block's model is a row of versions, each a set of contents that it may have then; the last one is what a read may
-return now. An acknowledged write adds a version, a read that was allowed several contents narrows the last one.
-
-    versions  {0} {17} {23}      floats {31}      a write whose frontend died: it may still happen, until a newer
-              ^flushed                            frontend is served; afterwards it has happened or never will
-
-When every in-sync copy lost power (the only case in which an unclean replica may lead), a block may fall back to any
-version from the last flushed one on, and to nothing else.
+What clients see is the concern of register.py and history.py. Here stands what nobody may see go wrong before it is too
+late: two lives of one promise, a vote that is not on disk, a member of the in-sync set that lacks a write.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from services.replica.brain import HardState, Slot, Stamp, Voter
 from services.replica.brain import messages as ms
 from services.replica.driver import Node, Volume
-from services.replica.replication.messages import SEQ_BITS
+from services.replica.replication.messages import SEQ_BITS, Io, Request
 from tests.simulation.store import Disk
 
 if TYPE_CHECKING:
     from tests.simulation.machine import Machine
     from tests.simulation.world import World
 
-
-@dataclass(slots=True)
-class Block:
-    versions: list[set[int]] = field(default_factory=lambda: [{0}])
-    base: int = 0
-    """Number of the first version kept."""
-    flushed: int = 0
-    """Number of the version that is known to be flushed."""
-    pending: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """Request on its way -> (content, frontend)."""
-    floats: set[int] = field(default_factory=set)
-
-    @property
-    def last(self) -> int:
-        return self.base + len(self.versions) - 1
-
-    def now(self) -> set[int]:
-        return self.versions[-1]
-
-    def flush(self, number: int) -> None:
-        if number > self.flushed:
-            self.flushed = number
-            del self.versions[: number - self.base]
-            self.base = number
-
-    def float(self, owned: Callable[[int], bool]) -> None:
-        for request, (content, owner) in list(self.pending.items()):
-            if owned(owner):
-                del self.pending[request]
-                self.floats.add(content)
-
-    def relax(self) -> None:
-        allowed = set().union(*self.versions[self.flushed - self.base :])
-        allowed |= self.floats | {content for content, _ in self.pending.values()}
-        self.base, self.flushed, self.versions = self.last + 1, self.last + 1, [allowed]
+FOREVER_NS = 1 << 62
 
 
 @dataclass(slots=True)
-class VolumeModel:
-    blocks: dict[int, Block] = field(default_factory=dict)
-    serving: int = 0
-    """Number of the newest frontend that was served."""
-    relaxed_ns: int = -1
-    relaxed_epoch: int = -1
+class Agreed:
+    """One volume as nobody but the checker knows it: what a majority has stored, who led."""
+
     leaders: dict[int, str] = field(default_factory=dict)
-    max_leader: int = 0
+    newest: int = 0
+    """The highest epoch that has had a leader."""
+    votes: dict[tuple[Voter, int], Voter] = field(default_factory=dict)
+    """(voter, epoch) -> whom its disk says it voted for."""
     accepted: dict[Stamp, set[Voter]] = field(default_factory=dict)
     slots: dict[Stamp, Slot] = field(default_factory=dict)
     chosen: Slot | None = None
-    flushes_asked: dict[int, dict[int, int]] = field(default_factory=dict)
-    """The client's flush -> block -> version number."""
-    flushes_sent: dict[tuple[int, int], dict[int, tuple[int, int]]] = field(default_factory=dict)
-    """(session, request) -> block -> (version number, content when it is known and nothing is on its way, else -1)."""
-
-    def block(self, block: int) -> Block:
-        found = self.blocks.get(block)
-        if found is None:
-            found = self.blocks[block] = Block()
-        return found
+    gone: set[Voter] = field(default_factory=set)
+    """Replicas that lost their store."""
+    leases: dict[str, int] = field(default_factory=dict)
+    """Node -> end of its lease when its promises were last looked at."""
+    sessions: dict[tuple[str, int], int] = field(default_factory=dict)
+    """(node, epoch) -> newest session that this primary opened."""
 
 
 class Checker:
     def __init__(self, world: World):
-        self.world = world
-        self.volumes: dict[str, VolumeModel] = {}
-        self.acks = 0
-        self.reads_checked = 0
-        self.flushes = 0
-        self.relaxed = 0
+        self._world = world
+        self.volumes: dict[str, Agreed] = {}
         self.elections = 0
+        self.power_losses = 0
+        """Elections of an unclean replica."""
 
-    def volume(self, volume: str) -> VolumeModel:
-        return self.volumes.setdefault(volume, VolumeModel())
+    def volume(self, volume: str) -> Agreed:
+        found = self.volumes.get(volume)
+        if found is None:
+            found = self.volumes[volume] = Agreed()
+        return found
 
     def _wrong(self, *words: Any) -> None:
-        self.world.violated(" ".join(str(word) for word in words))
+        self._world.violated(" ".join(str(word) for word in words))
 
     # ---- agreement ------------------------------------------------------------------------------------
 
     def stored(self, disk: Disk, state: HardState) -> None:
         """A hard state is durable: a record that a majority stored in its own epoch is chosen."""
-        slot = state.slot
-        model = self.volume(disk.volume)
+        slot, agreed = state.slot, self.volume(disk.volume)
+        if state.voted_for is not None:
+            voted = agreed.votes.setdefault((state.me, state.epoch), state.voted_for)
+            if voted != state.voted_for:
+                self._wrong("A4:", state.me.node, "votes twice in epoch", state.epoch, voted, state.voted_for)
         if slot is None:
             return
-        known = model.slots.setdefault(slot.stamp, slot)
+        known = agreed.slots.setdefault(slot.stamp, slot)
         if known != slot:
-            self._wrong("two records with one stamp", slot.stamp, known.record, slot.record)
+            self._wrong("A1: two records with one stamp", slot.stamp, known.record, slot.record)
         if state.epoch != slot.stamp.epoch:
             return
-        holders = model.accepted.setdefault(slot.stamp, set())
+        holders = agreed.accepted.setdefault(slot.stamp, set())
         holders.add(state.me)
-        before = model.chosen
-        if len(holders) * 2 > len(slot.record.voters) and (before is None or slot.stamp > before.stamp):
+        before = agreed.chosen
+        voters = slot.record.voters
+        if sum(voter in holders for voter in voters) * 2 <= len(voters):
+            return
+        if before is None or slot.stamp > before.stamp:
             if before is not None and slot.stamp.version <= before.stamp.version:
-                self._wrong("a chosen record does not follow the one before", before.stamp, slot.stamp)
-            model.chosen = slot
+                self._wrong("A1: a chosen record does not follow the one before", before.stamp, slot.stamp)
+            agreed.chosen = slot
+            self._choose(disk.volume, before, slot)
+
+    def _choose(self, volume: str, before: Slot | None, slot: Slot) -> None:
+        """A new record is committed. Whoever enters the set holds what was acknowledged, durable what was flushed."""
+        if before is None or slot.record.deleted:
+            return
+        change = set(slot.record.voters) ^ set(before.record.voters)
+        if len(change) > 1:
+            self._wrong("A2:", len(change), "voters change at once in", volume, before.record.voters, slot.record.voters)
+        registers = self._world.registers
+        for voter in slot.record.in_sync:
+            disk = self._disk(volume, voter)
+            if voter in before.record.in_sync or disk is None or disk.unclean:
+                continue
+            wrong = registers.check_current(volume, disk)
+            if wrong:
+                self._wrong("invariant 3:", voter.node, "enters the in-sync set and", wrong)
+            wrong = registers.check_durable(volume, disk)
+            if wrong:
+                self._wrong("S4:", voter.node, "enters the in-sync set and", wrong)
+
+    def _disk(self, volume: str, voter: Voter) -> Disk | None:
+        """That replica's directory, unless it is gone for good."""
+        machine = self._world.machines.get(voter.node)
+        disk = machine.disks.get(volume) if machine is not None else None
+        return disk if disk is not None and disk.me == voter else None
+
+    def lost(self, volume: str, voter: Voter) -> None:
+        """A replica lost its store: it can't come back under this name (I1)."""
+        self.volume(volume).gone.add(voter)
+
+    def removes(self, disk: Disk) -> None:
+        """I3: a directory goes when all have erased what a committed tombstone names, or when a committed record does
+        without this member."""
+        chosen = self.volume(disk.volume).chosen
+        if chosen is None:
+            self._wrong("I3:", disk.me.node, "removes", disk.volume, "which has no record")
+        elif not chosen.record.deleted:
+            if disk.me in chosen.record.members:
+                self._wrong("I3:", disk.me.node, "removes", disk.volume, "and is a member of", chosen)
+        else:
+            left = [m.node for m in chosen.record.members if (d := self._disk(disk.volume, m)) is not None and d.cache]
+            if left:
+                self._wrong("I3:", disk.me.node, "forgets the tombstone of", disk.volume, "and there are data on", left)
+
+    def fences(self, machine: Machine, volume: str) -> None:
+        """P6: nobody is taken for dead who was heard within one lease, unless an operator says so."""
+        chosen, sim = self.volume(volume).chosen, self._world.volumes.get(volume)
+        if chosen is None or chosen.record.attachment is None or sim is None or sim.forced:
+            return
+        holder = chosen.record.attachment.node
+        if holder != machine.name and not machine.missed(holder):
+            self._wrong("P6:", machine.name, "fences", holder, "which it has heard all the time")
 
     def told_committed(self, volume: str, slot: Slot) -> None:
-        model = self.volume(volume)
-        if model.chosen is None or slot.stamp > model.chosen.stamp:
+        chosen = self.volume(volume).chosen
+        if chosen is None or slot.stamp > chosen.stamp:
             self._wrong("A1: told that", slot.stamp, "is committed, and no majority has stored it")
 
-    def elected(self, machine: Machine, volume: Volume) -> None:
+    # ---- elections ------------------------------------------------------------------------------------
+
+    def look(self, machine: Machine) -> None:
+        """After every event of a machine."""
+        leading = machine.leading
+        for volume in machine.live.volumes.values():
+            brain = volume.brain
+            if brain.role == "leader":
+                if leading.get(volume.id) != brain.epoch:
+                    leading[volume.id] = brain.epoch
+                    self._elected(machine, volume)
+                self._lease(machine, volume)
+            elif volume.id in leading:
+                del leading[volume.id]
+        for gone in [volume_id for volume_id in leading if volume_id not in machine.live.volumes]:
+            del leading[gone]
+
+    def _elected(self, machine: Machine, volume: Volume) -> None:
         self.elections += 1
-        model = self.volume(volume.id)
-        brain = volume.brain
-        name = machine.name
-        epoch = brain.epoch
-        self.world.log(name, "leads", volume.id, "epoch", epoch, "unclean" if brain.unclean else "")
-        if model.leaders.setdefault(epoch, name) != name:
-            self._wrong("invariant 1: two leaders in epoch", epoch, model.leaders[epoch], name)
-        model.max_leader = max(model.max_leader, epoch)
-        for other in self.world.machines.values():
-            self.lease(other, volume.id)
+        agreed, brain = self.volume(volume.id), volume.brain
+        name, epoch = machine.name, brain.epoch
+        self._world.log(name, "leads", volume.id, "in epoch", epoch, "unclean" if brain.unclean else "")
+        if agreed.leaders.setdefault(epoch, name) != name:
+            self._wrong("invariant 1: two leaders in epoch", epoch, agreed.leaders[epoch], name)
+        if epoch < agreed.newest:
+            return  # it was paused when the votes came, and another one has been elected since: nobody follows it
+        agreed.newest = epoch
+        self.leases(volume.id)
         slot = brain.state.slot
         assert slot is not None
-        if model.chosen is None:
+        chosen = agreed.chosen
+        if chosen is None:
             return
-        if slot.stamp.version <= model.chosen.stamp.version:
-            self._wrong(name, "leads with a record older than the chosen one", slot.stamp, model.chosen.stamp)
-        if brain.me not in model.chosen.record.in_sync and slot.stamp.version == model.chosen.stamp.version + 1:
-            self._wrong("invariant 3:", name, "leads and is not in the in-sync set", model.chosen)
+        if slot.stamp.version <= chosen.stamp.version:
+            self._wrong("A1:", name, "leads with a record older than the chosen one", slot.stamp, chosen.stamp)
+        if brain.me not in chosen.record.in_sync and slot.stamp.version == chosen.stamp.version + 1:
+            self._wrong("invariant 3:", name, "leads and is not in the in-sync set", chosen)
+        if slot.record.deleted:
+            return
+        disk = machine.disks[volume.id]
         if brain.unclean:
-            for voter in model.chosen.record.in_sync:
-                if not self.world.machines[voter.node].disks[volume.id].unclean:
-                    self._wrong("S3: unclean", name, "leads though in-sync", voter.node, "is clean")
-            self.relaxed += 1
-            model.relaxed_ns, model.relaxed_epoch = self.world.now_ns, epoch
-            for block in model.blocks.values():
-                block.relax()
-        elif machine.disks[volume.id].lossy:
+            self._unclean_leads(name, volume.id, epoch, chosen)
+        elif disk.lossy:
             self._wrong("S3:", name, "leads, lost unflushed content and does not know it")
+        else:
+            wrong = self._world.registers.check_current(volume.id, disk)
+            if wrong:
+                self._wrong("invariant 2:", name, "is elected and", wrong)
 
-    def lease(self, machine: Machine, volume: str) -> None:
-        """Invariant 1: while a lease holds, nobody is elected; were the machine paused, it could go on just now."""
-        state = machine.node.volumes.get(volume) if machine.node is not None else None
-        if machine.node is None or state is None or state.brain.role != "leader":
+    def _unclean_leads(self, name: str, volume: str, epoch: int, chosen: Slot) -> None:
+        for voter in chosen.record.in_sync:
+            disk = self._disk(volume, voter)
+            if disk is None or not disk.unclean:
+                self._wrong("S3: unclean", name, "leads though in-sync", voter.node, "is clean")
+        self.power_losses += 1
+        self._world.registers.relax(volume, epoch)
+
+    # ---- leases ---------------------------------------------------------------------------------------
+
+    def leases(self, volume: str) -> None:
+        """Looked at when a promise may have ended: an election, a restart, a vote."""
+        for machine in self._world.machines.values():
+            state = machine.node.volumes.get(volume) if machine.node is not None else None
+            if state is not None and volume in machine.leading:
+                self._backed(machine, state)
+
+    def _lease(self, machine: Machine, volume: Volume) -> None:
+        """A lease that grew rests on promises that last as long."""
+        agreed = self.volume(volume.id)
+        until = machine.live.lease_until(volume)
+        if until != agreed.leases.get(machine.name):
+            agreed.leases[machine.name] = until
+            self._backed(machine, volume)
+        elif volume.brain.epoch < agreed.newest:
+            self._backed(machine, volume)
+
+    def _backed(self, machine: Machine, volume: Volume) -> None:
+        """Invariant 1, P1 to P3: as long as this lease holds, a majority of voters votes for nobody else. A machine that
+        is paused could go on at any moment."""
+        node, brain = machine.live, volume.brain
+        if brain.role != "leader" or brain.record is None:
             return
-        newest = self.volume(volume).max_leader
-        if state.brain.epoch < newest and machine.node.lease_until(state) > machine.clock_ns():
-            self._wrong("invariant 1:", machine.name, "holds the lease of", state.brain.epoch, "beside", newest)
+        until = node.lease_until(volume)
+        if until <= machine.clock_ns():
+            return
+        newest = self.volume(volume.id).newest
+        if brain.epoch < newest:
+            self._wrong("invariant 1:", machine.name, "holds the lease of epoch", brain.epoch, "beside", newest)
+        voters = brain.record.voters
+        end = machine.world_ns(until) - 2  # what rounding may cost
+        bound = sum(voter == brain.me or self._bound_ns(volume.id, voter) >= end for voter in voters)
+        if bound * 2 <= len(voters):
+            self._wrong(
+                "invariant 1:", machine.name, "counts on its lease until", end, "and only", bound, "of", len(voters),
+                "voters are bound until then",
+            )  # fmt: skip
+
+    def _bound_ns(self, volume: str, voter: Voter) -> int:
+        """Until when, in the world's time, this voter can't vote for anybody else."""
+        machine = self._world.machines[voter.node]
+        state = machine.node.volumes.get(volume) if machine.node is not None else None
+        if state is None or state.brain.me != voter:
+            return FOREVER_NS  # dead: it is silent long enough when it starts
+        bound = max(machine.live.promises.promised_until(volume), state.brain.local.silent_until_ns)
+        return machine.world_ns(bound)
+
+    # ---- what leaves ----------------------------------------------------------------------------------
 
     def leaves(self, disk: Disk, message: ms.BrainMessage) -> None:
         """Invariant 4, A4: what a message depends on is durable when it leaves."""
@@ -177,10 +261,9 @@ class Checker:
             case ms.Vote():
                 durable = (state.epoch, state.voted_for) == (message.epoch, disk.me) or state.epoch > message.epoch
             case ms.VoteAnswer() if message.granted:
-                durable = state.epoch > message.asked or (state.epoch, state.voted_for) == (
-                    message.asked,
-                    message.target,
-                )
+                voted = (state.epoch, state.voted_for) == (message.asked, message.target)
+                durable = state.epoch > message.asked or voted
+                self.leases(disk.volume)
             case ms.Accepted():
                 durable = state.slot is not None and state.slot.stamp >= message.stamp
             case _:
@@ -193,145 +276,76 @@ class Checker:
             self._wrong("invariant 4:", disk.me.node, "follows epoch", epoch, "and has not stored it")
 
     def stores(self, disk: Disk, node: Node, epoch: int, seq: int) -> None:
-        brain = node.volumes[disk.volume].brain
-        if epoch < brain.epoch or seq >> SEQ_BITS < brain.epoch:
-            self._wrong("invariant 4:", node.name, "stores data of epoch", seq >> SEQ_BITS, "in epoch", brain.epoch)
+        newest = node.volumes[disk.volume].brain.epoch
+        if epoch < newest or seq >> SEQ_BITS < newest:
+            self._wrong("T1:", node.name, "stores a write of epoch", seq >> SEQ_BITS, "in epoch", newest)
 
     # ---- what a primary answers -----------------------------------------------------------------------
 
+    def opened(self, volume: str, machine: Machine, epoch: int, session: int) -> None:
+        sessions = self.volume(volume).sessions
+        before = sessions.get((machine.name, epoch), -1)
+        if session <= before:
+            self._wrong("W2:", machine.name, "opens session", session, "after", before)
+        sessions[machine.name, epoch] = session
+
     def reads(self, volume: str, name: str, epoch: int) -> None:
-        newest = self.volume(volume).max_leader
+        newest = self.volume(volume).newest
         if newest > epoch:
             self._wrong("invariant 1:", name, "answers a read of epoch", epoch, "and", newest, "has a leader")
 
-    def acknowledged(self, volume: str, name: str, epoch: int, block: int, contents: Iterable[int]) -> None:
-        """Invariant 2: on every member of the in-sync set of the last committed record."""
+    def confirms(self, machine: Machine, volume: str, epoch: int, request: Request, contents: tuple[int, ...]) -> None:
+        """A write or a flush is about to be answered."""
+        if request.io is Io.FLUSH:
+            self._flushed(machine.name, volume, epoch, request)
+        elif not request.fua:  # a write with FUA was settled before, and is a flush by now
+            newest = self.volume(volume).sessions.get((machine.name, epoch), -1)
+            if request.session < newest:
+                self._wrong("W2:", machine.name, "confirms a write of session", request.session, "beside", newest)
+            self._acknowledged(machine.name, volume, epoch, request.block, contents or (0,) * request.count)
+
+    def _members(self, volume: str, epoch: int) -> Iterator[Disk]:
+        """The clean replicas of the committed in-sync set; none when this epoch has been deposed."""
         chosen = self.volume(volume).chosen
         assert chosen is not None
         if epoch < chosen.stamp.epoch:
-            return  # deposed since all confirmed it: taken over, and maybe overwritten by now
+            return  # whatever it answers now all confirmed: taken over, and maybe overwritten by now
         for voter in chosen.record.in_sync:
-            disk = self.world.machines[voter.node].disks[volume]
-            if disk.unclean:
-                continue
+            disk = self._disk(volume, voter)
+            if disk is not None and not disk.unclean:
+                yield disk
+
+    def _acknowledged(self, name: str, volume: str, epoch: int, block: int, contents: tuple[int, ...]) -> None:
+        """Invariant 2: on every member of the in-sync set of the last committed record."""
+        for disk in self._members(volume, epoch):
             for at, content in enumerate(contents, block):
                 if disk.cache.get(at, 0) != content:
                     self._wrong(
                         "invariant 2:", name, "acknowledges", content, "in block", at, "epoch", epoch,
-                        "and in-sync", voter.node, "holds", disk.cache.get(at, 0), "record", chosen.stamp,
+                        "and in-sync", disk.me.node, "holds", disk.cache.get(at, 0),
                     )  # fmt: skip
 
-    def flushed(self, volume: str, name: str, epoch: int, session: int, request: int) -> None:
-        """Every write acknowledged before the flush is durable on every in-sync member."""
-        model = self.volume(volume)
-        marks = model.flushes_sent.pop((session, request), None)
-        if marks is None or model.chosen is None or epoch < model.relaxed_epoch:
-            return
-        for voter in model.chosen.record.in_sync:
-            disk = self.world.machines[voter.node].disks[volume]
-            if disk.unclean:
-                continue
-            for block, contents in disk.dirty.items():
-                number, content = marks.get(block, (0, -1))
-                state = model.blocks.get(block)
-                if content < 0 or state is None or state.last != number or state.pending or state.floats:
-                    continue
-                if any(kept != content for kept in contents):
-                    self._wrong(
-                        "invariant 6:", name, "acknowledges a flush in epoch", epoch, "and block", block, "of",
-                        voter.node, "may be any of", contents, "after a power loss, not", content,
-                    )  # fmt: skip
-
-    # ---- the client's side ----------------------------------------------------------------------------
-
-    def submitted(self, volume: str, frontend: int, request: int, block: int, contents: Iterable[int]) -> None:
-        model = self.volume(volume)
-        if frontend < model.serving:
-            return  # fenced: it must never happen
-        for at, content in enumerate(contents, block):
-            model.block(at).pending[request] = content, frontend
-
-    def _served(self, model: VolumeModel, frontend: int) -> bool:
-        """False: an answer to a frontend that was replaced. The first answer to a newer one ends the floats."""
-        if frontend < model.serving:
-            return False
-        if frontend > model.serving:
-            model.serving = frontend
-            for block in model.blocks.values():
-                block.float(lambda owner: owner < frontend)
-                if block.floats:
-                    block.versions.append(block.now() | block.floats)
-                    block.floats = set()
-        return True
-
-    def written(
-        self, volume: str, frontend: int, epoch: int, request: int, block: int, contents: Iterable[int], *, fua: bool
-    ) -> None:
-        model = self.volume(volume)
-        if not self._served(model, frontend):
-            return
-        self.acks += 1
-        for at, content in enumerate(contents, block):
-            state = model.block(at)
-            state.pending.pop(request, None)
-            if epoch < model.relaxed_epoch:
-                state.now().add(content)
-                continue
-            state.versions.append({content})
-            if fua:
-                state.flush(state.last)
-
-    def gone(self, volume: str, frontend: int) -> None:
-        """The frontend died: what it had not been told may happen, until another one is served."""
-        for block in self.volume(volume).blocks.values():
-            block.float(lambda owner: owner == frontend)
-
-    def read(self, volume: str, frontend: int, epoch: int, block: int, contents: Iterable[int], asked_ns: int) -> None:
-        model = self.volume(volume)
-        if not self._served(model, frontend):
-            return
-        for at, content in enumerate(contents, block):
-            self.reads_checked += 1
-            state = model.blocks.get(at)
-            allowed = state.now() if state is not None else {0}
-            if content not in allowed:
-                self._wrong("frontend", frontend, "read", content, "in block", at, "and it may only be", allowed)
-            if state is not None and len(allowed) > 1 and asked_ns > model.relaxed_ns:
-                state.versions[-1] = {content}
-
-    def flush_asked(self, volume: str, request: int) -> None:
-        model = self.volume(volume)
-        model.flushes_asked[request] = {block: state.last for block, state in model.blocks.items()}
-
-    def flush_sent(self, volume: str, session: int, request: int) -> None:
-        model = self.volume(volume)
-        model.flushes_sent[session, request] = {
-            block: (state.last, next(iter(state.now())) if len(state.now()) == 1 and not state.pending else -1)
-            for block, state in model.blocks.items()
-        }
-
-    def flush_done(self, volume: str, frontend: int, epoch: int, request: int) -> None:
-        model = self.volume(volume)
-        marks = model.flushes_asked.pop(request, {})
-        if not self._served(model, frontend) or epoch < model.relaxed_epoch:
-            return
-        self.flushes += 1
-        for block, number in marks.items():
-            model.blocks[block].flush(number)
+    def _flushed(self, name: str, volume: str, epoch: int, request: Request) -> None:
+        """Invariant 6: every write acknowledged before the flush is durable on every in-sync member."""
+        registers = self._world.registers
+        for disk in self._members(volume, epoch):
+            wrong = registers.check_flush(volume, disk, epoch, request.session, request.request)
+            if wrong:
+                self._wrong("invariant 6:", name, "acknowledges a flush in epoch", epoch, "and", wrong)
+        registers.volume(volume).flushes_sent.pop((request.session, request.request), None)
 
     # ---- the end --------------------------------------------------------------------------------------
 
     def copies(self, volume: str) -> None:
         """Healed and quiet: all copies are identical, and every block holds what it may hold."""
-        model = self.volume(volume)
-        assert model.chosen is not None
-        record = model.chosen.record
-        disks = [self.world.machines[v.node].disks[volume] for v in record.voters if v.kind == "data"]
-        for block in sorted(set().union(*(disk.cache for disk in disks), model.blocks)):
-            contents = {disk.me.node: disk.cache.get(block, 0) for disk in disks}
-            if len(set(contents.values())) > 1:
+        chosen, model = self.volume(volume).chosen, self._world.registers.volume(volume)
+        assert chosen is not None
+        disks = [self._disk(volume, voter) for voter in chosen.record.in_sync]
+        held = [disk.cache for disk in disks if disk is not None]
+        for block in sorted(set(model.blocks).union(*held)):
+            contents = {cache.get(block, 0) for cache in held}
+            if len(contents) > 1:
                 self._wrong("copies differ in block", block, contents)
-            state = model.blocks.get(block)
-            allowed = state.now() | state.floats if state is not None else {0}
-            if next(iter(contents.values())) not in allowed:
-                self._wrong("block", block, "holds", contents, "and may only be", allowed)
+            allowed = model.now(block) | model.under_way(block)
+            if not contents <= allowed:
+                self._wrong("block", block, "holds", contents, "and may only hold", allowed)

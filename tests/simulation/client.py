@@ -1,11 +1,12 @@
 """The volume's user: a frontend on one node (the production core) and an application with several requests open.
 
 Requests are unique writes, reads, zeroes, flushes; a small hot set makes them meet. Overlapping requests are served in
-the order in which they were asked (W3), so the model knows exactly what each read may return.
+the order in which they were asked (W3), so the register model knows exactly what each read may return.
 """
 
 from __future__ import annotations
 
+import errno as errors
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from stoscore.units import MS
 
 if TYPE_CHECKING:
     from tests.simulation.machine import Machine
+    from tests.simulation.volume import SimVolume
 
 IO = {
     fe.RequestKind.READ: Io.READ,
@@ -24,6 +26,7 @@ IO = {
 }
 SESSIONS = 10_000_000
 """Each frontend's numbers begin above those of the one before."""
+HURRY_NS = 2 * MS
 
 
 @dataclass(slots=True)
@@ -39,32 +42,29 @@ class Asked:
 class Frontend:
     """One attached volume at one node, as long as its process lives."""
 
-    def __init__(self, machine: Machine, volume: str, attach_epoch: int, number: int, depth: int):
+    def __init__(self, machine: Machine, volume: SimVolume, attach_epoch: int, number: int, nodes: list[str]):
         self.machine = machine
         self.world = machine.world
-        self.volume = volume
+        self.owner = volume
+        self.volume = volume.id
         self.attach_epoch = attach_epoch
         self.number = number
-        self.depth = depth
         self.alive = True
         self.replaced = False
         """Attached elsewhere since: it may be fenced."""
-        self.paused = False
-        """The application asks for nothing new."""
         self.epoch = 0
         self.open: dict[int, Asked] = {}
         self.answered = 0
-        self.waiting = 0
-        self.cookie = number * SESSIONS
-        self.tokens: dict[int, tuple[int, ...]] = {}
-        self.timer_ns: int | None = None
-        self.core = fe.FrontendCore(self.world.voters(volume), first_session=number * SESSIONS)
-        machine.frontends[volume] = self
-        machine.log("frontend", number, "for", volume, "attach epoch", attach_epoch)
+        self._cookie = number * SESSIONS
+        self._tokens: dict[int, tuple[int, ...]] = {}
+        self._timer_ns: int | None = None
+        self.core = fe.FrontendCore(nodes, first_session=number * SESSIONS)
+        machine.frontends[self.volume] = self
+        machine.log("frontend", number, "for", self.volume, "attach epoch", attach_epoch)
         self._step(fe.LinkUp(machine.name))
-        for peer in sorted(machine.out):
+        for peer in sorted(machine.wires.out):
             self._step(fe.LinkUp(peer))
-        for _ in range(depth):
+        for _ in range(volume.plan.depth):
             self._next()
 
     # ---- facts ----------------------------------------------------------------------------------------
@@ -81,122 +81,140 @@ class Frontend:
     def answer(self, node: str, epoch: int, message: Any, payload: tuple[int, ...]) -> None:
         self.epoch = epoch
         match message:
-            case Opened(session):
-                self._step(fe.Opened(node, session, epoch, self.world.size_blocks(self.volume)))
-            case OpenRefused(session, code, hint, newest):
-                self._step(fe.Refused(node, session, int(code), hint, newest))
             case Done(session, request, errno):
                 if payload:
                     self._step(fe.Data(node, session, request, epoch, self._keep(payload)))
                 else:
                     self._step(fe.Done(node, session, request, epoch, errno))
+            case Opened(session):
+                self._step(fe.Opened(node, session, epoch, self.owner.plan.size_blocks))
+            case OpenRefused(session, code, hint, newest):
+                self._step(fe.Refused(node, session, int(code), hint, newest))
             case _:
                 raise AssertionError(message)
 
     def died(self) -> None:
         self.alive = False
-        self.world.checker.gone(self.volume, self.number)
+        self.world.registers.gone(self.volume, self.number)
 
     def _keep(self, contents: tuple[int, ...]) -> int:
-        token = self.machine.next_token
-        self.machine.next_token += 1
-        self.tokens[token] = contents
+        token = len(self._tokens) + self._cookie
+        while token in self._tokens:
+            token += 1
+        self._tokens[token] = contents
         return token
 
     def _step(self, event: fe.Event) -> None:
         for effect in self.core.step(event, self.machine.clock_ns()):
             match effect:
+                case fe.SendRequest():
+                    self._send(effect)
+                case fe.Answer(cookie, errno, token):
+                    self._answered(cookie, errno, self._tokens.pop(token) if token else ())
                 case fe.SendOpen(node, session):
-                    self.machine.to_frontend_link(node, ("open", self.volume, self.attach_epoch, Open(session)))
-                case fe.SendRequest(node, session, request, kind, block, count, fua, token):
-                    payload = self.tokens[token] if token else ()
-                    message = Request(session, request, IO[fe.RequestKind(kind)], block, count, fua, int(bool(token)))
-                    if kind == fe.RequestKind.FLUSH:
-                        self.world.checker.flush_sent(self.volume, session, request)
-                    self.machine.to_frontend_link(node, ("request", self.volume, message, payload))
+                    self.machine.wires.send(node, ("open", self.volume, self.attach_epoch, Open(session)))
+                case fe.Release(token):
+                    del self._tokens[token]
                 case fe.SendClose():
                     pass
-                case fe.Answer(cookie, errno, token):
-                    self._answered(cookie, errno, self.tokens.pop(token) if token else ())
-                case fe.Release(token):
-                    del self.tokens[token]
         self.core.validate()
         self._arm()
+
+    def _send(self, effect: fe.SendRequest) -> None:
+        node, session, request, kind, block, count, fua, token = effect
+        payload = self._tokens[token] if token else ()
+        message = Request(session, request, IO[fe.RequestKind(kind)], block, count, fua, int(bool(token)))
+        if kind == fe.RequestKind.FLUSH:
+            self.world.registers.flush_sent(self.volume, session, request)
+        self.machine.wires.send(node, ("request", self.volume, message, payload))
 
     def _arm(self) -> None:
         due = self.core.next_deadline_ns()
         if due is None:
             return
         now = self.machine.clock_ns()
-        if self.timer_ns is not None and now <= self.timer_ns <= due:
+        if self._timer_ns is not None and now <= self._timer_ns <= due:
             return
-        self.timer_ns = due
+        self._timer_ns = due
+        self.machine.later(max(MS, due - now), lambda: self._tick(due))
 
-        def tick() -> None:
-            if not self.alive or self.timer_ns != due:
-                return
-            self.timer_ns = None
+    def _tick(self, due_ns: int) -> None:
+        if self.alive and self._timer_ns == due_ns:
+            self._timer_ns = None
             self._step(fe.Tick())
-
-        self.machine.later(max(MS, due - now), tick)
 
     # ---- the application ------------------------------------------------------------------------------
 
     def _next(self) -> None:
         """One more request, after a moment."""
-        self.waiting += 1
+        self.machine.later(self._pause_ns(), self._ask)
 
-        def ask() -> None:
-            self.waiting -= 1
-            if not self.alive or self.core.ended:
-                return
-            if self.paused or self.world.draining:
-                self.waiting += 1
-                self.machine.later(20 * MS, ask)
-                return
-            self._ask()
-
-        self.machine.later(self.world.rng.randint(0, self.world.think_ns), ask)
+    def _pause_ns(self) -> int:
+        owner = self.owner
+        if not self.world.faulty:
+            return owner.dice.randint(0, HURRY_NS)
+        if owner.plan.burst > 1 and self.answered % owner.plan.burst:
+            return MS // 10
+        return owner.dice.randint(0, 2 * owner.plan.think_ns * owner.plan.burst)
 
     def _ask(self) -> None:
-        rng, world = self.world.rng, self.world
-        kind, block, count = world.workload(self.volume)
-        self.cookie += 1
-        fua = kind in (fe.RequestKind.WRITE, fe.RequestKind.ZERO) and rng.random() < 0.08
+        if not self.alive or self.core.ended:
+            return
+        if not self.owner.wants_more():
+            self.machine.later(20 * MS, self._ask)
+            return
+        kind, block, count, fua = self.owner.next_request()
+        self._cookie += 1
         contents: tuple[int, ...] = ()
         token = 0
         if kind is fe.RequestKind.WRITE:
-            contents = tuple(world.content() for _ in range(count))
+            contents = tuple([self.world.content() for _ in range(count)])
             token = self._keep(contents)
         elif kind is fe.RequestKind.ZERO:
             contents = (0,) * count
-        self.open[self.cookie] = Asked(kind, block, count, contents, fua, world.now_ns)
+        self.open[self._cookie] = Asked(kind, block, count, contents, fua, self.world.now_ns)
         if contents:
-            world.checker.submitted(self.volume, self.number, self.cookie, block, contents)
+            self.world.registers.submitted(self.volume, self.number, self._cookie, block, contents)
         elif kind is fe.RequestKind.FLUSH:
-            world.checker.flush_asked(self.volume, self.cookie)
-        self._step(fe.ClientRequest(self.cookie, kind, block, count, fua, token))
+            self.world.registers.flush_asked(self.volume, self._cookie)
+        else:
+            self.world.registers.read_asked(self.volume, self._cookie, block, count)
+        self._step(fe.ClientRequest(self._cookie, kind, block, count, fua, token))
 
     def _answered(self, cookie: int, errno: int, contents: tuple[int, ...]) -> None:
         asked = self.open.pop(cookie)
-        checker = self.world.checker
+        registers = self.world.registers
         self.answered += 1
-        if errno:
-            if not self.replaced:
-                self.world.violated(f"frontend {self.number} answers {asked} with {errno}")
-            if asked.contents:
-                checker.gone(self.volume, self.number)
-            return
         self.world.log(
-            self.machine.name, "client", self.number, asked.kind.name, asked.block, asked.contents or contents
-        )
+            self.machine.name, "client", self.number, asked.kind.name, self.volume, asked.block, asked.count,
+            asked.contents or contents, f"errno {errno}" if errno else "",
+        )  # fmt: skip
+        if errno:
+            self._refused(cookie, asked, errno)
+            return
         match asked.kind:
             case fe.RequestKind.READ:
-                checker.read(self.volume, self.number, self.epoch, asked.block, contents, asked.asked_ns)
+                registers.read(self.volume, self.number, self.epoch, cookie, asked.block, contents, asked.asked_ns)
             case fe.RequestKind.FLUSH:
-                checker.flush_done(self.volume, self.number, self.epoch, cookie)
+                registers.flush_done(self.volume, self.number, self.epoch, cookie)
             case _:
-                checker.written(
+                registers.written(
                     self.volume, self.number, self.epoch, cookie, asked.block, asked.contents, fua=asked.fua
                 )
+        self._next()
+
+    def _refused(self, cookie: int, asked: Asked, errno: int) -> None:
+        """ESHUTDOWN when it was replaced; EIO when a block that was read is rotten, or when the policy says that what
+        can't be stored in enough copies fails; nothing else is allowed."""
+        if self.replaced and errno == errors.ESHUTDOWN:
+            self.world.registers.gone(self.volume, self.number)
+            return
+        if asked.kind is fe.RequestKind.READ:
+            allowed = self.world.may_be_rotten(self.volume, asked.block, asked.count)
+        else:
+            allowed = self.owner.may_fail
+            if asked.contents:
+                self.world.registers.failed(self.volume, self.number, cookie, asked.block, asked.count)
+        if errno != errors.EIO or not allowed:
+            self.world.violated(f"frontend {self.number} answers {asked} with {errno}")
         self._next()

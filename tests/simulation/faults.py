@@ -1,204 +1,401 @@
-"""The fault mix: which faults come, how often, for how long. Reviewed like production code: what it leaves out is not
-tested. Everything is drawn from the seed.
+"""The faults: what can happen to processes, networks and disks, and who is hit. Reviewed like production code: what is
+left out here is not tested.
+
+A fault is drawn with its moment by plan.py and acts when its moment has come, with dice of its own; whom it hits is
+decided then ("the primary"). What lasts ends by itself, or when everything heals. `motifs.py` strings several of them
+together for troubles that need two or three at the right distance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from random import Random
 from typing import TYPE_CHECKING
 
+from services.replica.brain import Record, Stamp, Voter
+from services.replica.brain import events as ev
 from stoscore.units import MS, SECOND
 
 if TYPE_CHECKING:
     from tests.simulation.machine import Machine
     from tests.simulation.world import World
 
+Pairs = list[tuple[str, str]]
+LOST_GRACE_NS_MAX = 3 * SECOND
+"""A store is lost only where a new one is made while the run lasts."""
 
-class Faults:
-    def __init__(self, world: World):
+
+class Struck:
+    """One fault as it strikes: the world, its dice, and the blows it deals."""
+
+    def __init__(self, world: World, dice: Random):
         self.world = world
-        self.rng = world.fault_rng
-        self._mix: list[tuple[int, Callable[[], None]]] = [
-            (10, self.kill_one),
-            (5, self.kill_primary),
-            (5, self.kill_soon),
-            (3, self.kill_several),
-            (4, self.power_off_one),
-            (3, self.power_off_several),
-            (3, self.power_off_all),
-            (6, self.pause_one),
-            (4, self.pause_primary),
-            (6, self.cut_one_way),
-            (4, self.cut_both_ways),
-            (6, self.isolate),
-            (3, self.isolate_primary),
-            (10, self.break_links),
-            (5, self.slow_disk),
-            (4, self.slow_network),
-            (3, self.nats_away),
-            (4, self.move),
-            (2, self.fail_disk),
-        ]
-
-    def begin(self) -> None:
-        self._again()
-
-    def _again(self) -> None:
-        high = self.rng.choice((100 * MS, 500 * MS, 500 * MS, 2 * SECOND))
-        self.world.schedule(self.rng.randint(10 * MS, high), self._one)
-
-    def _one(self) -> None:
-        if not self.world.faulty:
-            return
-        weights = [weight for weight, _ in self._mix]
-        self.rng.choices([fault for _, fault in self._mix], weights)[0]()
-        self._again()
+        self.dice = dice
 
     # ---- who ------------------------------------------------------------------------------------------
 
-    def _some(self) -> Machine:
-        return self.world.machines[self.rng.choice(self.world.names)]
+    def volume(self) -> str:
+        """One of the volumes that there are; all may be on their way from one life to the next."""
+        return self.dice.choice(sorted(self.world.volumes or self.world.tombs))
 
-    def _primary(self) -> Machine:
-        volume = self.rng.choice(sorted(self.world.volumes))
-        leaders = [m for m in self.world.machines.values() if volume in m.leading]
-        return leaders[-1] if leaders else self._some()
+    def some(self) -> Machine:
+        return self.world.machines[self.dice.choice(self.world.names)]
 
-    def _while(self) -> int:
-        return self.rng.randint(20 * MS, self.rng.choice((200 * MS, 1 * SECOND, 4 * SECOND)))
+    def primary(self, volume: str | None = None) -> Machine:
+        """Who leads (the latest epoch), or anybody."""
+        volume = volume or self.volume()
+        leaders = [(m.leading[volume], m.name) for m in self.world.machines.values() if volume in m.leading]
+        return self.world.machines[max(leaders)[1]] if leaders else self.some()
+
+    def backup(self, volume: str | None = None) -> Machine:
+        """A data replica that does not lead, or anybody."""
+        volume = volume or self.volume()
+        primary = self.primary(volume)
+        nodes = [node for node in self.world.data_nodes(volume) if node != primary.name]
+        return self.world.machines[self.dice.choice(nodes)] if nodes else self.some()
+
+    def voters(self, volume: str) -> list[str]:
+        return self.world.voter_nodes(volume)
+
+    def others(self, name: str) -> list[str]:
+        return [other for other in self.world.names if other != name]
+
+    def lasting(self) -> int:
+        return self.dice.randint(20 * MS, self.dice.choice((200 * MS, 1 * SECOND, 4 * SECOND)))
+
+    def after(self, delay_ns: int, what: Callable[[], None]) -> None:
+        """Only as long as faults are in season."""
+        self.world.schedule(delay_ns, self._if_faulty, what)
+
+    def _if_faulty(self, what: Callable[[], None]) -> None:
+        if self.world.faulty:
+            what()
+
+    def _note(self, kind: str, lasts_ns: int = 0, *words: object) -> None:
+        self.world.coverage.fault(kind, self.world.now_ns, lasts_ns)
+        self.world.log("fault", kind, *words, f"for {lasts_ns // MS} ms" if lasts_ns else "")
 
     # ---- processes ------------------------------------------------------------------------------------
 
-    def _kill(self, machine: Machine, *, power: bool, away_ns: int | None = None) -> None:
-        machine.kill(power=power)
-        away = self._while() if away_ns is None else away_ns
-        self.world.schedule(away, lambda: machine.alive or machine.start())
+    def kill(self, machine: Machine, away_ns: int | None = None) -> None:
+        away = self.lasting() if away_ns is None else away_ns
+        self._note("kill", away, machine.name)
+        machine.kill(power=False)
+        self._start_after(machine, away)
 
-    def kill_one(self) -> None:
-        self._kill(self._some(), power=False)
+    def power_off(self, machine: Machine, away_ns: int | None = None) -> None:
+        away = self.lasting() if away_ns is None else away_ns
+        if self.world.fragile():
+            self.kill(machine, away)
+            return
+        self._note("power", away, machine.name)
+        machine.kill(power=True)
+        self._start_after(machine, away)
 
-    def kill_primary(self) -> None:
-        self._kill(self._primary(), power=False)
+    def stop(self, machine: Machine, away_ns: int | None = None) -> None:
+        away = self.lasting() if away_ns is None else away_ns
+        self._note("stop", away, machine.name)
+        machine.stop()
+        self._start_when_down(machine, away)
 
-    def kill_soon(self) -> None:
-        """In the middle of a row of orders."""
-        machine = self._primary() if self.rng.random() < 0.5 else self._some()
+    def _start_after(self, machine: Machine, away_ns: int) -> None:
+        self.world.schedule(away_ns, self._start, machine)
+
+    def _start_when_down(self, machine: Machine, away_ns: int) -> None:
+        if machine.stopping:  # it hands over first
+            self.world.schedule(20 * MS, self._start_when_down, machine, away_ns)
+        else:
+            self._start_after(machine, away_ns)
+
+    def _start(self, machine: Machine) -> None:
+        if not machine.alive and machine.name not in self.world.left_behind:
+            machine.start()
+
+    def light_fuse(self, machine: Machine, orders: int) -> None:
+        """Killed in the middle of a row of orders."""
         if machine.alive:
-            machine.fuse = self.rng.randint(1, 60)
-            self.world.schedule(6 * SECOND, lambda: machine.alive or machine.start())
+            self._note("fuse", 0, machine.name, orders)
+            machine.fuse = orders
+            self._start_after(machine, self.lasting())
+            self._start_after(machine, 6 * SECOND)
 
-    def kill_several(self) -> None:
-        for name in self.rng.sample(self.world.names, self.rng.randint(2, len(self.world.names))):
-            self._kill(self.world.machines[name], power=False)
-
-    def power_off_one(self) -> None:
-        machine = self._primary() if self.rng.random() < 0.5 else self._some()
-        self._kill(machine, power=True)
-
-    def power_off_several(self) -> None:
-        for name in self.rng.sample(self.world.names, self.rng.randint(2, len(self.world.names))):
-            self._kill(self.world.machines[name], power=True)
-
-    def power_off_all(self) -> None:
-        for machine in self.world.machines.values():
-            self._kill(machine, power=True)
-
-    def _pause(self, machine: Machine) -> None:
+    def pause(self, machine: Machine, lasts_ns: int | None = None) -> None:
+        lasts = self.lasting() if lasts_ns is None else lasts_ns
+        self._note("pause", lasts, machine.name)
         machine.pause()
         life = machine.life
-        self.world.schedule(self._while(), lambda: machine.resume() if machine.life == life else None)
-
-    def pause_one(self) -> None:
-        self._pause(self._some())
-
-    def pause_primary(self) -> None:
-        self._pause(self._primary())
+        self.after(lasts, lambda: machine.resume() if machine.life == life else None)
 
     # ---- network --------------------------------------------------------------------------------------
 
-    def _cut(self, pairs: list[tuple[str, str]]) -> None:
+    def cut(self, pairs: Pairs, lasts_ns: int | None = None) -> None:
         network = self.world.network
-        self.world.log("faults", "cut", pairs)
+        lasts = self.lasting() if lasts_ns is None else lasts_ns
+        one_way = any(pair[::-1] not in pairs for pair in pairs)
+        self._note("cut one way" if one_way else "cut", lasts, pairs)
         for pair in pairs:
             network.cut(*pair)
 
         def heal() -> None:
-            self.world.log("faults", "heal", pairs)
+            self.world.log("heals", pairs)
             for pair in pairs:
                 network.heal(*pair)
 
-        self.world.schedule(self._while(), heal)
+        self.after(lasts, heal)
 
-    def cut_one_way(self) -> None:
-        source, target = self.rng.sample(self.world.names, 2)
-        self._cut([(source, target)])
+    def both_ways(self, one: str, others: Iterable[str]) -> Pairs:
+        return [pair for other in others for pair in ((one, other), (other, one))]
 
-    def cut_both_ways(self) -> None:
-        source, target = self.rng.sample(self.world.names, 2)
-        self._cut([(source, target), (target, source)])
+    def around(self, name: str, ways: str) -> Pairs:
+        others = self.others(name)
+        return [(name, other) for other in others if ways != "in"] + [(o, name) for o in others if ways != "out"]
 
-    def _isolate(self, name: str) -> None:
-        others = [other for other in self.world.names if other != name]
-        ways = self.rng.choice(("in", "out", "both"))
-        pairs = [(name, other) for other in others if ways != "in"] + [(o, name) for o in others if ways != "out"]
-        if self.rng.random() < 0.5:
-            self._nats(name)
-        self._cut(pairs)
+    def isolate(self, name: str, lasts_ns: int | None = None) -> None:
+        if self.dice.random() < 0.5:
+            self.nats_down([name], lasts_ns)
+        self.cut(self.around(name, self.dice.choice(("in", "out", "both"))), lasts_ns)
 
-    def isolate(self) -> None:
-        self._isolate(self._some().name)
+    def flap(self, pairs: Pairs) -> None:
+        """Cut, healed, cut again: each time as long as an election takes, or a beat."""
+        for _ in range(self.dice.randint(3, 8)):
+            start = self.dice.randint(0, 3 * SECOND)
+            self.after(start, lambda: self.cut(pairs, self.dice.choice((60 * MS, 200 * MS, 600 * MS))))
 
-    def isolate_primary(self) -> None:
-        self._isolate(self._primary().name)
+    def lag(self, pairs: Pairs, delay_ns: tuple[int, int], lasts_ns: int | None = None) -> None:
+        """Messages take longer, one way: what the one believes about the other is old."""
+        lasts = self.lasting() if lasts_ns is None else lasts_ns
+        self._note("lag", lasts, pairs, delay_ns)
+        lags = self.world.network.lags
+        for pair in pairs:
+            lags[pair] = delay_ns
+        self.after(lasts, lambda: [lags.pop(pair, None) for pair in pairs] and None)
 
-    def break_links(self) -> None:
+    def break_links(self, count: int) -> None:
         links = self.world.network.links()
         if links:
-            for link in self.rng.sample(links, min(len(links), self.rng.choice((1, 1, 2, 6)))):
-                self.world.network.break_link(link, told=self.rng.random() < 0.8)
+            self._note("break", 0, count)
+            for link in self.dice.sample(links, min(len(links), count)):
+                self.world.network.break_link(link, told=self.dice.random() < 0.8)
 
     def slow_network(self) -> None:
-        network = self.world.network
-        network.delay_ns = (MS, self.rng.choice((20 * MS, 80 * MS, 200 * MS)))
+        network, lasts = self.world.network, self.lasting()
+        self._note("slow network", lasts)
+        network.delay_ns = (MS, self.dice.choice((20 * MS, 80 * MS, 200 * MS)))
 
         def heal() -> None:
             network.delay_ns = network.usual_ns
 
-        self.world.schedule(self._while(), heal)
+        self.after(lasts, heal)
 
-    def _nats(self, name: str) -> None:
-        self.world.network.nats_down.add(name)
-        self.world.schedule(self._while(), lambda: self.world.network.nats_down.discard(name))
+    def nats_down(self, names: list[str], lasts_ns: int | None = None) -> None:
+        lasts = self.lasting() if lasts_ns is None else lasts_ns
+        self._note("nats", lasts, names)
+        down = self.world.network.nats_down
+        down.update(names)
+        self.after(lasts, lambda: down.difference_update(names))
 
-    def nats_away(self) -> None:
-        for name in self.world.names:
-            self._nats(name)
+    # ---- disks ----------------------------------------------------------------------------------------
 
-    # ---- disks and frontends --------------------------------------------------------------------------
-
-    def slow_disk(self) -> None:
-        machine = self._some()
-        machine.disk_ns = (10 * MS, self.rng.choice((100 * MS, 600 * MS, 2 * SECOND)))
+    def slow_disk(self, machine: Machine, most_ns: int | None = None, lasts_ns: int | None = None) -> None:
+        lasts = self.lasting() if lasts_ns is None else lasts_ns
+        self._note("slow disk", lasts, machine.name)
+        usual = machine.disk_ns
+        machine.disk_ns = (10 * MS, most_ns or self.dice.choice((100 * MS, 600 * MS, 2 * SECOND)))
 
         def heal() -> None:
-            machine.disk_ns = (MS // 5, 3 * MS)
+            machine.disk_ns = min(usual, (MS // 5, 3 * MS))
 
-        self.world.schedule(self._while(), heal)
+        self.after(lasts, heal)
 
-    def fail_disk(self) -> None:
-        machine = self._some()
-        for volume in sorted(machine.disks):
-            if self.rng.random() < 0.7:
-                machine.fail_disk(volume)
-        life = machine.life
+    def hang_disk(self, machine: Machine) -> None:
+        lasts = self.lasting()
+        self._note("hung disk", lasts, machine.name)
+        machine.disk_hangs = True
+        self.after(lasts, machine.unhang)
 
-        def restart() -> None:
-            if self.world.faulty and machine.life == life and machine.alive:
+    def fail_disk(self, machine: Machine, call: str, away_ns: int | None = None) -> None:
+        """One volume's next call of that kind fails; the process is started again after a while."""
+        volumes = sorted(machine.disks)
+        if volumes and not self.world.fragile():
+            volume = self.dice.choice(volumes)
+            self._note(f"failed {call}", 0, machine.name, volume)
+            machine.disks[volume].refuses.add(call)
+            self._restart_later(machine, {volume})
+
+    def fill_disk(self, machine: Machine) -> None:
+        """No volume there can write until there is room again."""
+        if self.world.fragile():
+            return
+        self._note("full disk", 0, machine.name)
+        for disk in machine.disks.values():
+            disk.refuses.add("write")
+        self._restart_later(machine, set(machine.disks))
+
+    def _restart_later(self, machine: Machine, volumes: set[str]) -> None:
+        def repaired() -> None:
+            for volume in volumes & set(machine.disks):
+                machine.disks[volume].refuses.clear()
+            if any(disk.failure for disk in machine.disks.values()) and machine.alive:
                 machine.kill(power=False)
-                self.world.schedule(100 * MS, lambda: machine.alive or machine.start())
+                self._start_after(machine, 100 * MS)
 
-        self.world.schedule(self._while(), restart)
+        self.after(self.lasting(), repaired)
 
-    def move(self) -> None:
-        volume = self.rng.choice(sorted(self.world.volumes))
-        self.world.volumes[volume].move_to(self.rng.choice(self.world.names))
+    def rot(self, machine: Machine) -> None:
+        volumes = sorted(machine.disks)
+        if volumes:
+            disk = machine.disks[self.dice.choice(volumes)]
+            block = disk.rot(self.dice)
+            if block is not None:
+                self._note("bit rot", 0, machine.name, disk.volume, block)
+
+    # ---- volumes --------------------------------------------------------------------------------------
+
+    def move(self, volume: str, steal: str = "") -> None:
+        """Attached elsewhere."""
+        if volume in self.world.volumes:
+            self._note("move", 0, volume)
+            self.world.volumes[volume].move_to(self.dice.choice(self.world.names), steal)
+
+    def lose_application(self, volume: str) -> None:
+        """The node where it is attached dies, or seems to; its pod is started elsewhere (P6)."""
+        if volume not in self.world.volumes:
+            return
+        holder = self.world.machines[self.world.volumes[volume].wanted]
+        blow = self.dice.choice((self.kill, self.pause, lambda m, t: self.cut(self.around(m.name, "both"), t)))
+        blow(holder, self.dice.randint(700 * MS, 3 * SECOND))
+        self.after(self.dice.randint(0, 1 * SECOND), lambda: self.move(volume, "dead"))
+
+    def change_policy(self, volume: str) -> None:
+        dice, copies = self.dice, self.dice.randint(1, max(1, min(len(self.world.names) - 1, 4)))
+        asked = dice.choice((
+            ev.PolicyAsked(0, replicas=copies - 1),
+            ev.PolicyAsked(0, failure_mode=dice.choice(("hard", "soft", "alwayson", dice.randint(1, copies)))),
+            ev.PolicyAsked(0, on_unavailable=dice.choice(("suspend", "error"))),
+        ))  # fmt: skip
+        if volume in self.world.volumes:
+            self._note("policy", 0, volume, asked)
+            self.world.volumes[volume].change_policy(asked)
+
+    def move_primary(self, volume: str) -> None:
+        primary = self.primary(volume)
+        if volume in primary.leading and primary.listening():
+            wanted = self.dice.choice(("", self.dice.choice(self.world.names)))
+            self._note("move primary", 0, volume, wanted)
+            primary.ask(volume, ev.MoveAsked(self.world.request(), wanted, "the simulation wants it"))
+
+    def delete(self, volume: str) -> None:
+        if volume in self.world.volumes and not self.world.volumes[volume].deleting:
+            self._note("delete", 0, volume)
+            self.world.volumes[volume].delete()
+
+    # ---- stores ---------------------------------------------------------------------------------------
+
+    def lose_store(self, machine: Machine) -> None:
+        """Killed; when no volume counts on its copies any more, they are gone. Then it starts."""
+        if self.world.plan.grace_ns > LOST_GRACE_NS_MAX:
+            return
+        self._note("lost store", 2 * SECOND, machine.name)
+        machine.kill(power=False)
+        self._lose_when_out(machine, self.dice.randint(10, 40), self.dice.random() < 0.3)
+
+    def _lose_when_out(self, machine: Machine, looks: int, unreadable: bool) -> None:
+        if machine.alive or not looks:
+            self._start(machine)
+            return
+        if any(not self._can_lose(volume, disk.me) for volume, disk in machine.disks.items()):
+            self.world.schedule(100 * MS, self._lose_when_out, machine, looks - 1, unreadable)
+            return
+        for volume in sorted(machine.disks):
+            machine.lose_store(volume, unreadable=unreadable)
+        self._start(machine)
+
+    def _can_lose(self, volume: str, me: Voter) -> bool:
+        """Neither the committed record nor one on its way counts on its data, and a majority is left without it."""
+        agreed = self.world.checker.volume(volume)
+        if agreed.chosen is None or not self.world.faulty:
+            return False
+        for record in [agreed.chosen.record, *self._on_their_way(volume, agreed.chosen.stamp)]:
+            gone = sum(voter in agreed.gone or voter == me for voter in record.voters)
+            if me in record.in_sync or (len(record.voters) - gone) * 2 <= len(record.voters):
+                return False
+            if any(self._doubtful(volume, voter) for voter in record.in_sync):
+                return False
+        return True
+
+    def _doubtful(self, volume: str, voter: Voter) -> bool:
+        """It may have lost what was not flushed, or is about to."""
+        disk = self.world.machines[voter.node].disks.get(volume)
+        return disk is None or disk.unclean or bool(disk.refuses)
+
+    def _on_their_way(self, volume: str, chosen: Stamp) -> Iterator[Record]:
+        for machine in self.world.machines.values():
+            state = machine.node.volumes.get(volume) if machine.node is not None else None
+            disk = machine.disks.get(volume)
+            for slot in (state.brain.state.slot if state else None, disk.state.slot if disk and disk.state else None):
+                if slot is not None and slot.stamp > chosen:
+                    yield slot.record
+
+
+def _several(struck: Struck) -> list[Machine]:
+    names = struck.world.names
+    return [struck.world.machines[name] for name in struck.dice.sample(names, struck.dice.randint(2, len(names)))]
+
+
+def _either(struck: Struck) -> Machine:
+    return struck.primary() if struck.dice.random() < 0.5 else struck.some()
+
+
+def _pair(struck: Struck) -> tuple[str, str]:
+    source, target = struck.dice.sample(struck.world.names, 2)
+    return source, target
+
+
+def _each(struck: Struck, blow: Callable[[Machine], None]) -> None:
+    for machine in _several(struck):
+        blow(machine)
+
+
+SIMPLE: dict[str, tuple[int, Callable[[Struck], None]]] = {
+    "kill one": (8, lambda s: s.kill(s.some())),
+    "kill primary": (5, lambda s: s.kill(s.primary())),
+    "kill in the middle": (6, lambda s: s.light_fuse(_either(s), s.dice.randint(1, 60))),
+    "kill several": (3, lambda s: _each(s, s.kill)),
+    "stop one": (3, lambda s: s.stop(_either(s))),
+    "power off one": (4, lambda s: s.power_off(_either(s))),
+    "power off several": (3, lambda s: _each(s, s.power_off)),
+    "power off all": (3, lambda s: [s.power_off(m) for m in s.world.machines.values()] and None),
+    "pause one": (5, lambda s: s.pause(s.some())),
+    "pause primary": (4, lambda s: s.pause(s.primary())),
+    "cut one way": (5, lambda s: s.cut([_pair(s)])),
+    "cut both ways": (4, lambda s: s.cut([pair := _pair(s), pair[::-1]])),
+    "isolate": (5, lambda s: s.isolate(s.some().name)),
+    "isolate primary": (4, lambda s: s.isolate(s.primary().name)),
+    "flap": (3, lambda s: s.flap(s.around(_either(s).name, s.dice.choice(("in", "out", "both"))))),
+    "lag": (3, lambda s: s.lag([_pair(s)], (20 * MS, s.dice.choice((100 * MS, 400 * MS))))),
+    "break links": (7, lambda s: s.break_links(s.dice.choice((1, 1, 2, 6)))),
+    "slow network": (3, lambda s: s.slow_network()),
+    "nats away": (3, lambda s: s.nats_down(s.world.names)),
+    "slow disk": (4, lambda s: s.slow_disk(s.some())),
+    "hang disk": (2, lambda s: s.hang_disk(_either(s))),
+    "write error": (2, lambda s: s.fail_disk(_either(s), "write")),
+    "sync error": (2, lambda s: s.fail_disk(_either(s), "sync")),
+    "mark error": (1, lambda s: s.fail_disk(_either(s), "mark")),
+    "save error": (1, lambda s: s.fail_disk(_either(s), "save")),
+    "disk full": (2, lambda s: s.fill_disk(_either(s))),
+    "bit rot": (2, lambda s: s.rot(_either(s))),
+    "lose a store": (3, lambda s: s.lose_store(s.some())),
+    "move": (3, lambda s: s.move(s.volume())),
+    "steal": (1, lambda s: s.move(s.volume(), "an operator says so")),
+    "lose the application": (3, lambda s: s.lose_application(s.volume())),
+    "move primary": (6, lambda s: s.move_primary(s.volume())),
+    "change policy": (3, lambda s: s.change_policy(s.volume())),
+    "delete": (1, lambda s: s.delete(s.volume())),
+}
+"""Kind -> (weight, what it does)."""
+BLOWS = (
+    "kill", "fuse", "stop", "power", "pause", "cut", "cut one way", "lag", "break", "slow network", "nats", "slow disk",
+    "hung disk", "failed write", "failed sync", "failed mark", "failed save", "full disk", "bit rot", "lost store",
+    "move", "move primary", "policy", "delete",
+)  # fmt: skip
+"""What the coverage table counts."""

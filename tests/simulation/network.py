@@ -4,7 +4,7 @@ A link is a TCP connection, one per ordered pair of nodes, dialled by the first:
 lives, both ways. While a direction is cut its messages wait, and arrive late when the cut heals in time. A broken
 link delivers a prefix of what was on its way; each end learns of it at a moment of its own.
 
-NATS is the other way, for brain messages only: it loses, doubles, delays and reorders.
+NATS is the other way: it loses, doubles, delays and reorders.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from typing import Any, Protocol
 
 from stoscore.units import MS, SECOND
 
-Schedule = Callable[[int, Callable[[], None]], None]
-"""(delay, what)"""
+Schedule = Callable[..., None]
+"""(delay, what, *arguments)"""
+QUICK_NS = (MS // 10, MS)
+NATS_LOSS = 0.1
+NATS_DOUBLES = 0.1
 
 
 class End(Protocol):
@@ -37,6 +40,8 @@ class End(Protocol):
 class Lane:
     """One direction of a link."""
 
+    __slots__ = ("armed", "last_ns", "queue", "source", "target")
+
     def __init__(self, source: str, target: str):
         self.source = source
         self.target = target
@@ -46,6 +51,8 @@ class Lane:
 
 
 class Link:
+    __slots__ = ("acceptor", "acceptor_knows", "back", "broken", "dialler", "dialler_knows", "forth", "number")
+
     def __init__(self, number: int, dialler: End, acceptor: End):
         self.number = number
         self.dialler = dialler
@@ -59,19 +66,26 @@ class Link:
     def __repr__(self) -> str:
         return f"link {self.number} {self.dialler.name}->{self.acceptor.name}"
 
+    def ends(self) -> tuple[str, str]:
+        return self.dialler.name, self.acceptor.name
+
 
 class Network:
-    def __init__(self, rng: Random, now: Callable[[], int], schedule: Schedule):
+    def __init__(self, rng: Random, delay_ns: tuple[int, int], now: Callable[[], int], schedule: Schedule):
+        self._random = rng.random
         self._rng = rng
         self._now = now
         self._schedule = schedule
         self._ends: dict[str, End] = {}
         self._links: list[Link] = []
         self._number = 0
-        self.cuts: set[tuple[str, str]] = set()
+        self.cuts: dict[tuple[str, str], int] = {}
+        """(source, target) -> how many faults cut it."""
+        self.lags: dict[tuple[str, str], tuple[int, int]] = {}
+        """(source, target) -> least and most delay of a message, beyond the usual."""
         self.nats_down: set[str] = set()
-        self.usual_ns = rng.choice(((MS // 10, 2 * MS), (MS // 10, 2 * MS), (MS, 15 * MS), (5 * MS, 50 * MS)))
-        self.delay_ns = self.usual_ns
+        self.usual_ns = delay_ns
+        self.delay_ns = delay_ns
         """Of one message, least and most."""
 
     def join(self, end: End) -> None:
@@ -96,23 +110,32 @@ class Network:
         if link.broken:
             return
         lane = link.back if back else link.forth
-        low, high = self.delay_ns
-        due = max(lane.last_ns, self._now() + self._rng.randint(low, high))
+        due = self._now() + self._delay(lane.source, lane.target)
+        if due < lane.last_ns:
+            due = lane.last_ns
         lane.last_ns = due
         lane.queue.append((due, message))
-        self._arm(link, lane)
+        if not lane.armed:
+            self._arm(link, lane)
+
+    def _delay(self, source: str, target: str) -> int:
+        low, high = self.delay_ns
+        if self.lags and (source, target) in self.lags:
+            low, high = self.lags[source, target]
+        return low + int(self._random() * (high - low))
 
     def _arm(self, link: Link, lane: Lane) -> None:
         if lane.armed or not lane.queue or (lane.source, lane.target) in self.cuts:
             return
         lane.armed = True
-        self._schedule(max(0, lane.queue[0][0] - self._now()), lambda: self._deliver(link, lane))
+        self._schedule(max(0, lane.queue[0][0] - self._now()), self._deliver, link, lane)
 
     def _deliver(self, link: Link, lane: Lane) -> None:
         lane.armed = False
         if (lane.source, lane.target) in self.cuts:
             return
-        while lane.queue and lane.queue[0][0] <= self._now():
+        now = self._now()
+        while lane.queue and lane.queue[0][0] <= now:
             _, message = lane.queue.popleft()
             self._hand_over(link, lane, message)
         self._arm(link, lane)
@@ -137,12 +160,11 @@ class Network:
                 lane.queue.pop()
         rng = self._rng
         soon, late = (MS, 20 * MS), (200 * MS, 3 * SECOND)
-        quick = (
-            told and not {(link.dialler.name, link.acceptor.name), (link.acceptor.name, link.dialler.name)} & self.cuts
-        )
+        there, back = link.ends(), link.ends()[::-1]
+        quick = told and there not in self.cuts and back not in self.cuts
         floor = max(0, max(link.forth.last_ns, link.back.last_ns) - self._now()) + 1
-        self._schedule(floor + rng.randint(*(soon if quick else late)), lambda: self.close_dialler(link))
-        self._schedule(floor + rng.randint(*(soon if quick else late)), lambda: self.close_acceptor(link))
+        self._schedule(floor + rng.randint(*(soon if quick else late)), self.close_dialler, link)
+        self._schedule(floor + rng.randint(*(soon if quick else late)), self.close_acceptor, link)
 
     def close_dialler(self, link: Link) -> None:
         self.break_link(link)
@@ -157,7 +179,7 @@ class Network:
             link.acceptor.acceptor_end(link)
 
     def process_died(self, node: str, *, told: bool) -> None:
-        for link in [link for link in self._links if node in (link.dialler.name, link.acceptor.name)]:
+        for link in [link for link in self._links if node in link.ends()]:
             self.break_link(link, told=told)
             # What the dead process sent last may arrive; nothing reaches it any more.
             if link.dialler.name == node:
@@ -168,29 +190,38 @@ class Network:
     def links(self) -> list[Link]:
         return list(self._links)
 
-    # ---- cuts -----------------------------------------------------------------------------------------
+    # ---- faults ---------------------------------------------------------------------------------------
 
     def cut(self, source: str, target: str) -> None:
-        self.cuts.add((source, target))
+        self.cuts[source, target] = self.cuts.get((source, target), 0) + 1
 
     def heal(self, source: str, target: str) -> None:
-        self.cuts.discard((source, target))
+        """Ends one fault's cut."""
+        left = self.cuts.get((source, target), 0) - 1
+        if left > 0:
+            self.cuts[source, target] = left
+            return
+        self.cuts.pop((source, target), None)
         for link in self._links:
             for lane in (link.forth, link.back):
                 self._arm(link, lane)
 
-    def heal_all(self) -> None:
+    def heal_all(self, but: set[str]) -> None:
+        """Everything, except what concerns the nodes in `but`."""
         for pair in sorted(self.cuts):
-            self.heal(*pair)
-        self.nats_down.clear()
-        self.delay_ns = self.usual_ns
+            if not but.intersection(pair):
+                self.cuts[pair] = 1
+                self.heal(*pair)
+        self.lags = {pair: lag for pair, lag in self.lags.items() if but.intersection(pair)}
+        self.nats_down &= but
+        self.delay_ns = self.usual_ns if but else QUICK_NS
 
     # ---- NATS -----------------------------------------------------------------------------------------
 
     def publish(self, source: str, target: str, deliver: Callable[[], None], *, lossy: bool) -> None:
         rng = self._rng
-        if source in self.nats_down or target in self.nats_down or (lossy and rng.random() < 0.1):
+        if source in self.nats_down or target in self.nats_down or (lossy and rng.random() < NATS_LOSS):
             return
-        for _ in range(2 if lossy and rng.random() < 0.1 else 1):
+        for _ in range(2 if lossy and rng.random() < NATS_DOUBLES else 1):
             delay = rng.randint(MS, 60 * MS) if lossy else rng.randint(MS, 5 * MS)
             self._schedule(delay, deliver)

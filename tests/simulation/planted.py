@@ -12,8 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 from services.replica import driver
-from services.replica.brain import machine, membership, promises
-from services.replica.brain import messages as ms
+from services.replica.brain import agenda, candidacy, local, membership, promises, voting
 from services.replica.brain.promises import FOREVER_NS, BeatAnswer
 from services.replica.driver.volume import Pending
 from services.replica.replication import effects as fx
@@ -105,13 +104,13 @@ def reads_without_lease() -> Patch:
 
 def vote_after_restart() -> Patch:
     """P3: a voter votes at once after its process started."""
-    real = machine.Brain.__init__
+    real = local.Local.__init__
 
-    def init(self: machine.Brain, *given: Any, **named: Any) -> None:
+    def init(self: local.Local, *given: Any, **named: Any) -> None:
         real(self, *given, **named)
         self.silent_until_ns = 0
 
-    return patch.object(machine.Brain, "__init__", init)
+    return patch.object(local.Local, "__init__", init)
 
 
 def promises_forgotten() -> Patch:
@@ -183,36 +182,26 @@ def unclean_confirms() -> Patch:
 def lost_while_waiting() -> Patch:
     """A member that caught up and was lost before its turn is admitted all the same."""
 
-    def change_asked(self: machine.Brain, change: Any, now_ns: int) -> None:
-        if self.role == "leader":
-            self.waiting.append(change)
-            self._next_change(now_ns)
-
-    return patch.object(machine.Brain, "_change_asked", change_asked)
+    return patch.object(agenda.Agenda, "ask", lambda self, change: self.waiting.append(change))
 
 
 def unclean_by_own_record() -> Patch:
     """S3: an unclean candidate believes its own record, committed or not."""
 
-    def may_win(self: machine.Brain) -> bool:
-        answers, record = self.answers, self.record
-        assert record is not None
-        return not self.unclean or all(
-            voter == self.me or (isinstance(answers.get(voter), ms.PreVoteAnswer) and answers[voter].unclean)
-            for voter in record.in_sync
-        )
+    def may_win(me: Any, slot: Any, answers: Any) -> bool:
+        return all(voter == me or (voter in answers and answers[voter].unclean) for voter in slot.record.in_sync)
 
-    return patch.object(machine.Brain, "_may_win_unclean", may_win)
+    return patch.object(candidacy, "may_win", may_win)
 
 
 def record_not_compared() -> Patch:
     """A1: a vote does not look at the candidate's record."""
-    real = machine.refusal
+    real = voting.refusal
 
     def refusal(state: Any, asked: Any, **facts: Any) -> str:
         return real(state, replace(asked, stamp=state.slot.stamp) if state.slot else asked, **facts)
 
-    return patch.object(machine, "refusal", refusal)
+    return patch.object(voting, "refusal", refusal)
 
 
 PLANTED: dict[str, Callable[[], Patch]] = {

@@ -3,8 +3,9 @@
     written --> page cache --sync--> disk            a killed process keeps the page cache, a power loss does not
     marked  --> disk (when its completion is reported; before that, by chance)
 
-A block's content is a number, 0 for zeros; it is its own checksum. A torn block is not modelled: the real store
-rehashes marked regions from the data, so what a power loss leaves is one of the contents written since the sync.
+A block's content is a number, 0 for zeros; it is its own checksum. Blocks are stored whole or not at all (devices have
+4096-byte sectors), but a write of several blocks tears between them: what a power loss leaves is, block by block, one of
+the contents written since the last sync. What opening a directory finds is the table of `services/replica/store`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from random import Random
 
 from services.replica.brain import HardState, Voter
+from services.replica.replication import resync
 from services.replica.replication.replica import Share
-from services.replica.replication.resync import FANOUT
 from stoscore.units import REGION_BLOCKS
 
 TAIL_ENTRIES = 4096
@@ -22,6 +23,18 @@ TAIL_ENTRIES = 4096
 
 class StoreBroken(Exception):
     """The cores broke the store's contract."""
+
+
+class DiskFailed(Exception):
+    """The disk refused: an error of its own, or no space left."""
+
+
+class Rotten(Exception):
+    """A block's content does not match its checksum."""
+
+    def __init__(self, block: int):
+        super().__init__(f"block {block} does not match its checksum")
+        self.block = block
 
 
 class Disk:
@@ -39,13 +52,24 @@ class Disk:
         self.lingering: set[int] = set()
         """Unmarked in memory, maybe not on disk."""
         self.tail: list[tuple[int, int, int]] = []
+        """(seq, block, count) of the writes above the commit point."""
         self.commit = 0
         self.highest = 0
         self.lost_seq = 0
         self.doubted: set[int] = set()
+        """Regions that were marked when the tail was lost: what is unfinished in them is not known any better."""
         self.unclean = False
-        self.broken = False
-        """A sync failed: nothing is promised until the directory is opened again."""
+        self.failure = ""
+        """A write or sync failed: nothing is promised until the directory is opened again."""
+        self.votes = True
+        """It can store a hard state, if it failed."""
+        self.closed = False
+        """Closed cleanly since its last opening."""
+        self.refuses: set[str] = set()
+        """What the device fails at: "write", "sync", "mark", "save"."""
+        self.rotten: set[int] = set()
+        self.rotted: set[int] = set()
+        """Every block that has ever been rotten here."""
         self.lossy = False
         """Truth, unknown to the cores: a power loss took unsynced content and no clean sync has repaired it."""
 
@@ -54,39 +78,59 @@ class Disk:
     def _put(self, block: int, content: int) -> None:
         if block // REGION_BLOCKS not in self.marked:
             raise StoreBroken(f"block {block} is written and its region is not marked")
-        self.dirty.setdefault(block, [self.cache.get(block, 0)]).append(content)
+        kept = self.dirty.get(block)
+        if kept is None:
+            self.dirty[block] = [self.cache.get(block, 0), content]
+        else:
+            kept.append(content)
         self.cache[block] = content
+        if self.rotten:
+            self.rotten.discard(block)
 
     def write(self, seq: int, block: int, contents: Sequence[int]) -> None:
         self.note(seq, block, len(contents))
         for offset, content in enumerate(contents):
+            if "write" in self.refuses:
+                # The blocks before this one are written: a full disk tears a write in two.
+                self.unclean = True
+                raise DiskFailed("no space left on device")
             self._put(block + offset, content)
 
-    def copy(self, seq: int, block: int, contents: Sequence[int]) -> None:
-        self.write(seq, block, contents)
-
     def read(self, block: int, count: int) -> tuple[int, ...]:
+        """Raises Rotten."""
+        self._inside(block, count)
+        if self.rotten:
+            for at in range(block, block + count):
+                if at in self.rotten:
+                    raise Rotten(at)
+        get = self.cache.get
+        return tuple([get(b, 0) for b in range(block, block + count)])
+
+    def _inside(self, block: int, count: int) -> None:
         if block < 0 or count < 1 or block + count > self.size_blocks:
             raise StoreBroken(f"blocks {block} to {block + count} of a volume of {self.size_blocks}")
-        get = self.cache.get
-        return tuple(get(b, 0) for b in range(block, block + count))
 
     def digests(self, level: int, index: int, count: int) -> tuple[int, ...]:
-        """Nodes of the hash tree; level 0 is the blocks themselves."""
+        """Nodes of the hash tree over the stored checksums, which rot does not change; level 0 is the blocks."""
         if level == 0:
-            return self.read(index, count)
-        below = -(-self.size_blocks // FANOUT ** (level - 1))
-        out = []
-        for node in range(index, index + count):
-            start = node * FANOUT
-            children = self.digests(level - 1, start, min(FANOUT, below - start))
-            out.append(hash(children) if any(children) else 0)
-        return tuple(out)
+            self._inside(index, count)
+            get = self.cache.get
+            return tuple([get(b, 0) for b in range(index, index + count)])
+        span = resync.FANOUT**level
+        held: dict[int, list[tuple[int, int]]] = {}
+        low, high = index * span, (index + count) * span
+        inside = range(low, high) if high - low < len(self.cache) else self.cache
+        for block in inside:
+            content = self.cache.get(block, 0)
+            if content and low <= block < high:
+                held.setdefault(block // span, []).append((block, content))
+        return tuple([hash(tuple(sorted(held[n]))) if n in held else 0 for n in range(index, index + count)])
 
     # ---- tail -----------------------------------------------------------------------------------------
 
     def note(self, seq: int, block: int, count: int) -> None:
-        self.highest = max(self.highest, seq)
+        if seq > self.highest:
+            self.highest = seq
         if seq <= self.commit:
             return
         if len(self.tail) == TAIL_ENTRIES:
@@ -100,7 +144,7 @@ class Disk:
 
     def share(self) -> Share:
         """What may be unconfirmed here: the tail, or the marked regions when the tail can't tell."""
-        if self.doubted or self.lost_seq > self.commit:
+        if self.unclean or self.doubted or self.lost_seq > self.commit:
             ranges = tuple(
                 (region * REGION_BLOCKS, min(REGION_BLOCKS, self.size_blocks - region * REGION_BLOCKS))
                 for region in sorted(self.marked)
@@ -117,9 +161,12 @@ class Disk:
 
     def unmark(self, regions: Iterable[int]) -> None:
         gone = self.marked & set(regions)
-        for block in self.dirty:
-            if block // REGION_BLOCKS in gone and len(self.dirty[block]) > 1:
+        for block, contents in self.dirty.items():
+            if block // REGION_BLOCKS in gone and len(contents) > 1:
                 raise StoreBroken(f"region of block {block} is unmarked with an unsynced write in it")
+        for seq, block, count in self.tail:
+            if any(b // REGION_BLOCKS in gone for b in (block, block + count - 1)):
+                raise StoreBroken(f"T3: region of block {block} is unmarked above the commit point: {seq}")
         self.marked -= gone
         self.lingering |= gone
         self.doubted -= gone
@@ -142,20 +189,40 @@ class Disk:
         self.doubted = set()
         self.lossy = False
 
+    def fail(self, reason: str) -> None:
+        """Durably, if the disk still takes that (S3)."""
+        self.failure = reason
+        self.unclean = self.me.kind == "data"
+
+    def close(self) -> None:
+        """The orderly end: everything synced, unfinished regions stay marked, the clean mark names the tail."""
+        if self.failure or "sync" in self.refuses:
+            return
+        self.dirty.clear()
+        if self.unclean:
+            return
+        if not self.doubted and self.lost_seq <= self.commit:
+            kept = {b // REGION_BLOCKS for _, block, count in self.tail for b in (block, block + count - 1)}
+            self.marked &= kept
+        self.lingering.clear()
+        self.closed = True
+
     # ---- faults ---------------------------------------------------------------------------------------
 
     def killed(self, rng: Random, marking: Iterable[int]) -> None:
         """The process is gone: marks on their way may have arrived."""
         self.marked |= {region for region in sorted(marking) if rng.random() < 0.5}
-        if self.broken:
-            self.broken = False
+        if self.failure:
+            self.failure, self.votes = "", True
             self._forget(rng)
-            self.unclean = True
+            self.unclean = self.me.kind == "data"
 
     def power_lost(self, rng: Random, marking: Iterable[int]) -> None:
         lingering = {region for region in sorted(self.lingering) if rng.random() < 0.5}
         self.marked |= lingering | {region for region in sorted(marking) if rng.random() < 0.5}
-        self.broken = False
+        self.failure, self.votes = "", True
+        if self.closed:
+            return
         self._forget(rng)
         self.unclean = self.unclean or bool(self.marked)
 
@@ -175,3 +242,18 @@ class Disk:
         self.tail = []
         self.lost_seq = 0
         self.doubted = set(self.marked)
+
+    def rot(self, rng: Random) -> int | None:
+        """One block's content changes on the platter; says which."""
+        held = [block for block in self.cache if block not in self.dirty]
+        if not held:
+            return None
+        block = held[rng.randrange(len(held))]
+        self.rotten.add(block)
+        self.rotted.add(block)
+        return block
+
+    def validate(self) -> None:
+        assert all(seq > self.commit for seq, _, _ in self.tail), "the tail holds what is committed"
+        assert len(self.tail) <= TAIL_ENTRIES
+        assert all(contents[-1] == self.cache.get(block, 0) for block, contents in self.dirty.items())

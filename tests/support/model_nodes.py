@@ -24,9 +24,11 @@ from stoscore.messages import (
     Message,
     NodeEntry,
     NodeStatus,
+    PolicySet,
     Ranking,
     RankRequest,
     RecordModel,
+    Refusal,
     RemoteStatus,
     ReplicaStatus,
 )
@@ -151,6 +153,9 @@ class ModelCluster:
             if record.attachment and message.node in (None, record.attachment.node):
                 self._commit(record, attachment=None)
             return Empty()
+        if verb == "policy":
+            named = {name: value for name, value in message.model_dump(exclude={"v"}).items() if value is not None}
+            return PolicySet(record=self._commit(record, **named))
         assert verb == "delete", verb
         if record.attachment:
             raise precondition(f"attached to {record.attachment.node}")
@@ -230,13 +235,18 @@ class Switchboard:
     def _rank(self, request: RankRequest) -> Ranking:
         if self.rank_errors:
             raise self.rank_errors.pop(0)
-        names = list(self.cluster.nodes)[: request.copies + request.witnesses]
+        taken = {*request.beside, *request.exclude}
+        free = [name for name in self.cluster.nodes if name not in taken]
+        names = free[: request.copies + request.witnesses]
         kinds = ["data"] * request.copies + ["witness"] * request.witnesses
+        if len(names) < len(kinds):
+            raise StosError(Code.RESOURCE_EXHAUSTED, "too few nodes")
         chosen = [
             Choice(node=name, zone="", kind=kind, score=1, reasons=["model"])
             for name, kind in zip(names, kinds, strict=True)
         ]
-        return Ranking(instance="model", chosen=chosen, refused=[], bids=len(self.cluster.nodes))
+        refused = [Refusal(node=name, reason="not needed") for name in free[len(names) :]]
+        return Ranking(instance="model", chosen=chosen, refused=refused, bids=len(self.cluster.nodes))
 
 
 class ModelCatalogue:

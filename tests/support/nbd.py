@@ -33,6 +33,7 @@ class Nodes:
         self.flushes = self.fua_writes = 0
         self.rotten = False
         self.errno = 0
+        self.fenced = False
         self.held: list[tuple[str, Frame]] | None = None
         """A list: requests are taken and not answered."""
 
@@ -52,7 +53,10 @@ class Nodes:
         if node not in self.up or frame.type == Type.CLOSE:
             return
         serves = node == self.primary
-        if frame.type == Type.OPEN and serves:
+        if self.fenced:
+            refusal = b'{"message": "attached elsewhere", "hint": ""}'
+            self.answer(node, pack(Type.REFUSED, epoch=self.epoch, id=frame.id, x=2, length=len(refusal)), refusal)
+        elif frame.type == Type.OPEN and serves:
             self.session[node] = frame.id
             self.answer(node, pack(Type.OPENED, epoch=self.epoch, id=frame.id, x=SIZE // 4096))
         elif not serves or frame.x != self.session.get(node):

@@ -54,7 +54,7 @@ def elect(machine: Brain, *granting: Voter, now_ns: int = 0) -> list[ev.Effect]:
     """Let it stand at `now_ns` and be voted for; returns the effects of the last answer."""
     step(machine, ev.TimePassed(), now_ns)
     assert machine.role == "pre-voting", machine.role
-    asked = machine.asking_epoch
+    asked = machine.candidacy.asking_epoch
     for voter in granting:
         answer = ms.PreVoteAnswer("v", voter, machine.me, asked, True, asked - 1)
         step(machine, ev.Received(answer), now_ns)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from benchmarks.comparison import load, regressions
+from benchmarks.contenders import Nbdkit, Quorum
 from benchmarks.fio import Figures
 from benchmarks.report import Round, ratios, save, summary, table
 
@@ -42,12 +46,38 @@ def test_one_contender_alone_has_no_ratio() -> None:
 
 
 def test_the_file_names_the_machine_and_every_round(tmp_path: Path) -> None:
-    path = tmp_path / "results" / "speed.json"
-    save(path, summary(ROUNDS), ROUNDS, {"fio": "fio-3.33"})
-    found = json.loads(path.read_text())
+    directory = tmp_path / "results"
+    save(directory, summary(ROUNDS), ROUNDS, {"fio": "fio-3.33"})
+    found = json.loads((directory / "speed.json").read_text())
+    assert len((directory / "speed.csv").read_text().splitlines()) == 1 + len(found["results"])
     assert found["machine"]["cores"] >= 1
     assert len(found["rounds"]) == len(ROUNDS)
     assert {"job", "contender", "iops", "mbps", "mean_us", "p50_us", "p99_us", "p999_us", "cpu_us_per_op"} <= set(
         found["results"][0]
     )
     assert "randwrite-4k-q16" in table(found["results"])
+
+
+def test_a_regression_is_named_and_noise_is_not(tmp_path: Path) -> None:
+    save(tmp_path, summary(ROUNDS), ROUNDS, {})
+    before = load(tmp_path / "speed.json")
+    assert regressions(before, summary(ROUNDS), "floor") == []
+    slower = [one("floor", 1000, {"p": 100_000}, {"p"}), one("stos", 1000, {"n1": 200_000}, {"n1"})]
+    (line,) = regressions(before, summary(slower), "floor")
+    assert line == "regression: randwrite-4k-q16 stos: CPU 1.70 x the floor's before, 2.00 x now"
+
+
+def test_another_machine_is_not_compared(tmp_path: Path) -> None:
+    save(tmp_path, summary(ROUNDS), ROUNDS, {})
+    path = tmp_path / "speed.json"
+    content = json.loads(path.read_text())
+    content["machine"]["cpu"] = "another"
+    path.write_text(json.dumps(content))
+    assert load(path) == []
+    assert load(tmp_path / "missing.json") == []
+
+
+def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    for contender in (Nbdkit(tmp_path), Quorum(tmp_path)):
+        assert "apt install" in contender.missing()

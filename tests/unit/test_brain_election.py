@@ -6,51 +6,77 @@ from dataclasses import replace
 
 import pytest
 
-from services.replica.brain import Facts, Stamp, Timing
-from services.replica.brain.election import Asked, may_stand, rank, refusal
-from tests.support.voters import LEASE, A, B, C, W, hard, record, slot
+from services.replica.brain import Stamp, Timing
+from services.replica.brain.ballot import Ballot, refusal
+from services.replica.brain.election import may_stand, rank
+from tests.support.voters import A, B, C, W, hard, record, slot
 
-STATE = hard(B, slot(record(A, B, W), 3, 7), epoch=3)
-ASKED = Asked(A, 4, Stamp(0, 3, 7), unclean=False)
-CALM = {"now_ns": LEASE, "silent_until_ns": 0, "facts": Facts(), "leading": False, "unclean": False}
+ASKED = Ballot(
+    candidate=A,
+    asked_epoch=4,
+    candidate_stamp=Stamp(0, 3, 7),
+    candidate_unclean=False,
+    pre=False,
+    released=0,
+    me=B,
+    epoch=3,
+    voted_for=None,
+    stamp=Stamp(0, 3, 7),
+    voters=(A, B, W),
+    in_sync=(A, B),
+    unclean=False,
+    silent_ns=0,
+    promised_ns=0,
+    promised_to="",
+    other_promise_ns=0,
+    lease_ns=0,
+)
+PROMISED = replace(ASKED, promised_ns=1, promised_to="c", other_promise_ns=0)
 
 
 def test_a_vote_is_granted_when_nothing_speaks_against_it() -> None:
-    assert refusal(STATE, ASKED, **CALM) == ""
+    assert refusal(ASKED) == ""
+    assert ASKED.judge().kind == "grant"
 
 
 @pytest.mark.parametrize(
-    ("state", "asked", "facts", "reason"),
+    ("ballot", "reason"),
     [
-        (hard(B, None), ASKED, {}, "no record yet"),
-        (STATE, ASKED, {"silent_until_ns": LEASE + 1}, "P3"),
-        (STATE, replace(ASKED, epoch=2), {}, "not above"),
-        (replace(STATE, voted_for=C), replace(ASKED, epoch=3), {}, "not above"),
-        (STATE, ASKED, {"facts": Facts(promised_until_ns=LEASE + 1)}, "P1"),
-        (STATE, ASKED, {"leading": True, "facts": Facts(lease_until_ns=LEASE + 1)}, "live lease"),
-        (STATE, replace(ASKED, stamp=Stamp(0, 3, 6)), {}, "A1"),
-        (STATE, replace(ASKED, stamp=Stamp(0, 2, 9)), {}, "A1"),
-        (STATE, replace(ASKED, candidate=W), {}, "witness"),
-        (STATE, replace(ASKED, unclean=True), {}, "S3"),
+        (replace(ASKED, silent_ns=1), "P3"),
+        (replace(ASKED, asked_epoch=2), "not above"),
+        (replace(ASKED, asked_epoch=3, voted_for=C), "not above"),
+        (replace(ASKED, asked_epoch=3, pre=True), "not above"),
+        (PROMISED, "c holds a live promise (P1)"),
+        (replace(PROMISED, released=2), "P1"),
+        (replace(PROMISED, released=3, other_promise_ns=1), "P1"),
+        (replace(ASKED, lease_ns=1), "live lease"),
+        (replace(ASKED, candidate_stamp=Stamp(0, 3, 6)), "A1"),
+        (replace(ASKED, candidate_stamp=Stamp(0, 2, 9)), "A1"),
+        (replace(ASKED, candidate=W), "witness"),
+        (replace(ASKED, candidate=C), "no voter"),
+        (replace(ASKED, candidate_unclean=True), "S3"),
     ],
 )
-def test_refusals(state, asked, facts, reason) -> None:  # type: ignore[no-untyped-def]
-    assert reason in refusal(state, asked, **{**CALM, **facts})
+def test_refusals(ballot: Ballot, reason: str) -> None:
+    assert reason in refusal(ballot)
+    verdict = ballot.judge()
+    assert verdict.kind == "refuse"
+    assert reason in verdict.outcome
 
 
 @pytest.mark.parametrize(
-    ("state", "asked", "facts"),
+    "ballot",
     [
-        (replace(STATE, voted_for=A), replace(ASKED, epoch=3), {}),  # the same vote again
-        (STATE, ASKED, {"facts": Facts(promised_until_ns=LEASE)}),  # the promise has just ended
-        (STATE, ASKED, {"leading": True, "facts": Facts(lease_until_ns=LEASE)}),
-        (STATE, replace(ASKED, unclean=True), {"unclean": True}),  # both may have lost something
-        (hard(W, slot(record(A, B, W), 3, 7), epoch=3), replace(ASKED, unclean=True), {}),  # no copy to protect
-        (STATE, replace(ASKED, stamp=Stamp(0, 4, 1)), {}),  # a newer epoch beats a higher version
+        replace(ASKED, asked_epoch=3, voted_for=A),  # the same vote again
+        replace(PROMISED, released=3),  # the leader of the stored epoch named this candidate (P5)
+        replace(ASKED, candidate_unclean=True, unclean=True),  # both may have lost something
+        replace(ASKED, candidate_unclean=True, me=W),  # no copy to protect
+        replace(ASKED, candidate_stamp=Stamp(0, 4, 1)),  # a newer epoch beats a higher version
+        replace(ASKED, candidate=C, candidate_stamp=Stamp(0, 3, 8)),  # a voter of a record that we do not have yet
     ],
 )
-def test_grants(state, asked, facts) -> None:  # type: ignore[no-untyped-def]
-    assert refusal(state, asked, **{**CALM, **facts}) == ""
+def test_grants(ballot: Ballot) -> None:
+    assert refusal(ballot) == ""
 
 
 def test_only_an_in_sync_data_replica_may_stand() -> None:

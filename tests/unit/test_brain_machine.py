@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from services.replica.brain import Facts, Stamp
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
@@ -22,9 +24,9 @@ def leader(*, in_sync=None, version: int = 1):  # type: ignore[no-untyped-def]
 def test_the_first_of_the_set_stands_at_once_and_the_others_wait_their_turn() -> None:
     due = [brain(voter, ABC).next_deadline_ns(Facts()) for voter in (A, B, C)]
     assert due == [0, TIMING.election_step_ns, 2 * TIMING.election_step_ns]
-    assert brain(W, ABW).election_at_ns is not None
+    assert brain(W, ABW).candidacy.election_at_ns is not None
     step(witness := brain(W, ABW), ev.TimePassed(), LEASE)
-    assert (witness.role, witness.election_at_ns) == ("follower", None)
+    assert (witness.role, witness.candidacy.election_at_ns) == ("follower", None)
 
 
 def test_pre_vote_then_vote_then_its_own_record_again_before_anything_else() -> None:
@@ -73,7 +75,7 @@ def test_a_restarted_voter_is_silent_for_the_longest_lease() -> None:
 def test_a3_a_refused_candidate_takes_over_the_newer_record_and_stands_again() -> None:
     """{A,B,W}: an attach record is on A and W, A dies; W refuses B for ever and may not stand itself."""
     machine = brain(B, ABW)
-    machine.election_at_ns = 0
+    machine.candidacy.election_at_ns = 0
     step(machine, ev.TimePassed())
     newer = slot(record(A, B, W, primary=A), 2, 5)
     step(machine, ev.Received(ms.PreVoteAnswer("v", W, B, 1, False, 2, "older", newer)))
@@ -118,7 +120,7 @@ def test_a_leader_that_hears_of_a_higher_epoch_resigns_and_stands_above_it() -> 
     assert any(isinstance(effect, ev.StopLeading) for effect in out)
     assert ev.Reply(7, "NOT_PRIMARY", "it stopped being the primary") in out
     step(machine, ev.TimePassed(), LEASE)
-    assert machine.asking_epoch == 10
+    assert machine.candidacy.asking_epoch == 10
 
 
 def test_a5_a_leader_without_promises_resigns_after_one_lease() -> None:
@@ -134,7 +136,7 @@ def test_a5_a_leader_without_promises_resigns_after_one_lease() -> None:
 def stand_unclean(*answers: ms.PreVoteAnswer, accepted):  # type: ignore[no-untyped-def]
     machine = brain(A, accepted, epoch=accepted.stamp.epoch, unclean=True)
     step(machine, ev.TimePassed(), LEASE)
-    assert machine.asking_epoch == accepted.stamp.epoch + 1
+    assert machine.candidacy.asking_epoch == accepted.stamp.epoch + 1
     for answer in answers:
         step(machine, ev.Received(answer), LEASE)
     return machine
@@ -173,6 +175,19 @@ def test_s3_the_set_that_a_majority_holds_is_the_one_that_counts() -> None:
     assert stand_unclean(pre(C, before), pre(B, before), accepted=again).role == "voting"
 
 
+def test_s3_a_record_that_was_certainly_replaced_names_nobody() -> None:
+    """A, alone in sync, detaches and loses power before anybody else has stored that. B holds the record before, which
+    was committed or A would not have gone on; W holds one of long ago that names B, who is clean."""
+    newest = slot(record(A, B, W, in_sync=[A]), 2, 10)
+    before = slot(record(A, B, W, in_sync=[A]), 2, 9)
+    long_ago = slot(record(A, B, W, in_sync=[A, B]), 2, 6)
+    assert stand_unclean(pre(W, long_ago), accepted=newest).role == "pre-voting", "B may hold what nobody knows of"
+    assert stand_unclean(pre(W, long_ago), pre(B, before), accepted=newest).role == "voting"
+    assert stand_unclean(pre(W, long_ago), pre(B, long_ago), accepted=newest).role == "pre-voting"
+    other, first = slot(record(A, B, W, in_sync=[A, B]), 1, 9), slot(record(A, B, W, in_sync=[A, B]), 1, 1)
+    assert stand_unclean(pre(W, first), pre(B, other), accepted=newest).role == "pre-voting", "of another reign"
+
+
 def test_s3_an_unclean_candidate_hands_the_record_on_to_the_clean_member_that_it_admits() -> None:
     """A admits B, stores that record, and loses power before anybody else has it: A may not lead, B holds everything
     and does not know that it is in sync, and the volume would stand still for ever."""
@@ -184,7 +199,7 @@ def test_s3_an_unclean_candidate_hands_the_record_on_to_the_clean_member_that_it
     assert told == ms.Refused("v", A, B, 2, admits)
     member = brain(B, before, epoch=2)
     step(member, ev.Received(told), LEASE)
-    assert member.state.slot == admits and member.election_at_ns is not None
+    assert member.state.slot == admits and member.candidacy.election_at_ns is not None
 
 
 def test_s3_a_clean_member_does_not_follow_an_unclean_voter_out_of_the_set() -> None:
@@ -210,7 +225,7 @@ def test_a_clean_refuser_with_a_newer_record_is_believed() -> None:
     step(machine, ev.TimePassed(), LEASE)
     step(machine, ev.Received(ms.PreVoteAnswer("v", C, B, 3, False, 2, "older", newer, stamp=newer.stamp)), LEASE)
     assert machine.state.slot == newer
-    assert machine.election_at_ns is None, "it is not in sync any more"
+    assert machine.candidacy.election_at_ns is None, "it is not in sync any more"
 
 
 def test_the_same_events_give_the_same_decisions() -> None:
@@ -247,3 +262,63 @@ def test_an_orderly_end_lets_go_at_once() -> None:
     out = step(machine, ev.Stopping())
     assert any(isinstance(effect, ev.StopLeading) for effect in out)
     assert step(machine, ev.TimePassed()) == []
+
+
+def test_s3_a_member_that_was_made_clean_between_pre_vote_and_vote_stops_an_unclean_candidate() -> None:
+    """B said in its pre-vote that it is unclean; then the sync ended that a primary, dead by now, had asked it for."""
+    both = slot(record(A, B, C, in_sync=[A, B]), 2, 6)
+    machine = stand_unclean(pre(C, both), pre(B, both, unclean=True), accepted=both)
+    step(machine, ev.Received(ms.VoteAnswer("v", C, A, 3, True, 3)), LEASE)
+    assert machine.role == "voting"
+    step(machine, ev.Received(ms.VoteAnswer("v", B, A, 3, False, 3, "clean by now")), LEASE)
+    assert machine.role == "voting"
+    again = stand_unclean(pre(C, both), pre(B, both, unclean=True), accepted=both)
+    step(again, ev.Received(ms.VoteAnswer("v", C, A, 3, True, 3)), LEASE)
+    step(again, ev.Received(ms.VoteAnswer("v", B, A, 3, True, 3, unclean=True)), LEASE)
+    assert again.role == "leader"
+
+
+def test_a_member_that_caught_up_is_not_let_go_for_what_was_before() -> None:
+    """Its failure waited for a majority; reconsidered later, it would leave for good, for it has caught up already and
+    never says so again."""
+    machine = brain(A, ABC)
+    elect(machine, B)
+    accept(machine, B)
+    step(machine, ev.MemberFailed(C, "its host lost power"))
+    step(machine, ev.MemberCaughtUp(C))
+    proposals = [m for m in sent(step(machine, ev.PeerUp(B.node))) if isinstance(m, ms.Propose)]
+    assert {message.slot.record.in_sync for message in proposals} <= {(A, B, C)}
+
+
+def test_i3_the_leader_of_a_tombstone_asks_again_whether_the_data_are_gone() -> None:
+    """B's word was lost with B's link, A's own link stood: nobody came back, nobody lagged, and nothing was removed."""
+    machine = leader()
+    for node in ("b", "c"):
+        step(machine, ev.PeerUp(node))
+    accept(machine, C)
+    step(machine, ev.DeleteAsked(1))
+    accept(machine, B, C)
+    step(machine, ev.DataErased())
+    step(machine, ev.Received(ms.Erased("v", C, A, 1)))
+    due = machine.next_deadline_ns(Facts())
+    assert due is not None
+    told = sent(step(machine, ev.TimePassed(), due))
+    assert [(type(message), message.target) for message in told] == [(ms.Committed, B)]
+    later = machine.next_deadline_ns(Facts())
+    assert later is not None and later > due
+    out = sent(step(machine, ev.Received(ms.Erased("v", B, A, 1)), due))
+    assert {message.target for message in out if isinstance(message, ms.Forget)} == {B, C}
+
+
+def test_i3_two_that_missed_the_last_word_of_a_deletion_tell_each_other_that_nothing_is_left() -> None:
+    """The leader and the third have forgotten the volume; B and C were away when they were told to."""
+    gone = slot(replace(record(A, B, C), deleted=True), 2, 6)
+    b, c = brain(B, gone, epoch=2, fresh=False), brain(C, gone, epoch=2, fresh=False)
+    for voter, machine in ((B, b), (C, c)):
+        step(machine, ev.Received(ms.Committed("v", A, voter, 2, gone.stamp)))
+        step(machine, ev.DataErased())
+    asked = ms.Enquire("v", B, C, 2, gone.stamp)
+    (answer,) = sent(step(c, ev.Received(asked)))
+    assert answer == ms.Erased("v", C, B, 2)
+    assert ev.ForgetVolume() not in step(b, ev.Received(answer)), "A may hold data"
+    assert ev.ForgetVolume() in step(b, ev.Received(ms.Unknown("v", A, B)))

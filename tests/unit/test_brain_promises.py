@@ -107,6 +107,18 @@ def test_unclaim_releases_the_promise_and_says_who_lost_its_leader() -> None:
     assert (lease(x), y.promised_until("v")) == (0, 0)
 
 
+def test_a_member_that_came_is_asked_and_one_that_went_is_not_and_the_others_go_on_promising() -> None:
+    x, y = pair()
+    x.on_answer("y", y.on_beat("x", x.beat("y", 10), 20))
+    told = x.claim("v", 0, 3, ("y", "z"))
+    assert [node for node, _ in told] == ["z"]
+    assert lease(x) == 10 + COUNTED, "y is not asked again: its promise holds all the time"
+    told = x.claim("v", 0, 3, ("z",))
+    assert [node for node, _ in told] == ["y"]
+    assert deliver(told, x, y, stores(v=3)) == ["v"]
+    assert lease(x) == 0
+
+
 def test_a_new_process_of_the_leader_does_not_lift_the_promise_to_the_old_one() -> None:
     x, y = pair()
     x.on_answer("y", y.on_beat("x", x.beat("y", 10), 20))
@@ -120,8 +132,8 @@ def test_answers_to_another_process_are_not_ours() -> None:
     beat = x.beat("y", 10)
     again = Promises(TIMING, 12)
     assert not again.on_answer("y", y.on_beat("x", beat, 20))
-    assert x.on_answer("y", BeatAnswer(beat.number, 11, 0, 0, LEASE))
-    assert not x.on_answer("y", BeatAnswer(beat.number, 11, 0, 0, LEASE)), "each beat is answered once"
+    assert x.on_answer("y", BeatAnswer(beat.number, 11, 0, 0, LEASE, 22))
+    assert not x.on_answer("y", BeatAnswer(beat.number, 11, 0, 0, LEASE, 22)), "each beat is answered once"
 
 
 def test_a_confirmation_lost_with_its_link_is_said_again_on_the_next() -> None:
@@ -144,3 +156,79 @@ def test_stale_claims_are_ignored() -> None:
     assert y.on_claims("x", first[1], known) == ([], [])  # type: ignore[arg-type]
     x.on_answer("y", y.on_beat("x", x.beat("y", 10), 20))
     assert x.lease_until("u", 5, "x", ("x", "y")) == lease(x) == 10 + COUNTED
+
+
+# ---- over the bus, which keeps no order and does not end with a process ---------------------------------
+
+
+def test_a_confirmation_that_was_overtaken_covers_nothing_again() -> None:
+    """Y confirms v, raises its epoch and says so; the first CONFIRM arrives last. Believed, the answers to later beats
+    would count for v as well, where Y votes for Z."""
+    x, y = Promises(TIMING, 11), Promises(TIMING, 22)
+    (claims,) = [message for _, message in x.claim("v", 0, 3, ("y",))]
+    answers, _ = y.on_claims("x", claims, stores(v=3))  # type: ignore[arg-type]
+    (late,) = [message for _, message in answers]
+    (withdrawn,) = [message for _, message in y.raised("v", 4)]
+    x.on_confirm("y", withdrawn)  # type: ignore[arg-type]
+    x.on_answer("y", y.on_beat("x", x.beat("y", 10), 20))
+    x.on_confirm("y", late)  # type: ignore[arg-type]
+    assert lease(x) == 0
+
+
+def test_a_confirmation_of_another_process_begins_anew() -> None:
+    x, y = pair()
+    x.on_answer("y", y.on_beat("x", x.beat("y", 10), 20))
+    assert lease(x) == 10 + COUNTED
+    again = Promises(TIMING, 33)
+    late = again.on_beat("x", x.beat("y", 30), 40)
+    x.on_answer("y", late)
+    assert lease(x) == 10 + COUNTED, "it has confirmed nothing"
+    assert not x.fits("y", late), "so the claims are announced again"
+    deliver(x.announce("y"), x, again, stores(v=3))
+    assert lease(x) == 0, "what the old process promised is not added to what the new one covers"
+    x.on_answer("y", again.on_beat("x", x.beat("y", 50), 60))
+    assert lease(x) == 50 + COUNTED
+
+
+def test_claims_said_again_do_not_spoil_the_answers_under_way() -> None:
+    x, y = pair()
+    beat = x.beat("y", 10)
+    answer = y.on_beat("x", beat, 20)
+    deliver(x.announce("y"), x, y, stores(v=3))
+    x.on_answer("y", answer)
+    assert lease(x) == 10 + COUNTED
+
+
+def test_a_lease_outlives_a_new_link() -> None:
+    """The promiser goes on to keep what it promised, its next process too (P3)."""
+    x, y = pair()
+    x.on_answer("y", y.on_beat("x", x.beat("y", 10), 20))
+    deliver(x.link_up("y"), x, y, stores(v=3))
+    assert lease(x) == 10 + COUNTED
+
+
+def test_p5_a_release_lifts_the_promise_of_its_volume_and_epoch_alone() -> None:
+    x, y = Promises(TIMING, 11), Promises(TIMING, 22)
+    known = stores(v=3, u=3)
+    deliver(x.claim("v", 0, 3, ("y",)), x, y, known)
+    deliver(x.claim("u", 0, 3, ("y",)), x, y, known)
+    x.on_answer("y", y.on_beat("x", x.beat("y", 10), 20))
+    assert y.lift("v", "x", 2) == y.lift("v", "z", 3) == []
+    assert y.promised_until("v") == 20 + LEASE
+    deliver(y.lift("v", "x", 3), x, y, known)
+    assert y.promised_until("v") == 0 and y.promised_until("u") == 20 + LEASE
+    assert lease(x) == 0
+    y.raised("v", 4)
+    assert y.promised_until("v") == 0, "lifted, it does not linger either"
+
+
+def test_what_lingers_of_an_earlier_leader_is_not_released_by_a_later_one() -> None:
+    x, y = pair()
+    x.on_answer("y", y.on_beat("x", x.beat("y", 10), 20))
+    y.raised("v", 4)
+    z = Promises(TIMING, 44)
+    for _, claims in z.claim("v", 0, 4, ("y",)):
+        y.on_claims("z", claims, stores(v=4))  # type: ignore[arg-type]
+    y.on_beat("z", z.beat("y", 30), 40)
+    assert y.promised_until("v") == 40 + LEASE
+    assert y.promised_besides("v", 4) == 20 + LEASE

@@ -84,7 +84,7 @@ def test_the_account_says_what_each_role_may() -> None:
 def test_every_subject_is_pinned_to_a_name_or_is_one_of_few(role: Any) -> None:
     told_by_one = {"certs": "stos.v1.certs.trust", "nats": "$KV.stos-catalogue.>"}
     for subject in role.publish:
-        pinned = subject.endswith((f".by.{role.name}.{{{{name()}}}}", ".brain.{{name()}}"))
+        pinned = subject.endswith((f".by.{role.name}.{{{{name()}}}}", ".brain.{{name()}}", ".beat.{{name()}}"))
         event = subject.startswith(("stos.v1.events.{{name()}}.", "stos.v1.events.svc:{{name()}}."))
         stream = subject.startswith("$JS.API.STREAM.") and role.name in ("certs", "nats")
         assert pinned or event or stream or subject == told_by_one.get(role.name), subject

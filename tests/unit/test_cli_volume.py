@@ -71,9 +71,45 @@ def test_create_as_json(stos: Stos) -> None:
     assert stos("volume", "create", "data", "--size", "1GiB")["volume"] == made["volume"]
 
 
+def test_a_policy_is_chosen_at_creation_and_changed_later(stos: Stos) -> None:
+    made = stos("volume", "create", "data", "--size", "1GiB", "--failure-mode", "2", "--on-unavailable", "error")
+    assert (made["failure_mode"], made["on_unavailable"]) == (2, "error")
+    told = stos("volume", "set", "data", "--failure-mode", "soft", table=True)
+    assert told == "volume data: 3 copies, failure mode soft, on-unavailable error\n"
+    changed = stos("volume", "set", "data", "--replicas", "3", "--on-unavailable", "suspend")
+    assert changed == {
+        "name": "data",
+        "volume": made["volume"],
+        "replicas": 3,
+        "failure_mode": "soft",
+        "on_unavailable": "suspend",
+    }
+    shown = stos("volume", "show", "data")
+    assert (shown["copies"], shown["health"]) == (4, "degraded"), "the fourth copy is not there yet"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--failure-mode", "gentle"],
+        ["--failure-mode", "0"],
+        ["--failure-mode", "7"],
+        ["--on-unavailable", "panic"],
+        ["--replicas", "6"],
+    ],
+)
+def test_an_impossible_policy_is_refused_before_anything_is_asked(stos: Stos, arguments: list[str]) -> None:
+    stos("volume", "create", "data", "--size", "1GiB")
+    error = stos("volume", "set", "data", *arguments, code=EXIT_CODE[Code.INVALID_ARGUMENT])["error"]
+    assert error["code"] == Code.INVALID_ARGUMENT and error["next_step"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
+        (["data", "--size", "1GiB", "--failure-mode", "4"], Code.INVALID_ARGUMENT),
+        (["data", "--size", "1GiB", "--on-unavailable", "no"], Code.INVALID_ARGUMENT),
         (["data", "--size", "0"], Code.INVALID_ARGUMENT),
         (["data", "--size", "-5"], Code.INVALID_ARGUMENT),
         (["data", "--size", "much"], Code.INVALID_ARGUMENT),

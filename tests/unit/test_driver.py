@@ -5,7 +5,7 @@ from __future__ import annotations
 from services.replica.brain import Beat, BeatAnswer, HardState
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
-from services.replica.driver import Decided, Node, Order, Save, ToBrain, ToPeer
+from services.replica.driver import Decided, Node, Order, Save, TellServing, ToBrain, ToPeer
 from services.replica.replication.replica import Share
 from tests.support.voters import LEASE, TIMING, A, B, C, record, slot
 
@@ -27,7 +27,14 @@ def kinds(orders: list[Order]) -> list[type]:
 def up(node: Node, peer: str, now_ns: int = 0) -> None:
     node.link_up(peer, now_ns)
     (beat,) = [o.message for o in node.take() if isinstance(o, ToPeer) and isinstance(o.message, Beat)]
-    node.pair_message(peer, BeatAnswer(beat.number, 7, 0, 0, LEASE), now_ns)
+    node.pair_message(peer, BeatAnswer(beat.number, 7, 0, 0, LEASE, 9), now_ns)
+
+
+def save_all(node: Node) -> None:
+    """The disk is quick: until nothing waits for it."""
+    while saves := [order for order in node.take() if isinstance(order, Save)]:
+        for save in saves:
+            node.saved("v", save.ticket, 0)
 
 
 def test_what_depends_on_the_hard_state_waits_for_it() -> None:
@@ -55,14 +62,29 @@ def test_every_save_holds_what_came_before_it() -> None:
     assert node.role(node.volumes["v"]) == "primary"
 
 
+def test_a_frontends_node_that_comes_back_is_told_who_serves() -> None:
+    """It may have been started again with voters in its list that were all replaced since."""
+    node = make()
+    node.ask("v", ev.Founded(record(A)), 0)
+    node.time_passed(0)
+    save_all(node)
+    node.ask("v", ev.AttachAsked(1, "x"), 0)
+    save_all(node)
+    told: list[str] = []
+    for peer in ("y", "x"):
+        node.link_up(peer, 0)
+        told += [f"{peer} {order.node}" for order in node.take() if isinstance(order, TellServing)]
+    assert told == ["x x"]
+
+
 def test_a_late_answer_after_the_links_end_is_no_news() -> None:
     node = make(slot(record(A, B, C)))
     up(node, "b")
     assert node.volumes["v"].brain.up == {"b"}
     node.time_passed(TIMING.beat_ns)
-    (late,) = [o.message for o in node.take() if isinstance(o, ToPeer) and isinstance(o.message, Beat)]
+    (late,) = [o.message for o in node.take() if isinstance(o, ToPeer) and isinstance(o.message, Beat) and not o.by_bus]
     node.link_down("b", 1)
-    node.pair_message("b", BeatAnswer(late.number, 7, 0, 0, LEASE), 2)
+    node.pair_message("b", BeatAnswer(late.number, 7, 0, 0, LEASE, 9), 2)
     assert node.volumes["v"].brain.up == set()
     up(node, "b", 3)
     assert node.volumes["v"].brain.up == {"b"}

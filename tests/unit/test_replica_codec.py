@@ -27,10 +27,10 @@ def over_the_wire(parts: codec.Parts) -> Frame:
     "message",
     [
         Beat(41, 2**62, 7),
-        BeatAnswer(41, 2**62, 7, 3, 500_000_000),
+        BeatAnswer(41, 2**62, 7, 3, 500_000_000, 2**61),
         Claims(2**62, 7, {VOLUME.hex(): (0, 3)}),
         Claims(2**62, 8, {}),
-        Confirm(2**62, 7, 2, {VOLUME.hex(): (1, 2**40)}),
+        Confirm(2**62, 7, 2, {VOLUME.hex(): (1, 2**40)}, 2**61),
     ],
 )
 def test_pair_messages(message: PairMessage) -> None:
@@ -38,7 +38,7 @@ def test_pair_messages(message: PairMessage) -> None:
 
 
 def test_no_claims_seen_is_never_taken_for_a_version() -> None:
-    answer = codec.unpack_pair(over_the_wire(codec.pack_pair(BeatAnswer(1, 2, -1, 0, 5))))
+    answer = codec.unpack_pair(over_the_wire(codec.pack_pair(BeatAnswer(1, 2, -1, 0, 5, 6))))
     assert isinstance(answer, BeatAnswer)
     assert answer.version == 2**64 - 1
 

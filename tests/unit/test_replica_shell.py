@@ -9,7 +9,7 @@ from services.replica.brain import HardState, Slot, Stamp, Voter
 from services.replica.brain import messages as brain_messages
 from services.replica.brain.election import Timing
 from services.replica.brain.record import Record
-from services.replica.driver import Data, Node, Order
+from services.replica.driver import Data, Node, Order, ToBrain
 from services.replica.frontends import Frontends
 from services.replica.handlers import Handlers
 from services.replica.hosted import Hosted
@@ -114,7 +114,8 @@ async def test_nothing_is_answered_after_a_failed_store() -> None:
     assert link.types == []
     assert disk.committed == []
     assert disk.unclean
-    assert node.volumes[VOLUME].brain.failed
+    assert node.volumes[VOLUME].brain.failure == "no space left on device"
+    assert not node.volumes[VOLUME].brain.silent, "its hard state can be stored, so it votes"
 
 
 async def test_link_numbers_are_never_used_again() -> None:
@@ -141,10 +142,14 @@ async def test_a_brain_message_in_anothers_name_is_dropped() -> None:
     handlers.brain("n2", "cd" * 16, raw, 1)
     assert handlers.dropped["a brain message in another's name"] == 2
     assert node.take() == []
-    for bad in (b"", b"{", b"[]", raw[:-3], raw.replace(b'"epoch":1', b'"epoch":"x"'), raw.replace(b"pre-vote", b"?")):
+    for bad in (b"", b"{", b"[]", raw[:-3], raw.replace(b'"epoch":1', b'"epoch":"x"')):
         handlers.brain("n2", VOLUME, bad, 1)
-    assert handlers.dropped["a malformed brain message"] == 6
+    assert handlers.dropped["a malformed brain message"] == 5
     assert node.take() == []
+    handlers.brain("n2", VOLUME, raw.replace(b"pre-vote", b"?"), 1)
+    assert handlers.dropped["a brain message of another version"] == 1
+    (told,) = node.take()
+    assert isinstance(told, ToBrain) and isinstance(told.message, brain_messages.NotUnderstood)
     handlers.brain("n2", VOLUME, raw, 1)
     assert node.take() != []
     assert [told.who for told in audit.told] == ["node/n3"] + ["node/n2"] * 7

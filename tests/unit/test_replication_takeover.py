@@ -70,7 +70,7 @@ def test_a_peer_that_is_not_in_sync_is_compared_as_a_whole() -> None:
     primary = make_primary(("b",), in_sync=["a"], size_blocks=300)
     primary.start(["b"], 0)
     assert primary.serving
-    assert join(primary, "b") == [fx.Tell(("b",), Digest(1, 1, ((0, 2),)))]
+    assert join(primary, "b") == [fx.Tell(("b",), Digest(1, 1, ((0, 2),))), fx.ReportFollows("b")]
 
 
 def test_d1_a_returning_peer_misses_our_map_and_its_own_tail() -> None:
@@ -80,7 +80,7 @@ def test_d1_a_returning_peer_misses_our_map_and_its_own_tail() -> None:
     write(primary, 2, 20)
     primary.peer_up("b", 0)
     out = join(primary, "b", Share(((40, 1),), 9, 8, unclean=False))
-    assert out[-1] == fx.Tell(("b",), Digest(1, 0, ((3, 1), (20, 1), (40, 1))))
+    assert out[-2:] == [fx.Tell(("b",), Digest(1, 0, ((3, 1), (20, 1), (40, 1)))), fx.ReportFollows("b")]
 
 
 def admitted(primary, node: str):  # type: ignore[no-untyped-def]
@@ -92,7 +92,7 @@ def test_s4_a_peer_is_reported_after_its_own_fdatasync_and_writes_need_it_from_b
     assert primary.serving
     out = compared(primary, "b")
     flush = out[-1]
-    assert isinstance(flush, fx.Tell) and flush.message == Flush(1, BASE, cleans=True)
+    assert isinstance(flush, fx.Tell) and flush.message == Flush(1, BASE, cleans=True, settled=BASE)
     primary.open(LINK, "n", 2, 1)
     out = primary.request(LINK, Request(2, 1, Io.WRITE, 0, 1, token=5), 0)
     assert not any(isinstance(effect, fx.Answer) for effect in out), "settled: from here on it has to confirm"
@@ -162,7 +162,7 @@ def test_s3_when_all_were_unclean_the_take_over_ends_with_a_sync_everywhere() ->
     primary.start(["b"], 0)
     out = join(primary, "b", unclean)
     (sync,) = [effect for effect in out if isinstance(effect, fx.SyncStore)]
-    assert sync.cleans and fx.Tell(("b",), Flush(sync.ticket, 0, cleans=True)) in out
+    assert sync.cleans and fx.Tell(("b",), Flush(sync.ticket, 0, cleans=True, settled=BASE)) in out
     assert not primary.serving
     primary.synced(sync.ticket, 0)
     primary.receive("b", Flushed(sync.ticket), 0)

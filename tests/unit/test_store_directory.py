@@ -17,6 +17,7 @@ from services.replica.store import (
     StoreError,
     WitnessStore,
     block_sums,
+    clear_leftovers,
     read_format,
     remove,
 )
@@ -187,6 +188,13 @@ def test_a_removal_that_was_cut_short_is_finished(replica: Path) -> None:
     shutil.copytree(replica, replica.with_name(".replica.removing"))
     remove(replica)
     assert os.listdir(replica.parent) == []
+
+
+def test_what_a_killed_process_was_making_or_removing_is_cleared_and_the_rest_stays(replica: Path) -> None:
+    shutil.copytree(replica, replica.with_name(".gone.removing"))
+    shutil.copytree(replica, replica.with_name(".half.making"))
+    clear_leftovers(replica.parent)
+    assert os.listdir(replica.parent) == [replica.name]
 
 
 def test_a_witness_keeps_its_state_and_nothing_else(tmp_path: Path) -> None:

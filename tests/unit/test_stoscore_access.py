@@ -44,9 +44,15 @@ def test_what_is_in_no_row_nobody_may_ask(subject: str) -> None:
     assert rule_for(subject) is None
 
 
-@pytest.mark.parametrize("role", ["viewer", "node", "placement", "certs", "nats"])
+@pytest.mark.parametrize("role", ["viewer", "placement", "certs", "nats"])
 def test_who_only_looks_or_serves_changes_no_volume(role: str) -> None:
     assert not [rule for rule in RULES if rule.privileged and role in rule.roles]
+
+
+def test_a_node_makes_replicas_elsewhere_and_changes_no_volume() -> None:
+    """A volume's leader asks for a new home of a lost copy. What was never founded may be dropped again."""
+    changing = {rule.action for rule in RULES if rule.privileged and "node" in rule.roles}
+    assert changing == {"node.create", "node.remove"}
 
 
 def test_only_an_administrator_lets_in_and_shuts_out() -> None:

@@ -79,6 +79,44 @@ async def test_a_name_in_use_with_another_spec_is_refused(world: World, size: in
     assert caught.value.code is Code.ALREADY_EXISTS
 
 
+async def test_another_policy_is_another_volume(world: World) -> None:
+    await world.volumes.create("data", GIB, failure_mode="soft")
+    with pytest.raises(StosError, match="failure mode soft"):
+        await world.volumes.create("data", GIB)
+
+
+async def test_a_changed_policy_does_not_make_its_create_fail_when_it_is_repeated(world: World) -> None:
+    """CSI repeats a CreateVolume whenever it likes."""
+    made = await world.volumes.create("data", GIB)
+    await world.volumes.set_policy("data", replicas=1, failure_mode="hard")
+    again = await world.volumes.create("data", GIB)
+    assert made.record is not None and again.record is not None
+    assert again.record.volume == made.record.volume
+    assert (again.record.replicas, again.record.failure_mode) == (1, "hard")
+
+
+async def test_a_volume_whose_first_voters_were_all_replaced_is_found(world: World) -> None:
+    await world.volumes.create("data", GIB)
+    volume = (await world.catalogue.by_name("data")).volume
+    nodes = world.cluster.nodes
+    spare = [name for name in nodes if volume not in nodes[name].replicas]
+    assert spare
+    record = world.cluster.record(volume)
+    (voter,) = [record.voters[0].model_copy(update={"node": spare[0]})]
+    moved = record.model_copy(update={"voters": [voter], "in_sync": [voter], "primary": voter})
+    held = nodes[record.voters[0].node].replicas[volume]
+    for node in nodes.values():
+        node.replicas.pop(volume, None)
+    held.record = moved
+    nodes[spare[0]].replicas[volume] = held
+    _, status = await world.volumes.get("data")
+    assert status is not None and status.node == spare[0]
+    _, survey = await world.volumes.survey("data")
+    assert survey.serving is not None
+    await world.volumes.delete("data")
+    assert volume not in nodes[spare[0]].replicas, "it is not taken for gone"
+
+
 async def test_two_creates_at_once_make_one_volume(world: World) -> None:
     one, two = await asyncio.gather(world.volumes.create("data", GIB), world.volumes.create("data", GIB))
     assert one.record == two.record

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError, invalid, not_found, precondition
-from stoscore.limits import valid_node_name, valid_volume_id
+from stoscore.limits import REPLICAS_MAX, valid_node_name, valid_volume_id
 from stoscore.messages import (
     Attached,
     AttachmentModel,
@@ -23,11 +23,17 @@ from stoscore.messages import (
     CloseFrontend,
     DetachVolume,
     Empty,
+    FailureMode,
     FrontendOpened,
+    Moved,
+    MoveVolume,
+    OnUnavailable,
     OpenFrontend,
+    PolicySet,
     RecordModel,
     RemoteExport,
     ReplicaStatus,
+    SetPolicy,
 )
 from stoscore.volumes.creation import Creation, voter_nodes
 from stoscore.volumes.deadline import Deadline, retry
@@ -47,7 +53,7 @@ class Volumes:
     def __init__(self, bus: Bus, catalogue: Catalogue):
         self._catalogue = catalogue
         self._nodes = Nodes(bus)
-        self._replicas = Replicas(bus)
+        self._replicas = Replicas(bus, catalogue)
         self._creation = Creation(bus, catalogue)
         self._deletion = Deletion(bus, catalogue, self._creation)
 
@@ -59,11 +65,13 @@ class Volumes:
         replicas: int = 2,
         zones: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
+        failure_mode: FailureMode = "alwayson",
+        on_unavailable: OnUnavailable = "suspend",
         timeout_s: float = 30.0,
     ) -> ReplicaStatus:
-        """A new volume, or the one of that name, size and replicas: its primary's status. The size is rounded
-        up to a whole MiB. Goes on with a create that was interrupted."""
-        spec = check_spec(name, size_bytes, replicas, zones, labels)
+        """A new volume, or the one that was made with that name, size and policy: its primary's status. The size is
+        rounded up to a whole MiB. Goes on with a create that was interrupted."""
+        spec = check_spec(name, size_bytes, replicas, zones, labels, failure_mode, on_unavailable)
         return await self._creation.create(spec, Deadline.after(timeout_s))
 
     async def get(self, name_or_id: str, *, timeout_s: float = GET_S) -> tuple[CatalogueEntry, ReplicaStatus | None]:
@@ -90,15 +98,53 @@ class Volumes:
         entry = await self._entry(name_or_id, Deadline.after(GET_S))
         return entry, await self._replicas.survey(entry.volume, voter_nodes(entry))
 
-    async def attach(self, volume: str, node: str, *, timeout_s: float = 30.0) -> Attached:
-        """Make `node` the one that may do I/O; the same again gives the same attach epoch. Raises NOT_FOUND
-        for an unknown node or volume, FAILED_PRECONDITION when it is attached elsewhere."""
+    async def attach(self, volume: str, node: str, *, force: str = "", timeout_s: float = 30.0) -> Attached:
+        """Make `node` the one that may do I/O; the same again gives the same attach epoch. `force`: fence the node
+        that holds the attachment though it lives, for this reason. Raises NOT_FOUND for an unknown node or volume,
+        FAILED_PRECONDITION when it is attached elsewhere."""
         deadline = Deadline.after(timeout_s)
         entry = await self._ready(volume, deadline)
         await self._check_node(node, deadline)
-        return await self._replicas.ask(
-            entry.volume, voter_nodes(entry), "attach", AttachVolume(node=node), Attached, deadline
-        )
+        message = AttachVolume(node=node, force=force)
+        return await self._replicas.ask(entry.volume, voter_nodes(entry), "attach", message, Attached, deadline)
+
+    async def move_primary(self, volume: str, to: str | None = None, *, timeout_s: float = 30.0) -> ReplicaStatus:
+        """Hand the volume over to the copy on node `to`, or to whichever can take it: the status of the primary that
+        serves then. Raises NOT_FOUND, FAILED_PRECONDITION with what stands against it."""
+        deadline = Deadline.after(timeout_s)
+        entry = await self._ready(volume, deadline)
+        nodes = voter_nodes(entry)
+        before = await self._replicas.find(entry.volume, nodes, deadline)
+        if before.node == to:
+            raise precondition(f"node {to} is already the primary of volume {entry.name}", "nothing is left to do")
+        message = MoveVolume(to=to, away_from=before.node)
+        moved = await self._replicas.ask(entry.volume, nodes, "move", message, Moved, deadline)
+        if to not in (None, moved.node):
+            raise StosError(
+                Code.ABORTED,
+                f"node {moved.node} became the primary of volume {entry.name} meanwhile",
+                next_step="repeat the command",
+            )
+        return await self._replicas.find(entry.volume, [moved.node, *nodes], deadline)
+
+    async def set_policy(
+        self,
+        volume: str,
+        *,
+        replicas: int | None = None,
+        failure_mode: FailureMode | None = None,
+        on_unavailable: OnUnavailable | None = None,
+        timeout_s: float = 30.0,
+    ) -> RecordModel:
+        """Change what is named, in use or not: the record with it, as soon as it is agreed on. Copies are made or
+        removed afterwards. Raises INVALID_ARGUMENT for what does not fit together."""
+        if replicas is not None and not 0 <= replicas <= REPLICAS_MAX:
+            raise invalid(f"{replicas} replicas are not possible", f"choose 0 to {REPLICAS_MAX}")
+        deadline = Deadline.after(timeout_s)
+        entry = await self._ready(volume, deadline)
+        message = SetPolicy(replicas=replicas, failure_mode=failure_mode, on_unavailable=on_unavailable)
+        answer = await self._replicas.ask(entry.volume, voter_nodes(entry), "policy", message, PolicySet, deadline)
+        return answer.record
 
     async def detach(self, volume: str, node: str | None = None, *, timeout_s: float = 30.0) -> None:
         """End the attachment, only that of `node` if one is named."""

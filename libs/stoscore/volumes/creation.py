@@ -52,7 +52,7 @@ class Creation:
         self._bus = bus
         self._catalogue = catalogue
         self._nodes = Nodes(bus)
-        self._replicas = Replicas(bus)
+        self._replicas = Replicas(bus, catalogue)
 
     async def create(self, spec: VolumeSpec, deadline: Deadline) -> ReplicaStatus:
         """The serving primary's status. Raises StosError: ALREADY_EXISTS for another volume of that name,
@@ -137,6 +137,9 @@ class Creation:
             nodes=[choice.node for choice in ranking.chosen if choice.kind == "data"],
             witness_nodes=[choice.node for choice in ranking.chosen if choice.kind == "witness"],
             labels=dict(spec.labels),
+            failure_mode=spec.failure_mode,
+            on_unavailable=spec.on_unavailable,
+            zones=list(spec.zones),
         )
 
     async def _make_replicas(self, entry: CatalogueEntry, deadline: Deadline) -> dict[str, str]:
@@ -217,18 +220,23 @@ def _new_record(entry: CatalogueEntry, incarnations: dict[str, str]) -> RecordMo
         voters=[*data, *witnesses],
         in_sync=data,
         labels=entry.labels,
+        failure_mode=entry.failure_mode,
+        on_unavailable=entry.on_unavailable,
+        zones=entry.zones,
     )
 
 
 def _check_same(existing: CatalogueEntry, spec: VolumeSpec) -> None:
     if existing.state == "deleting":
         raise _being_deleted(spec.name)
-    if (existing.size_bytes, existing.replicas) != (spec.size_bytes, spec.replicas):
+    made_as = (existing.size_bytes, existing.replicas, existing.failure_mode, existing.on_unavailable)
+    if made_as != (spec.size_bytes, spec.replicas, spec.failure_mode, spec.on_unavailable):
         raise StosError(
             Code.ALREADY_EXISTS,
             f"volume {spec.name} exists with {format_size(existing.size_bytes)} "
-            f"({existing.size_bytes} bytes) and {copies_of(existing.replicas)} copies",
-            next_step="choose another name, or ask for the same size and replicas to get that volume",
+            f"({existing.size_bytes} bytes), {copies_of(existing.replicas)} copies, "
+            f"failure mode {existing.failure_mode}, on-unavailable {existing.on_unavailable}",
+            next_step="choose another name, or ask for the same to get that volume",
             details={
                 "volume": existing.volume,
                 "size_bytes": existing.size_bytes,

@@ -28,7 +28,7 @@ class Deletion:
         self._catalogue = catalogue
         self._creation = creation
         self._nodes = Nodes(bus)
-        self._replicas = Replicas(bus)
+        self._replicas = Replicas(bus, catalogue)
 
     async def delete(self, entry: CatalogueEntry, deadline: Deadline) -> None:
         """Returns when the volume can't come back and its name is free. Raises StosError FAILED_PRECONDITION

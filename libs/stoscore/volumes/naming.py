@@ -8,11 +8,13 @@ majority exists when half of the copies are gone: 1, 3, 5 or 7 voters.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stoscore.errors import Code, StosError, invalid
 from stoscore.limits import (
+    COPIES_MAX,
     LABEL_BYTES_MAX,
     LABELS_MAX,
     NAME_BYTES_MAX,
@@ -22,6 +24,7 @@ from stoscore.limits import (
     valid_volume_id,
     valid_volume_name,
 )
+from stoscore.messages import FailureMode, OnUnavailable
 from stoscore.units import MIB, format_size
 
 
@@ -34,6 +37,8 @@ class VolumeSpec:
     replicas: int
     zones: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
+    failure_mode: FailureMode = "alwayson"
+    on_unavailable: OnUnavailable = "suspend"
 
     @property
     def copies(self) -> int:
@@ -64,6 +69,8 @@ def check_spec(
     replicas: int,
     zones: Sequence[str] = (),
     labels: Mapping[str, str] | None = None,
+    failure_mode: FailureMode = "alwayson",
+    on_unavailable: OnUnavailable = "suspend",
 ) -> VolumeSpec:
     """The spec, or StosError INVALID_ARGUMENT or OUT_OF_RANGE that says what to change."""
     check_name(name)
@@ -80,7 +87,39 @@ def check_spec(
             f"{replicas} replicas are not possible",
             f"choose 0 to {REPLICAS_MAX}: the number of copies besides the primary one",
         )
-    return VolumeSpec(name, round_size(size_bytes), replicas, tuple(zones), _check_labels(labels or {}))
+    check_mode(failure_mode, replicas)
+    size_bytes, checked = round_size(size_bytes), _check_labels(labels or {})
+    return VolumeSpec(name, size_bytes, replicas, tuple(zones), checked, failure_mode, on_unavailable)
+
+
+def parse_failure_mode(text: str) -> FailureMode:
+    """From "hard", "soft", "alwayson" or a number of copies. Raises StosError INVALID_ARGUMENT."""
+    match text:
+        case "hard" | "soft" | "alwayson":
+            return text
+        case _ if re.fullmatch(r"[1-9]", text, re.ASCII) and int(text) <= COPIES_MAX:
+            return int(text)
+    raise invalid(
+        f"failure mode {text[:32]!r} is not possible",
+        f"write hard (every copy), soft (a majority of them), alwayson (one is enough) or a number up to {COPIES_MAX}",
+    )
+
+
+def parse_on_unavailable(text: str) -> OnUnavailable:
+    """Raises StosError INVALID_ARGUMENT."""
+    match text:
+        case "suspend" | "error":
+            return text
+    raise invalid(f"on-unavailable {text[:32]!r} is not possible", "write suspend (writes wait) or error (they fail)")
+
+
+def check_mode(mode: FailureMode, replicas: int) -> None:
+    """Raises StosError INVALID_ARGUMENT for more copies than there are to be."""
+    if isinstance(mode, int) and mode > copies_of(replicas):
+        raise invalid(
+            f"a write can't need {mode} of {copies_of(replicas)} copies",
+            f"choose a number up to {copies_of(replicas)}, or more replicas",
+        )
 
 
 def check_name(name: str) -> None:

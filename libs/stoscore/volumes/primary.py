@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from stoscore import subjects
 from stoscore.bus import Bus
+from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError, not_found, unavailable
 from stoscore.messages import DescribeReplica, Message, ReplicaStatus
 from stoscore.volumes.deadline import WORTH_RETRYING, Deadline, Pauses
@@ -76,13 +77,31 @@ def _stamp(status: ReplicaStatus) -> tuple[int, int, int, str]:
 
 
 class Replicas:
-    """The nodes' answers about volumes."""
+    """The nodes' answers about volumes. Where none of the nodes that the catalogue names for a volume holds anything of
+    it, all nodes are asked: its first voters may all have been replaced since."""
 
-    def __init__(self, bus: Bus):
+    def __init__(self, bus: Bus, catalogue: Catalogue):
         self._bus = bus
+        self._catalogue = catalogue
 
     async def survey(self, volume: str, nodes: Iterable[str], *, timeout_s: float = DESCRIBE_S) -> Survey:
         """Everybody's answer, those of hinted nodes included."""
+        nodes = list(nodes)
+        survey = await self._survey(volume, nodes, timeout_s)
+        if not survey.statuses:
+            others = [node for node in await self._every_node() if node not in survey.failures]
+            elsewhere = await self._survey(volume, others, timeout_s)
+            if elsewhere.statuses:
+                survey.statuses, survey.failures = elsewhere.statuses, survey.failures | elsewhere.silent
+        return survey
+
+    async def _every_node(self) -> list[str]:
+        try:
+            return [entry.node for entry in await self._catalogue.nodes()]
+        except StosError:
+            return []
+
+    async def _survey(self, volume: str, nodes: Iterable[str], timeout_s: float) -> Survey:
         survey = Survey()
         async with aclosing(self._answers(volume, nodes, timeout_s)) as answers:
             async for node, answer in answers:
@@ -103,6 +122,8 @@ class Replicas:
                         return answer
             if deadline.passed:
                 raise _nobody(volume, survey)
+            if not survey.statuses:
+                nodes += [node for node in await self._every_node() if node not in nodes]
             await pauses.rest()
 
     async def ask(

@@ -96,6 +96,14 @@ class History:
         """A write without an answer is on its way to that block (or failed there)."""
         return block in self._unsure
 
+    def last_confirmed(self, block: int) -> int | None:
+        """Number of the last confirmed write of that block; None when there is none."""
+        return self._confirmed.get(block)
+
+    def unsure(self, block: int) -> frozenset[int]:
+        """Numbers of the writes of that block that may or may not be there."""
+        return frozenset(self._unsure.get(block, ()))
+
     def written_since(self, number: int) -> int:
         """How many different blocks were written by the writes from `number` on."""
         return len(set(self.blocks[number:]))

@@ -20,7 +20,8 @@ from stoscore.messages import Bid, RankRequest
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One copy, or the witness, to be placed: what it needs and which nodes have been chosen before it."""
+    """One copy, or the witness, to be placed: what it needs, and which nodes have a member of the volume or have been
+    chosen before it."""
 
     request: RankRequest
     kind: Literal["data", "witness"]

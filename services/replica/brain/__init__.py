@@ -10,6 +10,7 @@ from services.replica.brain.election import Facts, Timing
 from services.replica.brain.machine import Brain
 from services.replica.brain.promises import Beat, BeatAnswer, Claims, Confirm, PairMessage, Promises
 from services.replica.brain.record import Attachment, HardState, InvalidRecord, Record, Slot, Stamp, Voter
+from services.replica.brain.told import lost_voter
 
 __all__ = [
     "Attachment",
@@ -30,5 +31,6 @@ __all__ = [
     "Timing",
     "Voter",
     "events",
+    "lost_voter",
     "messages",
 ]

@@ -17,10 +17,11 @@ class Proposal:
     accepted: set[Voter] = field(default_factory=set)
     committed: bool = False
 
-    def accept(self, voter: Voter) -> bool:
-        """True at the answer that commits it."""
-        self.accepted.add(voter)
-        if self.committed or len(self.accepted) < majority(len(self.slot.record.voters)):
+    def accept(self, member: Voter) -> bool:
+        """True at the answer that commits it. Who is only joining has no vote."""
+        self.accepted.add(member)
+        voters = self.slot.record.voters
+        if self.committed or sum(voter in self.accepted for voter in voters) < majority(len(voters)):
             return False
         self.committed = True
         return True

@@ -1,10 +1,15 @@
-"""Who may stand, when, and who gets a vote. Pure judgements over facts; the machine acts on them."""
+"""Who may stand and when, who has won, which refusal teaches: judgements over facts; the machine acts on them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from services.replica.brain.record import HardState, Record, Stamp, Voter
+from services.replica.brain.decisions import Verdict, recorded
+from services.replica.brain.quorum import majority
+from services.replica.brain.record import HardState, Record, Slot, Stamp, Voter
+from services.replica.brain.unclean import ousted
+from stoscore.units import in_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +23,12 @@ class Timing:
     suspect_ns: int = 450_000_000
     election_step_ns: int = 120_000_000
     resend_ns: int = 150_000_000
+    grace_ns: int = 60_000_000_000
+    """How long a lost member may come back before another one is made: a delta costs less than a copy."""
+    home_retry_ns: int = 2_000_000_000
+    """The pause before placement is asked again, doubled with each refusal."""
+    settle_ns: int = 500_000_000
+    """How long an orderly move waits for what is under way before it is given up."""
 
     def counted_ns(self, promised_ns: int) -> int:
         """How long a leader counts on a promise of that length, from when it sent the beat (P2)."""
@@ -44,6 +55,12 @@ class Facts:
     """The node that holds our promise, "" for none or for a process that has been replaced."""
     disk_stalled: bool = False
     """The volume's disk has not finished what it was asked for within a bound (A5)."""
+    other_promise_until_ns: int = 0
+    """Like `promised_until_ns`, without the promise to the leader of the epoch that this voter stores."""
+    awake_since_ns: int = 0
+    """When this process last woke from a pause; 0: never."""
+    attached_heard_ns: int = 0
+    """When the node that the volume is attached to was last heard (P6); 0: never."""
 
 
 def rank(record: Record, me: Voter, gone: Voter | None) -> int:
@@ -63,34 +80,97 @@ def may_stand(state: HardState) -> str:
     return ""
 
 
+@recorded
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A vote or pre-vote request as the judge sees it."""
+class Standing:
+    """Whether to ask for votes at this moment."""
 
-    candidate: Voter
-    epoch: int
-    stamp: Stamp
+    me: Voter
+    in_sync: tuple[Voter, ...]
+    failure: str
+    """Why our copy counts for nothing, "" when it is sound."""
     unclean: bool
+    epoch: int
+    asked_epoch: int
+    leader: Voter | None
+    """Whom we follow, or followed last."""
+    absent_ns: int
+    """How long the leader's node has been silent on every way."""
+    named: bool
+    """The leader of the epoch that we store named us its successor (P5)."""
+    linked: tuple[str, ...]
+    heard: tuple[str, ...]
+    """Nodes of which we hear over the bus alone."""
+    promised_ns: int
+    """How long a promise to another leader binds us still."""
+    promised_to: str
+    silent_ns: int
+    """How long we have to keep silent still after our start (P3)."""
+    disk_stalled: bool
+
+    def course(self) -> Literal["never", "stalled", "follow", "later", "stand"]:
+        if self.failure or self.me.kind != "data" or self.me not in self.in_sync:
+            return "never"
+        if self.disk_stalled:
+            return "stalled"
+        if self.promised_ns > 0 and self.promised_to in (*self.linked, *self.heard):
+            return "follow"
+        return "later" if self.promised_ns > 0 or self.silent_ns > 0 else "stand"
+
+    def judge(self) -> Verdict:
+        if self.course() != "stand":
+            return Verdict("", "")
+        others = tuple(voter.node for voter in self.in_sync if voter != self.me)
+        waiting = tuple(f"to leave it to {node}, in sync as well" for node in others if node in self.linked)
+        if self.leader is not None and self.leader != self.me and not self.named:
+            waiting = (f"to wait for {self.leader.node}, silent for {in_seconds(self.absent_ns)}", *waiting)
+        return Verdict("stand", f"asks for votes in epoch {self.asked_epoch}", waiting)
 
 
-def refusal(
-    state: HardState, asked: Asked, *, now_ns: int, silent_until_ns: int, facts: Facts, leading: bool, unclean: bool
-) -> str:
-    """Why the vote is refused, or "" to grant it."""
-    if state.slot is None:
-        return "no record yet"
-    if now_ns < silent_until_ns:
-        return "started too recently: a promise of the process before may still bind (P3)"
-    if asked.epoch < state.epoch or (asked.epoch == state.epoch and state.voted_for not in (None, asked.candidate)):
-        return f"epoch {asked.epoch} is not above {state.epoch}"
-    if facts.promised_until_ns > now_ns:
-        return "another leader holds a live promise (P1)"
-    if leading and facts.lease_until_ns > now_ns:
-        return "it leads with a live lease"
-    if asked.stamp < state.slot.stamp:
-        return "the candidate's record is older (A1)"
-    if asked.candidate.kind != "data":
-        return "a witness never stands"
-    if asked.unclean and not unclean and state.me in state.slot.record.in_sync:
-        return "the candidate may have lost unflushed writes and this in-sync voter has not (S3)"
-    return ""
+@recorded
+@dataclass(frozen=True, slots=True)
+class Election:
+    """Whether a candidate has won."""
+
+    me: Voter
+    epoch: int
+    voters: tuple[Voter, ...]
+    granted: tuple[Voter, ...]
+    """Who voted for us; our own vote is among them when it is durable."""
+    refused: tuple[tuple[str, str], ...]
+    """(node, reason)"""
+    must_be_unclean: tuple[Voter, ...] = ()
+    """Whose pre-vote said that it is unclean, as we are: it may be clean by now, and its vote says so (S3)."""
+    unclean: tuple[Voter, ...] = ()
+    """Whose vote, given or not, says so too."""
+
+    def judge(self) -> Verdict:
+        if self.me not in self.granted or len(self.granted) < majority(len(self.voters)):
+            return Verdict("", "")
+        if not set(self.must_be_unclean) <= set(self.unclean):
+            return Verdict("", "")
+        votes = ", ".join(voter.node for voter in self.granted)
+        turned_down = tuple(f"{node}: {reason}" for node, reason in self.refused)
+        return Verdict("lead", f"elected in epoch {self.epoch} by {votes}", turned_down)
+
+
+@recorded
+@dataclass(frozen=True, slots=True)
+class Adoption:
+    """Whether the newer record that a refusal brought is stored: as accepted, never as committed (A3)."""
+
+    me: Voter
+    unclean: bool
+    mine: Stamp
+    newer: Slot
+    by: Voter
+    by_unclean: bool
+
+    def judge(self) -> Verdict:
+        if self.newer.stamp <= self.mine or ousted(
+            self.me, self.unclean, self.newer.record, by_unclean=self.by_unclean
+        ):
+            return Verdict("", "")
+        stamp = self.newer.stamp
+        what = f"stores version {stamp.version} of epoch {stamp.epoch}, which {self.by.node} has and we had not"
+        return Verdict("adopt", what, (f"to stand with version {self.mine.version} of epoch {self.mine.epoch}",))

@@ -3,10 +3,12 @@ traceparent of the request that led to it, carried into every effect that explai
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from services.replica.brain.messages import BrainMessage
-from services.replica.brain.record import HardState, Record, Slot, Voter
+from services.replica.brain.record import FailureMode, HardState, OnUnavailable, Record, Slot, Voter
 
 # ---- events -------------------------------------------------------------------------------------------
 
@@ -37,6 +39,20 @@ class PeerDown:
 
 
 @dataclass(frozen=True, slots=True)
+class HeardOnBus:
+    """Our link to the node is down and its beats reach us over the bus."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class SilentOnBus:
+    """They do not any more."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimLost:
     """The node no longer claims to lead this volume."""
 
@@ -59,18 +75,47 @@ class MemberCaughtUp:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberFollows:
+    """Replication: the member that was away has joined the primary and is being brought up to date."""
+
+    member: Voter
+
+
+@dataclass(frozen=True, slots=True)
+class HomeFound:
+    """In answer to AskHome: an empty member was made there, with the incarnation that its node drew. `others`: what
+    placement says of the nodes that it did not choose."""
+
+    home: Voter
+    others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HomeRefused:
+    """In answer to AskHome: there is none (`full`), or nobody to ask, or the node that was chosen can't."""
+
+    reason: str
+    full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class StoreChanged:
-    """The store's `unclean` mark (S3) as it is now, or that its disk failed for good."""
+    """The store's `unclean` mark (S3) as it is now; `failure`: why its disk counts for nothing until the process ends;
+    `votes`: the hard state can be stored all the same."""
 
     unclean: bool
-    failed: bool = False
+    failure: str = ""
+    votes: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class AttachAsked:
+    """`force`: an operator's reason to fence the node that holds the attachment, whether it is dead or not."""
+
     request: int
     node: str
     cause: str = ""
+    force: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +128,35 @@ class DetachAsked:
 @dataclass(frozen=True, slots=True)
 class DeleteAsked:
     request: int
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MoveAsked:
+    """Somebody wants another primary: the node `wanted`, or "" for whoever can. `request` 0: nobody waits for an
+    answer."""
+
+    request: int
+    wanted: str = ""
+    reason: str = ""
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Replication: after `Settle`, everything under way in this epoch is confirmed everywhere."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyAsked:
+    """None: as it is."""
+
+    request: int
+    replicas: int | None = None
+    failure_mode: FailureMode | None = None
+    on_unavailable: OnUnavailable | None = None
     cause: str = ""
 
 
@@ -106,13 +180,21 @@ Event = (
     | Received
     | PeerUp
     | PeerDown
+    | HeardOnBus
+    | SilentOnBus
     | ClaimLost
     | MemberFailed
     | MemberCaughtUp
+    | MemberFollows
+    | HomeFound
+    | HomeRefused
     | StoreChanged
     | AttachAsked
     | DetachAsked
     | DeleteAsked
+    | PolicyAsked
+    | MoveAsked
+    | Settled
     | DataErased
     | Stopping
     | TimePassed
@@ -137,6 +219,14 @@ class RaiseEpoch:
 
 
 @dataclass(frozen=True, slots=True)
+class LiftPromise:
+    """The leader on that node released what we promised it in this epoch, and nothing else (P5)."""
+
+    node: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """We won `epoch`: ask the other voters to promise."""
 
@@ -152,7 +242,20 @@ class Lead:
 
 @dataclass(frozen=True, slots=True)
 class StopLeading:
+    """`successor`: the node that we named, where a frontend should look first."""
+
     reason: str
+    successor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Take nothing new, and report `Settled` when what is under way is confirmed everywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoOn:
+    """The move did not happen: serve as before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +272,32 @@ class RecordCommitted:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to AttachAsked, DetachAsked or DeleteAsked. `error`: "" or the reason; `code` for programs."""
+    """The answer to what was asked with a request number. `error`: "" or the reason; `code` for programs."""
 
     request: int
     code: str = ""
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AskHome:
+    """Ask placement for a node, have it make an empty member of that kind, and report HomeFound or HomeRefused; one
+    of them always. `exclude`: nodes that have a member; the zones of the others among them should be spared. `zones`:
+    where copies may be, empty for anywhere."""
+
+    kind: Literal["data", "witness"]
+    name: str
+    size_bytes: int
+    exclude: tuple[str, ...]
+    zones: tuple[str, ...]
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DropHome:
+    """The member that was made is not needed: remove it, unless a record names it by now."""
+
+    home: Voter
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +307,7 @@ class EraseData:
 
 @dataclass(frozen=True, slots=True)
 class ForgetVolume:
-    """Nobody needs the tombstone any more: remove the directory."""
+    """Nobody needs the tombstone any more, or a committed record excludes us (I3): remove the directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +316,8 @@ class Explain:
 
     kind: str
     outcome: str
-    inputs: tuple[tuple[str, str], ...] = ()
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    """The question as JSON: `decisions.replay` judges it again."""
     alternatives: tuple[str, ...] = ()
     epoch: int = 0
     version: int = 0
@@ -202,12 +327,17 @@ class Explain:
 Effect = (
     Send
     | RaiseEpoch
+    | LiftPromise
     | Claim
     | Lead
     | StopLeading
+    | Settle
+    | GoOn
     | Require
     | RecordCommitted
     | Reply
+    | AskHome
+    | DropHome
     | EraseData
     | ForgetVolume
     | Explain

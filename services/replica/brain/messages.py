@@ -1,20 +1,35 @@
 """What the brains of one volume say to each other. Idempotent; each may be lost, doubled, delayed, reordered.
 
-Both ends are named with their incarnations; a message for another incarnation is not answered (I1).
+Both ends are named with their incarnations; a message for another incarnation is not answered (I1). On the wire a
+message is `{"v": 1, "message": {...}}`. Nodes of two versions meet in every upgrade: the older one answers what it does
+not know with NOT_UNDERSTOOD, so that the newer one can say why nobody votes for it.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from services.replica.brain.record import STRICT, InvalidRecord, Slot, Stamp, Voter
+from services.replica.brain.record import EPOCH_MAX, STRICT, InvalidRecord, Slot, Stamp, Voter
+
+VERSION: Literal[1] = 1
+"""Rises with every change that an older brain must not ignore; messages of another version are not acted on."""
+VOLUME_CHARS_MAX = 32
 
 
 class BadMessage(ValueError):
-    """The bytes are no brain message of this version, or the message breaks its own rules: the sender's fault."""
+    """The bytes are no brain message, or the message breaks its own rules: the sender's fault."""
+
+
+class Newer(BadMessage):
+    """A message of another version, of an unknown kind or with an unknown field, from a sender that can be told."""
+
+    def __init__(self, answer: NotUnderstood):
+        super().__init__(f"{answer.what} is not understood: this node speaks version {answer.speaks}")
+        self.answer = answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +43,8 @@ class PreVote:
     epoch: int
     stamp: Stamp
     unclean: bool = False
+    released: int = 0
+    """The epoch whose leader named the sender its successor (P5); 0: none did."""
     kind: Literal["pre-vote"] = "pre-vote"
 
 
@@ -54,7 +71,7 @@ class PreVoteAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """Vote for me in `epoch`; my accepted record has this stamp."""
+    """Vote for me in `epoch`; my accepted record has this stamp. `released` as in PreVote."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     volume: str
@@ -63,6 +80,7 @@ class Vote:
     epoch: int
     stamp: Stamp
     unclean: bool = False
+    released: int = 0
     kind: Literal["vote"] = "vote"
 
 
@@ -170,25 +188,177 @@ class Forget:
     kind: Literal["forget"] = "forget"
 
 
+@dataclass(frozen=True, slots=True)
+class Enquire:
+    """No leader has claimed us for a while: do we still belong? `stamp` is that of our record."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    volume: str
+    sender: Voter
+    target: Voter
+    epoch: int
+    stamp: Stamp
+    kind: Literal["enquire"] = "enquire"
+
+
+@dataclass(frozen=True, slots=True)
+class Excluded:
+    """The target is no member any more: `slot` is the committed record that excludes it (I3)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    volume: str
+    sender: Voter
+    target: Voter
+    epoch: int
+    slot: Slot
+    kind: Literal["excluded"] = "excluded"
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """The leader of `epoch` has ended its service in it for good and names the target its successor (P5). `slot`: the
+    record, committed."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    volume: str
+    sender: Voter
+    target: Voter
+    epoch: int
+    slot: Slot
+    kind: Literal["hand-over"] = "hand-over"
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The same, said to the other voters: their promise to the sender in `epoch`, and only that one, is lifted."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    volume: str
+    sender: Voter
+    target: Voter
+    epoch: int
+    successor: Voter
+    kind: Literal["released"] = "released"
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """To a leader whose link to us is down: we are in sync and reach a majority by links. If you do not, hand over."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    volume: str
+    sender: Voter
+    target: Voter
+    epoch: int
+    kind: Literal["offer"] = "offer"
+
+
+@dataclass(frozen=True, slots=True)
+class NotUnderstood:
+    """We can't read what you said: `what` names it, `speaks` is our version."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    volume: str
+    sender: Voter
+    target: Voter
+    what: str
+    speaks: int
+    epoch: int = 0
+    kind: Literal["not-understood"] = "not-understood"
+
+
 BrainMessage = (
-    PreVote | PreVoteAnswer | Vote | VoteAnswer | Propose | Accepted | Refused | Committed | Erased | Unknown | Forget
+    PreVote
+    | PreVoteAnswer
+    | Vote
+    | VoteAnswer
+    | Propose
+    | Accepted
+    | Refused
+    | Committed
+    | Erased
+    | Unknown
+    | Forget
+    | Enquire
+    | Excluded
+    | HandOver
+    | Released
+    | Offer
+    | NotUnderstood
 )
-_CODEC: TypeAdapter[BrainMessage] = TypeAdapter(Annotated[BrainMessage, Field(discriminator="kind")])
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    v: Literal[1]
+    message: Annotated[BrainMessage, Field(discriminator="kind")]
+
+
+_CODEC: TypeAdapter[_Said] = TypeAdapter(_Said)
+_VOTER: TypeAdapter[Voter] = TypeAdapter(Voter)
+_FROM_THE_FUTURE = frozenset({"unexpected_keyword_argument", "union_tag_invalid"})
+"""What pydantic calls a field or a kind that this version does not know."""
 
 
 def encode(message: BrainMessage) -> bytes:
-    return _CODEC.dump_json(message)
+    return _CODEC.dump_json(_Said(VERSION, message))
 
 
 def decode(raw: bytes | bytearray | memoryview) -> BrainMessage:
-    """Raises BadMessage."""
+    """Raises BadMessage, and Newer where the sender can be answered."""
+    raw = bytes(raw)
     try:
-        message = _CODEC.validate_json(bytes(raw))
-        slot = getattr(message, "slot", None)
-        if slot is not None:
-            slot.record.validate()
-            if slot.record.volume != message.volume:
-                raise BadMessage("the record is another volume's")
-    except (ValidationError, InvalidRecord) as error:
-        raise BadMessage(str(error).splitlines()[0]) from error
+        message = _CODEC.validate_json(raw).message
+        _check(message)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False)
+        answer = _not_understood(raw)
+        if answer is not None and any(it["type"] in _FROM_THE_FUTURE or it["loc"] == ("v",) for it in problems):
+            raise Newer(answer) from None
+        where, what = ".".join(str(part) for part in problems[0]["loc"]), problems[0]["msg"]
+        raise BadMessage(f"{where[:80]}: {what[:80]}") from None
+    except InvalidRecord as error:
+        raise BadMessage(str(error)) from None
     return message
+
+
+def _check(message: BrainMessage) -> None:
+    """Numbers that no brain says: believed once and stored, they could be neither counted up nor put on the wire."""
+    if not 0 <= message.epoch <= EPOCH_MAX:
+        raise BadMessage(f"epoch {message.epoch} is impossible")
+    for name in ("asked", "released"):
+        if not 0 <= getattr(message, name, 0) <= EPOCH_MAX:
+            raise BadMessage(f"epoch {getattr(message, name)} is impossible")
+    slot: Slot | None = getattr(message, "slot", None)
+    stamps: list[Stamp | None] = [getattr(message, "stamp", None), getattr(message, "committed", None)]
+    voters = [message.sender, message.target, *getattr(message, "in_sync", ())]
+    if slot is not None:
+        slot.record.validate()
+        if slot.record.volume != message.volume:
+            raise BadMessage("the record is another volume's")
+        stamps.append(slot.stamp)
+        voters += slot.record.members
+    for stamp in stamps:
+        if stamp is not None:
+            stamp.validate()
+    for voter in voters:
+        voter.validate()
+    if len(message.volume) > VOLUME_CHARS_MAX:
+        raise BadMessage(f"a volume id has no more than {VOLUME_CHARS_MAX} characters")
+
+
+def _not_understood(raw: bytes) -> NotUnderstood | None:
+    """The answer to a message of which only the ends can be read; None when not even those."""
+    try:
+        said: Any = json.loads(raw)
+        message = said["message"]
+        sender, target = (_VOTER.validate_python(message[end]) for end in ("sender", "target"))
+        volume, kind, version = message["volume"], message["kind"], said["v"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if not isinstance(volume, str) or not isinstance(kind, str) or type(version) is not int:
+        return None
+    if kind == "not-understood" or len(volume) > VOLUME_CHARS_MAX:
+        return None  # answered, two versions could go on like this for ever
+    return NotUnderstood(volume, target, sender, f"{kind[:32]} of version {version}", VERSION)

@@ -9,6 +9,10 @@
 When Y raises its epoch of a volume it removes the entry and raises `revision` before its vote leaves. An answer
 that quotes another (version, revision) than the latest CONFIRM promises nothing: X votes for Z, a late beat of
 Y arrives and X must not answer "promised". An idle volume costs nothing: beats are per pair of nodes.
+
+All of it may come over a link, which keeps the order and ends with the process behind it, or over the bus, which does
+neither. So CONFIRM and ANSWER name the promiser's process as well: a revision is compared only with one of the same
+process, a CONFIRM that was overtaken is dropped, and an answer that fits no CONFIRM makes X announce its claims again.
 """
 
 from __future__ import annotations
@@ -40,6 +44,8 @@ class Confirm:
     version: int
     revision: int
     entries: Entries
+    promiser: int
+    """The nonce of the promiser's process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,7 @@ class BeatAnswer:
     version: int
     revision: int
     promised_ns: int
+    promiser: int
 
 
 PairMessage = Claims | Confirm | Beat | BeatAnswer
@@ -69,7 +76,8 @@ class _Claimed:
 
     entries: Entries = field(default_factory=dict)
     version: int = 0
-    announced: int = -1
+    promiser: int = -1
+    """The process that confirmed."""
     confirmed: tuple[int, int] = (-1, -1)
     covered: Entries = field(default_factory=dict)
     until_ns: int = 0
@@ -104,16 +112,25 @@ class Promises:
     # ---- the leader's side ----------------------------------------------------------------------------
 
     def claim(self, volume: str, generation: int, epoch: int, peers: tuple[str, ...]) -> list[tuple[str, PairMessage]]:
-        """We won: ask the other voters' nodes to promise."""
-        for peer in peers:
-            claimed = self._claimed.setdefault(peer, _Claimed())
-            claimed.entries[volume] = (generation, epoch)
+        """We lead: ask these nodes, those of the other members, to promise, and nobody else any more. Who was asked
+        before is not asked again: until its next answer it would promise nothing in any volume."""
+        gone = tuple(peer for peer in self._claimed_from(volume) if peer not in peers)
+        asked = (generation, epoch)
+        new = tuple(peer for peer in peers if self._claimed.setdefault(peer, _Claimed()).entries.get(volume) != asked)
+        for peer in new:
+            claimed = self._claimed[peer]
+            claimed.entries[volume] = asked
             claimed.version += 1
-        return self._announce(peers)
+        return [*self._announce(new), *self._withdraw(volume, gone)]
 
     def unclaim(self, volume: str) -> list[tuple[str, PairMessage]]:
         """We stopped leading: the promises for this volume are released."""
-        peers = tuple(sorted(peer for peer, claimed in self._claimed.items() if volume in claimed.entries))
+        return self._withdraw(volume, self._claimed_from(volume))
+
+    def _claimed_from(self, volume: str) -> tuple[str, ...]:
+        return tuple(sorted(peer for peer, claimed in self._claimed.items() if volume in claimed.entries))
+
+    def _withdraw(self, volume: str, peers: tuple[str, ...]) -> list[tuple[str, PairMessage]]:
         for peer in peers:
             claimed = self._claimed[peer]
             del claimed.entries[volume]
@@ -125,18 +142,19 @@ class Promises:
         out: list[tuple[str, PairMessage]] = []
         for peer in peers:
             claimed = self._claimed[peer]
-            claimed.announced = claimed.version
             out.append((peer, Claims(self.nonce, claimed.version, dict(claimed.entries))))
         return out
 
+    def announce(self, peer: str) -> list[tuple[str, PairMessage]]:
+        """Again: the peer answers as if it had not heard of them."""
+        self._claimed.setdefault(peer, _Claimed())
+        return self._announce((peer,))
+
     def link_up(self, peer: str) -> list[tuple[str, PairMessage]]:
         """The link to the peer is new: it may be a new process that knows nothing, and what we confirmed while
-        there was no link to it has not arrived."""
-        claimed = self._claimed.setdefault(peer, _Claimed())
-        claimed.sent.clear()
-        claimed.until_ns = 0  # a new process knows of no promise
-        claimed.confirmed = (-1, -1)
-        out = self._announce((peer,))
+        there was no link to it has not arrived. What the peer promised before goes on to count: a new process of its
+        keeps silent for that long (P3)."""
+        out = self.announce(peer)
         if peer in self._promised:
             out.append((peer, self._confirm(self._promised[peer])))
         return out
@@ -145,6 +163,10 @@ class Promises:
         claimed = self._claimed.get(peer)
         if claimed is None or confirm.nonce != self.nonce or confirm.version != claimed.version:
             return
+        if confirm.promiser != claimed.promiser:
+            claimed.promiser, claimed.until_ns = confirm.promiser, 0  # a new process knows of no promise
+        elif (confirm.version, confirm.revision) < claimed.confirmed:
+            return  # overtaken: it would cover again what has been withdrawn since
         claimed.confirmed = (confirm.version, confirm.revision)
         claimed.covered = {
             volume: entry for volume, entry in confirm.entries.items() if claimed.entries.get(volume) == entry
@@ -159,6 +181,12 @@ class Promises:
             del claimed.sent[next(iter(claimed.sent))]
         return Beat(number, self.nonce, claimed.version)
 
+    def fits(self, peer: str, answer: BeatAnswer) -> bool:
+        """It quotes what was confirmed, so the peer knows our claims."""
+        claimed = self._claimed.get(peer)
+        quoted = (answer.promiser, (answer.version, answer.revision))
+        return claimed is not None and quoted == (claimed.promiser, claimed.confirmed)
+
     def on_answer(self, peer: str, answer: BeatAnswer) -> bool:
         """True when it answers a beat of this process: the peer is alive."""
         claimed = self._claimed.get(peer)
@@ -168,7 +196,7 @@ class Promises:
         if sent is None:
             return False
         sent_ns, version = sent
-        if (answer.version, answer.revision) == claimed.confirmed and version == answer.version:
+        if self.fits(peer, answer) and version == answer.version:
             claimed.until_ns = max(claimed.until_ns, sent_ns + self.timing.counted_ns(answer.promised_ns))
         return True
 
@@ -199,14 +227,17 @@ class Promises:
                 self._lingering[volume] = max(self._lingering.get(volume, 0), promised.until_ns)
             promised.until_ns = 0
         lost = sorted(volume for volume in promised.entries if volume not in claims.entries)
+        covered = {volume: entry for volume, entry in sorted(claims.entries.items()) if stores(volume, *entry)}
+        said = promised.nonce, promised.version, promised.covered
+        if said != (claims.nonce, claims.version, covered):
+            # Said again only because an answer got lost, it changes nothing: answers under way go on to count.
+            promised.revision += 1
         promised.nonce, promised.version = claims.nonce, claims.version
-        promised.entries = dict(claims.entries)
-        promised.covered = {volume: entry for volume, entry in sorted(claims.entries.items()) if stores(volume, *entry)}
-        promised.revision += 1
+        promised.entries, promised.covered = dict(claims.entries), covered
         return [(peer, self._confirm(promised))], lost
 
     def _confirm(self, promised: _Promised) -> Confirm:
-        return Confirm(promised.nonce, promised.version, promised.revision, dict(promised.covered))
+        return Confirm(promised.nonce, promised.version, promised.revision, dict(promised.covered), self.nonce)
 
     def stored(
         self, volume: str, generation: int, epoch: int, leads: Callable[[str], bool]
@@ -233,16 +264,34 @@ class Promises:
                 out.append((peer, self._confirm(promised)))
         return out
 
+    def lift(self, volume: str, peer: str, epoch: int) -> list[tuple[str, PairMessage]]:
+        """The leader on that node released what we promised it in this epoch, and nothing else (P5)."""
+        promised = self._promised.get(peer)
+        if promised is None or promised.covered.get(volume, (0, -1))[1] != epoch:
+            return []
+        del promised.covered[volume]
+        promised.revision += 1
+        return [(peer, self._confirm(promised))]
+
     def on_beat(self, peer: str, beat: Beat, now_ns: int) -> BeatAnswer:
         promised = self._promised.setdefault(peer, _Promised())
         if promised.nonce == beat.nonce and promised.version == beat.version:
             promised.until_ns = now_ns + self.timing.lease_ns
         lease_ns = self.timing.lease_ns
-        return BeatAnswer(beat.number, beat.nonce, promised.version, promised.revision, lease_ns)
+        return BeatAnswer(beat.number, beat.nonce, promised.version, promised.revision, lease_ns, self.nonce)
 
     def promised_until(self, volume: str) -> int:
         """Until when we may vote for nobody else in this volume."""
         ends = [promised.until_ns for promised in self._promised.values() if volume in promised.covered]
+        return max([self._lingering.get(volume, 0), *ends])
+
+    def promised_besides(self, volume: str, epoch: int) -> int:
+        """The same without the promise to the leader of this epoch."""
+        ends = [
+            promised.until_ns
+            for promised in self._promised.values()
+            if volume in promised.covered and promised.covered[volume][1] != epoch
+        ]
         return max([self._lingering.get(volume, 0), *ends])
 
     def promised_to(self, volume: str) -> str:

@@ -8,15 +8,25 @@ stamps alone. A voter is (node, incarnation): a node that lost its directory com
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter
 
-from stoscore.limits import VOTERS_MAX
+from stoscore.limits import REPLICAS_MAX, VOTERS_MAX, valid_node_name
 from stoscore.units import BLOCK_BYTES
 
 STRICT = ConfigDict(extra="forbid")
+FailureMode = Literal["hard", "soft", "alwayson"] | int
+"""How many in-sync copies a write needs: every one asked for, a majority of them, one, or that many."""
+OnUnavailable = Literal["suspend", "error"]
+"""What becomes of a write while there are fewer: it waits, or it fails."""
+EPOCH_MAX = (1 << 24) - 1
+"""A sequence number has 24 bits for its epoch: at ten elections a second, enough for nineteen days of nothing else."""
+VERSION_MAX = (1 << 53) - 1
+GENERATION_MAX = (1 << 32) - 1
+_INCARNATION = re.compile(r"[0-9a-f]{1,16}", re.ASCII)
 
 
 class InvalidRecord(ValueError):
@@ -30,7 +40,13 @@ class Voter:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     node: str
     incarnation: str
+    """16 hex digits"""
     kind: Literal["data", "witness"] = "data"
+
+    def validate(self) -> None:
+        """Raises InvalidRecord: frames carry the incarnation as a 64-bit number."""
+        if not valid_node_name(self.node) or not _INCARNATION.fullmatch(self.incarnation):
+            raise InvalidRecord(f"{self.node[:64]!r} with incarnation {self.incarnation[:32]!r} is no voter")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -41,6 +57,13 @@ class Stamp:
     generation: int
     epoch: int
     version: int
+
+    def validate(self) -> None:
+        """Raises InvalidRecord."""
+        if not (0 <= self.generation <= GENERATION_MAX and 0 <= self.epoch <= EPOCH_MAX):
+            raise InvalidRecord(f"generation {self.generation}, epoch {self.epoch} is impossible")
+        if not 1 <= self.version <= VERSION_MAX:
+            raise InvalidRecord(f"version {self.version} is impossible")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +91,12 @@ class Record:
     attach_epoch: int = 0
     labels: tuple[tuple[str, str], ...] = ()
     deleted: bool = False
+    joining: tuple[Voter, ...] = ()
+    """Members made to become voters: they get the record and the data, have no vote and count for nothing yet."""
+    failure_mode: FailureMode = "alwayson"
+    on_unavailable: OnUnavailable = "suspend"
+    zones: tuple[str, ...] = ()
+    """Where its copies may be; empty: anywhere."""
 
     def validate(self) -> None:
         """Raises InvalidRecord."""
@@ -83,9 +112,25 @@ class Record:
             raise InvalidRecord("the size is no positive multiple of 4096 bytes")
         if self.attachment is not None and self.attachment.attach_epoch != self.attach_epoch:
             raise InvalidRecord("the attachment's epoch is not the record's")
+        if len(self.joining) > VOTERS_MAX or len({member.node for member in self.members}) != len(self.members):
+            raise InvalidRecord("a node has one member of a volume at most, and no more than 7 are joining")
+        if not 0 <= self.replicas <= REPLICAS_MAX:
+            raise InvalidRecord(f"{self.replicas} copies besides the primary one are not possible")
+        if isinstance(self.failure_mode, int) and not 1 <= self.failure_mode <= self.copies:
+            raise InvalidRecord(f"a write can't need {self.failure_mode} of {self.copies} copies")
 
-    def voter_on(self, node: str) -> Voter | None:
-        return next((voter for voter in self.voters if voter.node == node), None)
+    @property
+    def copies(self) -> int:
+        """Data copies asked for."""
+        return self.replicas + 1
+
+    @property
+    def members(self) -> tuple[Voter, ...]:
+        """Voters and those who are to become some: whoever the leader tells the record."""
+        return self.voters + self.joining if self.joining else self.voters
+
+    def member_on(self, node: str) -> Voter | None:
+        return next((member for member in self.members if member.node == node), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +166,13 @@ class HardState:
     def decode(cls, raw: bytes) -> HardState:
         """Raises ValueError on anything that is not a hard state."""
         state = _HARD_STATE.validate_json(raw)
+        if not 0 <= state.epoch <= EPOCH_MAX or state.lease_max_ns < 0:
+            raise InvalidRecord(f"epoch {state.epoch} or lease {state.lease_max_ns} is impossible")
         if state.slot is not None:
+            state.slot.stamp.validate()
             state.slot.record.validate()
+            if state.slot.stamp.epoch > state.epoch:
+                raise InvalidRecord(f"a record of epoch {state.slot.stamp.epoch} above the stored epoch {state.epoch}")
         return state
 
     def with_slot(self, slot: Slot) -> HardState:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from services.replica.brain.messages import PreVoteAnswer
 from services.replica.brain.quorum import majority
-from services.replica.brain.record import Record, Slot, Voter
+from services.replica.brain.record import Record, Slot, Stamp, Voter
 
 
 def ousted(me: Voter, unclean: bool, newer: Record, *, by_unclean: bool) -> bool:
@@ -20,8 +20,8 @@ def may_win(me: Voter, slot: Slot, answers: Mapping[Voter, PreVoteAnswer]) -> bo
     """An unclean replica stands only when every in-sync member answered that it is unclean too. The record that a
     majority holds at this moment tells who they are: no later one can be committed. Its own may be a smaller set that
     it stored just before it lost power and nobody else did. Without such a majority every voter has to answer, and
-    whoever one of their records names counts as a member. (A majority stored the last committed record; where no newer
-    one is on a majority, one still has it.)"""
+    whoever one of their records names counts as a member, but for records that are certainly replaced. (A majority
+    stored the last committed record; where no newer one is on a majority, one still has it.)"""
     voters = len(slot.record.voters)
     held = [(slot.stamp, slot.record.in_sync), *((answer.stamp, answer.in_sync) for answer in answers.values())]
     stamps = [stamp for stamp, _ in held]
@@ -29,6 +29,18 @@ def may_win(me: Voter, slot: Slot, answers: Mapping[Voter, PreVoteAnswer]) -> bo
     committed = [in_sync for stamp, in_sync in held if stamp is not None and stamps.count(stamp) >= needed]
     if not committed and len(answers) < voters - 1:
         return False
-    sets = committed[:1] or [in_sync for _, in_sync in held]
+    sets = committed[:1] or _not_replaced(held)
     members = {voter for in_sync in sets for voter in in_sync}
     return all(voter == me or (voter in answers and answers[voter].unclean) for voter in members)
+
+
+def _not_replaced(held: list[tuple[Stamp | None, tuple[Voter, ...]]]) -> list[tuple[Voter, ...]]:
+    """A leader proposes its next record when the one before is committed: of two records of the newest epoch, all that
+    come before the second last are replaced for good. *A, {A} in sync, detaches and loses power; nobody else has stored
+    that, B holds the record before, W an old one that names B: without this A waited for B to be unclean, for ever.*"""
+    known = [(stamp, in_sync) for stamp, in_sync in held if stamp is not None]
+    newest = max(stamp for stamp, _ in known)
+    reign = [stamp for stamp, _ in known if (stamp.generation, stamp.epoch) == (newest.generation, newest.epoch)]
+    if min(reign) == newest:
+        return [in_sync for _, in_sync in held]
+    return [in_sync for stamp, in_sync in known if stamp in reign and stamp.version >= newest.version - 1]

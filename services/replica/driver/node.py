@@ -13,20 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 from services.replica import permits
-from services.replica.brain import (
-    Beat,
-    BeatAnswer,
-    Brain,
-    Claims,
-    Confirm,
-    Detector,
-    Facts,
-    HardState,
-    PairMessage,
-    Promises,
-    Slot,
-    Timing,
-)
+from services.replica.brain import Brain, Detector, Facts, HardState, PairMessage, Promises, Record, Slot, Timing
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
 from services.replica.brain.messages import BrainMessage
@@ -34,8 +21,9 @@ from services.replica.driver.orders import (
     REPLICA_OWNER,
     Data,
     Decided,
+    DropHome,
     Erase,
-    HangUp,
+    FindHome,
     Order,
     RecordChanged,
     Remove,
@@ -43,11 +31,12 @@ from services.replica.driver.orders import (
     Save,
     TellServing,
     ToBrain,
-    ToPeer,
 )
-from services.replica.driver.volume import Pending, Volume
+from services.replica.driver.pairs import Pairs
+from services.replica.driver.volume import EarlyJoin, Pending, Volume
 from services.replica.replication import effects as fx
 from services.replica.replication.messages import (
+    Failed,
     Join,
     Open,
     OpenRefused,
@@ -59,24 +48,30 @@ from services.replica.replication.messages import (
 )
 from services.replica.replication.primary import Primary
 from services.replica.replication.replica import Replica, Share
+from services.replica.replication.withheld import Writes
+
+_ASKS_A_MEMBER = ms.PreVote | ms.Propose | ms.Excluded | ms.Enquire
+"""Said to a member; where there is none, it is answered so. Who is lost, not removed, is no answer (I1)."""
+Report = fx.ReportFailed | fx.ReportFollows | fx.ReportCaughtUp | fx.ReportSettled
+"""Effects for the brain."""
+_WRITES = {"open": Writes.OPEN, "suspended": Writes.HELD, "failing": Writes.FAILED}
 
 
 class Node:
-    """Every volume's voter on this node, and what they share: promises and the detector."""
+    """Every volume's voter on this node, and what they share: the pairs with other nodes."""
 
     def __init__(self, name: str, timing: Timing, nonce: int, share_of: Callable[[str], Share], now_ns: int):
         """`share_of(volume)`: what the store may hold unconfirmed, at this moment."""
         self.name = name
         self.timing = timing
-        self.promises = Promises(timing, nonce)
-        self.detector = Detector(timing.suspect_ns)
+        self.pairs = Pairs(timing, nonce, now_ns, lambda order: self._orders.append(order))
         self.volumes: dict[str, Volume] = {}
         self.lost: set[str] = set()
         """Volumes whose directory here can't be used: lost voters, which is not the same as none (I1)."""
         self._share_of = share_of
-        self._linked: set[str] = set()
         self._orders: list[Order] = []
-        self._next_beat_ns = now_ns
+        self._others: frozenset[str] | None = None
+        """The nodes to exchange beats with; None: to be looked up again."""
         self._due: dict[str, int] = {}
         self._touched: set[str] = set()
         self._busy: set[str] = set()
@@ -98,62 +93,73 @@ class Node:
             replica.epoch = state.epoch
         self.volumes[volume] = Volume(volume, brain, replica, state.epoch)
         self._touched.add(volume)
-        for peer in sorted(self._linked):
-            if self.detector.up(peer):
-                brain.up.add(peer)
+        self._others = None
+        brain.up.update(peer for peer in sorted(self.pairs.linked) if self.detector.up(peer))
+
+    @property
+    def promises(self) -> Promises:
+        return self.pairs.promises
+
+    @property
+    def detector(self) -> Detector:
+        """Who is there on our links."""
+        return self.pairs.links
 
     def forget(self, volume: str) -> None:
+        self._others = None
         self.volumes.pop(volume, None)
         self._due.pop(volume, None)
         self._touched.discard(volume)
         self.promises.forget(volume)
-        self._announce(self.promises.unclaim(volume))
+        self.pairs.say(self.promises.unclaim(volume))
 
     def peers(self) -> set[str]:
         """The nodes that share a volume with this one."""
         nodes: set[str] = set()
         for volume in self.volumes.values():
             if volume.brain.record is not None:
-                nodes.update(voter.node for voter in volume.brain.record.voters)
+                nodes.update(member.node for member in volume.brain.record.members)
         nodes.discard(self.name)
         return nodes
+
+    def _pairs_wanted(self) -> frozenset[str]:
+        """Who shares a volume with us, and who uses one that is led here (P6)."""
+        if self._others is None:
+            led = [volume.brain.record for volume in self.volumes.values() if volume.brain.role == "leader"]
+            attached = {record.attachment.node for record in led if record and record.attachment}
+            self._others = frozenset((self.peers() | attached) - {self.name})
+        return self._others
 
     def take(self) -> list[Order]:
         """The orders since the last call, in order."""
         orders, self._orders = self._orders, []
         return orders
 
-    # ---- facts from the links -------------------------------------------------------------------------
+    # ---- facts from the links and the bus -------------------------------------------------------------
 
     def link_up(self, node: str, now_ns: int) -> None:
-        self._linked.add(node)
-        self._announce(self.promises.link_up(node))
-        self._orders.append(ToPeer(node, self.promises.beat(node, now_ns)))
+        """A frontend there may have been started again, with a list of voters that were all replaced since."""
+        self.pairs.link_up(node, now_ns)
+        for volume in self.volumes.values():
+            attachment = volume.brain.record.attachment if volume.brain.record is not None else None
+            if attachment is not None and attachment.node == node and volume.primary and volume.primary.serving:
+                self._tell_serving(volume)
 
     def link_down(self, node: str, now_ns: int) -> None:
-        self._linked.discard(node)
-        if self.detector.link_lost(node):
+        if self.pairs.link_down(node, now_ns):
             self._peer_down(node, "its link ended", now_ns)
 
-    def pair_message(self, node: str, message: PairMessage, now_ns: int) -> None:
-        match message:
-            case Beat():
-                self._orders.append(ToPeer(node, self.promises.on_beat(node, message, now_ns)))
-            case BeatAnswer():
-                if self.promises.on_answer(node, message):
-                    # A late answer after the end of our own link says nothing: were it counted, the peer's coming
-                    # back would go unnoticed.
-                    if node in self._linked and self.detector.heard(node, now_ns):
-                        self._peer_up(node, now_ns)
-                    self._unpark()
-            case Claims():
-                messages, lost = self.promises.on_claims(node, message, partial(self._stores, node))
-                self._announce(messages)
-                for volume_id in lost:
-                    if volume_id in self.volumes:
-                        self._step(self.volumes[volume_id], ev.ClaimLost(node), now_ns)
-            case Confirm():
-                self.promises.on_confirm(node, message)
+    def pair_message(self, node: str, message: PairMessage, now_ns: int, *, by_bus: bool = False) -> None:
+        heard = self.pairs.received(node, message, now_ns, partial(self._stores, node), by_bus=by_bus)
+        if heard.up:
+            self._peer_up(node, now_ns)
+        elif heard.on_bus:
+            self._tell_brains(node, ev.HeardOnBus(node), now_ns)
+        for volume_id in heard.lost:
+            if volume_id in self.volumes:
+                self._step(self.volumes[volume_id], ev.ClaimLost(node), now_ns)
+        if heard.answered:
+            self._unpark()
 
     def _stores(self, node: str, volume_id: str, generation: int, epoch: int) -> bool:
         """This epoch is stored here, and by all that is known here it is `node` that leads it."""
@@ -166,8 +172,11 @@ class Node:
             and not permits.lead(volume.brain.state, volume.brain.leader, node)
         )
 
-    def _announce(self, messages: list[tuple[str, PairMessage]]) -> None:
-        self._orders.extend(ToPeer(node, message) for node, message in messages if node in self._linked)
+    def _tell_brains(self, node: str, event: ev.Event, now_ns: int) -> None:
+        """Those that share a volume with the node."""
+        for volume in list(self.volumes.values()):
+            if volume.shares_with(node):
+                self._step(volume, event, now_ns)
 
     def _peer_up(self, node: str, now_ns: int) -> None:
         for volume in list(self.volumes.values()):
@@ -183,21 +192,28 @@ class Node:
             if volume.brain.record is None:
                 volume.brain.up.discard(node)
             elif volume.shares_with(node):
+                # First, because whether a failed member may be let go depends on who is there.
+                self._step(volume, ev.PeerDown(node), now_ns)
                 if volume.primary is not None:
                     self._data(volume, volume.primary.peer_down(node, reason), now_ns)
-                self._step(volume, ev.PeerDown(node), now_ns)
 
     def brain_message(self, message: BrainMessage, now_ns: int) -> None:
         volume = self.volumes.get(message.volume)
         if volume is not None:
             self._step(volume, ev.Received(message), now_ns)
-        elif message.volume not in self.lost:
+            return
+        if message.volume not in self.lost:
             self.say_unknown(message)
 
     def say_unknown(self, message: BrainMessage) -> None:
-        """What a candidate hears of a volume that is not here, and who has no business with it of one that is."""
-        if isinstance(message, ms.PreVote) and message.target.node == self.name:
+        """What a node hears of a volume that is not here, and who has no business with it of one that is."""
+        if message.target.node == self.name and isinstance(message, _ASKS_A_MEMBER):
             self._orders.append(ToBrain(ms.Unknown(message.volume, message.target, message.sender)))
+
+    def not_understood(self, answer: ms.NotUnderstood) -> None:
+        """Another voter said what this version does not know: tell it so."""
+        if answer.volume in self.volumes:
+            self._orders.append(ToBrain(answer))
 
     # ---- data -----------------------------------------------------------------------------------------
 
@@ -211,15 +227,23 @@ class Node:
         brain = volume.brain
         if epoch < brain.epoch == volume.durable_epoch and brain.record is not None:
             # A5: the leader of an older epoch should know, or it would ask for ever.
-            voter = brain.record.voter_on(node)
+            voter = brain.record.member_on(node)
             if voter is not None:
                 self._orders.append(ToBrain(ms.Refused(volume_id, brain.me, voter, brain.epoch)))
             return
-        # The stored epoch must be this one, durably: only then an answer may depend on it (invariant 4).
-        known = epoch == brain.epoch == volume.durable_epoch and not brain.failed and not brain.erased
-        if known and brain.role != "leader" and (brain.leader is None or brain.leader.node == node):
-            share = self._share_of(volume_id)
-            self._data(volume, volume.replica.join(link, message, epoch, share), now_ns)
+        if brain.failure:
+            self._orders.append(Data(volume_id, epoch, fx.Answer(link, Failed(brain.failure))))
+            return
+        known = epoch == brain.epoch and not brain.silent and not brain.erased
+        if not known or brain.role == "leader" or (brain.leader is not None and brain.leader.node != node):
+            return
+        if epoch != volume.durable_epoch:
+            # Only when the epoch is durable an answer may depend on it (invariant 4). That is a matter of milliseconds,
+            # and the primary, which serves nobody without us, would ask again after a hundred.
+            volume.early_join = EarlyJoin(link, node, epoch, message)
+            return
+        share = self._share_of(volume_id)
+        self._data(volume, volume.replica.join(link, message, epoch, share), now_ns)
 
     def to_primary(self, volume_id: str, node: str, epoch: int, message: ToPrimary, now_ns: int) -> None:
         volume = self.volumes.get(volume_id)
@@ -259,10 +283,10 @@ class Node:
         owner = primary.epoch if primary is not None else REPLICA_OWNER
         epoch = owner if primary is not None else (volume.replica.epoch if volume.replica else 0)
         orders = self._orders
-        (self._busy if self._linked else self._touched).add(volume.id)
-        reports: list[fx.ReportFailed | fx.ReportCaughtUp] = []
+        (self._busy if self.pairs.linked else self._touched).add(volume.id)
+        reports: list[Report] = []
         for effect in effects:
-            if isinstance(effect, fx.ReportFailed | fx.ReportCaughtUp):
+            if isinstance(effect, Report):
                 reports.append(effect)
                 continue
             if isinstance(effect, fx.SyncStore):
@@ -275,12 +299,17 @@ class Node:
                 self._tell_serving(volume)
         for report in reports:
             # After the other effects: what the brain makes of it must not overtake them on a link.
+            if isinstance(report, fx.ReportSettled):
+                self._step(volume, ev.Settled(epoch), now_ns)
+                continue
             record = volume.brain.record
-            member = record.voter_on(report.node) if record else None
+            member = record.member_on(report.node) if record else None
             if member is None:
                 continue
             if isinstance(report, fx.ReportFailed):
                 self._step(volume, ev.MemberFailed(member, report.reason), now_ns)
+            elif isinstance(report, fx.ReportFollows):
+                self._step(volume, ev.MemberFollows(member), now_ns)
             else:
                 self._step(volume, ev.MemberCaughtUp(member), now_ns)
 
@@ -309,6 +338,9 @@ class Node:
             finally:
                 self._stepping = False
             self._drain(now_ns)
+        early, volume.early_join = volume.early_join, None
+        if early is not None:
+            self.to_replica(volume_id, early.link, early.node, early.epoch, early.message, now_ns)
 
     def _confirm_claims(self, volume: Volume) -> None:
         slot = volume.brain.state.slot
@@ -317,7 +349,7 @@ class Node:
             def leads(node: str) -> bool:
                 return not permits.lead(volume.brain.state, volume.brain.leader, node)
 
-            self._announce(self.promises.stored(volume.id, slot.stamp.generation, volume.brain.epoch, leads))
+            self.pairs.say(self.promises.stored(volume.id, slot.stamp.generation, volume.brain.epoch, leads))
 
     def marked(self, volume_id: str, regions: tuple[int, ...], now_ns: int) -> None:
         volume = self.volumes.get(volume_id)
@@ -338,14 +370,16 @@ class Node:
         elif volume.primary is not None and volume.primary.epoch == owner:
             self._data(volume, volume.primary.synced(ticket, now_ns), now_ns)
 
-    def store_changed(self, volume_id: str, now_ns: int, *, unclean: bool, failure: str = "") -> None:
-        """The store's unclean mark as it is now; `failure`: its disk failed."""
+    def store_changed(
+        self, volume_id: str, now_ns: int, *, unclean: bool, failure: str = "", votes: bool = True
+    ) -> None:
+        """The store's unclean mark as it is now; `failure`: its disk failed; `votes`: its hard state can be stored."""
         volume = self.volumes.get(volume_id)
         if volume is None:
             return
         if failure and volume.replica is not None:
             self._data(volume, volume.replica.failed(failure), now_ns)
-        self._step(volume, ev.StoreChanged(unclean, bool(failure)), now_ns)
+        self._step(volume, ev.StoreChanged(unclean, failure, votes), now_ns)
 
     def compared(
         self, volume_id: str, epoch: int, node: str, number: int, differing: list[tuple[int, int]], now_ns: int
@@ -368,8 +402,18 @@ class Node:
     # ---- requests -------------------------------------------------------------------------------------
 
     def ask(self, volume_id: str, event: ev.Event, now_ns: int) -> None:
-        """Founded, AttachAsked, DetachAsked or DeleteAsked."""
+        """A request to the volume's voter, or the answer to FindHome."""
         self._step(self.volumes[volume_id], event, now_ns)
+
+    def hand_over(self, now_ns: int) -> None:
+        """The process is about to end: give every volume that is led here to another node, as far as there is one."""
+        for volume in list(self.volumes.values()):
+            if volume.brain.role == "leader":
+                self._step(volume, ev.MoveAsked(0, reason="its process ends"), now_ns)
+
+    @property
+    def handing_over(self) -> bool:
+        return any(volume.brain.handover.under_way for volume in self.volumes.values())
 
     def resign(self, now_ns: int) -> None:
         """The process ends in order: let go of every volume; the claims that are withdrawn tell the others."""
@@ -397,10 +441,20 @@ class Node:
                 self._orders.extend(Data(volume.id, epoch, read, epoch) for read in reads)
 
     def _facts(self, volume: Volume, now_ns: int) -> Facts:
-        lease = self.lease_until(volume) if volume.brain.role == "leader" else 0
-        promises = self.promises
-        until, to = promises.promised_until(volume.id), promises.promised_to(volume.id)
-        return Facts(until, lease, to, volume.disk_stalled(now_ns))
+        brain, promises = volume.brain, self.promises
+        return Facts(
+            promised_until_ns=promises.promised_until(volume.id),
+            lease_until_ns=self.lease_until(volume) if brain.role == "leader" else 0,
+            promised_to=promises.promised_to(volume.id),
+            disk_stalled=volume.disk_stalled(now_ns),
+            other_promise_until_ns=promises.promised_besides(volume.id, brain.epoch),
+            awake_since_ns=self.pairs.awake_since_ns,
+            attached_heard_ns=self._attached_heard_ns(brain.record, now_ns),
+        )
+
+    def _attached_heard_ns(self, record: Record | None, now_ns: int) -> int:
+        node = record.attachment.node if record is not None and record.attachment is not None else ""
+        return now_ns if node == self.name else self.pairs.heard_ns.get(node, 0)
 
     # ---- the brain ------------------------------------------------------------------------------------
 
@@ -427,6 +481,7 @@ class Node:
         self._touched.add(volume.id)
         for effect in batch.now:
             self._perform(volume, effect, now_ns)
+        self._others = None
         if batch.durable is not None:
             volume.tickets += 1
             volume.pending.append(Pending(volume.tickets, batch.durable.epoch, list(batch.after)))
@@ -446,34 +501,49 @@ class Node:
                 else:
                     self._orders.append(ToBrain(message))
             case ev.RaiseEpoch(epoch):
-                self._announce(self.promises.raised(volume.id, epoch))
+                self.pairs.say(self.promises.raised(volume.id, epoch))
                 if volume.replica is not None:
                     self._data(volume, volume.replica.raise_epoch(epoch), now_ns)
+            case ev.LiftPromise(node, epoch):
+                self.pairs.say(self.promises.lift(volume.id, node, epoch))
+            case ev.Settle():
+                if volume.primary is not None:
+                    self._data(volume, volume.primary.settle(), now_ns)
+            case ev.GoOn():
+                if volume.primary is not None:
+                    self._data(volume, volume.primary.go_on(), now_ns)
             case ev.Claim(epoch):
                 self._claim(volume, epoch)
             case ev.Lead(slot):
                 self._lead(volume, slot, now_ns)
-            case ev.StopLeading():
-                self._stop_leading(volume, now_ns)
+            case ev.StopLeading(_, successor):
+                self._stop_leading(volume, successor, now_ns)
             case ev.Require():
                 self._require(volume, now_ns)
             case ev.RecordCommitted(slot):
-                self._record_committed(volume, slot)
+                self._record_committed(volume, slot, now_ns)
             case ev.Reply(request, code, error):
                 self._orders.append(Reply(request, code, error))
             case ev.EraseData():
                 self._erase(volume, now_ns)
+            case ev.AskHome():
+                self._orders.append(FindHome(volume.id, effect))
+            case ev.DropHome(home):
+                self._orders.append(DropHome(volume.id, home))
             case ev.ForgetVolume():
+                if volume.replica is not None:
+                    self._data(volume, volume.replica.leave(), now_ns)
                 self.forget(volume.id)
                 self._orders.append(Remove(volume.id))
             case ev.Explain():
                 self._orders.append(Decided(volume.id, effect))
 
     def _claim(self, volume: Volume, epoch: int) -> None:
+        """From those who are only joining too: their promise counts for nothing, and tells them who leads."""
         slot = volume.brain.state.slot
         assert slot is not None
-        others = tuple(voter.node for voter in slot.record.voters if voter.node != self.name)
-        self._announce(self.promises.claim(volume.id, slot.stamp.generation, epoch, others))
+        others = tuple(member.node for member in slot.record.members if member.node != self.name)
+        self.pairs.say(self.promises.claim(volume.id, slot.stamp.generation, epoch, others))
 
     def _lead(self, volume: Volume, slot: Slot, now_ns: int) -> None:
         brain, record = volume.brain, slot.record
@@ -485,36 +555,64 @@ class Node:
         volume.primary = Primary(
             me=self.name,
             epoch=brain.epoch,
-            peers=[voter.node for voter in record.voters if voter.kind == "data" and voter.node != self.name],
+            peers=self._copies(record),
             in_sync=[voter.node for voter in record.in_sync],
             size_blocks=volume.size_blocks,
             gate=volume.replica.gate,
             share=self._share_of(volume.id),
             attach_epoch=record.attach_epoch,
             attached_node=attachment.node if attachment else None,
+            writes=_WRITES[brain.writes],
         )
         up = [node for node in volume.primary.peers if self.detector.up(node)]
         self._data(volume, volume.primary.start(up, now_ns), now_ns)
 
-    def _stop_leading(self, volume: Volume, now_ns: int) -> None:
-        self._announce(self.promises.unclaim(volume.id))
+    def _stop_leading(self, volume: Volume, successor: str, now_ns: int) -> None:
+        self.pairs.say(self.promises.unclaim(volume.id))
         volume.parked = []
         if volume.primary is not None:
-            self._data(volume, volume.primary.stop(), now_ns)
+            self._data(volume, volume.primary.stop(successor), now_ns)
             volume.primary = None
 
     def _require(self, volume: Volume, now_ns: int) -> None:
         if volume.primary is not None and volume.brain.required is not None:
             nodes = [voter.node for voter in volume.brain.required.union()]
-            self._data(volume, volume.primary.require(nodes), now_ns)
+            self._data(volume, volume.primary.require(nodes, _WRITES[volume.brain.writes]), now_ns)
 
-    def _record_committed(self, volume: Volume, slot: Slot) -> None:
-        volume.committed = slot
+    def _record_committed(self, volume: Volume, slot: Slot, now_ns: int) -> None:
+        before, volume.committed = volume.committed, slot
         record = slot.record
+        if before is None or before.record.members != record.members:
+            self._members_changed(volume, before, slot, now_ns)
         if volume.primary is not None:
             node = record.attachment.node if record.attachment else None
             volume.primary.attachment(node, record.attach_epoch)
         self._orders.append(RecordChanged(volume.id, slot))
+
+    def _members_changed(self, volume: Volume, before: Slot | None, slot: Slot, now_ns: int) -> None:
+        """Who is a member now may have been there all the time, and who is none any more is not looked after."""
+        brain, record = volume.brain, slot.record
+        for member in before.record.members if before is not None else ():
+            if record.member_on(member.node) is None:
+                gone = ev.PeerDown if member.node in brain.up else ev.SilentOnBus
+                self._step(volume, gone(member.node), now_ns)
+        for member in record.members:
+            if member == brain.me or member.node in brain.up:
+                continue
+            if self.detector.up(member.node):
+                self._step(volume, ev.PeerUp(member.node), now_ns)
+            elif self.pairs.bus.up(member.node):
+                self._step(volume, ev.HeardOnBus(member.node), now_ns)
+        if brain.role == "leader" and brain.epoch == slot.stamp.epoch and not record.deleted:
+            self._claim(volume, brain.epoch)
+        if volume.primary is not None and volume.primary.epoch == slot.stamp.epoch:
+            copies = self._copies(record)
+            up = [node for node in copies if self.detector.up(node)]
+            self._data(volume, volume.primary.members(copies, up, now_ns), now_ns)
+
+    def _copies(self, record: Record) -> list[str]:
+        """The nodes of the other copies, in sync or not."""
+        return [member.node for member in record.members if member.kind == "data" and member.node != self.name]
 
     def _erase(self, volume: Volume, now_ns: int) -> None:
         if volume.primary is not None:
@@ -538,8 +636,8 @@ class Node:
                 self._due[volume_id] = due
         self._touched.clear()
         ends = list(self._due.values())
-        if self._linked:
-            ends.append(self._next_beat_ns)
+        if self.pairs.linked or self._pairs_wanted():
+            ends.append(self.pairs.next_beat_ns)
         return min(ends, default=None)
 
     def _volume_due(self, volume: Volume) -> int | None:
@@ -551,20 +649,20 @@ class Node:
         return min((end for end in ends if end is not None), default=None)
 
     def time_passed(self, now_ns: int) -> None:
-        if now_ns >= self._next_beat_ns:
+        pairs = self.pairs
+        if pairs.beats_due(now_ns):
             self._touched |= self._busy
             self._busy.clear()
         self.next_deadline_ns()
-        if now_ns >= self._next_beat_ns:
-            if now_ns - self._next_beat_ns > self.timing.beat_ns:
+        if pairs.beats_due(now_ns):
+            if pairs.overslept(now_ns):
                 self._excuse(now_ns)
-            self._next_beat_ns = now_ns + self.timing.beat_ns
-            for node in sorted(self._linked):
-                self._orders.append(ToPeer(node, self.promises.beat(node, now_ns)))
+            pairs.beat(self._pairs_wanted(), now_ns)
             self._look_at_disks(now_ns)
-        for node in self.detector.silent(now_ns):
-            self._orders.append(HangUp(node))
+        for node in pairs.silent(now_ns):
             self._peer_down(node, "it is silent", now_ns)
+        for node in pairs.silent_on_bus(now_ns):
+            self._tell_brains(node, ev.SilentOnBus(node), now_ns)
         for volume_id in sorted(volume_id for volume_id, due in self._due.items() if due <= now_ns):
             volume = self.volumes[volume_id]
             self._step(volume, ev.TimePassed(), now_ns)
@@ -575,7 +673,7 @@ class Node:
 
     def _excuse(self, now_ns: int) -> None:
         """We were paused ourselves: what the others said meanwhile still waits in our sockets."""
-        self.detector.excuse(now_ns)
+        self.pairs.excuse(now_ns)
         for volume in self.volumes.values():
             if volume.primary is not None:
                 volume.primary.excuse(now_ns)
@@ -594,7 +692,7 @@ class Node:
         brain = volume.brain
         if brain.erased:
             return "removed"
-        if brain.failed:
+        if brain.failure or brain.silent:
             return "failed"
         if volume.primary is not None:
             return "primary" if volume.primary.serving else "taking-over"

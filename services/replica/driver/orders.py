@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.replica.brain import HardState, PairMessage, Slot
+from services.replica.brain import HardState, PairMessage, Slot, Voter
 from services.replica.brain import events as ev
 from services.replica.brain.messages import BrainMessage
 from services.replica.replication import effects as fx
@@ -16,10 +16,11 @@ REPLICA_OWNER = 0
 
 @dataclass(frozen=True, slots=True)
 class ToPeer:
-    """On our outgoing link to that node."""
+    """On our outgoing link to that node, or over the bus."""
 
     node: str
     message: PairMessage
+    by_bus: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,4 +103,34 @@ class HangUp:
     node: str
 
 
-Order = ToPeer | ToBrain | Save | Data | Reply | Erase | Remove | Decided | RecordChanged | TellServing | HangUp
+@dataclass(frozen=True, slots=True)
+class FindHome:
+    """Ask placement for a node and have it make a member; then report HomeFound or HomeRefused with `ask`."""
+
+    volume: str
+    asked: ev.AskHome
+
+
+@dataclass(frozen=True, slots=True)
+class DropHome:
+    """The member that was made there is not needed. Its node removes it unless a record names it by now."""
+
+    volume: str
+    home: Voter
+
+
+Order = (
+    ToPeer
+    | ToBrain
+    | Save
+    | Data
+    | Reply
+    | Erase
+    | Remove
+    | Decided
+    | RecordChanged
+    | TellServing
+    | HangUp
+    | FindHome
+    | DropHome
+)

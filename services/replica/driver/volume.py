@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from services.replica.brain import Brain, Slot
 from services.replica.brain import events as ev
 from services.replica.replication import effects as fx
+from services.replica.replication.messages import Join
 from services.replica.replication.primary import Primary
 from services.replica.replication.replica import Replica
 from stoscore.units import BLOCK_BYTES, SECOND
@@ -25,6 +26,16 @@ class Pending:
     after: list[ev.Effect]
 
 
+@dataclass(frozen=True, slots=True)
+class EarlyJoin:
+    """A primary asked us to follow before its epoch was durable here."""
+
+    link: int
+    node: str
+    epoch: int
+    message: Join
+
+
 @dataclass(slots=True)
 class Volume:
     """One voter of one volume on this node."""
@@ -38,6 +49,7 @@ class Volume:
     committed: Slot | None = None
     pending: deque[Pending] = field(default_factory=deque)
     tickets: int = 0
+    early_join: EarlyJoin | None = None
     parked: list[fx.AnswerRead] = field(default_factory=list)
     """Reads that wait for the lease to hold again."""
     disk_waits: dict[tuple[str, int, int], int] = field(default_factory=dict)
@@ -54,10 +66,16 @@ class Volume:
         return oldest is not None and now_ns - oldest > DISK_PATIENCE_NS
 
     @property
+    def generation(self) -> int:
+        """Of the stored record; it rises only by an operator's override (I4)."""
+        slot = self.brain.state.slot
+        return slot.stamp.generation if slot else 0
+
+    @property
     def size_blocks(self) -> int:
         record = self.brain.record
         return record.size_bytes // BLOCK_BYTES if record else 0
 
     def shares_with(self, node: str) -> bool:
         record = self.brain.record
-        return record is not None and record.voter_on(node) is not None
+        return record is not None and record.member_on(node) is not None

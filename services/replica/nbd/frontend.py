@@ -85,8 +85,10 @@ class Frontend:
         socket_path: Path,
         send: Send,
         connected: Callable[[str], bool],
+        on_fenced: Callable[[], None] = lambda: None,
     ):
-        """`voters`: node -> incarnation of each copy. Naming it shows a copy that we were told of the volume."""
+        """`voters`: node -> incarnation of each copy. Naming it shows a copy that we were told of the volume.
+        `on_fenced`: told once, when the volume is attached elsewhere and every request has been answered so."""
         self.volume_id = volume_id
         self.name = name
         self.attach_epoch = attach_epoch
@@ -95,6 +97,7 @@ class Frontend:
         self._voters = dict(voters)
         self._send = send
         self._connected = connected
+        self._on_fenced = on_fenced
         self._log = get_logger("nbd")
         # Session numbers rise across restarts of this process because the clock does; should it have been
         # set back, a primary names the newest session it knows in its refusal.
@@ -254,6 +257,8 @@ class Frontend:
         if state != self._logged:
             self._logged = state
             self._log_session(*state)
+            if self._core.ended and not self._closed:
+                self._on_fenced()
 
     def _run(self, effects: list[Effect]) -> None:
         lost = ""

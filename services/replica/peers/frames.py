@@ -55,7 +55,7 @@ class Type(IntEnum):
     WRITE = 18  # id seq, x commit, y block, z count; payload: sums, data
     ZERO = 19  # id seq, x commit, y block, z count
     ACK = 20  # payload: seqs
-    FLUSH = 21  # id flush number, x commit
+    FLUSH = 21  # id flush number, x commit, y settled
     FLUSHED = 22  # id
     COMMIT = 23  # x commit
     DIGEST = 24  # id request, x level; payload: ranges

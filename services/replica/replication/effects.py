@@ -136,6 +136,18 @@ class ReportFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportFollows:
+    """To the brain: this member has joined us and is being brought up to date."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportSettled:
+    """To the brain: we take nothing new, and nothing is under way any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReportCaughtUp:
     """To the brain: this member holds everything, synced (S4), and confirms every new write."""
 
@@ -175,7 +187,9 @@ Effect = (
     | SendCopy
     | Release
     | ReportFailed
+    | ReportFollows
     | ReportCaughtUp
+    | ReportSettled
     | StartedServing
     | ResyncDone
 )

@@ -47,6 +47,8 @@ class Gate:
         """Regions that a waiting operation touches."""
         self._latest: dict[int, tuple[int, int]] = dict.fromkeys(self.marked, (0, 0))
         """Region -> (number of its latest operation, highest seq)."""
+        self._unsettled = set(self.marked)
+        """Regions marked before this process: how high the writes in them go is not known yet."""
         self._last_write_ns = 0
 
     def submit(self, op: Op, now_ns: int) -> tuple[bool, tuple[int, ...]]:
@@ -110,8 +112,19 @@ class Gate:
         """Starts the quiet while again: what could not be unmarked is tried after another one."""
         self._last_write_ns = now_ns
 
+    def settle(self, seq: int) -> None:
+        """No write of before this process has a number above `seq`. *Killed with w in hand, back and brought up to
+        date, a replica unmarked the region as if w were old; it lost power, the primary died, nobody compared w.*"""
+        for region in self._unsettled:
+            if region in self._latest:
+                passed, latest = self._latest[region]
+                self._latest[region] = (passed, max(latest, seq))
+        self._unsettled.clear()
+
     def unmark(self, synced: int, commit: int) -> tuple[int, ...]:
-        """Unmarks the regions whose operations all passed by `synced` and lie at or below `commit`."""
+        """Unmarks the regions whose operations all passed by `synced` and lie at or below `commit` (T3)."""
+        if self._unsettled:
+            return ()
         done = tuple(
             sorted(
                 region

@@ -64,11 +64,13 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Flush:
-    """fdatasync everything that came before; `cleans`: it ends a sync that covered the marked regions (S3)."""
+    """fdatasync everything that came before; `cleans`: it ends a sync that covered the marked regions (S3), and no
+    write of before has a number above `settled` (T3)."""
 
     ticket: int
     commit: int
     cleans: bool = False
+    settled: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,15 @@
     required set confirmed --> answer. Everything at or below `commit` is confirmed everywhere.
 
 It serves only when every member of the required set has been compared with it (T2) or has left by a committed
-record. It never decides membership: it reports to the brain and is told whom to require (S1).
+record. It never decides membership: it reports to the brain and is told who the members are, whom to require (S1)
+and whether enough of them are in sync for writes to be answered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from errno import EIO
 
 from services.replica.replication.blockmap import BlockMap
 from services.replica.replication.effects import (
@@ -23,6 +25,8 @@ from services.replica.replication.effects import (
     Release,
     ReportCaughtUp,
     ReportFailed,
+    ReportFollows,
+    ReportSettled,
     ResyncDone,
     StartedServing,
     StoreWrite,
@@ -31,6 +35,7 @@ from services.replica.replication.effects import (
     Tell,
     UnmarkRegions,
 )
+from services.replica.replication.flushes import Flushes
 from services.replica.replication.gate import Gate, Op, op_of
 from services.replica.replication.messages import (
     SEQ_BITS,
@@ -46,7 +51,6 @@ from services.replica.replication.messages import (
     Io,
     Join,
     Joined,
-    Opened,
     OpenRefused,
     Refusal,
     Request,
@@ -58,6 +62,8 @@ from services.replica.replication.messages import (
 from services.replica.replication.peer import Peer
 from services.replica.replication.replica import Share
 from services.replica.replication.resync import Resync
+from services.replica.replication.sessions import Sessions
+from services.replica.replication.withheld import Withheld, Writes
 from stoscore.units import MS
 
 SELF_BIT = 1
@@ -82,18 +88,8 @@ class Entry:
     fua: bool
     since_ns: int
     acked: int = 0
-    answered: bool = False
-
-
-@dataclass(slots=True)
-class FlushWait:
-    """A flush on its way: who has synced already."""
-
-    link: int
-    session: int
-    request: int
-    since_ns: int
-    done: int = 0
+    settled: bool = False
+    """Everybody required has it: answered, or its answer is withheld."""
 
 
 class Primary:
@@ -111,24 +107,21 @@ class Primary:
         share: Share,
         attach_epoch: int,
         attached_node: str | None,
+        writes: Writes = Writes.OPEN,
     ):
-        """`peers`: the nodes of the other data voters; `in_sync`: nodes of the record; `share`: our own."""
+        """`peers`: the nodes of the other data copies; `in_sync`: nodes of the record; `share`: our own."""
         self.me = me
         self.epoch = epoch
         self.size_blocks = size_blocks
         self.gate = gate
         self.share = share
         self.serving = False
-        self.attach_epoch = attach_epoch
-        self.attached_node = attached_node
+        self.writes_are = writes
         self.peers: dict[str, Peer] = {}
-        in_sync = frozenset(in_sync)
-        for index, node in enumerate(sorted(peers)):
-            peer = Peer(node, SELF_BIT << (index + 1))
-            peer.missed = BlockMap(share.ranges)
-            peer.missed_all = node not in in_sync
-            self.peers[node] = peer
-        self._required = in_sync
+        self._next_bit = SELF_BIT
+        self._required = frozenset(in_sync)
+        for node in sorted(peers):
+            self._add_peer(node, in_sync=node in self._required)
         self._mask = 0
         self._receivers: tuple[str, ...] = ()
         self._away: tuple[Peer, ...] = ()
@@ -136,14 +129,14 @@ class Primary:
         self._next_seq = first_seq(epoch) + 1
         self.commit = share.commit
         self._commit_at_ns = 0
-        self._flushes: dict[int, FlushWait] = {}
+        self._flushes = Flushes()
         self._background: dict[int, int] = {}
         self._cleaning: int | None = None
-        self._ticket = 0
         self._now_ns = 0
-        self._session: int | None = None
-        self._link: int | None = None
-        self._opening: tuple[int, int] | None = None
+        self._sessions = Sessions(attached_node, attach_epoch)
+        self._withheld: list[Withheld] = []
+        self._moving = False
+        self._settled = False
         self.writes = 0
         self.reads = 0
         self.compared_blocks = 0
@@ -151,6 +144,29 @@ class Primary:
         self._refresh()
 
     # ---- peers come and go ----------------------------------------------------------------------------
+
+    def _add_peer(self, node: str, *, in_sync: bool) -> None:
+        """Its bit is never used again: a write on its way may carry that of a peer that was let go."""
+        self._next_bit <<= 1
+        peer = Peer(node, self._next_bit)
+        peer.missed = BlockMap(self.share.ranges)
+        peer.missed_all = not in_sync
+        self.peers[node] = peer
+
+    def members(self, nodes: Iterable[str], up: Iterable[str], now_ns: int) -> list[Effect]:
+        """The record names these other data copies now: new ones are asked to follow, the rest is let go."""
+        wanted, reachable = frozenset(nodes), frozenset(up)
+        gone = [node for node in self.peers if node not in wanted]
+        new = sorted(wanted - set(self.peers))
+        for node in gone:
+            del self.peers[node]
+        out: list[Effect] = []
+        for node in new:
+            self._add_peer(node, in_sync=False)
+            if node in reachable:
+                out += self.peer_up(node, now_ns)
+        self._refresh()
+        return out + self._recheck() if gone else out
 
     def start(self, up: Iterable[str], now_ns: int) -> list[Effect]:
         """Ask every reachable peer to follow; report the in-sync ones that are not."""
@@ -208,23 +224,24 @@ class Primary:
         peer.failed = True
         return [ReportFailed(peer.node, reason)]
 
-    def require(self, nodes: Iterable[str]) -> list[Effect]:
-        """The brain: a write needs all of these from now on (S1)."""
+    def require(self, nodes: Iterable[str], writes: Writes = Writes.OPEN) -> list[Effect]:
+        """The brain: a write needs all of these from now on (S1), and this is what becomes of its answer."""
         self._required = frozenset(nodes)
+        self.writes_are = writes
         for node, peer in self.peers.items():
             if node in self._required and peer.phase == "waiting":
                 peer.phase = "live"
             if node in self._required and peer.phase == "live":
                 peer.failed = False
         self._refresh()
-        return self._recheck()
+        return [*self._let_go(), *self._recheck()]
 
     def _recheck(self) -> list[Effect]:
         """Who is needed has changed: what waited for somebody who is needed no more can be answered."""
         out = self._check_take_over()
         for entry in list(self._window.values()):
             out += self._check(entry)
-        for ticket in list(self._flushes):
+        for ticket in list(self._flushes.waiting):
             out += self._check_flush(ticket)
         return out + self._advance()
 
@@ -295,12 +312,15 @@ class Primary:
             assert not isinstance(op.message, Copy)
             peer.unacked[op.seq] = (op.message.block, op.message.count)
             out.append(Tell((peer.node,), op.message))
-        return out + self._pump(peer)
+        out += self._pump(peer)
+        if peer.failed or peer.node not in self._required:
+            out.append(ReportFollows(peer.node))
+        return out
 
     def compared(self, node: str, number: int, differing: Iterable[tuple[int, int]]) -> list[Effect]:
         """The shell compared a peer's digests with our store."""
-        peer = self.peers[node]
-        if peer.resync is None:
+        peer = self.peers.get(node)
+        if peer is None or peer.resync is None:
             return []
         peer.resync.compared(number, differing)
         return self._pump(peer)
@@ -334,11 +354,13 @@ class Primary:
         if peer.phase != "settling" or any(seq <= peer.settle_seq for seq in peer.unacked):
             return []
         peer.phase = "flushing"
-        self._ticket += 1
-        peer.flush_ticket = self._ticket
+        peer.flush_ticket = self._flushes.ticket()
         peer.flush_ns = self._now_ns
         peer.commit_sent = self.commit
-        return [Tell((peer.node,), Flush(self._ticket, self.commit, cleans=True))]
+        return [Tell((peer.node,), self._cleaning_flush(peer.flush_ticket))]
+
+    def _cleaning_flush(self, ticket: int) -> Flush:
+        return Flush(ticket, self.commit, cleans=True, settled=self._next_seq - 1)
 
     def _check_take_over(self) -> list[Effect]:
         if self.serving:
@@ -353,19 +375,17 @@ class Primary:
     def _clean(self, members: list[Peer]) -> list[Effect]:
         """All were unclean: the take-over ends with a sync everywhere (S3)."""
         if self._cleaning is None:
-            self._ticket += 1
-            self._cleaning = self._ticket
-            nodes = tuple(peer.node for peer in members)
-            self._flushes[self._ticket] = FlushWait(0, 0, 0, self._now_ns)
-            out: list[Effect] = [SyncStore(self._ticket, cleans=True)]
+            self._cleaning = self._flushes.begin(0, 0, 0, self._now_ns)
+            out: list[Effect] = [SyncStore(self._cleaning, cleans=True)]
             if members:
-                out.append(Tell(nodes, Flush(self._ticket, self.commit, cleans=True)))
+                nodes = tuple(peer.node for peer in members)
+                out.append(Tell(nodes, self._cleaning_flush(self._cleaning)))
             return out
         # Who is waiting or live has ended with a cleaning sync of its own.
         needed = SELF_BIT | sum(peer.bit for peer in members if peer.phase == "synced")
-        if self._flushes[self._cleaning].done & needed != needed:
+        if not self._flushes.done_by(self._cleaning, needed):
             return []
-        del self._flushes[self._cleaning]
+        del self._flushes.waiting[self._cleaning]
         self._cleaning = None
         return self._serve(members)
 
@@ -373,6 +393,7 @@ class Primary:
         self.serving = True
         self.share = Share((), self.share.last_seq, self.share.commit, False)
         self.commit = first_seq(self.epoch)
+        self.gate.settle(self.commit)
         for peer in members:
             peer.phase = "live"
             peer.failed = False
@@ -389,56 +410,50 @@ class Primary:
                 peer.settle_seq = self._next_seq - 1
                 out += self._settle(peer)
         self._refresh()
-        return out
+        return out + self._check_settled() if self._moving else out
 
     # ---- the frontend ---------------------------------------------------------------------------------
 
     def open(self, link: int, node: str, session: int, attach_epoch: int) -> list[Effect]:
         """A frontend opens a session. Whatever an older one left is settled first (W2)."""
-        if not self.serving or attach_epoch > self.attach_epoch:
-            # It may be us who are behind: only a serving primary that knows a newer attachment fences.
-            return [Answer(link, OpenRefused(session, Refusal.NOT_READY))]
-        if node != self.attached_node or attach_epoch < self.attach_epoch:
-            return [Answer(link, OpenRefused(session, Refusal.FENCED))]
-        newest = max(self._session or 0, self._opening[1] if self._opening else 0)
-        if session <= newest:
-            return [Answer(link, OpenRefused(session, Refusal.NOT_READY, newest=newest))] if session < newest else []
-        self._session, self._link = None, None
-        self._opening = (link, session)
-        return self._open_when_settled()
+        refused = self._sessions.ask(link, node, session, attach_epoch, serving=self.serving)
+        return refused or self._open_when_settled()
 
     def _open_when_settled(self) -> list[Effect]:
-        if self._opening is None or self._window:
+        if self._sessions.opening is None or self._window:
             return []
-        self._link, self._session = self._opening
-        self._opening = None
-        return [Answer(self._link, Opened(self._session))]
+        self._withheld.clear()  # its frontend sends again what it waits for
+        return self._sessions.open()
 
     def serves(self, link: int, session: int, attach_epoch: int) -> bool:
         """This is the session that was opened, on that link and under the attachment of the record (W1, W2)."""
-        return session == self._session and link == self._link and attach_epoch == self.attach_epoch
+        return self._sessions.is_open(link, session, attach_epoch)
 
     @property
     def newest_session(self) -> int:
-        return self._session or 0
+        return self._sessions.session or 0
 
     @property
     def unanswered(self) -> int:
         """Requests of frontends under way here."""
-        return len(self._window) + len(self._flushes)
+        return len(self._window) + len(self._flushes.waiting) + len(self._withheld)
 
     def attachment(self, node: str | None, attach_epoch: int) -> None:
         """The record names another attachment: older sessions end (invariant 5)."""
-        if (node, attach_epoch) != (self.attached_node, self.attach_epoch):
-            self.attached_node, self.attach_epoch = node, attach_epoch
-            self._session, self._link, self._opening = None, None, None
+        if self._sessions.attach(node, attach_epoch):
+            self._withheld.clear()
 
     def request(self, link: int, request: Request, now_ns: int) -> list[Effect]:
         """One request of the current session; the range is inside the volume."""
         self._now_ns = now_ns
-        if request.session != self._session or link != self._link:
-            out: list[Effect] = [Release(request.token)] if request.token else []
-            return [*out, Answer(link, OpenRefused(request.session, Refusal.NOT_READY, newest=self._session or 0))]
+        sessions = self._sessions
+        if request.session != sessions.session or link != sessions.link:
+            refused = OpenRefused(request.session, Refusal.NOT_READY, newest=sessions.session or 0)
+            return self._turn_away(link, request, refused)
+        if self._moving and request.io is not Io.READ:
+            return [Release(request.token)] if request.token else []  # its frontend sends it again to the next primary
+        if self.writes_are is Writes.FAILED and request.io is not Io.READ:
+            return self._turn_away(link, request, Done(request.session, request.request, EIO))
         match request.io:
             case Io.WRITE | Io.ZERO:
                 return self._write(link, request, now_ns)
@@ -447,6 +462,10 @@ class Primary:
                 return [AnswerRead(link, request.session, request.request, request.block, request.count)]
             case Io.FLUSH:
                 return self._flush(link, request.session, request.request)
+
+    def _turn_away(self, link: int, request: Request, answer: Done | OpenRefused) -> list[Effect]:
+        out: list[Effect] = [Release(request.token)] if request.token else []
+        return [*out, Answer(link, answer)]
 
     def _write(self, link: int, request: Request, now_ns: int) -> list[Effect]:
         seq = self._next_seq
@@ -505,19 +524,43 @@ class Primary:
             entry = window.get(seq)
             if entry is not None and not peer.unclean:
                 entry.acked |= bit
-                if not entry.answered:
+                if not entry.settled:
                     out += self._check(entry)
         if peer.phase == "settling":
             out += self._settle(peer)
         return out + self._advance()
 
     def _check(self, entry: Entry) -> list[Effect]:
-        if entry.answered or entry.acked & self._mask != self._mask:
+        if entry.settled or entry.acked & self._mask != self._mask:
             return []
-        entry.answered = True
+        entry.settled = True
+        if self.writes_are is not Writes.OPEN:
+            return self._withhold(Withheld(entry.link, entry.session, entry.request, entry.fua))
         if entry.fua:
             return self._flush(entry.link, entry.session, entry.request)
         return [Answer(entry.link, Done(entry.session, entry.request, 0))]
+
+    def _withhold(self, answer: Withheld) -> list[Effect]:
+        """Fewer copies are in sync than the policy asks for."""
+        if self.writes_are is Writes.FAILED:
+            return [answer.done(EIO)]
+        self._withheld.append(answer)
+        return []
+
+    def _let_go(self) -> list[Effect]:
+        """Enough copies are in sync, or the policy is another: who came in since holds what was withheld, synced."""
+        if self.writes_are is Writes.HELD or not self._withheld:
+            return []
+        answers, self._withheld = self._withheld, []
+        if self.writes_are is Writes.FAILED:
+            return [answer.done(EIO) for answer in answers]
+        out: list[Effect] = []
+        for answer in answers:
+            if answer.fua:
+                out += self._flush(answer.link, answer.session, answer.request)
+            else:
+                out.append(answer.done())
+        return out
 
     def _advance(self) -> list[Effect]:
         """Move the commit point over what is confirmed, oldest first."""
@@ -525,7 +568,7 @@ class Primary:
         commit = 0
         while window:
             entry = window[next(iter(window))]
-            if not entry.answered:
+            if not entry.settled:
                 break
             commit = entry.seq
             del window[commit]
@@ -533,18 +576,43 @@ class Primary:
             return []
         self.commit = commit
         out: list[Effect] = [CommitTail(commit)]
-        if self._opening is not None:
+        if self._sessions.opening is not None:
             out += self._open_when_settled()
-        return out
+        return out + self._check_settled() if self._moving else out
+
+    # ---- moving to another node -----------------------------------------------------------------------
+
+    def settle(self) -> list[Effect]:
+        """Take nothing new, and report when every write under way is confirmed everywhere (P5). Flushes are not waited
+        for: their frontend sends them again."""
+        self._moving, self._settled = True, False
+        return self._check_settled()
+
+    def _check_settled(self) -> list[Effect]:
+        if self._settled or not self.serving or self._window:
+            return []
+        self._settled = True
+        # With the last commit point nobody has a tail any more, and the next take-over has nothing to compare.
+        return [*self._tell_commit(), ReportSettled()]
+
+    def _tell_commit(self) -> list[Effect]:
+        behind = [peer for peer in self.peers.values() if peer.learns_commit() and peer.commit_sent < self.commit]
+        for peer in behind:
+            peer.commit_sent = self.commit
+        return [Tell(tuple(peer.node for peer in behind), CommitPoint(self.commit))] if behind else []
+
+    def go_on(self) -> list[Effect]:
+        """We stay after all. What was dropped meanwhile is sent again in the frontend's next session."""
+        self._moving = False
+        return self._sessions.begin_again()
 
     # ---- flush ----------------------------------------------------------------------------------------
 
     def _flush(self, link: int, session: int, request: int) -> list[Effect]:
-        self._ticket += 1
-        self._flushes[self._ticket] = FlushWait(link, session, request, self._now_ns)
-        out: list[Effect] = [SyncStore(self._ticket)]
+        ticket = self._flushes.begin(link, session, request, self._now_ns)
+        out: list[Effect] = [SyncStore(ticket)]
         if self._receivers:
-            out.append(Tell(self._receivers, Flush(self._ticket, self.commit)))
+            out.append(Tell(self._receivers, Flush(ticket, self.commit)))
         return out
 
     def synced(self, ticket: int, now_ns: int) -> list[Effect]:
@@ -571,24 +639,22 @@ class Primary:
             if entry.seq not in peer.unacked:
                 entry.acked |= peer.bit
                 out += self._check(entry)
-        for older in [number for number in self._flushes if number < ticket]:
+        for older in self._flushes.older_than(ticket):
             out += self._flushed(peer.bit, older)
         self._refresh()
         return [*out, ReportCaughtUp(peer.node), *self._advance()]
 
     def _flushed(self, bit: int, ticket: int) -> list[Effect]:
-        flush = self._flushes.get(ticket)
-        if flush is None:
+        if not self._flushes.synced(bit, ticket):
             return []
-        flush.done |= bit
         return self._check_take_over() if ticket == self._cleaning else self._check_flush(ticket)
 
     def _check_flush(self, ticket: int) -> list[Effect]:
-        flush = self._flushes[ticket]
-        if ticket == self._cleaning or flush.done & self._mask != self._mask:
+        if ticket == self._cleaning or not self._flushes.done_by(ticket, self._mask):
             return []
-        del self._flushes[ticket]
-        return [Answer(flush.link, Done(flush.session, flush.request, 0))]
+        flush = self._flushes.waiting.pop(ticket)
+        answer = Withheld(flush.link, flush.session, flush.request)
+        return [answer.done()] if self.writes_are is Writes.OPEN else self._withhold(answer)
 
     # ---- time and the end -----------------------------------------------------------------------------
 
@@ -619,17 +685,14 @@ class Primary:
                 out += self._ask_to_join(peer, now_ns)
         if now_ns >= self._commit_at_ns + COMMIT_IDLE_NS:
             self._commit_at_ns = now_ns
-            behind = [p for p in self.peers.values() if p.learns_commit() and p.commit_sent < self.commit]
-            if behind and self.serving:
-                out.append(Tell(tuple(peer.node for peer in behind), CommitPoint(self.commit)))
-                for peer in behind:
-                    peer.commit_sent = self.commit
+            if self.serving:
+                out += self._tell_commit()
         quiet = self.gate.quiet_at_ns()
         if quiet is not None and now_ns >= quiet and self.serving and not self._background:
             self.gate.touch(now_ns)
-            self._ticket += 1
-            self._background[self._ticket] = self.gate.passed
-            out.append(SyncStore(self._ticket))
+            ticket = self._flushes.ticket()
+            self._background[ticket] = self.gate.passed
+            out.append(SyncStore(ticket))
         return out
 
     def _patience_ns(self, peer: Peer) -> int | None:
@@ -643,7 +706,9 @@ class Primary:
         if peer.phase == "flushing":
             since.append(peer.flush_ns)
         if peer.phase in ("synced", "waiting", "live"):
-            since += [flush.since_ns for flush in self._flushes.values() if not flush.done & peer.bit]
+            flushed_ns = self._flushes.owed_since(peer.bit)
+            if flushed_ns is not None:
+                since.append(flushed_ns)
         return min(since) + PATIENCE_NS if since else None
 
     def excuse(self, now_ns: int) -> None:
@@ -652,20 +717,18 @@ class Primary:
             peer.heard_ns = peer.flush_ns = now_ns
         for entry in self._window.values():
             entry.since_ns = now_ns
-        for flush in self._flushes.values():
-            flush.since_ns = now_ns
+        self._flushes.excuse(now_ns)
 
     def copy_failed(self, node: str, reason: str, now_ns: int) -> list[Effect]:
         """Our own store could not give a copy: that peer's catching up begins again later."""
-        peer = self.peers[node]
-        return self._drop(peer, reason, now_ns) if peer.receives() else []
+        peer = self.peers.get(node)
+        return self._drop(peer, reason, now_ns) if peer is not None and peer.receives() else []
 
-    def stop(self) -> list[Effect]:
+    def stop(self, successor: str = "") -> list[Effect]:
         """Another epoch: what waits is dropped, the frontend is sent on."""
         dropped = self.gate.drop_waiting()
         out: list[Effect] = [Release(op.message.token) for op in dropped if isinstance(op.message, Write)]
-        for link, session in ((self._link, self._session), self._opening or (None, None)):
-            if link is not None and session is not None:
-                out.append(Answer(link, OpenRefused(session, Refusal.NOT_PRIMARY)))
+        out += self._sessions.send_on(successor)
+        self._withheld.clear()
         self.serving = False
         return out

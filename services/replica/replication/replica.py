@@ -124,13 +124,16 @@ class Replica:
                 # may be committed, and so forgotten here, while it waits for a mark.
                 self._keep[number] = self._not_replaced(as_of, ranges)
                 return self._submit(op_of(message), now_ns)
-            case Flush(_, commit, cleans):
-                self.covered = self.covered or cleans
+            case Flush(_, commit, cleans, settled):
+                if cleans:
+                    self.covered = True
+                    self.gate.settle(settled)
                 out = self._learn_commit(commit)
                 self._flushes.append(message)
                 return out + self._start_syncs()
             case CommitPoint(commit):
                 self.covered = True
+                self.gate.settle(commit)  # the first one lies above all that was compared
                 return self._learn_commit(commit)
             case Digest(number, level, ranges):
                 return [AnswerDigests(link, number, level, ranges)]

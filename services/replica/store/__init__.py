@@ -2,7 +2,7 @@
 
 from services.replica.store.check import Report, check
 from services.replica.store.digest import Digest, digest
-from services.replica.store.directory import remove
+from services.replica.store.directory import clear_leftovers, remove
 from services.replica.store.factory import FileStoreFactory, StoreFactory
 from services.replica.store.file_store import FileStore
 from services.replica.store.format import Format, read_format
@@ -28,6 +28,7 @@ __all__ = [
     "WitnessStore",
     "block_sums",
     "check",
+    "clear_leftovers",
     "digest",
     "node",
     "nodes",

@@ -77,6 +77,13 @@ def remove(directory: Path) -> None:
         raise failed("remove", str(directory), error) from error
 
 
+def clear_leftovers(parent: Path) -> None:
+    """Finish what a process that ended was making or removing; best effort. Its own process holds `parent` alone."""
+    for pattern in (".*.making", ".*.removing"):
+        for path in parent.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def sync_path(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:

@@ -1,0 +1,100 @@
+"""The changes that wait at a leader: one at a time, in the order in which they were asked for.
+
+A failed member waits apart as long as it may be us who are cut off (`changes.must_wait`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from services.replica.brain import events as ev
+from services.replica.brain.changes import Change, Changed, Circumstances, Requested, must_wait, outcome_of
+from services.replica.brain.decisions import Verdict
+from services.replica.brain.local import Local
+from services.replica.brain.record import Record
+
+
+class Agenda:
+    """What one leader has been asked for and has not proposed, or has proposed and not answered."""
+
+    def __init__(self, local: Local):
+        self._local = local
+        self.waiting: deque[Change] = deque()
+        self.deferred: list[ev.MemberFailed] = []
+        """Members that failed while it may have been us who are cut off."""
+        self.again_at_ns = 0
+        """When to look at them again."""
+        self.asked: list[int] = []
+        """Requests that are answered when the record on its way is committed."""
+
+    def ask(self, change: Change) -> None:
+        if isinstance(change, ev.MemberFailed):
+            # It may have caught up while another change was on its way, and be lost again before its turn: admitted
+            # now, it would be in sync without the writes since.
+            caught_up = ev.MemberCaughtUp(change.member)
+            self.waiting = deque(waiting for waiting in self.waiting if waiting != caught_up)
+        elif isinstance(change, ev.MemberCaughtUp):
+            # It holds everything again: let go for what happened before, it would never be said to have caught up.
+            self.deferred = [failed for failed in self.deferred if failed.member != change.member]
+        self.waiting.append(change)
+
+    def refuse(self, change: Change) -> None:
+        """Asked of a voter that does not lead."""
+        if isinstance(change, Requested):
+            self._local.at_once(ev.Reply(change.request, "NOT_PRIMARY", "this voter is not the primary"))
+
+    def reconsider(self, node: str) -> None:
+        """A voter is back: whoever failed while there was no majority is looked at again, but for itself."""
+        failed, self.deferred = self.deferred, []
+        self.waiting.extend(change for change in failed if change.member.node != node)
+
+    def next_record(self, record: Record) -> Record | None:
+        """The record that the next change makes of the committed one; None when there is nothing left to propose."""
+        local = self._local
+        while self.waiting:
+            change = self.waiting.popleft()
+            around = self._circumstances(change, record)
+            if isinstance(change, ev.MemberFailed) and must_wait(change, record, around):
+                self.deferred.append(change)
+                self.again_at_ns = local.now_ns + local.timing.lease_ns
+                continue
+            local.cause = getattr(change, "cause", "") or local.cause
+            outcome = outcome_of(change, record, around)
+            verdict = Verdict(outcome.kind, outcome.outcome, outcome.alternatives)
+            local.tell(Changed(change, record, around), verdict)
+            request = change.request if isinstance(change, Requested) else None
+            if outcome.record is not None:
+                if request is not None:
+                    self.asked.append(request)
+                return outcome.record
+            if request is not None:
+                local.when_durable(ev.Reply(request, outcome.code, outcome.error))
+            elif isinstance(change, ev.MemberCaughtUp):
+                local.when_durable(ev.Require())  # it never left the set: its failure was never committed
+        return None
+
+    def committed(self) -> None:
+        """The record on its way is committed: whoever asked for it is answered."""
+        for request in self.asked:
+            self._local.when_durable(ev.Reply(request))
+        self.asked = []
+
+    def drop(self) -> None:
+        """We stopped leading: whoever waits asks the next leader."""
+        requests = [change.request for change in self.waiting if isinstance(change, Requested)]
+        for request in [*requests, *self.asked]:
+            self._local.at_once(ev.Reply(request, "NOT_PRIMARY", "it stopped being the primary"))
+        self.waiting.clear()
+        self.deferred = []
+        self.asked = []
+
+    def _circumstances(self, change: Change, record: Record) -> Circumstances:
+        local = self._local
+        absent_ns = 0
+        if isinstance(change, ev.MemberFailed):
+            absent_ns = local.absent_ns(change.member.node)
+        elif isinstance(change, ev.AttachAsked) and record.attachment is not None:
+            absent_ns = local.attached_absent_ns()
+        return Circumstances(
+            local.me.node, tuple(sorted(local.up)), tuple(sorted(local.heard)), absent_ns, local.timing.lease_ns
+        )

@@ -1,0 +1,246 @@
+"""Standing for election: when to, the pre-vote, the vote, and what a refusal teaches.
+
+suspects the leader --> waits its turn --> pre-voting --majority would--> voting --majority did--> leads
+                           ^                   |                             |
+                           +--- a live leader, no answer in time, a newer record (A3)
+"""
+
+from __future__ import annotations
+
+from services.replica.brain import messages as ms
+from services.replica.brain.election import Adoption, Election, Facts, Standing, rank
+from services.replica.brain.leading import Leading
+from services.replica.brain.local import Local
+from services.replica.brain.quorum import majority
+from services.replica.brain.record import Record, Slot, Voter
+from services.replica.brain.unclean import may_win
+
+Answers = dict[Voter, ms.PreVoteAnswer | ms.VoteAnswer]
+
+
+class Candidacy:
+    """One voter's candidacy, under way or due."""
+
+    def __init__(self, local: Local, leading: Leading):
+        self._local = local
+        self._leading = leading
+        self.election_at_ns: int | None = None
+        """When to stand; None: only an event makes us."""
+        self.asking_epoch = 0
+        self.seen_epoch = local.epoch
+        """The highest epoch that we heard of: the next candidacy is above it."""
+        self.answers: Answers = {}
+        self._retry_at_ns = 0
+        self._must_be_unclean: tuple[Voter, ...] = ()
+        self._released = 0
+        """The latest epoch whose leader named us its successor. That it ended its service in it stays true for ever."""
+
+    # ---- when -----------------------------------------------------------------------------------------
+
+    def start_ns(self, now_ns: int, gone: Voter | None) -> int:
+        """When it is our turn, with `gone` not standing."""
+        local = self._local
+        assert local.record is not None
+        delay_ns = rank(local.record, local.me, gone) * local.timing.election_step_ns
+        if local.heard and not local.reaches_majority():
+            delay_ns += local.timing.lease_ns  # whoever has links to a majority can also serve: it goes first
+        return max(now_ns, local.silent_until_ns) + delay_ns
+
+    def stand_from(self, now_ns: int) -> None:
+        """Not before `now_ns`, in our turn."""
+        self.election_at_ns = self.start_ns(now_ns, None)
+
+    def next_deadline_ns(self) -> int | None:
+        return self._retry_at_ns if self._local.role in ("pre-voting", "voting") else self.election_at_ns
+
+    def suspect(self, node: str, now_ns: int, facts: Facts) -> None:
+        """The leader's node is gone, or it no longer claims the volume."""
+        local, record = self._local, self._local.record
+        if record is None or local.role != "follower":
+            return
+        leader = local.leader or record.primary
+        if leader is None or leader.node != node or leader == local.me or local.may_not_stand():
+            return
+        start = self.start_ns(max(now_ns, facts.promised_until_ns), leader)
+        self.election_at_ns = start if self.election_at_ns is None else min(self.election_at_ns, start)
+
+    def time_passed(self, now_ns: int, facts: Facts) -> None:
+        local = self._local
+        if local.role in ("pre-voting", "voting"):
+            if now_ns >= self._retry_at_ns:
+                local.role = "follower"
+                self._stand(now_ns, facts)
+        elif self.election_at_ns is not None and now_ns >= self.election_at_ns:
+            self._stand(now_ns, facts)
+
+    # ---- standing -------------------------------------------------------------------------------------
+
+    def stand_named(self, epoch: int, now_ns: int, facts: Facts) -> None:
+        """The leader of this epoch named us its successor (P5)."""
+        self._released = epoch
+        self._local.role = "follower"
+        self._stand(now_ns, facts)
+
+    def _stand(self, now_ns: int, facts: Facts) -> None:
+        """Pre-vote first (A4); with a live promise, wait for its end."""
+        local, record = self._local, self._local.record
+        if record is None:
+            self.election_at_ns = None
+            return
+        standing = self._standing(record, now_ns, facts)
+        match standing.course():
+            case "never":
+                self.election_at_ns = None
+            case "stalled":
+                self.election_at_ns = now_ns + local.timing.lease_ns
+            case "follow":
+                # It lives and leads: its node's end wakes us again.
+                local.leader, self.election_at_ns = record.member_on(facts.promised_to), None
+            case "later":
+                start_ns = max(now_ns, facts.promised_until_ns)
+                self.election_at_ns = self.start_ns(start_ns, local.leader or record.primary)
+            case "stand":
+                local.decide(standing)
+                self._ask_around(record, standing.asked_epoch, now_ns)
+
+    def _standing(self, record: Record, now_ns: int, facts: Facts) -> Standing:
+        local = self._local
+        leader = local.leader or record.primary
+        named = 0 < self._released == local.epoch
+        promised_ns = facts.other_promise_until_ns if named else facts.promised_until_ns
+        return Standing(
+            me=local.me,
+            in_sync=record.in_sync,
+            failure=local.failure,
+            unclean=local.unclean,
+            epoch=local.epoch,
+            asked_epoch=max(local.epoch, self.seen_epoch) + 1,
+            leader=leader,
+            absent_ns=local.absent_ns(leader.node) if leader is not None and leader != local.me else 0,
+            named=named,
+            linked=tuple(sorted(local.up)),
+            heard=tuple(sorted(local.heard)),
+            promised_ns=max(0, promised_ns - now_ns),
+            promised_to=facts.promised_to,
+            silent_ns=0 if local.alone() else max(0, local.silent_until_ns - now_ns),
+            disk_stalled=facts.disk_stalled,
+        )
+
+    def _ask_around(self, record: Record, epoch: int, now_ns: int) -> None:
+        local = self._local
+        self.election_at_ns = None
+        local.leader = None
+        local.role = "pre-voting"
+        self.asking_epoch = epoch
+        self.answers = {}
+        self._set_retry(record, now_ns)
+        assert local.state.slot is not None
+        stamp, unclean, released = local.state.slot.stamp, local.unclean, self._released
+        for voter in local.others():
+            local.send(ms.PreVote(record.volume, local.me, voter, epoch, stamp, unclean, released))
+        if local.alone():
+            self._ask_for_votes(now_ns)
+
+    def _set_retry(self, record: Record, now_ns: int) -> None:
+        local = self._local
+        turn = record.in_sync.index(local.me) if local.me in record.in_sync else 0
+        self._retry_at_ns = now_ns + local.timing.resend_ns + turn * (local.timing.election_step_ns // 2)
+
+    def _ask_for_votes(self, now_ns: int) -> None:
+        """A majority would vote for us: vote for ourselves, durably, and ask them to."""
+        local = self._local
+        assert local.state.slot is not None
+        record, stamp = local.state.slot.record, local.state.slot.stamp
+        local.raise_epoch(self.asking_epoch, local.me)
+        local.role = "voting"
+        self.answers = {}
+        self._set_retry(record, now_ns)
+        unclean, released = local.unclean, self._released
+        for voter in local.others():
+            local.send(ms.Vote(record.volume, local.me, voter, local.epoch, stamp, unclean, released))
+        local.send(ms.VoteAnswer(record.volume, local.me, local.me, local.epoch, True, local.epoch))
+
+    # ---- answers --------------------------------------------------------------------------------------
+
+    def answered(self, answer: ms.PreVoteAnswer | ms.VoteAnswer, now_ns: int, facts: Facts) -> None:
+        local, record = self._local, self._local.record
+        expected = "pre-voting" if isinstance(answer, ms.PreVoteAnswer) else "voting"
+        if record is None or answer.sender not in record.voters:
+            return
+        self.seen_epoch = max(self.seen_epoch, answer.epoch)
+        if local.role != expected:
+            return
+        if answer.asked != (self.asking_epoch if expected == "pre-voting" else local.epoch):
+            return
+        newer, mine = answer.slot, local.state.slot
+        if newer is not None and mine is not None and newer.stamp > mine.stamp:
+            self._learn(newer, mine, now_ns, by=answer.sender, by_unclean=answer.unclean)
+            return
+        self.answers[answer.sender] = answer
+        granted = tuple(voter for voter, given in sorted(self.answers.items()) if given.granted)
+        if isinstance(answer, ms.PreVoteAnswer):
+            self._pre_vote_counted(answer, record, len(granted) + 1, now_ns, facts)
+            return
+        refused = tuple((v.node, given.reason) for v, given in sorted(self.answers.items()) if not given.granted)
+        unclean = tuple(voter for voter, given in sorted(self.answers.items()) if given.unclean)
+        election = Election(local.me, local.epoch, record.voters, granted, refused, self._must_be_unclean, unclean)
+        if election.judge().kind:
+            self._leading.win(election, now_ns)
+
+    def _pre_vote_counted(
+        self, answer: ms.PreVoteAnswer, record: Record, would: int, now_ns: int, facts: Facts
+    ) -> None:
+        local = self._local
+        if facts.promised_until_ns > now_ns:
+            # A promise made since we asked: it binds our own vote as well (P1, P3).
+            local.role = "follower"
+            self.election_at_ns = self.start_ns(facts.promised_until_ns, local.leader or record.primary)
+        elif would >= majority(len(record.voters)) and self._may_win_unclean():
+            self._ask_for_votes(now_ns)
+        else:
+            self._hand_on(answer, record)
+
+    def _hand_on(self, answer: ms.PreVoteAnswer, record: Record) -> None:
+        """An unclean candidate may be the only one that stored the record which admits a clean member. That member
+        holds every acknowledged write (S1, S4) and may lead; it only does not know the record yet (A3)."""
+        local, mine = self._local, self._local.state.slot
+        clean_member = local.unclean and not answer.unclean and answer.sender in record.in_sync
+        if clean_member and mine is not None and answer.stamp is not None and answer.stamp < mine.stamp:
+            local.send(ms.Refused(record.volume, local.me, answer.sender, local.epoch, mine))
+
+    def _may_win_unclean(self) -> bool:
+        local = self._local
+        self._must_be_unclean = ()
+        if not local.unclean:
+            return True
+        assert local.state.slot is not None
+        answers = {v: answer for v, answer in self.answers.items() if isinstance(answer, ms.PreVoteAnswer)}
+        self._must_be_unclean = tuple(voter for voter, answer in sorted(answers.items()) if answer.unclean)
+        return may_win(local.me, local.state.slot, answers)
+
+    def _learn(self, newer: Slot, mine: Slot, now_ns: int, *, by: Voter, by_unclean: bool) -> None:
+        """A refusal brought a newer record: store it as accepted, never as committed, and stand again (A3)."""
+        local = self._local
+        adoption = Adoption(local.me, local.unclean, mine.stamp, newer, by, by_unclean)
+        verdict = adoption.judge()
+        if not verdict.kind:
+            return
+        if newer.stamp.epoch > local.epoch:
+            local.raise_epoch(newer.stamp.epoch, None)
+        local.store(newer)
+        local.role = "follower"
+        self.election_at_ns = None if local.may_not_stand() else self.start_ns(now_ns, None)
+        local.tell(adoption, verdict)
+
+    def refused(self, message: ms.Refused, now_ns: int) -> None:
+        """A6: no failed copy. A5: a leader that sees a higher epoch resigns and may stand above it."""
+        local = self._local
+        mine, newer = local.state.slot, message.slot
+        if mine is None or message.sender not in (newer or mine).record.voters:
+            return  # who was removed long ago may know an epoch that means nothing here
+        self.seen_epoch = max(self.seen_epoch, message.epoch)
+        if local.role == "leader" and message.epoch > local.epoch:
+            self._leading.stop(heard_epoch=message.epoch, heard_from=message.sender.node)
+            self.election_at_ns = self.start_ns(now_ns, None)
+        if newer is not None and local.role == "follower" and newer.stamp > mine.stamp:
+            self._learn(newer, mine, now_ns, by=message.sender, by_unclean=False)

@@ -1,0 +1,327 @@
+"""Leading: the first act is to re-propose the record, then one change at a time, and an end without a majority.
+
+win --> PROPOSE own record --majority stored it--> committed: Lead, serve --> next change --> PROPOSE ...
+                                                        |
+                                 no majority of promises for one lease, a stalled disk, a higher epoch --> stop
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from services.replica.brain import events as ev
+from services.replica.brain import messages as ms
+from services.replica.brain.agenda import Agenda
+from services.replica.brain.agreement import Proposal
+from services.replica.brain.changes import Change
+from services.replica.brain.deletion import Deletion
+from services.replica.brain.election import Election, Facts
+from services.replica.brain.local import Local
+from services.replica.brain.membership import Required
+from services.replica.brain.parting import Parting
+from services.replica.brain.policy import Counted, WriteState, write_state
+from services.replica.brain.record import Record, Voter
+from services.replica.brain.reign import Reign
+from services.replica.brain.repair import Repair
+
+
+class Leading:
+    """The leader's side of agreement. `proposal` and `required` are there while this voter leads."""
+
+    def __init__(self, local: Local, agenda: Agenda, deletion: Deletion, parting: Parting):
+        self._local = local
+        self._agenda = agenda
+        self._deletion = deletion
+        self._parting = parting
+        self._repair: Repair | None = None
+        self._before: Record | None = None
+        """The last committed record, as far as we know."""
+        self.writes: WriteState = "open"
+        self.proposal: Proposal | None = None
+        self.required: Required | None = None
+        self._led_first = False
+        self._lease_seen_ns = 0
+        self._resend_at_ns = 0
+
+    # ---- begin and end --------------------------------------------------------------------------------
+
+    def win(self, election: Election, now_ns: int) -> None:
+        """Elected: the first act is to re-propose the record under our own epoch (A1)."""
+        local = self._local
+        assert local.state.slot is not None
+        old = local.state.slot
+        local.role = "leader"
+        local.leader = local.me
+        self._led_first = False
+        local.led_since_ns = now_ns
+        self._lease_seen_ns = 0
+        self._deletion.erased_voters = set()
+        self.required = Required(frozenset(old.record.in_sync))
+        self._repair = Repair(local, old.record)
+        self._before = old.record
+        self.writes = "open"
+        local.at_once(ev.Claim(local.epoch))
+        local.decide(election)
+        self._put(replace(old.record, primary=local.me), now_ns)
+
+    def stop(
+        self,
+        *,
+        heard_epoch: int = 0,
+        heard_from: str = "",
+        successor: str = "",
+        failure: str = "",
+        stopping: bool = False,
+    ) -> None:
+        """Without a reason of the caller's: the one that `must_resign` saw."""
+        local = self._local
+        assert local.role == "leader"
+        reign = replace(
+            self._reign(local.now_ns, local.facts),
+            heard_epoch=heard_epoch,
+            heard_from=heard_from,
+            successor=successor,
+            failure=failure,
+            stopping=stopping,
+        )
+        local.at_once(ev.StopLeading(reign.reason(), successor))
+        self._agenda.drop()
+        local.role = "follower"
+        local.leader = None
+        self.proposal = None
+        self.required = None
+        if self._repair is not None:
+            self._repair.end()
+            self._repair = None
+        self._parting.stop()
+        local.decide(reign)
+
+    def idle(self) -> bool:
+        """The record is committed and nobody waits for another one."""
+        return self.proposal is not None and self.proposal.committed and not self._agenda.waiting
+
+    def yield_to(self, epoch: int, node: str) -> None:
+        """A higher epoch is about to be stored, which that node told."""
+        if self._local.role == "leader":
+            self.stop(heard_epoch=epoch, heard_from=node)
+
+    def must_resign(self, now_ns: int, facts: Facts) -> bool:
+        return bool(self._reign(now_ns, facts).reason())
+
+    def _reign(self, now_ns: int, facts: Facts) -> Reign:
+        local = self._local
+        return Reign(
+            me=local.me.node,
+            epoch=local.epoch,
+            lease_ns=local.timing.lease_ns,
+            lease_over_ns=max(0, now_ns - self._lease_end_ns(facts)),
+            absent=tuple(voter.node for voter in self._absent()),
+            disk_stalled=facts.disk_stalled,
+        )
+
+    def _absent(self) -> tuple[Voter, ...]:
+        """Voters without a link: also who is heard over the bus counts as lost while no lease holds."""
+        return tuple(voter for voter in self._local.others() if voter.node not in self._local.up)
+
+    def _lease_end_ns(self, facts: Facts) -> int:
+        return max(facts.lease_until_ns, self._lease_seen_ns, self._local.led_since_ns)
+
+    # ---- time -----------------------------------------------------------------------------------------
+
+    def see_lease(self, facts: Facts) -> None:
+        self._lease_seen_ns = max(self._lease_seen_ns, facts.lease_until_ns)
+
+    def next_deadline_ns(self, facts: Facts) -> int | None:
+        due: list[int] = []
+        if self._absent():
+            due.append(self._lease_end_ns(facts) + self._local.timing.lease_ns)
+        if self._lagging() or self._not_erased():
+            due.append(self._resend_at_ns)
+        if self._agenda.deferred:
+            due.append(self._agenda.again_at_ns)
+        repair_ns = self._repair_at_ns()
+        if repair_ns is not None:
+            due.append(repair_ns)
+        return min(due) if due else None
+
+    def _repair_at_ns(self) -> int | None:
+        proposal, repair = self.proposal, self._repair
+        if proposal is None or repair is None or not proposal.committed:
+            return None
+        return repair.next_deadline_ns(proposal.slot.record)
+
+    def time_passed(self, now_ns: int) -> None:
+        lagging = self._lagging()
+        if lagging and now_ns >= self._resend_at_ns:
+            self._send_proposal(now_ns, lagging)
+            if self._repair is not None:
+                self._repair.stores_nothing(lagging)
+        elif now_ns >= self._resend_at_ns and (waiting := self._not_erased()):
+            self._resend_at_ns = now_ns + self._local.timing.resend_ns
+            self._tell_committed(waiting)
+        if now_ns >= self._agenda.again_at_ns:
+            self._look_again(now_ns)
+        repair_ns = self._repair_at_ns()
+        if repair_ns is not None and now_ns >= repair_ns:
+            self._next_change(now_ns)
+
+    def peer_up(self, node: str, now_ns: int) -> None:
+        """What it missed is said again; what waited for a majority is looked at again."""
+        self._send_proposal(now_ns, tuple(voter for voter in self._lagging() if voter.node == node))
+        if self.proposal is not None and self.proposal.slot.record.deleted and self.proposal.committed:
+            self._tell_committed(tuple(member for member in self._local.other_members() if member.node == node))
+        self._agenda.reconsider(node)
+        self.seen(node, now_ns)
+
+    def heard(self, node: str, now_ns: int) -> None:
+        """It answers over the bus: it can store what it missed, and it may be the one that a majority lacks."""
+        self._send_proposal(now_ns, tuple(voter for voter in self._lagging() if voter.node == node))
+        self._agenda.reconsider("")
+        self.seen(node, now_ns)
+
+    def seen(self, node: str, now_ns: int) -> None:
+        """A node came or went."""
+        if self._repair is not None and self.proposal is not None:
+            self._repair.seen(node, self.proposal.slot.record)
+            self._next_change(now_ns)
+
+    # ---- members --------------------------------------------------------------------------------------
+
+    def follows(self, member: Voter, now_ns: int) -> None:
+        if self._repair is not None:
+            self._repair.follows(member)
+            self._next_change(now_ns)
+
+    def unknown(self, member: Voter) -> None:
+        """Its node has no such member (any more)."""
+        self._parting.answered(member)
+        if self._repair is not None and self._local.record is not None and member in self._local.record.members:
+            self._repair.unknown(member)
+
+    def home_found(self, found: ev.HomeFound, now_ns: int) -> None:
+        if self._repair is None:
+            self._local.at_once(ev.DropHome(found.home))  # asked for by us when we led; nobody knows of it
+            return
+        self._repair.found(found.home, found.others)
+        self._next_change(now_ns)
+
+    def home_refused(self, refused: ev.HomeRefused, now_ns: int) -> None:
+        if self._repair is not None:
+            self._repair.refused(refused.reason, full=refused.full)
+            self._next_change(now_ns)
+
+    def _look_again(self, now_ns: int) -> None:
+        if self._agenda.deferred:
+            self._agenda.reconsider("")
+            self._next_change(now_ns)
+
+    # ---- agreement ------------------------------------------------------------------------------------
+
+    def change(self, change: Change, now_ns: int) -> None:
+        repair, record = self._repair, self._local.record
+        assert repair is not None
+        assert record is not None
+        if isinstance(change, ev.MemberFailed):
+            repair.failed(change.member, record)
+        elif isinstance(change, ev.MemberCaughtUp):
+            repair.caught_up(change.member, record)
+        self._agenda.ask(change)
+        self._next_change(now_ns)
+
+    def _next_change(self, now_ns: int) -> None:
+        """One change at a time, and none before our own first commit (A1)."""
+        if self.proposal is None or self._repair is None or not self.proposal.committed:
+            return
+        committed = self.proposal.slot.record
+        record = self._agenda.next_record(committed) or self._repair.next_record(committed)
+        if record is not None:
+            self._put(record, now_ns)
+
+    def _put(self, record: Record, now_ns: int) -> None:
+        """Propose `record`: its in-sync set counts from before the first message leaves (S1)."""
+        local = self._local
+        assert self.required is not None
+        assert local.state.slot is not None
+        slot = local.state.slot.next(local.epoch, record)
+        if self._repair is not None:
+            self._repair.proposed()
+        self.required.propose(record.in_sync)
+        local.at_once(ev.Require())
+        self.proposal = Proposal(slot)
+        local.store(slot)
+        self._send_proposal(now_ns, local.other_members())
+        local.send(ms.Accepted(record.volume, local.me, local.me, local.epoch, slot.stamp))
+
+    def _send_proposal(self, now_ns: int, members: tuple[Voter, ...]) -> None:
+        local = self._local
+        assert self.proposal is not None
+        slot = self.proposal.slot
+        self._resend_at_ns = now_ns + local.timing.resend_ns
+        for member in members:
+            local.send(ms.Propose(slot.record.volume, local.me, member, local.epoch, slot, local.committed))
+
+    def _lagging(self) -> tuple[Voter, ...]:
+        """Reachable members that have not stored the latest record."""
+        if self.proposal is None:
+            return ()
+        local, accepted = self._local, self.proposal.accepted
+        return tuple(v for v in local.other_members() if local.reaches(v.node) and v not in accepted)
+
+    def _not_erased(self) -> tuple[Voter, ...]:
+        """Reachable members that have stored the committed tombstone and have not said that their data are gone. *The
+        word was lost with a link of theirs, ours stood: nobody said anything any more, and nothing was removed.*"""
+        proposal, local = self.proposal, self._local
+        if proposal is None or not proposal.committed or not proposal.slot.record.deleted:
+            return ()
+        told = [v for v in local.other_members() if local.reaches(v.node) and v in proposal.accepted]
+        return tuple(voter for voter in told if voter not in self._deletion.erased_voters)
+
+    def accepted(self, message: ms.Accepted, now_ns: int) -> None:
+        local, proposal = self._local, self.proposal
+        if proposal is None or message.epoch != local.epoch or message.stamp != proposal.slot.stamp:
+            return
+        if message.sender not in proposal.slot.record.members:
+            return
+        if self._repair is not None:
+            self._repair.stored(message.sender, proposal.slot.record)
+        if proposal.accept(message.sender):
+            self._commit(now_ns)
+        elif proposal.committed and message.sender != local.me:
+            self._tell_committed((message.sender,))
+            self._next_change(now_ns)
+
+    def _commit(self, now_ns: int) -> None:
+        local = self._local
+        assert self.proposal is not None
+        assert self.required is not None
+        slot = self.proposal.slot
+        local.committed = slot.stamp
+        self.required.commit(slot.record.in_sync)
+        self._count(slot.record)
+        first, self._led_first = not self._led_first, True
+        if first:
+            local.when_durable(ev.Lead(slot))
+        local.when_durable(ev.Require())
+        local.when_durable(ev.RecordCommitted(slot))
+        self._agenda.committed()
+        self._tell_committed(tuple(v for v in local.other_members() if v in self.proposal.accepted))
+        before, self._before = self._before, slot.record
+        if before is not None:
+            self._parting.committed(before, slot)
+        if slot.record.deleted:
+            self._deletion.begin()
+        self._next_change(now_ns)
+
+    def _count(self, record: Record) -> None:
+        """Enough copies for writes?"""
+        before, self.writes = self.writes, write_state(record)
+        in_sync = tuple(voter.node for voter in record.in_sync)
+        counted = Counted(before, in_sync, record.copies, record.failure_mode, record.on_unavailable, self.writes)
+        self._local.decide(counted)
+
+    def _tell_committed(self, members: tuple[Voter, ...]) -> None:
+        local = self._local
+        assert self.proposal is not None
+        slot = self.proposal.slot
+        for member in members:
+            local.send(ms.Committed(slot.record.volume, local.me, member, local.epoch, slot.stamp))

@@ -1,0 +1,50 @@
+"""When a reign ends: every reason that a leader has to stop, in one judgement (A5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.replica.brain.decisions import Verdict, recorded
+from stoscore.units import in_seconds
+
+
+@recorded
+@dataclass(frozen=True, slots=True)
+class Reign:
+    """A leader, and what may end it."""
+
+    me: str
+    epoch: int
+    lease_ns: int
+    lease_over_ns: int
+    """How long ago the last majority of promises ended; 0: it holds, or nobody is absent."""
+    absent: tuple[str, ...]
+    """Nodes of voters that are not there."""
+    disk_stalled: bool
+    heard_epoch: int = 0
+    """A higher epoch that we heard of."""
+    heard_from: str = ""
+    successor: str = ""
+    """The node that we have named (P5)."""
+    failure: str = ""
+    stopping: bool = False
+
+    def judge(self) -> Verdict:
+        reason = self.reason()
+        return Verdict("step-down" if reason else "", reason)
+
+    def reason(self) -> str:
+        """Why the reign ends, or "" to go on."""
+        if self.successor:
+            return f"it named {self.successor} its successor"
+        if self.failure:
+            return f"its disk failed: {self.failure}"
+        if self.stopping:
+            return "its process ends"
+        if self.heard_epoch > self.epoch:
+            return f"{self.heard_from or 'a voter'} knows epoch {self.heard_epoch}, above {self.epoch}"
+        if self.disk_stalled:
+            return "its disk makes no progress"  # its beats would keep it alive for ever
+        if self.absent and self.lease_over_ns >= self.lease_ns:
+            return f"a majority of voters has made no promise for {in_seconds(self.lease_over_ns)}"
+        return ""

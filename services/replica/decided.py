@@ -1,0 +1,71 @@
+"""Decisions on their way out: one span, one log line and one event each.
+
+Decisions are at their most interesting when things are broken, the bus among them: events that could not be sent wait,
+in order and bounded, and leave when the bus is back. They are told for people and never acted on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+
+from services.replica.brain import events as ev
+from services.replica.brain import lost_voter
+from stoscore import subjects
+from stoscore.bus import Bus
+from stoscore.messages import DecisionEvent
+from stoscore.telemetry import get_logger, span
+
+log = get_logger("replica")
+WAITING_MAX = 10_000
+"""Beyond it the oldest is dropped: a thousand volumes' worth of elections."""
+
+
+class Decisions:
+    """One node's decisions."""
+
+    def __init__(self, node: str, bus: Bus):
+        self._node = node
+        self._bus = bus
+        self._waiting: deque[DecisionEvent] = deque(maxlen=WAITING_MAX)
+        bus.on_connected.append(self._send_waiting)
+
+    def tell(self, volume: str, name: str, explain: ev.Explain, at_ns: int) -> None:
+        """`at_ns`: this node's clock."""
+        about: dict[str, str | int] = {"volume": volume, "epoch": explain.epoch, "version": explain.version}
+        told = {f"input.{key}": _flat(value) for key, value in explain.inputs.items()}
+        title = f"brain {explain.kind}"
+        with span(title, explain.cause or None, outcome=explain.outcome, **about, **told) as opened:
+            log.info("%s: %s", explain.kind, explain.outcome, extra={**about, "inputs": dict(explain.inputs)})
+            event = DecisionEvent(
+                volume=volume,
+                name=name,
+                node=self._node,
+                kind=explain.kind,
+                epoch=explain.epoch,
+                version=explain.version,
+                inputs=dict(explain.inputs),
+                outcome=explain.outcome,
+                alternatives=list(explain.alternatives),
+                cause=opened.traceparent,
+                at_ns=at_ns,
+            )
+        self._waiting.append(event)
+        self._send()
+
+    def tell_lost(self, volume: str, reason: str, at_ns: int) -> None:
+        """A voter that has no brain to speak for it."""
+        self.tell(volume, "", lost_voter(self._node, reason), at_ns)
+
+    def _send(self) -> None:
+        subject = subjects.event(self._node, "decision")
+        while self._waiting and self._bus.connected and self._bus.send(subject, self._waiting[0]):
+            self._waiting.popleft()
+
+    async def _send_waiting(self) -> None:
+        self._send()
+
+
+def _flat(value: object) -> str | int:
+    """As an attribute of a span, which has no place for lists and objects."""
+    return value if isinstance(value, str | int) else json.dumps(value)

@@ -1,0 +1,181 @@
+"""What is left behind when some heal, and what a healed cluster must be like (invariant 8)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.replica.brain import Record, Slot, Voter
+from services.replica.brain.policy import needed_copies
+from tests.simulation.faults import Struck
+
+if TYPE_CHECKING:
+    from tests.simulation.machine import Machine
+    from tests.simulation.volume import SimVolume
+    from tests.simulation.world import World
+
+
+def leave_behind(world: World) -> frozenset[str]:
+    """Nodes that stay as bad as can be: what is left has a majority and a clean in-sync copy of every volume, and as
+    many copies as its writes need."""
+    dice = world.dice
+    left: set[str] = set()
+    names = list(world.names)
+    dice.shuffle(names)
+    for name in names:
+        if len(left) < len(names) - 1 and enough(world, left | {name}):
+            left.add(name)
+    if dice.random() < 0.3 or world.making:
+        left = set()
+    for name in sorted(left):
+        _ruin(world, world.machines[name])
+    # What struck may have changed who is in sync: whoever is needed by now heals after all.
+    while left and not enough(world, left):
+        left.discard(dice.choice(sorted(left)))
+    return frozenset(left)
+
+
+def enough(world: World, left: set[str]) -> bool:
+    for volume in world.volumes:
+        agreed = world.checker.volume(volume)
+        if agreed.chosen is None or not _can_go_on(world, agreed.chosen.record, left):
+            return False
+        known = _known_in_sync(world, agreed.chosen, left)
+        if not any(_clean(world.machines[voter.node], volume) for voter in known):
+            return False
+    return True
+
+
+def _known_in_sync(world: World, chosen: Slot, left: set[str]) -> set[Voter]:
+    """In-sync members that are there and that no record newer than the committed one takes out of the set, as far as the
+    voters that are there can tell. *A stored "in sync {A}", nobody else who is there did, and lost power. Whether it was
+    committed by one who is away, and A acknowledged writes alone, nobody who is there can know: not even that B, clean,
+    is in sync. They have to wait.*"""
+    known = {voter for voter in chosen.record.in_sync if voter.node not in left}
+    for voter in chosen.record.voters:
+        disk = world.machines[voter.node].disks.get(chosen.record.volume)
+        slot = disk.state.slot if disk is not None and disk.state is not None else None
+        if voter.node not in left and slot is not None and slot.stamp > chosen.stamp:
+            known &= set(slot.record.in_sync)
+    return known
+
+
+def _can_go_on(world: World, record: Record, left: set[str]) -> bool:
+    """A majority of voters that have their store is there, and as many copies as a write needs."""
+    there = [voter for voter in record.voters if voter.node not in left and _has_store(world, record.volume, voter)]
+    copies = sum(voter.kind == "data" for voter in there)
+    waits = copies < needed_copies(record.failure_mode, record.copies) and record.on_unavailable == "suspend"
+    return len(there) * 2 > len(record.voters) and not waits
+
+
+def _has_store(world: World, volume: str, voter: Voter) -> bool:
+    disk = world.machines[voter.node].disks.get(volume)
+    return disk is not None and disk.me == voter
+
+
+def _clean(machine: Machine, volume: str) -> bool:
+    disk = machine.disks[volume]
+    return not disk.unclean and not disk.failure
+
+
+def _ruin(world: World, machine: Machine) -> None:
+    """As it stays until all heal."""
+    struck = Struck(world, world.dice)
+    way = world.dice.choice(("dead", "dead", "powerless", "paused", "deaf", "mute", "alone", "hung"))
+    world.log("left behind:", machine.name, way)
+    network = world.network
+    if way == "dead":
+        machine.kill(power=False)
+    elif way == "powerless":
+        machine.kill(power=True)
+    elif way == "paused":
+        machine.pause()
+    elif way == "hung":
+        machine.disk_hangs = True
+    else:
+        network.nats_down.add(machine.name)
+        for pair in struck.around(machine.name, {"deaf": "in", "mute": "out", "alone": "both"}[way]):
+            network.cut(*pair)
+
+
+def obstacle(world: World, *, all_nodes: bool) -> str:
+    """What is not as it has to be, or "". `all_nodes`: everything healed, so every copy is in sync."""
+    if world.making and all_nodes:
+        return "a volume is about to be made"
+    for name, volume in sorted(world.volumes.items()):
+        chosen = world.checker.volume(name).chosen
+        if chosen is not None and not _can_go_on(world, chosen.record, set(world.left_behind)):
+            continue  # too many stores are lost for good
+        found = _not_served(world, name, volume) or (_not_in_sync(world, name) if all_nodes else "")
+        if found:
+            return found
+        if all_nodes and not volume.done and not world.draining:
+            return f"{name}: has work left"
+    return _left_over(world) if all_nodes else ""
+
+
+def _not_served(world: World, name: str, volume: SimVolume) -> str:
+    frontend = volume.frontend
+    if volume.deleting:
+        return f"{name}: not deleted"
+    if frontend is None or not volume.served():
+        return f"{name}: no frontend"
+    if world.draining and frontend.open:
+        return f"{name}: not answered: {frontend.open}"
+    if not volume.answered() and not world.draining:
+        return f"{name}: frontend {frontend.number} answers nothing: {frontend.open}"
+    return _no_primary(world, name)
+
+
+def _no_primary(world: World, volume: str) -> str:
+    healthy = [m for m in world.machines.values() if m.name not in world.left_behind and m.node is not None]
+    states = [m.node.volumes[volume] for m in healthy if m.node is not None and volume in m.node.volumes]
+    primaries = [state.primary.me for state in states if state.primary is not None and state.primary.serving]
+    return "" if len(primaries) == 1 else f"{volume}: served by {primaries}"
+
+
+def _not_in_sync(world: World, volume: str) -> str:
+    chosen = world.checker.volume(volume).chosen
+    if chosen is None:
+        return f"{volume}: no record"
+    record, possible = chosen.record, _can_change(world, chosen.record)
+    data = {voter for voter in record.voters if voter.kind == "data"}
+    if not possible:
+        data = {voter for voter in data if _has_store(world, volume, voter)}
+    if set(record.in_sync) != data:
+        return f"{volume}: not in sync: {_told(record)}"
+    if record.joining or (len(data) != record.copies and possible):
+        return f"{volume}: {record.copies} copies are asked for: {_told(record)}"
+    for voter in record.in_sync:
+        disk = world.machines[voter.node].disks.get(volume)
+        if disk is None or disk.unclean:
+            return f"{volume}: unclean on {voter.node}"
+    return ""
+
+
+def _can_change(world: World, record: Record) -> bool:
+    """There is a node for one more member: every change of the members begins with one."""
+    taken = {member.node for member in record.members if _has_store(world, record.volume, member)}
+    return any(m.name not in taken and record.volume not in m.unreadable for m in world.machines.values())
+
+
+def _told(record: Record) -> str:
+    members = " ".join(f"{member.node}{'' if member.kind == 'data' else '(w)'}" for member in record.voters)
+    in_sync, joining = (" ".join(member.node for member in group) for group in (record.in_sync, record.joining))
+    return f"{members}, in sync {in_sync}, joining {joining or 'nobody'}"
+
+
+def _tombstone_waits(world: World, volume: str) -> bool:
+    """A member whose directory nobody can read will never confirm that it is gone."""
+    return any(volume in machine.unreadable for machine in world.machines.values())
+
+
+def _left_over(world: World) -> str:
+    """Directories of deleted volumes, and of members that no record names any more (I3)."""
+    for machine in world.machines.values():
+        for volume, disk in machine.disks.items():
+            chosen = world.checker.volume(volume).chosen
+            if volume in world.tombs and not _tombstone_waits(world, volume):
+                return f"{volume}: deleted, and its directory on {machine.name} is there"
+            if chosen is not None and disk.me not in chosen.record.members:
+                return f"{volume}: {machine.name} is no member, and its directory is there"
+    return ""

@@ -1,0 +1,151 @@
+"""Two or three faults at the right distance: the troubles that the rules of the protocol were written for.
+
+Drawn at random they would meet once in ten thousand seeds. Each names what it sets up, not what it expects: the
+checks are the same as everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stoscore.units import MS, SECOND
+from tests.simulation.faults import Struck
+
+
+def old_answers(s: Struck) -> None:
+    """The primary hears everything late, and then nothing: how old is what it counts on?"""
+    volume = s.volume()
+    primary = s.primary(volume)
+    s.lag([(other, primary.name) for other in s.others(primary.name)], (150 * MS, 450 * MS), 3 * SECOND)
+    blow = s.dice.choice((s.pause, lambda m: s.cut(s.both_ways(m.name, s.others(m.name)))))
+    s.after(s.dice.randint(500 * MS, 1500 * MS), lambda: blow(primary))
+
+
+def forgetful_promiser(s: Struck) -> None:
+    """The primary lives on the promise of one voter; that one is started again while another would like to lead."""
+    volume = s.volume()
+    primary = s.primary(volume)
+    others = [node for node in s.voters(volume) if node != primary.name]
+    if len(others) < 2:
+        return
+    s.dice.shuffle(others)
+    promiser, *rivals = others
+    s.cut(s.both_ways(primary.name, rivals), s.dice.randint(1 * SECOND, 3 * SECOND))
+    away = s.dice.choice((5 * MS, 50 * MS, 200 * MS))
+    s.after(s.dice.randint(500 * MS, 1 * SECOND), lambda: s.kill(s.world.machines[promiser], away))
+
+
+def slow_marks(s: Struck) -> None:
+    """Writes wait for their marks while the primary changes."""
+    volume = s.volume()
+    backup = s.backup(volume)
+    s.slow_disk(backup, s.dice.choice((300 * MS, 1 * SECOND)), 3 * SECOND)
+    blow = s.dice.choice((s.kill, s.pause, lambda m: s.isolate(m.name)))
+    s.after(s.dice.randint(50 * MS, 600 * MS), lambda: blow(s.primary(volume)))
+
+
+def two_take_overs(s: Struck) -> None:
+    """The new primary dies in the middle of its take-over, the next one as well."""
+    volume = s.volume()
+    s.kill(s.primary(volume), s.dice.randint(300 * MS, 3 * SECOND))
+    for _ in range(s.dice.randint(1, 3)):
+        blow = s.dice.choice((s.kill, lambda m: s.light_fuse(m, s.dice.randint(1, 30))))
+        s.after(s.dice.randint(400 * MS, 1200 * MS), lambda blow=blow: blow(s.primary(volume)))  # type: ignore[misc]
+
+
+def back_and_dark(s: Struck) -> None:
+    """A copy comes back, is brought up to date, and then all lose power; who starts first is a matter of luck."""
+    volume = s.volume()
+    away = s.dice.randint(100 * MS, 1500 * MS)
+    s.kill(s.backup(volume), away)
+
+    def dark() -> None:
+        for machine in s.world.machines.values():
+            s.power_off(machine, s.dice.randint(10 * MS, 1500 * MS))
+
+    s.after(away + s.dice.randint(20 * MS, 800 * MS), dark)
+
+
+def stale_member(s: Struck) -> None:
+    """A member is cut off and leaves the set; as it comes back, the others go."""
+    volume = s.volume()
+    backup, primary = s.backup(volume), s.primary(volume)
+    lasts = s.dice.randint(600 * MS, 2 * SECOND)
+    s.cut(s.both_ways(backup.name, s.others(backup.name)), lasts)
+    s.nats_down([backup.name], lasts)
+    blow = s.dice.choice((s.kill, s.pause, s.power_off))
+    s.after(lasts - s.dice.randint(0, 100 * MS), lambda: blow(primary))
+
+
+def forgotten_follower(s: Struck) -> None:
+    """A follower hears of nobody for long, its links not knowing that they are dead."""
+    backup = s.backup()
+    lasts = s.dice.randint(3 * SECOND, 6 * SECOND)
+    s.cut(s.both_ways(backup.name, s.others(backup.name)), lasts)
+    if s.dice.random() < 0.5:
+        s.after(lasts, lambda: s.power_off(backup))
+
+
+def old_primary_wakes(s: Struck) -> None:
+    """Paused for as long as an election takes, with writes in flight and in its sockets."""
+    s.pause(s.primary(), s.dice.randint(400 * MS, 1600 * MS))
+
+
+def frontend_again(s: Struck) -> None:
+    """The frontend's process is killed and back at once: what it had sent is still on its way."""
+    volume = s.world.volumes.get(s.volume())
+    if volume is None:
+        return
+    s.lag([(volume.wanted, other) for other in s.others(volume.wanted)], (50 * MS, 400 * MS), 2 * SECOND)
+    at = volume.wanted
+    s.after(s.dice.randint(100 * MS, 500 * MS), lambda: s.kill(s.world.machines[at], 10 * MS))
+
+
+def to_and_fro(s: Struck) -> None:
+    """Attached here, there, and here again, in the middle of a failover or not."""
+    volume = s.volume()
+    s.move(volume)
+    for _ in range(2):
+        s.after(s.dice.randint(100 * MS, 1 * SECOND), lambda: s.move(volume))
+    if s.dice.random() < 0.5:
+        s.after(s.dice.randint(0, 600 * MS), lambda: s.kill(s.primary(volume)))
+
+
+def flush_alone(s: Struck) -> None:
+    """One member loses power and is back before anything else is written; then all do."""
+    volume = s.volume()
+    s.power_off(s.backup(volume), s.dice.choice((20 * MS, 100 * MS, 600 * MS)))
+
+    def dark() -> None:
+        for node in s.voters(volume):
+            s.power_off(s.world.machines[node], s.dice.randint(10 * MS, 1500 * MS))
+
+    s.after(s.dice.randint(100 * MS, 1500 * MS), dark)
+
+
+def one_after_another(s: Struck) -> None:
+    """A rolling upgrade in a hurry."""
+    at = 0
+    for name in s.world.names:
+        machine = s.world.machines[name]
+        s.after(at, lambda machine=machine: s.stop(machine, s.dice.randint(20 * MS, 400 * MS)))  # type: ignore[misc]
+        at += s.dice.randint(100 * MS, 1200 * MS)
+
+
+MOTIFS: dict[str, tuple[int, Callable[[Struck], None]]] = {
+    motif.__name__.replace("_", " "): (3, motif)
+    for motif in (
+        old_answers,
+        forgetful_promiser,
+        slow_marks,
+        two_take_overs,
+        back_and_dark,
+        stale_member,
+        forgotten_follower,
+        old_primary_wakes,
+        frontend_again,
+        to_and_fro,
+        flush_alone,
+        one_after_another,
+    )
+}

@@ -1,0 +1,294 @@
+"""What a node orders, performed on the simulated disk and network in order, as `services/replica/shell.py` does it.
+
+A store that failed answers nothing any more: the orders that follow are dropped but for those that say so.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from services.replica.brain import HardState
+from services.replica.driver import (
+    Data,
+    Decided,
+    DropHome,
+    Erase,
+    FindHome,
+    HangUp,
+    RecordChanged,
+    Remove,
+    Reply,
+    Save,
+    TellServing,
+    ToBrain,
+    ToPeer,
+)
+from services.replica.replication import effects as fx
+from services.replica.replication.messages import Copy, Digests, Done, Failed, Joined, Opened, OpenRefused, Request
+from tests.simulation.store import Disk, DiskFailed, Rotten
+
+if TYPE_CHECKING:
+    from tests.simulation.machine import Machine
+
+
+class Orders:
+    def __init__(self, machine: Machine):
+        self._machine = machine
+        self._world = machine.world
+        self._tokens: dict[int, tuple[int, ...]] = {}
+        self._next_token = 1
+        self._asked: dict[tuple[int, int, int], tuple[Request, tuple[int, ...]]] = {}
+        """(link, session, request) -> what a frontend asked of this primary, with its payload."""
+        self._orders: dict[type, Callable[[Any], None]] = {
+            ToPeer: lambda order: machine.wires.pair(order.node, order.message, by_bus=order.by_bus),
+            ToBrain: self._to_brain,
+            Save: self._save,
+            Data: self._data,
+            Reply: lambda order: self._world.replied(machine, order),
+            Decided: self._decided,
+            RecordChanged: lambda order: self._world.checker.told_committed(order.volume, order.slot),
+            TellServing: self._tell_serving,
+            HangUp: self._hang_up,
+            Erase: lambda order: machine.lanes[order.volume].erase(),
+            Remove: self._remove,
+            FindHome: lambda order: self._world.homes.find(machine, order),
+            DropHome: lambda order: self._world.homes.drop(machine, order),
+        }
+        self._effects: dict[type, Callable[[Disk, Data, Any], None]] = {
+            fx.Tell: self._tell,
+            fx.Answer: self._answer,
+            fx.AnswerRead: self._answer_read,
+            fx.AnswerDigests: self._answer_digests,
+            fx.StoreWrite: self._store_write,
+            fx.StoreZero: self._store_zero,
+            fx.StoreCopy: self._store_copy,
+            fx.MarkRegions: lambda disk, order, effect: machine.lanes[disk.volume].mark(effect.regions),
+            fx.UnmarkRegions: lambda disk, order, effect: disk.unmark(effect.regions),
+            fx.SyncStore: lambda disk, order, effect: machine.lanes[disk.volume].sync(order.owner, effect),
+            fx.CommitTail: lambda disk, order, effect: disk.tail_commit(effect.seq),
+            fx.Compare: self._compare,
+            fx.SendCopy: self._send_copy,
+            fx.Release: lambda disk, order, effect: self._tokens.pop(effect.token, None),
+            fx.StartedServing: self._noted,
+            fx.ResyncDone: self._noted,
+        }
+
+    def perform(self, order: Any) -> None:
+        self._orders[type(order)](order)
+
+    def end(self) -> None:
+        self._tokens.clear()
+        self._asked.clear()
+
+    def hold(self, payload: tuple[int, ...]) -> int:
+        token = self._next_token
+        self._next_token += 1
+        self._tokens[token] = payload
+        return token
+
+    def asked(self, link: int, request: Request, payload: tuple[int, ...]) -> None:
+        self._asked[link, request.session, request.request] = request, payload
+
+    # ---- orders ---------------------------------------------------------------------------------------
+
+    def _to_brain(self, order: ToBrain) -> None:
+        message = order.message
+        disk = self._machine.disks.get(message.volume)
+        if disk is not None:
+            self._world.checker.leaves(disk, message)
+        self._machine.wires.brain(message)
+
+    def _save(self, order: Save) -> None:
+        self._machine.lanes[order.volume].save(order.ticket, order.state)
+
+    def state_durable(self, disk: Disk, state: HardState) -> None:
+        disk.state = HardState.decode(state.encode())
+        self._world.checker.stored(disk, disk.state)
+
+    def _decided(self, order: Decided) -> None:
+        explain = order.explain
+        self._world.coverage.decided(explain.kind)
+        if explain.kind == "fence" and not explain.inputs["change"]["force"]:
+            self._world.checker.fences(self._machine, order.volume)
+        self._machine.log(order.volume, explain.kind, explain.outcome, explain.alternatives)
+
+    def _tell_serving(self, order: TellServing) -> None:
+        self._machine.wires.send(order.node, ("serving", order.volume, order.epoch))
+
+    def _hang_up(self, order: HangUp) -> None:
+        link = self._machine.wires.out.get(order.node)
+        if link is not None:
+            self._machine.log("hangs up on", order.node)
+            self._world.network.close_dialler(link)
+
+    def _remove(self, order: Remove) -> None:
+        self._machine.log(order.volume, "removes its directory")
+        self._world.checker.removes(self._machine.disks[order.volume])
+        del self._machine.disks[order.volume]
+        del self._machine.lanes[order.volume]
+
+    # ---- data -----------------------------------------------------------------------------------------
+
+    def _data(self, order: Data) -> None:
+        disk, effect = self._machine.disks.get(order.volume), order.effect
+        if disk is None:
+            if isinstance(effect, fx.Answer):  # a frontend that asks a node without the volume is sent on
+                self._machine.wires.answer(effect.link, (order.volume, ("", ""), order.epoch, effect.message, ()))
+            return
+        if disk.failure and not _after_failure(effect):
+            return
+        try:
+            self._effects[type(effect)](disk, order, effect)
+        except DiskFailed as error:
+            self.disk_failed(order.volume, str(error))
+
+    def failed(self, volume: str) -> bool:
+        disk = self._machine.disks.get(volume)
+        return disk is None or bool(disk.failure)
+
+    def disk_failed(self, volume: str, reason: str, *, votes: bool = True) -> None:
+        """This copy's disk failed: it counts for nothing from now on (S3), and has no vote if it can't store one."""
+        disk, machine = self._machine.disks.get(volume), self._machine
+        if disk is None or (disk.failure and (votes or not disk.votes)):
+            return
+        machine.log(volume, "its disk fails:", reason)
+        disk.fail(reason)
+        disk.votes = votes
+        machine.live.store_changed(volume, machine.clock_ns(), unclean=True, failure=reason, votes=votes)
+
+    def _voters(self, disk: Disk, node: str) -> tuple[str, str]:
+        """Both ends' incarnations as this replica's record has them (I1)."""
+        record = self._machine.live.volumes[disk.volume].brain.record
+        voter = record.member_on(node) if record is not None else None
+        return disk.me.incarnation, voter.incarnation if voter is not None else ""
+
+    def _tell(self, disk: Disk, order: Data, effect: fx.Tell) -> None:
+        message = effect.message
+        payload = self._tokens[message.token] if getattr(message, "token", 0) else ()
+        for peer in effect.peers:
+            self._send_data(disk, order, peer, message, payload)
+
+    def _send_data(self, disk: Disk, order: Data, peer: str, message: Any, payload: tuple[int, ...]) -> None:
+        if peer in self._machine.wires.out:
+            voters = self._voters(disk, peer)
+            self._machine.wires.send(peer, ("data", disk.volume, voters, order.epoch, message, payload))
+
+    def _reply(self, disk: Disk, order: Data, link: int, message: Any, payload: tuple[int, ...] = ()) -> None:
+        voters = self._voters(disk, self._machine.wires.peer_at(link))
+        self._machine.wires.answer(link, (disk.volume, voters, order.epoch, message, payload))
+
+    def _answer(self, disk: Disk, order: Data, effect: fx.Answer) -> None:
+        message, checker = effect.message, self._world.checker
+        match message:
+            case Joined():
+                checker.joins(disk, order.epoch)
+            case Opened(session):
+                checker.opened(disk.volume, self._machine, order.epoch, session)
+            case OpenRefused():
+                self._machine.log("refuses", disk.volume, message)
+            case Done(session, request, error):
+                asked = self._asked.pop((effect.link, session, request), None)
+                if asked is None:
+                    self._world.violated(f"{self._machine.name} answers {message} twice or unasked")
+                elif not error:
+                    checker.confirms(self._machine, disk.volume, order.epoch, *asked)
+        self._reply(disk, order, effect.link, message)
+
+    def _answer_read(self, disk: Disk, order: Data, effect: fx.AnswerRead) -> None:
+        """The content is read at once, the disk takes its time, the lease is looked at as the answer leaves (P4)."""
+        machine, volume = self._machine, disk.volume
+        try:
+            contents: tuple[int, ...] | None = disk.read(effect.block, effect.count)
+        except Rotten as rotten:
+            machine.log(volume, "read fails:", rotten)
+            contents = None
+
+        def leave() -> None:
+            node = machine.live
+            state = node.volumes.get(volume)
+            if state is None or state.primary is None or state.primary.epoch != order.epoch or disk.failure:
+                return
+            if not state.primary.serving:
+                return
+            if contents is None:
+                self._asked.pop((effect.link, effect.session, effect.request), None)
+                self._reply(disk, order, effect.link, Done(effect.session, effect.request, errno.EIO))
+                return
+            if node.lease_until(state) <= machine.clock_ns():
+                machine.log("parks", volume, effect)
+                node.park(volume, effect)
+                return
+            self._world.checker.reads(volume, machine.name, order.epoch)
+            self._asked.pop((effect.link, effect.session, effect.request), None)
+            self._reply(disk, order, effect.link, Done(effect.session, effect.request, 0), contents)
+
+        machine.later(machine.disk_time() // 4, leave)
+
+    # ---- the store ------------------------------------------------------------------------------------
+
+    def _store_write(self, disk: Disk, order: Data, effect: fx.StoreWrite) -> None:
+        self._world.checker.stores(disk, self._machine.live, order.epoch, effect.seq)
+        contents = self._tokens.pop(effect.token)
+        assert len(contents) == effect.count
+        disk.write(effect.seq, effect.block, contents)
+        self._machine.log("stores", disk.volume, effect.seq, effect.block, contents)
+
+    def _store_zero(self, disk: Disk, order: Data, effect: fx.StoreZero) -> None:
+        self._world.checker.stores(disk, self._machine.live, order.epoch, effect.seq)
+        disk.write(effect.seq, effect.block, (0,) * effect.count)
+        self._machine.log("stores", disk.volume, effect.seq, effect.block, (0,) * effect.count)
+
+    def _store_copy(self, disk: Disk, order: Data, effect: fx.StoreCopy) -> None:
+        self._world.checker.stores(disk, self._machine.live, order.epoch, effect.seq)
+        contents = iter(self._tokens.pop(effect.token))
+        by_block = {b: next(contents) for block, count in effect.ranges for b in range(block, block + count)}
+        for block, count in effect.keep:
+            kept = tuple(by_block[b] for b in range(block, block + count))
+            self.note_copy(disk, effect, block, kept)
+            self._machine.log("copies", disk.volume, effect.seq, block, kept)
+
+    def note_copy(self, disk: Disk, effect: fx.StoreCopy, block: int, contents: tuple[int, ...]) -> None:
+        """A copy is noted like a write, under the number at which it was read."""
+        disk.write(effect.seq, block, contents)
+
+    # ---- comparing and copying ------------------------------------------------------------------------
+
+    def _answer_digests(self, disk: Disk, order: Data, effect: fx.AnswerDigests) -> None:
+        values = tuple(v for index, count in effect.ranges for v in disk.digests(effect.level, index, count))
+        self._reply(disk, order, effect.link, Digests(effect.number, effect.level, 1), values)
+
+    def _compare(self, disk: Disk, order: Data, effect: fx.Compare) -> None:
+        theirs = iter(self._tokens.pop(effect.token))
+        differing: list[tuple[int, int]] = []
+        for index, count in effect.ranges:
+            for at, mine in enumerate(disk.digests(effect.level, index, count), index):
+                if mine == next(theirs):
+                    continue
+                if differing and sum(differing[-1]) == at:
+                    differing[-1] = (differing[-1][0], differing[-1][1] + 1)
+                else:
+                    differing.append((at, 1))
+        machine = self._machine
+        machine.live.compared(disk.volume, order.epoch, effect.peer, effect.number, differing, machine.clock_ns())
+
+    def _send_copy(self, disk: Disk, order: Data, effect: fx.SendCopy) -> None:
+        machine = self._machine
+        try:
+            payload = tuple(c for block, count in effect.ranges for c in disk.read(block, count))
+        except Rotten as rotten:
+            machine.log(disk.volume, "a copy can't be sent:", rotten)
+            machine.live.copy_failed(disk.volume, order.epoch, effect.peer, str(rotten), machine.clock_ns())
+            return
+        self._send_data(disk, order, effect.peer, Copy(effect.number, effect.as_of, effect.ranges, 1), payload)
+
+    def _noted(self, disk: Disk, order: Data, effect: Any) -> None:
+        self._machine.log(disk.volume, effect)
+
+
+def _after_failure(effect: fx.Effect) -> bool:
+    match effect:
+        case fx.Release() | fx.Answer(_, Failed() | OpenRefused()):
+            return True
+    return False

@@ -1,0 +1,207 @@
+"""One volume's control plane: it is founded, attached where it is wanted, moved, given another policy, deleted, and made
+anew under its name, with whatever befalls it in the middle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+from typing import TYPE_CHECKING
+
+from services.replica.brain import Record
+from services.replica.brain import events as ev
+from services.replica.driver import Reply
+from services.replica.replication.frontend import RequestKind
+from stoscore.units import BLOCK_BYTES, MS
+from tests.simulation.client import Frontend
+from tests.simulation.plan import VolumePlan, volume_voters
+
+if TYPE_CHECKING:
+    from tests.simulation.machine import Machine
+    from tests.simulation.world import World
+
+TEND_NS = 50 * MS
+ANSWERS = 3
+"""So many answers show that a frontend is served."""
+KINDS = (RequestKind.WRITE, RequestKind.READ, RequestKind.ZERO, RequestKind.FLUSH)
+KIND_WEIGHTS = (60, 30, 4, 6)
+FUA_SHARE = 0.08
+
+
+class SimVolume:
+    def __init__(self, world: World, plan: VolumePlan, operations: int):
+        self.world = world
+        self.plan = plan
+        self.id = plan.name
+        self.dice = Random(f"{world.plan.seed}/{plan.name}")
+        self.wanted = plan.node
+        self.frontend: Frontend | None = None
+        self.may_fail = plan.on_unavailable == "error"
+        """Requests may be answered with an error: the policy says so, or said so."""
+        self._operations = operations
+        self._founded = False
+        self._asked: dict[int, str] = {}
+        self._changes: list[ev.PolicyAsked] = []
+        self._detach = False
+        self._steal = ""
+        """Attach elsewhere without detaching: "dead" when the node that holds it is, or an operator's reason."""
+        self._deleting = False
+
+    # ---- founding -------------------------------------------------------------------------------------
+
+    def make_replicas(self) -> None:
+        for voter in self.plan.voters:
+            self.world.machines[voter.node].make_replica(self.id, voter, self.plan.size_blocks)
+
+    def first_record(self) -> Record:
+        plan = self.plan
+        data = tuple(voter for voter in plan.voters if voter.kind == "data")
+        return Record(
+            self.id, self.id, plan.size_blocks * BLOCK_BYTES, len(data) - 1, plan.voters, data,
+            failure_mode=plan.failure_mode, on_unavailable=plan.on_unavailable,
+        )  # fmt: skip
+
+    def found(self) -> None:
+        """The first record goes to every voter, again until each has it: a create that is interrupted goes on."""
+        record = self.first_record()
+        for voter in self.plan.voters:
+            machine = self.world.machines[voter.node]
+            state = machine.node.volumes.get(self.id) if machine.node is not None and not machine.paused else None
+            if state is not None and state.brain.record is None and state.brain.me == voter:
+                machine.ask(self.id, ev.Founded(record))
+        chosen = self.world.checker.volume(self.id).chosen
+        if chosen is None:
+            self.world.schedule(2 * TEND_NS, self.found)
+        if not self._founded:
+            self._founded = True
+            self._tend()
+
+    # ---- the application ------------------------------------------------------------------------------
+
+    def wants_more(self) -> bool:
+        """While faults are in season the application goes on; afterwards it does what is left of its work, and enough
+        to show that it is served."""
+        if self.world.draining or self._deleting:
+            return False
+        return self.world.faulty or self._operations > 0 or not self.answered()
+
+    @property
+    def done(self) -> bool:
+        return self._operations <= 0
+
+    def next_request(self) -> tuple[RequestKind, int, int, bool]:
+        """(kind, block, count, fua)"""
+        self._operations -= 1
+        self.world.operations += 1
+        dice, size = self.dice, self.plan.size_blocks
+        kind = dice.choices(KINDS, KIND_WEIGHTS)[0]
+        if kind is RequestKind.FLUSH:
+            return kind, 0, 0, False
+        block = dice.choice(self.plan.hot) if dice.random() < 0.7 else dice.randrange(size)
+        count = dice.choices((1, 2, 4, 40), (80, 10, 8, 2))[0]
+        fua = kind is not RequestKind.READ and dice.random() < FUA_SHARE
+        return kind, block, min(count, size - block), fua
+
+    # ---- what is wanted of it -------------------------------------------------------------------------
+
+    def move_to(self, node: str, steal: str = "") -> None:
+        """`steal`: without asking the node that has it to let go."""
+        if node != self.wanted and not self._deleting:
+            self.world.log("moves", self.id, "to", node, steal)
+            self.wanted = node
+            self._detach, self._steal = not steal, steal
+            if self.frontend is not None:
+                self.frontend.replaced = True
+
+    def change_policy(self, asked: ev.PolicyAsked) -> None:
+        self.may_fail = self.may_fail or asked.on_unavailable == "error"
+        self._changes.append(asked)
+
+    def delete(self) -> None:
+        self.world.log("deletes", self.id)
+        self._deleting = self._detach = True
+        if self.frontend is not None:
+            self.frontend.replaced = True
+
+    @property
+    def deleting(self) -> bool:
+        return self._deleting
+
+    @property
+    def forced(self) -> bool:
+        """An operator wants it elsewhere, whoever has it."""
+        return self._steal not in ("", "dead")
+
+    def served(self) -> bool:
+        frontend = self.frontend
+        return frontend is not None and frontend.alive and not frontend.replaced
+
+    def answered(self) -> bool:
+        return self.frontend is not None and self.frontend.answered >= ANSWERS
+
+    # ---- requests to its primary ----------------------------------------------------------------------
+
+    def _tend(self) -> None:
+        """Ask for what is wanted and not so yet; start a frontend again after its process died."""
+        if self.id not in self.world.volumes:
+            return
+        self.world.schedule(TEND_NS, self._tend)
+        if self.served() and not self._changes:
+            return
+        leaders = [m for m in self.world.machines.values() if self.id in m.leading and m.listening()]
+        if leaders:
+            self._ask(self.dice.choice(leaders))
+
+    def _ask(self, machine: Machine) -> None:
+        request = self.world.request()
+        event: ev.Event
+        if self._changes:
+            self._asked[request] = "policy"
+            event = replace(self._changes[0], request=request)
+        elif self._detach:
+            self._asked[request] = "detach"
+            event = ev.DetachAsked(request, None)
+        elif self._deleting:
+            self._asked[request] = "delete"
+            event = ev.DeleteAsked(request)
+        else:
+            self._asked[request] = "attach"
+            force = self._steal if self._steal != "dead" else ""
+            event = ev.AttachAsked(request, self.wanted, force=force)
+        machine.ask(self.id, event)
+
+    def replied(self, machine: Machine, reply: Reply) -> bool:
+        asked = self._asked.pop(reply.request, "")
+        if not asked:
+            return False
+        self.world.log(machine.name, asked, self.id, reply.code or "OK", reply.error)
+        if asked == "policy" and reply.code in ("", "INVALID_ARGUMENT") and self._changes:
+            del self._changes[0]
+        elif reply.code:
+            if reply.code == "FAILED_PRECONDITION" and self._steal == "dead":
+                self._detach, self._steal = True, ""  # its holder is alive: ask it to let go
+        elif asked == "detach":
+            self._detach = False
+        elif asked == "delete":
+            self.world.deleted(self)
+        elif asked == "attach" and not self._detach and not self.served() and not self._deleting:
+            self._attached(machine)
+        return True
+
+    def _attached(self, machine: Machine) -> None:
+        record = machine.live.volumes[self.id].brain.record
+        assert record is not None
+        target = self.world.machines[self.wanted]
+        if record.attachment is not None and record.attachment.node == self.wanted and target.listening():
+            self._steal = ""
+            self.world.frontends += 1
+            nodes = [member.node for member in record.members if member.kind == "data"]
+            self.frontend = Frontend(target, self, record.attach_epoch, self.world.frontends, nodes)
+
+    # ---- deleted and made anew ------------------------------------------------------------------------
+
+    def anew(self, number: int) -> VolumePlan:
+        """The next volume of this name has an id of its own (I2)."""
+        voters = volume_voters(self.dice, self.world.names)
+        name = f"{self.plan.name.partition('.')[0]}.{number}"
+        node = self.dice.choice(self.world.names)
+        return replace(self.plan, name=name, voters=voters, node=node, failure_mode="alwayson")

@@ -1,0 +1,235 @@
+"""What reaches one machine over its links and the bus, handed to its node as the production handlers do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from services.replica.brain import PairMessage
+from services.replica.brain import messages as ms
+from services.replica.replication.messages import Ack, Copied, Digests, Failed, Flushed, Joined, Request
+from stoscore.units import MS
+from tests.simulation.network import Link
+
+if TYPE_CHECKING:
+    from tests.simulation.machine import Machine
+
+TO_PRIMARY = (Joined, Ack, Flushed, Digests, Copied, Failed)
+HERE = -1
+"""The number of the link to oneself: the frontend of a volume whose primary is on the same node."""
+HERE_NS = MS // 20
+
+
+class Wires:
+    def __init__(self, machine: Machine):
+        self.name = machine.name
+        self._machine = machine
+        self.out: dict[str, Link] = {}
+        self.incoming: dict[int, Link] = {}
+        self._handlers: dict[str, Callable[[int, str, tuple[Any, ...]], None]] = {
+            "pair": self._pair,
+            "brain": self._brain,
+            "data": self._data,
+            "open": self._open,
+            "request": self._request,
+            "serving": self._serving,
+        }
+
+    # ---- life -----------------------------------------------------------------------------------------
+
+    def listening(self) -> bool:
+        return self._machine.listening()
+
+    def begin(self) -> None:
+        machine = self._machine
+        for peer in machine.world.names:
+            if peer != machine.name:
+                self._redial(peer, machine.rng.randint(0, 20 * MS))
+
+    def end(self) -> None:
+        self.out.clear()
+        self.incoming.clear()
+
+    def _redial(self, node: str, delay_ns: int) -> None:
+        machine = self._machine
+
+        def dial() -> None:
+            if node not in self.out and machine.world.network.dial(self, node) is None:
+                self._redial(node, machine.rng.randint(20 * MS, 150 * MS))
+
+        machine.later(delay_ns, dial)
+
+    def dialled(self, link: Link) -> None:
+        machine, peer = self._machine, link.acceptor.name
+        self.out[peer] = link
+        machine.log("link up to", peer, link.number)
+        machine.live.link_up(peer, machine.clock_ns())
+        for frontend in list(machine.frontends.values()):
+            frontend.link_up(peer)
+
+    def accepted(self, link: Link) -> None:
+        machine = self._machine
+        for older in list(self.incoming.values()):
+            if older.dialler is link.dialler:  # W5
+                older.acceptor_knows = True
+                machine.world.network.break_link(older)
+                machine.run(lambda older=older: self._incoming_lost(older))  # type: ignore[misc]
+        self.incoming[link.number] = link
+
+    def dialler_end(self, link: Link) -> None:
+        self._machine.run(lambda: self._ended(link))
+
+    def _ended(self, link: Link) -> None:
+        machine, peer = self._machine, link.acceptor.name
+        if self.out.get(peer) is not link:
+            return
+        del self.out[peer]
+        machine.log("link down to", peer, link.number)
+        machine.live.link_down(peer, machine.clock_ns())
+        for frontend in list(machine.frontends.values()):
+            frontend.link_down(peer)
+        self._redial(peer, machine.rng.randint(5 * MS, 150 * MS))
+
+    def acceptor_end(self, link: Link) -> None:
+        self._machine.run(lambda: self._incoming_lost(link))
+
+    def _incoming_lost(self, link: Link) -> None:
+        machine = self._machine
+        if self.incoming.pop(link.number, None) is not None:
+            machine.live.incoming_link_lost(link.number, machine.clock_ns())
+
+    # ---- what comes in --------------------------------------------------------------------------------
+
+    def from_dialler(self, link: Link, message: Any) -> None:
+        def arrive() -> None:
+            if link.number in self.incoming:
+                self._heard(link.dialler.name)
+                self._on_incoming(link.number, link.dialler.name, message)
+
+        self._machine.run(arrive)
+
+    def from_acceptor(self, link: Link, message: Any) -> None:
+        def arrive() -> None:
+            if self.out.get(link.acceptor.name) is link:
+                self._heard(link.acceptor.name)
+                self._on_answer(link.acceptor.name, message)
+
+        self._machine.run(arrive)
+
+    def _heard(self, node: str) -> None:
+        self._machine.hears(node)
+
+    def _on_incoming(self, link: int, sender: str, message: tuple[Any, ...]) -> None:
+        self._handlers[message[0]](link, sender, message)
+
+    def _pair(self, link: int, sender: str, message: tuple[Any, ...]) -> None:
+        self._machine.live.pair_message(sender, message[1], self._machine.clock_ns())
+
+    def _brain(self, link: int, sender: str, message: tuple[Any, ...]) -> None:
+        self._machine.live.brain_message(message[1], self._machine.clock_ns())
+
+    def _data(self, link: int, sender: str, message: tuple[Any, ...]) -> None:
+        _, volume, voters, epoch, data, payload = message
+        machine = self._machine
+        if not self._between(volume, sender, *voters) or machine.orders.failed(volume):
+            return
+        machine.log("hears of", sender, volume, epoch, data)
+        machine.live.to_replica(volume, link, sender, epoch, self._received(data, payload), machine.clock_ns())
+
+    def _between(self, volume: str, sender: str, source: str, target: str) -> bool:
+        """Both incarnations are the ones that our record names (I1), as `handlers.py` has it."""
+        machine = self._machine
+        state = machine.live.volumes.get(volume)
+        voter = state.brain.record.member_on(sender) if state is not None and state.brain.record else None
+        return state is not None and voter is not None and (voter.incarnation, state.brain.me.incarnation) == (
+            source,
+            target,
+        )
+
+    def _open(self, link: int, sender: str, message: tuple[Any, ...]) -> None:
+        _, volume, attach_epoch, opened = message
+        machine = self._machine
+        machine.log("hears of", sender, volume, opened, "attach epoch", attach_epoch)
+        machine.live.open_session(volume, link, sender, attach_epoch, opened, machine.clock_ns())
+
+    def _request(self, link: int, sender: str, message: tuple[Any, ...]) -> None:
+        _, volume, request, payload = message
+        machine = self._machine
+        machine.log("hears of", sender, volume, request, payload)
+        machine.orders.asked(link, request, payload)
+        machine.live.request(volume, link, self._received(request, payload), machine.clock_ns())
+
+    def _serving(self, link: int, sender: str, message: tuple[Any, ...]) -> None:
+        _, volume, epoch = message
+        frontend = self._machine.frontends.get(volume)
+        if frontend is not None:
+            frontend.serving(sender, epoch)
+
+    def _on_answer(self, sender: str, message: tuple[Any, ...]) -> None:
+        volume, voters, epoch, data, payload = message
+        machine = self._machine
+        if isinstance(data, TO_PRIMARY):
+            if self._between(volume, sender, *voters):
+                machine.log("hears of", sender, volume, epoch, data)
+                machine.live.to_primary(volume, sender, epoch, self._received(data, payload), machine.clock_ns())
+        elif volume in machine.frontends:
+            machine.frontends[volume].answer(sender, epoch, data, payload)
+
+    def _received(self, message: Any, payload: tuple[int, ...]) -> Any:
+        """The payload of a message gets a token of its own in this process."""
+        if not getattr(message, "token", 0):
+            return message
+        token = self._machine.orders.hold(payload)
+        if type(message) is Request:  # much of all time would be spent in `replace`
+            io, block, count = message.io, message.block, message.count
+            return Request(message.session, message.request, io, block, count, message.fua, token)
+        return replace(message, token=token)
+
+    # ---- what goes out --------------------------------------------------------------------------------
+
+    def send(self, node: str, message: tuple[Any, ...]) -> bool:
+        """On our link to that node, or to ourselves."""
+        if node == self._machine.name:
+            self._machine.later(HERE_NS, lambda: self._on_incoming(HERE, node, message))
+            return True
+        link = self.out.get(node)
+        if link is None:
+            return False
+        self._machine.world.network.send(link, message)
+        return True
+
+    def answer(self, link: int, message: tuple[Any, ...]) -> None:
+        if link == HERE:
+            self._machine.later(HERE_NS, lambda: self._on_answer(self._machine.name, message))
+        elif link in self.incoming:
+            self._machine.world.network.send(self.incoming[link], message, back=True)
+
+    def peer_at(self, link: int) -> str:
+        return self.incoming[link].dialler.name if link in self.incoming else self._machine.name
+
+    def pair(self, node: str, message: PairMessage, *, by_bus: bool) -> None:
+        if by_bus:
+            sender, target = self._machine.name, self._machine.world.machines[node]
+            self._publish(target, lambda: target.live.pair_message(sender, message, target.clock_ns(), by_bus=True))
+        elif node in self.out:
+            self._machine.world.network.send(self.out[node], ("pair", message))
+
+    def brain(self, message: ms.BrainMessage) -> None:
+        """By the link, over NATS when there is none."""
+        machine = self._machine
+        message = ms.decode(ms.encode(message))
+        machine.log("says", message)
+        if self.send(message.target.node, ("brain", message)):
+            return
+        target = machine.world.machines[message.target.node]
+        self._publish(target, lambda: target.live.brain_message(message, target.clock_ns()))
+
+    def _publish(self, target: Machine, hear: Callable[[], None]) -> None:
+        world, sender = self._machine.world, self._machine.name
+
+        def arrive() -> None:
+            target.hears(sender)
+            hear()
+
+        world.network.publish(sender, target.name, lambda: target.run(arrive), lossy=world.faulty)

@@ -1,0 +1,317 @@
+"""Repair at the leader, event by event: grace, the ask, the way in, the way out, and what is told to whoever goes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from services.replica.brain import Brain, Facts, Record, Slot, Stamp, Voter
+from services.replica.brain import events as ev
+from services.replica.brain import messages as ms
+from services.replica.brain.parting import ENQUIRE_NS_MIN, TOLD_TIMES_MAX
+from stoscore.units import SECOND
+from tests.support.voters import TIMING, A, B, C, W, accept, brain, elect, record, sent, slot, step
+
+D = Voter("d", "d1")
+GRACE = TIMING.grace_ns
+LEASED = Facts(lease_until_ns=1 << 60)
+
+
+def names(members) -> str:  # type: ignore[no-untyped-def]
+    return "".join(member.node for member in members)
+
+
+def shape(machine: Brain) -> tuple[str, str, str]:
+    rec = machine.record
+    assert rec is not None
+    return names(rec.voters), names(rec.in_sync), names(rec.joining)
+
+
+def asked(effects: list[ev.Effect]) -> list[ev.AskHome]:
+    return [effect for effect in effects if isinstance(effect, ev.AskHome)]
+
+
+def leader(rec: Record, *up: Voter) -> Brain:
+    """A leads, its first record is committed, and the others that are given are there."""
+    machine = brain(A, slot(rec))
+    for voter in up:
+        step(machine, ev.PeerUp(voter.node), 0, LEASED)
+    elect(machine, *up)
+    settle(machine, *up)
+    return machine
+
+
+def settle(machine: Brain, *storing: Voter, now_ns: int = 0) -> list[ev.Effect]:
+    """These store whatever the leader proposes, until it has nothing more to propose."""
+    out: list[ev.Effect] = []
+    for _ in range(20):
+        proposal = machine.proposal
+        assert proposal is not None
+        out += accept(machine, *(voter for voter in storing if machine.proposal is proposal), now_ns=now_ns)
+        if machine.proposal is proposal:
+            return out
+    raise AssertionError("it proposes for ever")
+
+
+def without_c() -> Brain:
+    """A leads {A,B,C}; C failed at time 0 and left the set."""
+    machine = leader(record(A, B, C), B, C)
+    step(machine, ev.PeerDown("c"), 0, LEASED)
+    step(machine, ev.MemberFailed(C, "its link ended"), 0, LEASED)
+    settle(machine, B)
+    assert shape(machine) == ("abc", "ab", "")
+    return machine
+
+
+def wait(machine: Brain, now_ns: int) -> list[ev.Effect]:
+    return step(machine, ev.TimePassed(), now_ns, LEASED)
+
+
+def test_a_lost_copy_is_rebuilt_elsewhere_and_the_old_one_told_to_go() -> None:
+    machine = without_c()
+    assert machine.next_deadline_ns(LEASED) == GRACE
+    assert asked(wait(machine, GRACE - 1)) == []
+    (ask,) = asked(wait(machine, GRACE))
+    assert (ask.kind, ask.exclude, ask.size_bytes) == ("data", ("a", "b", "c"), 4 << 20)
+    assert asked(wait(machine, GRACE + 10 * SECOND)) == [], "one ask at a time"
+
+    step(machine, ev.HomeFound(D), GRACE, LEASED)
+    step(machine, ev.PeerUp("d"), GRACE, LEASED)
+    settle(machine, B, D, now_ns=GRACE)
+    assert shape(machine) == ("abc", "ab", "d")
+    step(machine, ev.MemberFollows(D), GRACE, LEASED)
+    assert shape(machine) == ("abc", "ab", "d"), "no vote before it holds everything"
+
+    step(machine, ev.MemberCaughtUp(D), GRACE, LEASED)
+    assert shape(machine) == ("ab", "ab", "d")
+    out = settle(machine, B, D, now_ns=GRACE)
+    assert shape(machine) == ("abd", "abd", "")
+    told = [message for message in sent(out) if isinstance(message, ms.Excluded)]
+    assert [(message.target, names(message.slot.record.voters)) for message in told] == [(C, "ab")]
+
+
+def test_whoever_is_joining_gets_the_record_and_its_word_counts_for_nothing() -> None:
+    machine = without_c()
+    wait(machine, GRACE)
+    out = step(machine, ev.HomeFound(D), GRACE, LEASED)
+    assert {message.target for message in sent(out) if isinstance(message, ms.Propose)} == {B, C, D}
+    accept(machine, D, now_ns=GRACE)
+    assert machine.proposal is not None and not machine.proposal.committed
+    accept(machine, B, now_ns=GRACE)
+    assert machine.proposal.committed
+
+
+def test_a_copy_that_returns_in_time_is_not_replaced() -> None:
+    machine = without_c()
+    step(machine, ev.PeerUp("c"), GRACE - 2, LEASED)
+    assert asked(wait(machine, GRACE)) != [], "its node is there, its copy is not"
+    again = without_c()
+    step(again, ev.PeerUp("c"), GRACE - 2, LEASED)
+    step(again, ev.MemberFollows(C), GRACE - 1, LEASED)
+    assert asked(wait(again, GRACE)) == []
+    assert again.next_deadline_ns(LEASED) is None or again.next_deadline_ns(LEASED) != GRACE
+
+
+def test_a_failure_after_it_followed_begins_a_new_grace() -> None:
+    machine = without_c()
+    step(machine, ev.PeerUp("c"), 10, LEASED)
+    step(machine, ev.MemberFollows(C), 10, LEASED)
+    step(machine, ev.MemberFailed(C, "its disk is slow"), 20, LEASED)
+    assert asked(wait(machine, GRACE + 19)) == []
+    assert len(asked(wait(machine, GRACE + 20))) == 1
+
+
+def test_placement_is_asked_again_after_pauses_that_grow_to_a_bound() -> None:
+    machine = without_c()
+    wait(machine, GRACE)
+    now_ns = GRACE
+    pauses = []
+    for _ in range(9):
+        step(machine, ev.HomeRefused("no node left"), now_ns, LEASED)
+        due = machine.next_deadline_ns(LEASED)
+        assert due is not None
+        pauses.append((due - now_ns) // SECOND)
+        assert asked(wait(machine, due - 1)) == []
+        now_ns = due
+        assert len(asked(wait(machine, now_ns))) == 1
+    assert pauses == [2, 4, 8, 16, 32, 64, 128, 128, 128]
+
+
+def test_a_leader_that_may_be_cut_off_itself_replaces_nobody() -> None:
+    machine = without_c()
+    step(machine, ev.PeerDown("b"), GRACE - 1, LEASED)
+    assert asked(wait(machine, GRACE)) == []
+    assert len(asked(step(machine, ev.PeerUp("b"), GRACE + 1, LEASED))) == 1
+
+
+def test_a_home_that_nobody_waits_for_is_dropped() -> None:
+    machine = without_c()
+    wait(machine, GRACE)
+    step(machine, ev.PeerUp("c"), GRACE, LEASED)
+    step(machine, ev.MemberFollows(C), GRACE, LEASED)
+    assert ev.DropHome(D) in step(machine, ev.HomeFound(D), GRACE, LEASED)
+    follower = brain(B, slot(record(A, B, C)))
+    assert ev.DropHome(D) in step(follower, ev.HomeFound(D))
+
+
+def test_the_old_copy_in_sync_first_sends_the_new_one_away() -> None:
+    machine = without_c()
+    wait(machine, GRACE)
+    step(machine, ev.HomeFound(D), GRACE, LEASED)
+    step(machine, ev.PeerUp("d"), GRACE, LEASED)
+    settle(machine, B, D, now_ns=GRACE)
+    step(machine, ev.PeerUp("c"), GRACE, LEASED)
+    step(machine, ev.MemberCaughtUp(C), GRACE, LEASED)
+    out = settle(machine, B, C, D, now_ns=GRACE)
+    assert shape(machine) == ("abc", "abc", "")
+    assert [message.target for message in sent(out) if isinstance(message, ms.Excluded)] == [D]
+
+
+def test_whose_directory_is_gone_leaves_after_the_grace_without_a_replacement_at_hand() -> None:
+    machine = without_c()
+    step(machine, ev.PeerUp("c"), 10, LEASED)
+    step(machine, ev.Received(ms.Unknown("v", C, A)), 10, LEASED)
+    assert shape(machine) == ("abc", "ab", ""), "a disk that is not mounted yet looks the same"
+    wait(machine, GRACE)
+    assert shape(machine) == ("ab", "ab", "")
+    settle(machine, B, now_ns=GRACE)
+    assert machine.record is not None and machine.record.member_on("c") is None
+
+
+def test_a_witness_is_lost_with_its_node_and_its_successor_votes_when_it_has_stored_the_record() -> None:
+    machine = leader(record(A, B, W), B, W)
+    step(machine, ev.PeerDown("w"), 0, LEASED)
+    (ask,) = asked(wait(machine, GRACE))
+    assert ask.kind == "witness"
+    successor = Voter("x", "x1", "witness")
+    step(machine, ev.HomeFound(successor), GRACE, LEASED)
+    settle(machine, B, now_ns=GRACE)
+    step(machine, ev.PeerUp("x"), GRACE, LEASED)
+    assert shape(machine) == ("abw", "ab", "x")
+    settle(machine, B, successor, now_ns=GRACE)
+    assert shape(machine) == ("abx", "ab", "")
+
+
+def test_who_answers_beats_and_stores_nothing_is_lost_as_well() -> None:
+    machine = leader(record(A, B, W), B, W)
+    step(machine, ev.AttachAsked(1, "n"), 0, LEASED)
+    accept(machine, B)
+    wait(machine, TIMING.resend_ns)
+    assert asked(wait(machine, GRACE)) == []
+    assert [ask.kind for ask in asked(wait(machine, GRACE + TIMING.resend_ns))] == ["witness"]
+
+
+def test_policy_changes_while_in_use_and_an_impossible_one_is_refused() -> None:
+    machine = leader(record(A, B, C), B, C)
+    out = step(machine, ev.PolicyAsked(5, failure_mode=4), 0, LEASED)
+    assert ev.Reply(5, "INVALID_ARGUMENT", "a write can't need 4 of 3 copies") in out
+    step(machine, ev.PolicyAsked(6, failure_mode="hard", on_unavailable="error"), 0, LEASED)
+    assert ev.Reply(6) in settle(machine, B, C)
+    assert machine.record is not None and machine.record.failure_mode == "hard"
+    assert ev.Reply(7) in step(machine, ev.PolicyAsked(7, failure_mode="hard"), 0, LEASED), "it is so already"
+    step(machine, ev.PolicyAsked(8, replicas=3, failure_mode="soft"), 0, LEASED)
+    assert [ask.kind for ask in asked(settle(machine, B, C))] == ["data"]
+
+
+def test_writes_are_suspended_below_the_number_and_resumed_above_it() -> None:
+    machine = leader(replace(record(A, B, C), failure_mode="hard"), B, C)
+    assert machine.writes == "open"
+    step(machine, ev.MemberFailed(C, "gone"), 0, LEASED)
+    assert machine.writes == "open", "proposed is not committed: a write needs c as well (S1)"
+    out = settle(machine, B)
+    assert machine.writes == "suspended"
+    assert [e.kind for e in out if isinstance(e, ev.Explain) and e.kind in ("suspend", "resume")] == ["suspend"]
+    step(machine, ev.MemberCaughtUp(C), 0, LEASED)
+    assert machine.writes == "suspended"
+    out = settle(machine, B, C)
+    assert machine.writes == "open"
+    assert [e.kind for e in out if isinstance(e, ev.Explain) and e.kind in ("suspend", "resume")] == ["resume"]
+
+
+def test_a_member_that_is_joining_gives_its_data_back_like_the_voters() -> None:
+    machine = without_c()
+    wait(machine, GRACE)
+    step(machine, ev.HomeFound(D), GRACE, LEASED)
+    step(machine, ev.PeerUp("d"), GRACE, LEASED)
+    settle(machine, B, D, now_ns=GRACE)
+    step(machine, ev.DeleteAsked(9), GRACE, LEASED)
+    out = settle(machine, B, D, now_ns=GRACE)
+    assert ev.EraseData() in out
+    assert D in {message.target for message in sent(out) if isinstance(message, ms.Committed)}
+    step(machine, ev.DataErased(), GRACE, LEASED)
+    for voter in (B, C):
+        step(machine, ev.Received(ms.Erased("v", voter, A, 1)), GRACE, LEASED)
+    assert not machine.deletion.erased_voters >= {D}
+    out = step(machine, ev.Received(ms.Erased("v", D, A, 1)), GRACE, LEASED)
+    assert {message.target for message in sent(out) if isinstance(message, ms.Forget)} == {B, C, D}
+    assert asked(wait(machine, 10 * GRACE)) == [], "a volume that is deleted is not repaired"
+
+
+# ---- who goes ---------------------------------------------------------------------------------------------
+
+
+def excluded(by: Voter, rec: Record, stamp: Stamp) -> ev.Received:
+    return ev.Received(ms.Excluded("v", by, C, stamp.epoch, Slot(stamp, rec)))
+
+
+def test_i3_only_a_newer_record_told_by_a_member_of_ones_own_makes_a_member_go() -> None:
+    mine = slot(record(A, B, C), 3, 7)
+    newer = replace(record(A, B, D), in_sync=(A, B, D))
+    for told in (
+        excluded(D, newer, Stamp(0, 3, 9)),  # a stranger to us
+        excluded(A, newer, Stamp(0, 3, 6)),  # older
+        excluded(A, record(A, B, C), Stamp(0, 3, 9)),  # names us
+    ):
+        machine = brain(C, mine, epoch=3)
+        assert ev.ForgetVolume() not in step(machine, told)
+    machine = brain(C, mine, epoch=3)
+    assert ev.ForgetVolume() in step(machine, excluded(A, newer, Stamp(0, 3, 9)))
+    assert step(machine, ev.TimePassed(), 1 << 50) == [], "it says nothing any more"
+
+
+def test_a_member_without_a_leader_asks_whether_it_still_belongs() -> None:
+    machine = brain(C, slot(replace(record(A, B, C), in_sync=(A, B)), 3, 7), epoch=3)
+    step(machine, ev.TimePassed(), SECOND)  # not in sync: it does not stand
+    assert machine.next_deadline_ns(Facts()) == ENQUIRE_NS_MIN
+    out = step(machine, ev.TimePassed(), ENQUIRE_NS_MIN)
+    assert [message.target for message in sent(out) if isinstance(message, ms.Enquire)] == [A, B]
+    assert machine.next_deadline_ns(Facts()) == 3 * ENQUIRE_NS_MIN, "less and less often"
+    claimed = brain(C, slot(replace(record(A, B, C), in_sync=(A, B)), 3, 7), epoch=3)
+    step(claimed, ev.TimePassed(), SECOND)
+    assert step(claimed, ev.TimePassed(), ENQUIRE_NS_MIN, Facts(promised_until_ns=1 << 60)) == []
+    assert claimed.next_deadline_ns(Facts()) is None, "a leader claims it: an idle member costs nothing"
+    step(claimed, ev.ClaimLost("a"), 1 << 40)
+    assert claimed.next_deadline_ns(Facts()) == (1 << 40) + ENQUIRE_NS_MIN
+
+
+def test_only_who_knows_its_record_committed_answers_and_only_to_who_is_no_member() -> None:
+    without = slot(replace(record(A, B, D), in_sync=(A, B, D)), 3, 9)
+    enquiry = ev.Received(ms.Enquire("v", C, B, 3, Stamp(0, 3, 7)))
+    follower = brain(B, without, epoch=3)
+    assert sent(step(follower, enquiry)) == []
+    step(follower, ev.Received(ms.Committed("v", A, B, 3, without.stamp)))
+    assert [type(message) for message in sent(step(follower, enquiry))] == [ms.Excluded]
+    member = ev.Received(ms.Enquire("v", D, B, 3, Stamp(0, 3, 8)))
+    assert sent(step(follower, member)) == []
+
+
+def test_who_is_excluded_is_told_a_few_times_and_no_more_when_its_node_has_nothing() -> None:
+    def told(machine: Brain, tries: int) -> int:
+        count = 0
+        for _ in range(tries):
+            due = machine.parting.next_deadline_ns()
+            if due is None:
+                break
+            count += sum(isinstance(message, ms.Excluded) for message in sent(wait(machine, due)))
+        return count
+
+    def gone() -> Brain:
+        machine = without_c()
+        step(machine, ev.Received(ms.Unknown("v", C, A)), 10, LEASED)
+        wait(machine, GRACE)
+        settle(machine, B, now_ns=GRACE)
+        return machine
+
+    assert told(gone(), 50) == TOLD_TIMES_MAX - 1, "the first time with the commit"
+    machine = gone()
+    step(machine, ev.Received(ms.Unknown("v", C, A)), GRACE, LEASED)
+    assert told(machine, 50) == 0
