@@ -279,7 +279,7 @@ async def test_a_node_that_returns_fenced_drops_its_clients_and_forgets_the_volu
     frontends.network = cast(PeerNetwork, Links(nodes))
     voters = [VoterModel(node=f"n{number}", incarnation=f"{number:016x}") for number in (1, 2)]
     opened = await frontends.open(
-        OpenFrontend(volume=VOLUME, name=NAME, size_bytes=SIZE, attach_epoch=3, voters=voters)
+        OpenFrontend(volume=VOLUME, name=NAME, size_bytes=SIZE, attach_epoch=3, voters=voters), "admin/ann"
     )
     assert json.loads((tmp_path / "frontends.json").read_text()) != []
     (known,) = frontends._open.values()

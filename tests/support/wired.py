@@ -19,7 +19,7 @@ from services.replica.brain import Voter
 from services.replica.brain import events as ev
 from services.replica.brain.messages import BrainMessage
 from services.replica.brain.record import Record
-from services.replica.driver import Decided, Node, RecordChanged, Reply, Volume
+from services.replica.driver import Decided, DropHome, FindHome, Node, RecordChanged, Reply, Volume
 from services.replica.frontends import Frontends
 from services.replica.handlers import Handlers
 from services.replica.hosted import Hosted
@@ -110,6 +110,15 @@ class WiredNode:
 
     def brain_by_bus(self, message: BrainMessage, encoded: bytes) -> None:
         self.by_bus.append(message)
+
+    def pair_by_bus(self, node: str, encoded: bytes) -> None:
+        """There is no bus."""
+
+    def find_home(self, order: FindHome) -> None:
+        self.node.ask(order.volume, ev.HomeRefused("there is no bus"), boot_time_ns())
+
+    def drop_home(self, order: DropHome) -> None:
+        """None was ever made."""
 
     def decided(self, order: Decided) -> None:
         pass

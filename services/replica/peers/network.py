@@ -217,7 +217,7 @@ class PeerNetwork:
             self._handler.link_down(link, reason)
         elif not link.outgoing:
             self._turned_away(link.who, kind, reason)
-        elif kind == "identity":
+        elif kind == "identity" and self._complaints.get(link.peer) != reason:
             self._refused(link.who, "link.answer", reason, link.peer)
         dialer = self._dialers.get(link.peer) if link.outgoing else None
         if dialer is not None:
