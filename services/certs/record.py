@@ -19,7 +19,7 @@ from stoscore.messages import Denied, TrustState
 
 NAME = "authority"
 """The entry of the vault."""
-Rooting = Literal["announce", "sign"]
+Phase = Literal["announce", "sign"]
 
 
 class _Part(BaseModel):
@@ -61,7 +61,7 @@ class Denial(_Part):
 class Rotation(_Part):
     """A change of the root that is under way (see `rotation`)."""
 
-    phase: Rooting
+    phase: Phase
     root: str
     """the new one"""
     issuer: str
