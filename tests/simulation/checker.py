@@ -94,7 +94,7 @@ class Checker:
             return
         change = set(slot.record.voters) ^ set(before.record.voters)
         if len(change) > 1:
-            self._wrong("A2:", len(change), "voters change at once in", volume, before.record.voters, slot.record.voters)
+            self._wrong("A2:", len(change), "voters change at once in", volume, sorted(v.node for v in change))
         registers = self._world.registers
         for voter in slot.record.in_sync:
             disk = self._disk(volume, voter)
@@ -222,8 +222,8 @@ class Checker:
             self._backed(machine, volume)
 
     def _backed(self, machine: Machine, volume: Volume) -> None:
-        """Invariant 1, P1 to P3: as long as this lease holds, a majority of voters votes for nobody else. A machine that
-        is paused could go on at any moment."""
+        """Invariant 1, P1 to P3: as long as this lease holds, a majority of voters votes for nobody else. A machine
+        that is paused could go on at any moment."""
         node, brain = machine.live, volume.brain
         if brain.role != "leader" or brain.record is None:
             return

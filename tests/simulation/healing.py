@@ -46,10 +46,10 @@ def enough(world: World, left: set[str]) -> bool:
 
 
 def _known_in_sync(world: World, chosen: Slot, left: set[str]) -> set[Voter]:
-    """In-sync members that are there and that no record newer than the committed one takes out of the set, as far as the
-    voters that are there can tell. *A stored "in sync {A}", nobody else who is there did, and lost power. Whether it was
-    committed by one who is away, and A acknowledged writes alone, nobody who is there can know: not even that B, clean,
-    is in sync. They have to wait.*"""
+    """In-sync members that are there and that no record newer than the committed one takes out of the set, as far as
+    the voters that are there can tell. *A stored "in sync {A}", nobody else who is there did, and lost power. Whether
+    it was committed by one who is away, and A acknowledged writes alone, nobody who is there can know: not even that B,
+    clean, is in sync. They have to wait.*"""
     known = {voter for voter in chosen.record.in_sync if voter.node not in left}
     for voter in chosen.record.voters:
         disk = world.machines[voter.node].disks.get(chosen.record.volume)
@@ -174,8 +174,10 @@ def _left_over(world: World) -> str:
     for machine in world.machines.values():
         for volume, disk in machine.disks.items():
             chosen = world.checker.volume(volume).chosen
-            if volume in world.tombs and not _tombstone_waits(world, volume):
-                return f"{volume}: deleted, and its directory on {machine.name} is there"
-            if chosen is not None and disk.me not in chosen.record.members:
+            if volume in world.tombs:
+                # Who was excluded before and away ever since finds nobody to ask: a known gap, an operator's work.
+                if chosen is not None and disk.me in chosen.record.members and not _tombstone_waits(world, volume):
+                    return f"{volume}: deleted, and its directory on {machine.name} is there"
+            elif chosen is not None and disk.me not in chosen.record.members:
                 return f"{volume}: {machine.name} is no member, and its directory is there"
     return ""

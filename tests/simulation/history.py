@@ -135,7 +135,7 @@ class History:
         """The first answer that no order explains, or ""."""
         for block in sorted(self.blocks):
             before: set[State] = {(0, frozenset())}
-            for (kind, request, now_ns, content), states in self.blocks[block].states():
+            for (_, request, now_ns, content), states in self.blocks[block].states():
                 if not states:
                     held = sorted({value for value, _ in before})
                     what = f"read {content}" if content is not None else "was told that it is written"

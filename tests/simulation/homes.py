@@ -1,7 +1,7 @@
-"""New members: what placement, the nodes' create and remove requests and their own clean-up do, in the simulated cluster.
+"""New members: what placement, the nodes' create and remove requests and their own clean-up do, simulated.
 
-Requests go over NATS, so an ask of a node that can't reach it is refused, and so is one that hits a node without it. The
-answer always comes, unless the process that asked is gone; then the member that was made is nobody's.
+Requests go over NATS, so an ask of a node that can't reach it is refused, and so is one that hits a node without it.
+The answer always comes, unless the process that asked is gone; then the member that was made is nobody's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What one seed means: nodes, volumes, workload and every fault with its moment, drawn before the run begins.
 
-A plan is a value. The run draws nothing that decides what happens next from a source that two parts share: each machine,
-client and fault has dice of its own. So a fault can be taken out of a plan and the others stay what they were, which is
-what makes a failing seed shrink to a story (see shrink.py).
+A plan is a value. The run draws nothing that decides what happens next from a source that two parts share: each
+machine, client and fault has dice of its own. So a fault can be taken out of a plan and the others stay what they were,
+which is what makes a failing seed shrink to a story (see shrink.py).
 """
 
 from __future__ import annotations

@@ -12,12 +12,31 @@ from typing import Any
 from unittest.mock import patch
 
 from services.replica import driver
-from services.replica.brain import agenda, candidacy, local, membership, promises, voting
+from services.replica.brain import (
+    Timing,
+    agenda,
+    agreement,
+    ballot,
+    candidacy,
+    changes,
+    deletion,
+    election,
+    following,
+    leading,
+    local,
+    membership,
+    promises,
+    repair,
+    voting,
+)
+from services.replica.brain import events as ev
 from services.replica.brain.promises import FOREVER_NS, BeatAnswer
 from services.replica.driver.volume import Pending
 from services.replica.replication import effects as fx
 from services.replica.replication import gate, primary, replica
+from services.replica.replication.peer import Peer
 from tests.simulation.machine import Machine
+from tests.simulation.orders import Orders
 
 Patch = Any
 
@@ -26,12 +45,12 @@ def counted_from_receipt() -> Patch:
     """P2: the leader counts a promise from when the answer came."""
     real = driver.Node.pair_message
 
-    def pair_message(self: driver.Node, node: str, message: Any, now_ns: int) -> None:
+    def pair_message(self: driver.Node, node: str, message: Any, now_ns: int, **way: Any) -> None:
         if isinstance(message, BeatAnswer):
             sent = self.promises._claimed[node].sent if node in self.promises._claimed else {}
             if message.number in sent:
                 sent[message.number] = now_ns, sent[message.number][1]
-        real(self, node, message, now_ns)
+        real(self, node, message, now_ns, **way)
 
     return patch.object(driver.Node, "pair_message", pair_message)
 
@@ -132,19 +151,7 @@ def admitted_unsynced() -> Patch:
 def unmarked_early() -> Patch:
     """T3: regions are unmarked whatever the commit point says."""
     real = gate.Gate.unmark
-    quiet = patch.object(gate, "QUIET_NS", 50_000_000)
-    unmark = patch.object(gate.Gate, "unmark", lambda self, synced, commit: real(self, synced, 1 << 62))
-
-    class Both:
-        def __enter__(self) -> None:
-            quiet.start()
-            unmark.start()
-
-        def __exit__(self, *_: object) -> None:
-            unmark.stop()
-            quiet.stop()
-
-    return Both()
+    return patch.object(gate.Gate, "unmark", lambda self, synced, commit: real(self, synced, 1 << 62))
 
 
 def gate_not_resent() -> Patch:
@@ -154,12 +161,12 @@ def gate_not_resent() -> Patch:
 
 def copies_not_noted() -> Patch:
     """T2: a copy leaves no note in the tail, so nobody compares it after its primary died in mid-take-over."""
-    real = Machine._store_copy
+    real = Orders.note_copy
 
-    def store_copy(self: Machine, disk: Any, effect: fx.StoreCopy) -> None:
-        real(self, disk, replace(effect, seq=0))
+    def note_copy(self: Orders, disk: Any, effect: fx.StoreCopy, block: int, contents: Any) -> None:
+        real(self, disk, replace(effect, seq=0), block, contents)
 
-    return patch.object(Machine, "_store_copy", store_copy)
+    return patch.object(Orders, "note_copy", note_copy)
 
 
 def forgotten_uncovered() -> Patch:
@@ -196,12 +203,162 @@ def unclean_by_own_record() -> Patch:
 
 def record_not_compared() -> Patch:
     """A1: a vote does not look at the candidate's record."""
-    real = voting.refusal
+    real = ballot.refusal
 
-    def refusal(state: Any, asked: Any, **facts: Any) -> str:
-        return real(state, replace(asked, stamp=state.slot.stamp) if state.slot else asked, **facts)
+    def refusal(asked: Any) -> str:
+        return real(replace(asked, candidate_stamp=max(asked.candidate_stamp, asked.stamp)))
 
-    return patch.object(voting, "refusal", refusal)
+    return _both(patch.object(ballot, "refusal", refusal), patch.object(voting, "newer", lambda slot, stamp: None))
+
+
+def refusal_without_record() -> Patch:
+    """A3: a refusal does not carry the refuser's record."""
+    return _both(
+        patch.object(voting, "newer", lambda slot, stamp: None),
+        patch.object(following, "newer", lambda slot, stamp: None),
+    )
+
+
+def two_changes_at_once() -> Patch:
+    """A2: a swap of two voters in one record."""
+    real = repair.next_step
+
+    def next_step(members: Any) -> Any:
+        step = real(members)
+        if step.record is None:
+            return step
+        second = real(replace(members, record=step.record, home=None))
+        return second if second.record is not None else step
+
+    return patch.object(repair, "next_step", next_step)
+
+
+def one_vote_is_enough() -> Patch:
+    """Votes are counted as if one less were a majority."""
+    return _both(
+        patch.object(election, "majority", lambda voters: voters // 2),
+        patch.object(candidacy, "majority", lambda voters: voters // 2),
+    )
+
+
+def own_copy_commits() -> Patch:
+    """A1: a record counts as committed when its leader has stored it."""
+    return patch.object(agreement, "majority", lambda voters: 1)
+
+
+def never_resigns() -> Patch:
+    """A5: a leader goes on without promises, and with a disk that hangs."""
+    return patch.object(leading.Leading, "must_resign", lambda self, now_ns, facts: False)
+
+
+def drift_forgotten() -> Patch:
+    """P2: the drift bound is not taken off."""
+    return patch.object(Timing, "counted_ns", lambda self, promised_ns: promised_ns)
+
+
+def promise_outlives_vote() -> Patch:
+    """P1: raising an epoch withdraws no promise."""
+    return patch.object(promises.Promises, "raised", lambda self, volume, epoch: [])
+
+
+def taken_for_dead() -> Patch:
+    """P6: the node that has the volume is fenced though it lives."""
+    return patch.object(changes, "is_dead", lambda absent_ns, lease_ns: True)
+
+
+def last_member_leaves() -> Patch:
+    """S2: the last member leaves the in-sync set."""
+
+    def without(record: Any, member: Any) -> Any:
+        return replace(record, in_sync=tuple(voter for voter in record.in_sync if voter != record.primary))
+
+    return patch.object(changes, "without", without)
+
+
+def order_at_the_gate() -> Patch:
+    """W1: a write passes an earlier one that waits for a mark."""
+
+    def submit(self: gate.Gate, op: Any, now_ns: int) -> Any:
+        self._blocked.clear()
+        return real(self, op, now_ns)
+
+    real = gate.Gate.submit
+    return patch.object(gate.Gate, "submit", submit)
+
+
+def opened_unsettled() -> Patch:
+    """W2: a newer session begins before the older one's writes are settled."""
+
+    def open_now(self: primary.Primary) -> Any:
+        return [] if self._sessions.opening is None else self._sessions.open()
+
+    return patch.object(primary.Primary, "_open_when_settled", open_now)
+
+
+def older_link_heard() -> Patch:
+    """W5: a replica takes data from a link that another one has replaced."""
+    real = replica.Replica.receive
+
+    def receive(self: replica.Replica, link: int, message: Any, epoch: int, now_ns: int) -> Any:
+        return real(self, self.link if self.link is not None else link, message, epoch, now_ns)
+
+    return _both(
+        patch.object(replica.Replica, "receive", receive),
+        patch.object(replica.Replica, "link_lost", lambda self, link: []),
+    )
+
+
+def map_starts_at_sent() -> Patch:
+    """D1: the map of what a peer misses starts at the last write sent to it, not at the last confirmed."""
+    real = Peer.lose
+
+    def lose(self: Peer) -> None:
+        self.unacked.clear()
+        real(self)
+
+    return patch.object(Peer, "lose", lose)
+
+
+def not_told_while_syncing() -> Patch:
+    """D2: a peer that is being brought up to date does not get the new writes."""
+    return patch.object(Peer, "receives", lambda self: self.phase not in ("away", "joining", "syncing"))
+
+
+def store_comes_back_empty() -> Patch:
+    """I1: a replica that lost its store comes back empty under its old name."""
+
+    def lose_store(self: Machine, volume: str, *, unreadable: bool) -> None:
+        me, size_blocks = self.disks[volume].me, self.disks[volume].size_blocks
+        self.make_replica(volume, me, size_blocks)
+
+    return patch.object(Machine, "lose_store", lose_store)
+
+
+def tombstone_not_kept() -> Patch:
+    """I3: a voter forgets the tombstone as soon as its own data are gone."""
+
+    def data_erased(self: deletion.Deletion) -> None:
+        self.erased = True
+        self._local.at_once(ev.ForgetVolume())
+
+    return patch.object(deletion.Deletion, "data_erased", data_erased)
+
+
+class _Both:
+    def __init__(self, patches: tuple[Any, ...]):
+        self._patches = patches
+
+    def __enter__(self) -> None:
+        for each in self._patches:
+            each.start()
+
+    def __exit__(self, *_: object) -> None:
+        for each in reversed(self._patches):
+            each.stop()
+
+
+def _both(*patches: Any) -> Patch:
+    return _Both(patches)
 
 
 PLANTED: dict[str, Callable[[], Patch]] = {
@@ -227,5 +384,21 @@ PLANTED: dict[str, Callable[[], Patch]] = {
         lost_while_waiting,
         unclean_by_own_record,
         record_not_compared,
+        refusal_without_record,
+        two_changes_at_once,
+        one_vote_is_enough,
+        own_copy_commits,
+        never_resigns,
+        drift_forgotten,
+        promise_outlives_vote,
+        taken_for_dead,
+        last_member_leaves,
+        order_at_the_gate,
+        opened_unsettled,
+        older_link_heard,
+        map_starts_at_sent,
+        not_told_while_syncing,
+        store_comes_back_empty,
+        tombstone_not_kept,
     )
 }

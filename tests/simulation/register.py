@@ -262,7 +262,6 @@ class Registers:
         for block, state in self.volume(volume).blocks.items():
             content = disk.cache.get(block, 0)
             allowed = state.now()
-            if content not in allowed and content not in state.floats:
-                if all(content != pending for pending, _ in state.pending.values()):
-                    return f"block {block} of {disk.me.node} holds {content}, not {allowed}"
+            if content not in allowed and content not in self.volume(volume).under_way(block):
+                return f"block {block} of {disk.me.node} holds {content}, not {allowed}"
         return ""

@@ -4,8 +4,8 @@
     marked  --> disk (when its completion is reported; before that, by chance)
 
 A block's content is a number, 0 for zeros; it is its own checksum. Blocks are stored whole or not at all (devices have
-4096-byte sectors), but a write of several blocks tears between them: what a power loss leaves is, block by block, one of
-the contents written since the last sync. What opening a directory finds is the table of `services/replica/store`.
+4096-byte sectors), but a write of several blocks tears between them: what a power loss leaves is, block by block, one
+of the contents written since the last sync. What opening a directory finds is the table of `services/replica/store`.
 """
 
 from __future__ import annotations

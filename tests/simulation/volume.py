@@ -1,5 +1,5 @@
-"""One volume's control plane: it is founded, attached where it is wanted, moved, given another policy, deleted, and made
-anew under its name, with whatever befalls it in the middle."""
+"""One volume's control plane: it is founded, attached where it is wanted, moved, given another policy, deleted, and
+made anew under its name, with whatever befalls it in the middle."""
 
 from __future__ import annotations
 

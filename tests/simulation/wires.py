@@ -142,9 +142,14 @@ class Wires:
         machine = self._machine
         state = machine.live.volumes.get(volume)
         voter = state.brain.record.member_on(sender) if state is not None and state.brain.record else None
-        return state is not None and voter is not None and (voter.incarnation, state.brain.me.incarnation) == (
-            source,
-            target,
+        return (
+            state is not None
+            and voter is not None
+            and (voter.incarnation, state.brain.me.incarnation)
+            == (
+                source,
+                target,
+            )
         )
 
     def _open(self, link: int, sender: str, message: tuple[Any, ...]) -> None:
