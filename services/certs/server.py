@@ -83,8 +83,8 @@ def _generic(methods: dict[str, Any]) -> Any:
     return grpc.method_handlers_generic_handler(service, short)
 
 
-class _Elsewhere(grpc.GenericRpcHandler):  # type: ignore[type-arg]
-    """Whoever asks for anything else at this door: refused as gRPC does it, and told."""
+class _Elsewhere:
+    """A generic handler of gRPC, for whoever asks for anything else at this door: refused as gRPC does it, and told."""
 
     def __init__(self, refused: Callable[[str, StosError], None]):
         self._refused = refused

@@ -81,7 +81,8 @@ def pack_pair(message: PairMessage) -> Parts:
             return (pack(Type.CLAIMS, x=nonce, y=version, length=len(body)), body)
         case Confirm(nonce, version, revision, entries, promiser):
             body = _pack_entries(entries)
-            return (pack(Type.CONFIRM, sender=promiser, x=nonce, y=version, z=revision, length=len(body)), body)
+            quoted = _version(version)
+            return (pack(Type.CONFIRM, sender=promiser, x=nonce, y=quoted, z=revision, length=len(body)), body)
 
 
 def _version(version: int) -> int:

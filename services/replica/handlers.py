@@ -174,7 +174,9 @@ class Handlers:
             message = messages.decode(raw)
         except Newer as error:
             self._refuse(peer, "brain", volume_id, "a brain message of another version")
-            if error.answer.target.node == peer and error.answer.volume == volume_id:
+            known = self._node.volumes.get(volume_id)
+            is_member = known is not None and permits.member(known.brain.record, peer)
+            if is_member and error.answer.target.node == peer and error.answer.volume == volume_id:
                 self._node.not_understood(error.answer)
             return
         except BadMessage:

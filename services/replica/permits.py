@@ -75,6 +75,11 @@ def brain(state: HardState | None, message: BrainMessage) -> str:
     return STRANGER if record.member_on(message.sender.node) is None else INCARNATION
 
 
+def member(record: Record | None, node: str) -> bool:
+    """It holds a copy or a vote of the volume, or is about to."""
+    return record is not None and record.member_on(node) is not None
+
+
 def knows(record: Record | None, *, mine: int, node: str, target: int) -> bool:
     """May `node` learn that the volume is here? It is attached, it is a voter's node, or it names our incarnation:
     an attached node was told it together with the record, and it stays told when it is attached no more."""
@@ -83,7 +88,7 @@ def knows(record: Record | None, *, mine: int, node: str, target: int) -> bool:
     if record is None:
         return False
     attached = record.attachment is not None and record.attachment.node == node
-    return attached or record.member_on(node) is not None
+    return attached or member(record, node)
 
 
 # ---- numbers that somebody else chose ----------------------------------------------------------------

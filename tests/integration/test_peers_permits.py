@@ -302,6 +302,26 @@ async def test_a_candidate_without_business_hears_what_it_hears_of_no_volume(clu
     scene.follower.network.hang_up("x")
 
 
+async def test_words_of_another_version_are_answered_to_members_only(cluster: Wired, scene: Scene) -> None:
+    """Were a stranger told that it was not understood, it would know that the volume is here."""
+    victim = scene.follower
+    for name, sender in (("x", Voter("x", secrets.token_hex(8))), ("n3", scene.voter("n3"))):
+        speaking = await speaker(cluster, name, victim)
+        victim.network.dial(name, speaking.peer.address)
+        await until(lambda name=name: victim.network.connected(name))
+        for volume in (scene.volume, secrets.token_hex(16)):
+            message = ms.PreVote(volume, sender, scene.voter(victim.name), 9, Stamp(0, 1, 1))
+            body = ms.encode(message).replace(b'"pre-vote"', b'"word-of-tomorrow"')
+            speaking.say(pack(Type.BRAIN, volume=bytes.fromhex(volume), length=len(body)), body)
+        speaking.say(pack(Type.BEAT, id=1, x=5, y=1))
+        handler = speaking.peer.handler
+        await until(lambda handler=handler: any(f.type == Type.BEAT_ANSWER and f.x == 5 for f in handler.whole))
+        told = [ms.decode(frame.payload).kind for frame in handler.whole if frame.type == Type.BRAIN]
+        assert told == ([] if name == "x" else ["not-understood"])
+        assert speaking.refusals("link.brain") == ["a brain message of another version"] * 2
+        victim.network.hang_up(name)
+
+
 async def test_a_brain_message_must_be_about_the_volume_of_its_frame(cluster: Wired, scene: Scene) -> None:
     x = await speaker(cluster, "x", scene.leader)
     message = brain_messages(scene, Voter("x", "ab" * 8), scene.voter(scene.leader.name))[0]

@@ -6,11 +6,16 @@ of its epoch, or a version that went back.
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from services.replica.brain import Attachment, Record, Slot, Stamp, Voter
+from services.replica.brain import messages as ms
+from services.replica.brain.messages import BrainMessage
 from services.replica.peers import Type, pack
+from services.replica.records import from_model
+from stoscore.messages import RecordModel
 from tests.security.scene import Outcome, Scene
 from tests.security.wires import GONE, RawLink, RawNats
 
@@ -20,142 +25,121 @@ STRANGE = "f" * 16
 """The incarnation of a voter that never was."""
 
 
-def _voter(model: dict[str, Any]) -> dict[str, Any]:
-    return {key: model[key] for key in ("node", "incarnation", "kind")}
+def _slot(told: dict[str, Any]) -> Slot:
+    """The record with its stamp, as the victim told it."""
+    model = RecordModel.model_validate(told)
+    return Slot(Stamp(model.generation, model.epoch, model.version), from_model(model))
 
 
-def proposal(record: dict[str, Any], sender: dict[str, Any], target: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """A brain's Propose from that sender to that voter. `changes` are the record's; `epoch` and `version` stamp it."""
-    epoch = changes.pop("epoch", record["epoch"])
-    version = changes.pop("version", record["version"])
-    stamp = {"generation": record["generation"], "epoch": epoch, "version": version}
-    attachment = record["attachment"]
-    body = {
-        "volume": record["volume"],
-        "name": record["name"],
-        "size_bytes": record["size_bytes"],
-        "replicas": record["replicas"],
-        "voters": [_voter(voter) for voter in record["voters"]],
-        "in_sync": [_voter(voter) for voter in record["in_sync"]],
-        "primary": sender,
-        "attachment": attachment and {key: attachment[key] for key in ("node", "attach_epoch")},
-        "attach_epoch": record["attach_epoch"],
-        "labels": sorted(record["labels"].items()),
-        "deleted": False,
-    } | changes
-    return {
-        "volume": record["volume"],
-        "sender": sender,
-        "target": target,
-        "epoch": epoch,
-        "slot": {"stamp": stamp, "record": body},
-        "committed": stamp,
-        "kind": "propose",
-    }
+def _proposal(
+    slot: Slot, sender: Voter, target: Voter, *, record: Record | None = None, epoch: int = 0, version: int = 0
+) -> ms.Propose:
+    """A leader's proposal; without an epoch or version, the slot's."""
+    stamp = Stamp(slot.stamp.generation, epoch or slot.stamp.epoch, version or slot.stamp.version)
+    proposed = Slot(stamp, replace(record or slot.record, primary=sender))
+    return ms.Propose(slot.record.volume, sender, target, stamp.epoch, proposed, stamp)
 
 
-def _send(scene: Scene, identity: Path | None, by: str, name: str, messages: list[dict[str, Any]]) -> Outcome:
+def _send(scene: Scene, identity: Path | None, by: str, name: str, messages: list[BrainMessage]) -> Outcome:
     """Each to its target, under that name, by link or by bus."""
     told = []
     try:
         if by == "bus":
             with RawNats(scene, identity) as nats:
                 for message in messages:
-                    nats.publish(f"stos.v1.vol.{message['volume']}.brain.{name}", json.dumps(message).encode())
+                    nats.publish(f"stos.v1.vol.{message.volume}.brain.{name}", ms.encode(message))
                 nats.flush()
                 return Outcome(not nats.errors, f"sent; errors: {nats.errors}")
         for message in messages:
-            with RawLink(scene, message["target"]["node"], identity, name) as link:
-                body = json.dumps(message).encode()
-                volume = bytes.fromhex(message["volume"])
-                link.send(pack(Type.BRAIN, volume=volume, length=len(body)) + body)
+            with RawLink(scene, message.target.node, identity, name) as link:
+                body = ms.encode(message)
+                link.send(pack(Type.BRAIN, volume=bytes.fromhex(message.volume), length=len(body)) + body)
                 told.append(f"sent, link {'stays' if link.is_open() else 'closed'}")
     except GONE as error:
         return Outcome(False, f"{told} {error!r}")
     return Outcome(True, f"{told}")
 
 
+def _voter(slot: Slot, node: str) -> Voter:
+    return next(voter for voter in slot.record.voters if voter.node == node)
+
+
+def _others(slot: Slot, node: str) -> list[Voter]:
+    return [voter for voter in slot.record.voters if voter.node != node]
+
+
 def forge_brain(scene: Scene, identity: Path | None, name: str, volume: str, posing_as: str, by: str) -> Outcome:
-    """A voter's proposal, sent by somebody else, to all other voters."""
-    record = scene.records[volume]
-    (sender,) = [_voter(voter) for voter in record["voters"] if voter["node"] == posing_as]
-    others = [_voter(voter) for voter in record["voters"] if voter["node"] != posing_as]
-    messages = [proposal(record, sender, target, epoch=record["epoch"] + JUMP, version=1) for target in others]
-    return _send(scene, identity, by, name, messages)
+    """A voter's proposal, sent by us, to all other voters."""
+    slot = _slot(scene.records[volume])
+    sender = _voter(slot, posing_as)
+    epoch = slot.stamp.epoch + JUMP
+    messages = [_proposal(slot, sender, target, epoch=epoch, version=1) for target in _others(slot, posing_as)]
+    return _send(scene, identity, by, name, [*messages])
 
 
 def intrude_as_voter(scene: Scene, identity: Path | None, name: str, volume: str, by: str) -> Outcome:
     """A proposal in our own name that makes us a voter, the primary, the only member in sync and the attached one,
     and deletes the volume on the way."""
-    record = scene.records[volume]
-    me = {"node": name, "incarnation": STRANGE, "kind": "data"}
-    messages = []
-    for voter in record["voters"]:
-        changes = {
-            "voters": [me, _voter(voter)],
-            "in_sync": [me],
-            "attachment": {"node": name, "attach_epoch": record["attach_epoch"] + 1},
-            "attach_epoch": record["attach_epoch"] + 1,
-            "deleted": True,
-        }
-        messages.append(proposal(record, me, _voter(voter), epoch=record["epoch"] + JUMP, version=1, **changes))
-    return _send(scene, identity, by, name, messages)
+    slot = _slot(scene.records[volume])
+    me = Voter(name, STRANGE)
+    attach_epoch = slot.record.attach_epoch + 1
+    ours = replace(
+        slot.record,
+        in_sync=(me,),
+        attachment=Attachment(name, attach_epoch),
+        attach_epoch=attach_epoch,
+        deleted=True,
+        joining=(),
+    )
+    messages = [
+        _proposal(slot, me, voter, record=replace(ours, voters=(me, voter)), epoch=slot.stamp.epoch + JUMP, version=1)
+        for voter in slot.record.voters
+    ]
+    return _send(scene, identity, by, name, [*messages])
 
 
 def unseat(scene: Scene, identity: Path | None, name: str, volume: str, by: str) -> Outcome:
-    """Votes and refusals of a stranger with a far higher epoch: the leader would step down for them."""
-    record = scene.records[volume]
-    me = {"node": name, "incarnation": STRANGE, "kind": "data"}
-    epoch = record["epoch"] + JUMP
-    stamp = {"generation": record["generation"], "epoch": epoch, "version": 1}
-    messages = []
-    for voter in record["voters"]:
-        head = {"volume": record["volume"], "sender": me, "target": _voter(voter), "epoch": epoch}
-        messages.append(head | {"kind": "refused", "slot": None})
-        messages.append(head | {"kind": "vote", "stamp": stamp, "unclean": False})
-    return _send(scene, identity, by, name, messages)
+    """Votes and refusals of a stranger in a far higher epoch: the leader would step down for them."""
+    slot = _slot(scene.records[volume])
+    return _send(scene, identity, by, name, _unseating(slot, Voter(name, STRANGE)))
 
 
 def force_election(scene: Scene, identity: Path | None, name: str, volume: str) -> Outcome:
-    """A voter of the volume asks for votes in a far higher epoch: whoever hears it has to look."""
-    record = scene.records[volume]
-    (me,) = [_voter(voter) for voter in record["voters"] if voter["node"] == name]
-    epoch = record["epoch"] + JUMP
-    messages = [
-        {"volume": record["volume"], "sender": me, "target": _voter(voter), "epoch": epoch}
-        | {"kind": "refused", "slot": None}
-        for voter in record["voters"]
-        if voter["node"] != name
-    ]
-    return _send(scene, identity, "bus", name, messages)
+    """The same, of somebody who is a voter."""
+    slot = _slot(scene.records[volume])
+    return _send(scene, identity, "bus", name, _unseating(slot, _voter(slot, name)))
+
+
+def _unseating(slot: Slot, me: Voter) -> list[BrainMessage]:
+    volume, epoch = slot.record.volume, slot.stamp.epoch + JUMP
+    stamp = Stamp(slot.stamp.generation, epoch, 1)
+    messages: list[BrainMessage] = []
+    for voter in _others(slot, me.node):
+        messages += [ms.Refused(volume, me, voter, epoch), ms.Vote(volume, me, voter, epoch, stamp)]
+    return messages
 
 
 def bury(scene: Scene, identity: Path | None, name: str, volume: str) -> Outcome:
     """A voter of the volume proposes, and calls committed, the record that deletes it."""
-    record = scene.records[volume]
-    (me,) = [_voter(voter) for voter in record["voters"] if voter["node"] == name]
-    others = [_voter(voter) for voter in record["voters"] if voter["node"] != name]
-    messages = [
-        proposal(record, me, target, epoch=record["epoch"] + JUMP, version=1, deleted=True, attachment=None)
-        for target in others
-    ]
-    return _send(scene, identity, "bus", name, messages)
+    slot = _slot(scene.records[volume])
+    me = _voter(slot, name)
+    tombstone = replace(slot.record, deleted=True, attachment=None)
+    epoch = slot.stamp.epoch + JUMP
+    messages = [_proposal(slot, me, target, record=tombstone, epoch=epoch, version=1) for target in _others(slot, name)]
+    return _send(scene, identity, "bus", name, [*messages])
 
 
 def replay_brain(scene: Scene, identity: Path | None, volume: str, then: dict[str, Any]) -> Outcome:
     """The leader's own proposals from before (`then`: the record as it was), out of order, with the leader's own
     stolen identity: nothing but their age speaks against them."""
-    now = scene.records[volume]
-    sender = _voter(then["primary"])
-    messages = []
-    for voter in now["voters"]:
-        if voter["node"] == sender["node"]:
-            continue
-        target = _voter(voter)
+    now, past = _slot(scene.records[volume]), _slot(then)
+    leader = past.record.primary
+    assert leader is not None
+    messages: list[BrainMessage] = []
+    for target in _others(now, leader.node):
         messages += [
-            proposal(now, sender, target),
-            proposal(then, sender, target, epoch=then["epoch"] - 1),
-            proposal(then, sender, target),
-            proposal(then, sender, target, version=max(1, then["version"] - 1)),
+            _proposal(now, leader, target),
+            _proposal(past, leader, target),
+            _proposal(past, leader, target, version=max(1, past.stamp.version - 1)),
         ]
-    return _send(scene, identity, "bus", sender["node"], messages)
+    return _send(scene, identity, "bus", leader.node, messages)

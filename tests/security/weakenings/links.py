@@ -11,16 +11,16 @@ from tests.security.weakenings import weakening
 def serve_any_session() -> None:
     """A volume is read and written by whoever opens a session."""
     from services.replica import permits
-    from services.replica.replication.primary import Primary
+    from services.replica.replication.sessions import Sessions
 
-    original = Primary.open
+    original = Sessions.ask
 
-    def open_for_anybody(self: Primary, link: int, node: str, session: int, attach_epoch: int) -> Any:
+    def ask_for_anybody(self: Sessions, link: int, node: str, session: int, attach_epoch: int, *, serving: bool) -> Any:
         self.attached_node, self.attach_epoch = node, attach_epoch
-        return original(self, link, node, session, attach_epoch)
+        return original(self, link, node, session, attach_epoch, serving=serving)
 
     permits.knows = lambda *_, **__: True  # type: ignore[assignment]
-    Primary.open = open_for_anybody  # type: ignore[method-assign]
+    Sessions.ask = ask_for_anybody  # type: ignore[method-assign]
 
 
 @weakening
@@ -36,14 +36,16 @@ def believe_any_member() -> None:
 def follow_anybody() -> None:
     """A copy joins whoever says that it leads."""
     from services.replica.driver.node import Node
+    from services.replica.replication.messages import Join
 
     original = Node.to_replica
 
     def follow(self: Node, volume_id: str, link: int, node: str, epoch: int, message: Any, now_ns: int) -> None:
         volume = self.volumes.get(volume_id)
-        if volume is not None:
-            volume.brain.leader = None
-        original(self, volume_id, link, node, epoch, message, now_ns)
+        if volume is None or volume.replica is None or not isinstance(message, Join):
+            original(self, volume_id, link, node, epoch, message, now_ns)
+        else:
+            self._data(volume, volume.replica.join(link, message, epoch, self._share_of(volume_id)), now_ns)
 
     Node.to_replica = follow  # type: ignore[method-assign]
 
@@ -63,15 +65,16 @@ def hear_any_brain() -> None:
 @weakening
 def go_back() -> None:
     """A proposal is stored however old it is."""
-    from services.replica.brain import machine
+    from services.replica.brain.following import Following
 
-    original = machine.Brain._propose
+    original = Following.propose
 
-    def propose(self: Any, message: Any, now_ns: int) -> None:
-        mine = self.state.slot
-        if self.role != "leader" and mine is not None and message.slot.stamp < mine.stamp:
-            self._store(message.slot)
+    def propose(self: Following, message: Any, now_ns: int) -> None:
+        local = self._local
+        stored = local.state.slot
+        if local.role != "leader" and stored is not None and message.slot.stamp < stored.stamp:
+            local.store(message.slot)
         else:
             original(self, message, now_ns)
 
-    machine.Brain._propose = propose  # type: ignore[method-assign]
+    Following.propose = propose  # type: ignore[method-assign]
