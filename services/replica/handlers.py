@@ -38,6 +38,9 @@ _JOIN_CHARGE = 50
 _READ_BLOCKS_MAX = REQUEST_BYTES_MAX // BLOCK_BYTES
 _ZERO_BLOCKS_MAX = 4 * GIB // BLOCK_BYTES
 """The longest range that NBD can name, so nobody honest asks for more at once."""
+_LEVEL_MAX = 8
+"""Of the hash tree: 256 children a node, so the largest volume has four levels above its blocks. Raising 256 to a
+number of 64 bits would never end."""
 WINDOW_REQUESTS_MAX = 4096
 """Of one session: four times what a frontend ever leaves unanswered."""
 _BUS_PER_S = 500
@@ -248,8 +251,8 @@ class Handlers:
                 self._drop(link, frame, why)
                 return
         message = codec.unpack_to_replica(frame, token)
-        if isinstance(message, ms.Digest) and sum(count for _, count in message.ranges) > COMPARED_NODES_MAX:
-            raise FrameError("a comparison of more nodes than one may ask for")
+        if isinstance(message, ms.Digest):
+            _check_comparison(message)
         number = self.shell.link_number(link)
         self._node.to_replica(hosted.volume, number, link.peer, frame.epoch, message, now_ns)
         if token:
@@ -340,6 +343,13 @@ class Handlers:
     def _answer_error(self, link: Link, frame: Frame, error: int) -> None:
         envelope = Envelope(frame.volume, epoch=frame.epoch)
         link.send(*codec.pack_message(envelope, ms.Done(frame.x, frame.id, error)))
+
+
+def _check_comparison(message: ms.Digest) -> None:
+    if message.level > _LEVEL_MAX:
+        raise FrameError(f"a comparison at level {message.level} of a tree that is never as high")
+    if sum(count for _, count in message.ranges) > COMPARED_NODES_MAX:
+        raise FrameError("a comparison of more nodes than one may ask for")
 
 
 def _is_asked_to_join(volume: Volume, node: str, join_number: int) -> bool:

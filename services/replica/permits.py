@@ -27,7 +27,7 @@ EPOCH_MAX = (1 << 64 - SEQ_BITS) - 1
 _GENERATION_MAX = (1 << 32) - 1
 _VERSION_MAX = (1 << 53) - 1
 _ATTACH_EPOCH_MAX = (1 << 32) - 1
-_REASON_CHARS_MAX = 1000
+_TEXT_CHARS_MAX = 1000
 _INCARNATION = re.compile(r"[0-9a-f]{16}", re.ASCII)
 PROMISE_NS_MAX = 60_000_000_000
 """No lease that can be configured is as long."""
@@ -97,8 +97,10 @@ def knows(record: Record | None, *, mine: int, node: str, target: int) -> bool:
 def _possible(message: BrainMessage) -> bool:
     """A voter may be broken or stolen. What it sends must not make arithmetic or packing fail here, in the middle of
     what other volumes have to do."""
-    voters = [message.sender, message.target, *getattr(message, "in_sync", ())]
-    epochs = [message.epoch, getattr(message, "asked", 0)]
+    successor = getattr(message, "successor", message.sender)
+    voters = [message.sender, message.target, successor, *getattr(message, "in_sync", ())]
+    epochs = [message.epoch, getattr(message, "asked", 0), getattr(message, "released", 0)]
+    texts = [getattr(message, "reason", ""), getattr(message, "what", "")]
     stamps: list[Stamp | None] = [getattr(message, "stamp", None), getattr(message, "committed", None)]
     slot: Slot | None = getattr(message, "slot", None)
     if slot is not None:
@@ -107,12 +109,13 @@ def _possible(message: BrainMessage) -> bool:
         voters += record.members
         if not 0 <= record.attach_epoch <= _ATTACH_EPOCH_MAX or record.size_bytes > VOLUME_BYTES_MAX:
             return False
-        if len(record.labels) > LABELS_MAX or not valid_volume_name(record.name):
+        if max(len(record.labels), len(record.zones)) > LABELS_MAX or not valid_volume_name(record.name):
             return False
         if record.attachment is not None and not valid_node_name(record.attachment.node):
             return False
-    told = len(getattr(message, "reason", "")) <= _REASON_CHARS_MAX
-    return told and all(0 <= epoch <= EPOCH_MAX for epoch in epochs) and _are_stamps(stamps) and _are_voters(voters)
+        texts += record.zones
+    short = all(len(text) <= _TEXT_CHARS_MAX for text in texts)
+    return short and all(0 <= epoch <= EPOCH_MAX for epoch in epochs) and _are_stamps(stamps) and _are_voters(voters)
 
 
 def _are_stamps(stamps: Iterable[Stamp | None]) -> bool:

@@ -494,6 +494,23 @@ async def test_a_voter_that_does_not_lead_can_neither_write_nor_read_nor_take_ov
     assert not replica._recent or b"evil" not in victim.content(scene.volume, 0)
 
 
+async def test_a_primary_asks_for_no_more_than_a_comparison_may_hold(cluster: Wired, scene: Scene) -> None:
+    """The leader's own node, stolen: what it asks of a copy ends its link and not the copy's node."""
+    victim, leader = scene.follower, scene.leader
+    common: dict[str, Any] = {"volume": scene.raw, "sender": scene.number(leader.name), "epoch": scene.epoch}
+    common["target"] = scene.number(victim.name)
+    one, many = pack_ranges([(0, 1)]), pack_ranges([(0, 8193)])
+    for level, ranges, why in (
+        (1 << 60, one, "a tree that is never as high"),
+        (0, many, "more nodes than one may ask"),
+    ):
+        victim.audit.told.clear()
+        leader.network.send(victim.name, pack(Type.DIGEST, id=1, x=level, length=len(ranges), **common), ranges)
+        await until(lambda: victim.audit.reasons("link.frame", f"node/{leader.name}"))
+        assert why in victim.audit.reasons("link.frame")[0]
+        await until(lambda: leader.network.connected(victim.name))
+
+
 async def test_answers_that_were_not_asked_for_change_nothing(cluster: Wired, scene: Scene) -> None:
     """A voter that never joined confirms writes, flushes and copies."""
     leader = scene.leader

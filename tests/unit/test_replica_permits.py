@@ -114,6 +114,11 @@ GOOD = ms.Propose(VOLUME, A, B, 7, SLOT, SLOT.stamp)
         replace(GOOD, slot=Slot(SLOT.stamp, replace(RECORD, labels=(("a", "b"),) * 65))),
         ms.VoteAnswer(VOLUME, A, B, -5, True, 7),
         ms.VoteAnswer(VOLUME, A, B, 7, False, 7, reason="?" * 1001),
+        replace(GOOD, slot=Slot(SLOT.stamp, replace(RECORD, zones=("z",) * 65))),
+        replace(GOOD, slot=Slot(SLOT.stamp, replace(RECORD, zones=("z" * 1001,)))),
+        ms.Vote(VOLUME, A, B, 8, SLOT.stamp, released=1 << 24),
+        ms.Released(VOLUME, A, B, 7, replace(C, incarnation="no")),
+        ms.NotUnderstood(VOLUME, A, B, "?" * 1001, 1),
         ms.PreVoteAnswer(VOLUME, A, B, 7, True, 7, in_sync=(Voter("..", "a" * 16),)),
     ],
 )

@@ -21,7 +21,7 @@ from services.replica.nbd.client import Client
 from services.replica.nbd.protocol import Export, NbdRequest
 from services.replica.nbd.server import NbdServer
 from services.replica.nbd.wire import Command
-from services.replica.peers.frames import FUA, Frame, Type, pack
+from services.replica.peers.frames import FUA, Frame, FrameError, Type, pack
 from services.replica.peers.payloads import split_blocks, unpack_refused
 from services.replica.replication.frontend import (
     Answer,
@@ -64,6 +64,8 @@ _FRAME = {
     int(RequestKind.FLUSH): int(Type.IO_FLUSH),
 }
 _WRITE = int(RequestKind.WRITE)
+_SESSION_END = 1 << 63
+"""Sessions are numbered from the clock in nanoseconds: not before the year 2262."""
 
 
 class Send(Protocol):
@@ -213,6 +215,8 @@ class Frontend:
             event = Opened(peer, frame.id, frame.epoch, frame.x)
         elif frame.type == Type.REFUSED:
             refusal = unpack_refused(frame.payload)
+            if frame.z >= _SESSION_END:
+                raise FrameError(f"session {frame.z} leaves no room for the next")
             self._refused(Refused(peer, frame.id, frame.x, refusal.hint, frame.z))
             return
         elif frame.type == Type.SERVING:
