@@ -100,7 +100,7 @@ class Follower:
                     self._complain(error)
                 retry_s, pause_s = min(2 * retry_s, RETRY_MAX_S), retry_s
             # All of a cluster lost the same NATS server, and would all knock in the same moment.
-            pause_s *= random.uniform(0.5, 1.0)  # noqa: S311
+            pause_s *= random.uniform(0.5, 1.0)  # noqa: S311  (jitter, not a secret)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._must_ask.wait(), pause_s)
             self._must_ask.clear()

@@ -22,7 +22,7 @@ from stoscore.errors import StosError, invalid, unavailable
 from stoscore.settings import CommonSettings
 from stoscore.spiffe import make_uri
 
-TOKEN_PREFIX = "stos-join-1."  # noqa: S105
+TOKEN_PREFIX = "stos-join-1."  # noqa: S105  (what all tokens begin with)
 TOKEN_BYTES_MAX = 32_768
 MOUNTED_BYTES_MAX = 65_536
 

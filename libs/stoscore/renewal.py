@@ -59,7 +59,7 @@ async def keep_renewed(identity: Identity, bus: Bus) -> None:
 
 async def _until_due(identity: Identity, changed: asyncio.Event, rushes: int) -> None:
     """`rushes` is how often certs' wish was followed without satisfying it, as when its own clocks disagree."""
-    dice = random.random()  # noqa: S311
+    dice = random.random()  # noqa: S311  (jitter, not a secret)
     while not identity.must_renew:
         left_s = (renewal_time(identity, dice) - datetime.now(UTC)).total_seconds()
         if left_s <= 0:

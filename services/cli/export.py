@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, typer.Argument(help="name or id of the volume")]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, max=3600, help="seconds until giving up")]
-EVERYWHERE = ("0.0.0.0", "[::]")  # noqa: S104  # what an operator may have chosen, not what we listen on
+EVERYWHERE = ("0.0.0.0", "[::]")  # noqa: S104  (what an operator may have chosen)
 CLIENT_FILES = "x509"
 """Below the identity's directory."""
 

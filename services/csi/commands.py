@@ -73,7 +73,7 @@ def _start(argv: Sequence[str], output: int, errors: int, pass_fds: Sequence[int
     """By vfork, which the standard library uses here. The event loop's own way (uvloop's) is a fork that runs
     gRPC's fork handlers in the child, and there they crash."""
     try:
-        return subprocess.Popen(
+        return subprocess.Popen(  # noqa: S603  (callers name the program; no shell reads the paths)
             argv,
             stdin=subprocess.DEVNULL,
             stdout=output,

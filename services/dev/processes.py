@@ -60,7 +60,7 @@ def spawn(argv: Sequence[str], environment: Mapping[str, str], log: Path, cwd: P
     """
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        child = subprocess.Popen(
+        child = subprocess.Popen(  # noqa: S603  (members of the embedded cluster, composed by us)
             argv,
             env=dict(environment),
             cwd=cwd,

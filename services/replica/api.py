@@ -11,6 +11,7 @@ from services.replica.brain import InvalidRecord
 from services.replica.brain import events as ev
 from services.replica.driver import Node, Reply, Volume
 from services.replica.frontends import Frontends
+from services.replica.guests import Guests
 from services.replica.hosted import Hosted
 from services.replica.records import from_model, to_model
 from services.replica.replicas import Replicas
@@ -66,6 +67,7 @@ class Api:
         address: str,
         dial: Callable[[], None],
         dropped: Mapping[str, int],
+        guests: Guests,
     ):
         """`dial`: look again whom to keep links to. `dropped`: what was not believed, by reason."""
         self._settings = settings
@@ -77,6 +79,7 @@ class Api:
         self._address = address
         self._dial = dial
         self._dropped = dropped
+        self._guests = guests
         self._asked: dict[int, asyncio.Future[None]] = {}
         self._request = 0
 
@@ -100,7 +103,7 @@ class Api:
     # ---- the node's verbs -----------------------------------------------------------------------------
 
     async def _create(self, request: CreateReplica, context: RequestContext) -> ReplicaCreated:
-        incarnation = await self._replicas.create(request)
+        incarnation = await self._guests.create(request, context.caller)
         self._shell.settle()
         return ReplicaCreated(node=self._settings.node, incarnation=incarnation)
 
@@ -124,7 +127,7 @@ class Api:
         return Empty()
 
     async def _remove(self, request: RemoveReplica, context: RequestContext) -> Empty:
-        await self._replicas.drop(request.volume, request.incarnation)
+        await self._guests.remove(request, context.caller)
         return Empty()
 
     async def _describe(self, request: DescribeReplica, context: RequestContext) -> ReplicaStatus:

@@ -14,6 +14,7 @@ from services.replica.data_dir import DataDir
 from services.replica.decided import Decisions
 from services.replica.driver import Decided, DropHome, FindHome, Node, RecordChanged, Reply
 from services.replica.frontends import Frontends
+from services.replica.guests import Guests
 from services.replica.handlers import Handlers
 from services.replica.homes import Homes
 from services.replica.hosted import Hosted
@@ -126,6 +127,7 @@ class _Replica:
                 advertised,
                 self._dial,
                 self._handlers.dropped,
+                Guests(self._node, self._replicas, self._catalogue),
             )
             await self._join_bus(self._api, advertised)
             self._spawn(self._unfounded.run())

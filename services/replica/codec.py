@@ -202,8 +202,8 @@ def pack_message(envelope: Envelope, message: ms.DataMessage, payload: Parts = (
     return _PACK[type(message)](envelope, message, payload)
 
 
-def pack_opened(envelope: Envelope, message: ms.Opened, size_blocks: int) -> Parts:
-    return (envelope.pack(Type.OPENED, id=message.session, x=size_blocks),)
+def pack_opened(envelope: Envelope, message: ms.Opened, size_blocks: int, copies: bytes) -> Parts:
+    return envelope.pack(Type.OPENED, id=message.session, x=size_blocks, length=len(copies)), copies
 
 
 def pack_read(envelope: Envelope, session: int, request: int, block: int, sums: bytes, data: bytes) -> Parts:
@@ -218,8 +218,9 @@ TO_PRIMARY = frozenset({Type.JOINED, Type.ACK, Type.FLUSHED, Type.DIGESTS, Type.
 TO_FRONTEND = frozenset({Type.OPENED, Type.REFUSED, Type.IO_DONE, Type.IO_DATA, Type.SERVING})
 FROM_FRONTEND = frozenset({Type.IO_WRITE, Type.IO_READ, Type.IO_ZERO, Type.IO_FLUSH})
 PAIR = frozenset({Type.BEAT, Type.BEAT_ANSWER, Type.CLAIMS, Type.CONFIRM})
-ANSWERS = TO_PRIMARY | {Type.OPENED, Type.REFUSED, Type.IO_DONE, Type.IO_DATA}
-"""What comes back on the link that it was asked on: only from a node that we dialled."""
+ANSWERS = TO_PRIMARY | TO_FRONTEND
+"""What comes back on the link that it was asked on: only from a node that we dialled. SERVING takes either way: a
+new primary says it on the link that it has."""
 ASKED = TO_REPLICA | FROM_FRONTEND | PAIR | {Type.BRAIN, Type.OPEN, Type.CLOSE, Type.SERVING}
 """What arrives on a link that the other node dialled."""
 _IO = {

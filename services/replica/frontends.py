@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from services.replica.peers import Frame, PeerNetwork
 from services.replica.trail import Trail
 from stoscore.errors import StosError, precondition
 from stoscore.files import write_private
-from stoscore.messages import FrontendOpened, FrontendStatus, OpenFrontend, RemoteExport
+from stoscore.messages import FrontendOpened, FrontendStatus, OpenFrontend, RemoteExport, VoterModel
 from stoscore.telemetry import get_logger
 
 log = get_logger("frontends")
@@ -77,6 +77,10 @@ class Frontends:
             known = None
         if known is None:
             known = await self._begin(raw, request)
+        elif known.request.voters != request.voters:
+            # Whoever asks again has asked the primary before: its copies may all have moved since.
+            known.request = known.request.model_copy(update={"voters": request.voters})
+            known.frontend.learn(_copies(request))
         if request.remote is not None:
             await self._export(known, request.remote, who)
         self._remember()
@@ -88,13 +92,14 @@ class Frontends:
             request.name,
             request.size_bytes,
             request.attach_epoch,
-            {voter.node: int(voter.incarnation, 16) for voter in request.voters if voter.kind == "data"},
+            _copies(request),
             self._socket(request.volume),
             self.network.send,
             self.network.connected,
             on_fenced=lambda: self._fenced(raw, request.attach_epoch),
         )
         frontend.on_node = lambda node: self.on_change()
+        frontend.on_copies = lambda copies: self._moved(raw, copies)
         known = self._open[raw] = _Open(request.model_copy(update={"remote": None}), frontend)
         self.on_change()
         try:
@@ -243,5 +248,22 @@ class Frontends:
             remote=known.remote.status() if known.remote is not None else None,
         )
 
+    def _moved(self, raw: bytes, copies: Mapping[str, int]) -> None:
+        """Remembered, so that this process finds them when it is started again."""
+        known = self._open.get(raw)
+        if known is None:
+            return
+        voters = [VoterModel(node=node, incarnation=f"{number:016x}") for node, number in sorted(copies.items())]
+        known.request = known.request.model_copy(update={"voters": voters})
+        try:
+            self._remember()
+        except StosError as error:
+            log.error("where the copies are is not remembered: %s", error, extra={"volume": known.request.volume})
+
     def _remember(self) -> None:
         write_private(self._file, json.dumps([known.request.model_dump() for known in self._open.values()]).encode())
+
+
+def _copies(request: OpenFrontend) -> dict[str, int]:
+    """Node -> incarnation, as frames carry it."""
+    return {voter.node: int(voter.incarnation, 16) for voter in request.voters if voter.kind == "data"}

@@ -36,7 +36,7 @@ from services.replica.driver import (
     ToPeer,
 )
 from services.replica.hosted import Failure, Hosted, SyncWait
-from services.replica.peers import Link, PeerNetwork, Type, pack
+from services.replica.peers import Link, PeerNetwork, Type, pack, pack_copies
 from services.replica.replication import effects as fx
 from services.replica.replication import messages as ms
 from services.replica.store import CorruptBlocks, StoreError
@@ -264,11 +264,19 @@ class Shell:
 
     def _tell_serving(self, order: TellServing) -> None:
         """Our own link there may not be up yet, when we have just become the primary; its link to us is."""
-        header = pack(Type.SERVING, volume=bytes.fromhex(order.volume), epoch=order.epoch)
-        if not self.network.send(order.node, header):
+        copies = self._copies(order.volume)
+        header = pack(Type.SERVING, volume=bytes.fromhex(order.volume), epoch=order.epoch, length=len(copies))
+        if not self.network.send(order.node, header, copies):
             for link in self._links.values():
                 if link.peer == order.node:
-                    link.send(header)
+                    link.send(header, copies)
+
+    def _copies(self, volume_id: str) -> bytes:
+        """Who holds the volume, for whoever uses it."""
+        volume = self.node.volumes.get(volume_id)
+        record = volume.brain.record if volume is not None else None
+        members = record.members if record is not None else ()
+        return pack_copies({member.node: member.incarnation for member in members if member.kind == "data"})
 
     def _hang_up(self, order: HangUp, reason: str = "the peer is silent") -> None:
         link = self.network.outgoing(order.node)
@@ -344,7 +352,8 @@ class Shell:
             return
         envelope = self.envelope(hosted, order.epoch, link.peer)
         if isinstance(message, ms.Opened):
-            link.send(*codec.pack_opened(envelope, message, hosted.blocks.size_blocks))
+            copies = self._copies(hosted.volume)
+            link.send(*codec.pack_opened(envelope, message, hosted.blocks.size_blocks, copies))
         else:
             link.send(*codec.pack_message(envelope, message))
 

@@ -20,7 +20,8 @@ import pytest_asyncio
 from services.replica import codec, permits
 from services.replica.brain import messages as ms
 from services.replica.brain.record import Attachment, Slot, Stamp, Voter
-from services.replica.peers import Claim, Frame, Type, pack, pack_claims, pack_ranges, pack_u64s
+from services.replica.frontends import FILE
+from services.replica.peers import Claim, Frame, Type, pack, pack_claims, pack_copies, pack_ranges, pack_u64s
 from services.replica.replication.messages import Refusal, first_seq
 from services.replica.store.sums import block_sums
 from stoscore.limits import REQUEST_BYTES_MAX
@@ -210,7 +211,8 @@ def brain_frame(message: ms.BrainMessage, volume: str = "") -> tuple[bytes, byte
 
 async def test_every_frame_type_goes_one_way_or_belongs_to_the_greeting() -> None:
     assert codec.ASKED | codec.ANSWERS | {Type.HELLO, Type.WELCOME} == set(Type)
-    assert not codec.ASKED & codec.ANSWERS
+    both_ways = codec.ASKED & codec.ANSWERS
+    assert both_ways == {Type.SERVING}, "a new primary says it on the link that it has"
 
 
 # ---- a node that has nothing to do with the volume -------------------------------------------------------
@@ -405,6 +407,50 @@ async def test_a_frontend_asks_only_nodes_of_the_volume(cluster: Wired, scene: S
     await app.frontends.close(scene.volume)
 
 
+async def test_a_primary_says_that_it_serves_on_either_link(cluster: Wired, scene: Scene) -> None:
+    await cluster.open(scene.volume, "app")
+    app = cluster.nodes["app"]
+    frontend = app.frontends._open[scene.raw].frontend
+    await until(lambda: frontend.status().connected)
+    app.audit.told.clear()
+    (to_app,) = [link for link in scene.leader.network.links() if link.peer == "app" and not link.outgoing]
+    to_app.send(pack(Type.SERVING, volume=scene.raw, epoch=scene.epoch + 1))
+    await until(lambda: frontend.status().epoch == scene.epoch + 1)
+    assert app.network.connected(scene.leader.name)
+    assert app.audit.told == []
+    await app.frontends.close(scene.volume)
+
+
+async def test_where_the_copies_are_counts_from_the_primary_that_serves(cluster: Wired, scene: Scene) -> None:
+    """All of them may move while a volume is used; who uses it has to find the next primary all the same. A voter that
+    does not serve can't name others."""
+    await cluster.open(scene.volume, "app")
+    app = cluster.nodes["app"]
+    known = app.frontends._open[scene.raw]
+    await until(lambda: known.frontend.status().connected)
+    before = known.frontend.nodes()
+    assert before == {"n1", "n2", "n3"}
+    n3 = await speaker(cluster, "n3", app)
+    told = pack_copies({"x": "ab" * 8})
+    n3.say(pack(Type.SERVING, volume=scene.raw, epoch=scene.epoch, length=len(told)), told)
+    await n3.heard()
+    assert known.frontend.nodes() == before
+    told = pack_copies({scene.leader.name: scene.voter(scene.leader.name).incarnation, "n9": "cd" * 8})
+    scene.leader.network.dial("app", cluster.addresses["app"])
+    await until(lambda: scene.leader.network.connected("app"))
+    header = pack(Type.SERVING, volume=scene.raw, epoch=scene.epoch, length=len(told))
+    scene.leader.network.send("app", header, told)
+    await until(lambda: known.frontend.nodes() == {scene.leader.name, "n9"})
+    assert {voter.node: voter.incarnation for voter in known.request.voters}["n9"] == "cd" * 8
+    assert "n9" in (cluster.directory / "app" / "data" / FILE).read_text(), "a restart finds them too"
+    # Whoever opens it again has it from the primary, and by another list of theirs it goes on.
+    again = await cluster.open(scene.volume, "app")
+    assert again.socket
+    assert known.frontend.nodes() == before
+    await app.frontends.close(scene.volume)
+    app.network.hang_up("n3")
+
+
 async def test_a_node_that_a_voter_names_is_asked_as_well(cluster: Wired, scene: Scene) -> None:
     """Voters change; a hint of one that the frontend uses is how it learns of another."""
     x = await cluster.play("x")
@@ -429,7 +475,7 @@ async def test_a_node_that_a_voter_names_is_asked_as_well(cluster: Wired, scene:
 # ---- the wrong way round -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [*sorted(codec.ANSWERS), Type.HELLO, Type.WELCOME])
+@pytest.mark.parametrize("kind", [*sorted(codec.ANSWERS - codec.ASKED), Type.HELLO, Type.WELCOME])
 async def test_answers_to_nobodys_question_end_the_link(cluster: Wired, scene: Scene, kind: int) -> None:
     """On the link that the other side dialled nothing was asked, so nothing can be answered."""
     x = await speaker(cluster, "x", scene.leader)
@@ -442,7 +488,7 @@ async def test_answers_to_nobodys_question_end_the_link(cluster: Wired, scene: S
 
 
 async def test_questions_on_a_link_for_answers_end_it(cluster: Wired, scene: Scene) -> None:
-    for kind in sorted(codec.ASKED):
+    for kind in sorted(codec.ASKED - codec.ANSWERS):
         x = await speaker(cluster, "x", scene.leader)
         scene.leader.network.dial("x", x.peer.address)
         await until(lambda x=x: f"up from {scene.leader.name}" in x.peer.handler.events)

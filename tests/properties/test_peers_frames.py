@@ -115,6 +115,7 @@ def test_any_payload_is_values_or_the_one_error(payload: bytes, y: int, z: int) 
         lambda: payloads.unpack_claims(frame.payload),
         lambda: payloads.unpack_greeting(frame.payload),
         lambda: payloads.unpack_refused(frame.payload),
+        lambda: payloads.unpack_copies(frame.payload),
         lambda: payloads.split_blocks(frame),
         lambda: payloads.split_copy(frame),
         lambda: payloads.check_range(frame),

@@ -17,6 +17,8 @@ import pytest_asyncio
 
 from services.dev.nbd_client import NbdClient
 from stoscore import subjects
+from stoscore.catalogue import Catalogue
+from stoscore.messages import CatalogueEntry, CreateReplica, Empty, RemoveReplica, ReplicaCreated
 from stoscore.units import BLOCK_BYTES
 from tests.security.attacks.brains import JUMP
 from tests.security.document import stolen_table
@@ -75,6 +77,11 @@ class Heist:
         assert record is not None
         assert self.node not in [voter["node"] for voter in record["voters"]]
         return str(record["primary"]["node"])
+
+    async def third(self) -> str:
+        """A node that neither is the stolen one nor holds the volume of the others."""
+        other = await self.other()
+        return next(node for node in self.stage.cluster.state().nodes if node not in (self.node, other))
 
     async def epoch_jumps(self, volume: str, attack: str, **arguments: Any) -> bool:
         before = (await self.scene()).records[volume]["epoch"]
@@ -171,12 +178,50 @@ async def delete_what_others_hold(heist: Heist) -> bool:
 
 async def order_other_nodes(heist: Heist) -> bool:
     other, volume = await heist.other(), (await heist.scene()).volume(SINGLE)
-    create = {"volume": "0" * 32, "name": "x", "size_bytes": 1 << 20}
     return (
-        await heist.asked(subjects.node(other, "create"), create)
-        or await heist.asked(subjects.volume(other, volume, "attach"), {"node": heist.node})
+        await heist.asked(subjects.volume(other, volume, "attach"), {"node": heist.node})
+        or await heist.asked(subjects.volume(other, volume, "move"), {})
+        or await heist.asked(subjects.node(other, "close"), {"volume": volume})
         or await heist.asked(subjects.node(other, "status"), {})
     )
+
+
+def _copy_of(record: dict[str, Any]) -> dict[str, Any]:
+    return {"volume": record["volume"], "name": record["name"], "size_bytes": record["size_bytes"], "joins": True}
+
+
+async def have_a_copy_made_elsewhere(heist: Heist) -> bool:
+    return await heist.asked(
+        subjects.node(await heist.third(), "create"), _copy_of((await heist.scene()).records[SINGLE])
+    )
+
+
+async def fill_others_with_what_never_was(heist: Heist) -> bool:
+    copy = _copy_of((await heist.scene()).records[SINGLE])
+    third = await heist.third()
+    return (
+        await heist.asked(subjects.node(third, "create"), copy | {"volume": "0" * 32})
+        or await heist.asked(subjects.node(third, "create"), copy | {"size_bytes": 1 << 30})
+        or await heist.asked(subjects.node(third, "create"), copy | {"joins": False})
+    )
+
+
+async def get_hold_of_what_is_being_made(heist: Heist) -> bool:
+    """A volume whose creation stopped half-way: its name is claimed, and a member of it is made."""
+    third = await heist.third()
+    entry = CatalogueEntry(volume="ab" * 16, name="half", size_bytes=1 << 20, replicas=0, nodes=[third])
+    bus = heist.stage.bus
+    await Catalogue(bus).create(entry)
+    copy = {"volume": entry.volume, "name": entry.name, "size_bytes": entry.size_bytes}
+    made = await bus.request(subjects.node(third, "create"), CreateReplica(**copy), ReplicaCreated)
+    got = await heist.asked(subjects.node(third, "create"), copy | {"joins": True}) or await heist.asked(
+        subjects.node(third, "remove"), {"volume": entry.volume, "incarnation": made.incarnation}
+    )
+    await bus.request(
+        subjects.node(third, "remove"), RemoveReplica(volume=entry.volume, incarnation=made.incarnation), Empty
+    )
+    await Catalogue(bus).remove(entry)
+    return got
 
 
 async def tell_events_as_itself(heist: Heist) -> bool:

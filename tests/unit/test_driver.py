@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from services.replica.brain import Beat, BeatAnswer, HardState
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
@@ -75,6 +77,25 @@ def test_a_frontends_node_that_comes_back_is_told_who_serves() -> None:
         node.link_up(peer, 0)
         told += [f"{peer} {order.node}" for order in node.take() if isinstance(order, TellServing)]
     assert told == ["x x"]
+
+
+def test_who_uses_a_volume_is_told_when_its_copies_move() -> None:
+    """Else all of them could have moved by the time that this primary dies, and nobody would know whom to ask."""
+    node = make()
+    node.ask("v", ev.Founded(record(A)), 0)
+    node.time_passed(0)
+    save_all(node)
+    node.ask("v", ev.AttachAsked(1, "x"), 0)
+    save_all(node)
+    volume = node.volumes["v"]
+    assert volume.committed is not None
+    same = volume.committed.next(volume.brain.epoch, volume.committed.record)
+    more = same.next(volume.brain.epoch, replace(same.record, joining=(B,)))
+    told = []
+    for committed in (same, more):
+        node._record_committed(volume, committed, 0)
+        told.append([order.node for order in node.take() if isinstance(order, TellServing)])
+    assert told == [[], ["x"]]
 
 
 def test_a_late_answer_after_the_links_end_is_no_news() -> None:

@@ -114,7 +114,7 @@ def change(vault: Vault, name: str, decide: Callable[[bytes | None], bytes | Non
             vault.put(name, after, entry.revision if entry else NEW)
             return after
         except Conflict:
-            time.sleep(random.random() * CONFLICT_WAIT_S * (attempt + 1))  # noqa: S311
+            time.sleep(random.random() * CONFLICT_WAIT_S * (attempt + 1))  # noqa: S311  (jitter, not a secret)
     raise StosError(Code.ABORTED, f"{name} is changed by others all the time", next_step="try again")
 
 

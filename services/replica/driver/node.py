@@ -587,6 +587,8 @@ class Node:
         if volume.primary is not None:
             node = record.attachment.node if record.attachment else None
             volume.primary.attachment(node, record.attach_epoch)
+            if volume.primary.serving and before is not None and before.record.members != record.members:
+                self._tell_serving(volume)  # who uses it has to know whom to ask when this primary is gone
         self._orders.append(RecordChanged(volume.id, slot))
 
     def _members_changed(self, volume: Volume, before: Slot | None, slot: Slot, now_ns: int) -> None:

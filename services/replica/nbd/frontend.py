@@ -22,7 +22,7 @@ from services.replica.nbd.protocol import Export, NbdRequest
 from services.replica.nbd.server import NbdServer
 from services.replica.nbd.wire import Command
 from services.replica.peers.frames import FUA, Frame, FrameError, Type, pack
-from services.replica.peers.payloads import split_blocks, unpack_refused
+from services.replica.peers.payloads import split_blocks, unpack_copies, unpack_refused
 from services.replica.replication.frontend import (
     Answer,
     ClientGone,
@@ -120,6 +120,8 @@ class Frontend:
         self._closed = False
         self.on_node: Callable[[str], None] = lambda node: None
         """Called with a node of the volume that was not known before: a link to it is wanted."""
+        self.on_copies: Callable[[Mapping[str, int]], None] = lambda copies: None
+        """Called with the volume's copies when the primary has told that they are others than before."""
         self._count = dict.fromkeys(_FRAME, 0)
 
     async def start(self) -> None:
@@ -212,7 +214,8 @@ class Frontend:
         elif frame.type == Type.IO_DATA:
             event = self._read(peer, frame)
         elif frame.type == Type.OPENED:
-            event = Opened(peer, frame.id, frame.epoch, frame.x)
+            self._told(peer, Opened(peer, frame.id, frame.epoch, frame.x), unpack_copies(frame.payload))
+            return
         elif frame.type == Type.REFUSED:
             refusal = unpack_refused(frame.payload)
             if frame.z >= _SESSION_END:
@@ -220,10 +223,28 @@ class Frontend:
             self._refused(Refused(peer, frame.id, frame.x, refusal.hint, frame.z))
             return
         elif frame.type == Type.SERVING:
-            event = ServingHint(peer, frame.epoch)
+            self._told(peer, ServingHint(peer, frame.epoch), unpack_copies(frame.payload))
+            return
         else:
             return
         self._step(event)
+
+    def _told(self, peer: str, event: Event, copies: dict[str, int]) -> None:
+        """The volume's copies move while it is used. Who they are counts from the primary that serves us only."""
+        self._step(event)
+        if copies and copies != self._voters and self._core.primary == peer:
+            self.learn(copies)
+            self.on_copies(copies)
+
+    def learn(self, copies: Mapping[str, int]) -> None:
+        """Node -> incarnation of the copies from now on, by the word of the primary or of who opened us."""
+        new = copies.keys() - self._core.nodes()
+        self._voters = dict(copies)
+        self._core.use(copies)
+        for node in sorted(new):
+            self.on_node(node)
+            if self._connected(node):
+                self._step(LinkUp(node))
 
     def _refused(self, event: Refused) -> None:
         """It may name a node of which we had not heard."""

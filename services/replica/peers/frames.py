@@ -65,7 +65,7 @@ class Type(IntEnum):
     FAILED = 28  # id what failed, x error code
     # Frontend and primary
     OPEN = 32  # id session
-    OPENED = 33  # id session, x size in blocks
+    OPENED = 33  # id session, x size in blocks; payload: copies (json)
     REFUSED = 34  # id session or request, x code; payload: refusal (json)
     IO_WRITE = 35  # id request, x session, y block, z count, flags FUA; payload: sums, data
     IO_READ = 36  # id request, x session, y block, z count
@@ -73,7 +73,7 @@ class Type(IntEnum):
     IO_FLUSH = 38  # id request, x session
     IO_DONE = 39  # id request, x session, y errno
     IO_DATA = 40  # id request, x session, y block, z count; payload: sums, data
-    SERVING = 41  # the header's epoch is served by the sender
+    SERVING = 41  # the header's epoch is served by the sender; payload: copies (json)
     CLOSE = 42  # id session
 
 
@@ -111,7 +111,7 @@ PAYLOAD_BYTES_MAX: dict[int, int] = {
     Type.COPIED: 0,
     Type.FAILED: 64 * KIB,
     Type.OPEN: 0,
-    Type.OPENED: 0,
+    Type.OPENED: 4 * KIB,
     Type.REFUSED: 64 * KIB,
     Type.IO_WRITE: FRAME_BYTES_MAX,
     Type.IO_READ: 0,
@@ -119,7 +119,7 @@ PAYLOAD_BYTES_MAX: dict[int, int] = {
     Type.IO_FLUSH: 0,
     Type.IO_DONE: 0,
     Type.IO_DATA: FRAME_BYTES_MAX,
-    Type.SERVING: 0,
+    Type.SERVING: 4 * KIB,
     Type.CLOSE: 0,
 }
 """What a payload may hold at most, by type: looked at in the header, so that nobody can make us take in 33 MiB

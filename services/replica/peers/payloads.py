@@ -9,9 +9,10 @@ reads as zeros, and where a frame says so its data is left out.
 from __future__ import annotations
 
 import json
+import re
 import struct
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from sys import byteorder
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ _RANGE = struct.Struct("<QQ")
 _CLAIM = struct.Struct("<16sIQ")
 _BLOCKS_MAX = VOLUME_BYTES_MAX // BLOCK_BYTES
 _ZERO_SUM = bytes(SUM_BYTES)
+_INCARNATION = re.compile(r"[0-9a-f]{16}", re.ASCII)
 
 
 def pack_ranges(ranges: Iterable[tuple[int, int]]) -> bytes:
@@ -171,3 +173,20 @@ def unpack_refused(payload: memoryview | bytes) -> Refused:
     if not isinstance(message, str) or not isinstance(hint, str):
         raise FrameError("a refusal says why; this one does not")
     return Refused(message, hint)
+
+
+def pack_copies(copies: Mapping[str, str]) -> bytes:
+    """Node -> incarnation of the volume's copies: whom a frontend may ask from now on."""
+    return json.dumps(dict(copies)).encode()
+
+
+def unpack_copies(payload: memoryview | bytes) -> dict[str, int]:
+    """Node -> incarnation as frames carry it; nothing is told by an empty payload. Raises FrameError."""
+    if not payload:
+        return {}
+    found = {}
+    for node, incarnation in unpack_json(payload).items():
+        if not valid_node_name(node) or not isinstance(incarnation, str) or not _INCARNATION.fullmatch(incarnation):
+            raise FrameError("a list of copies names a node or an incarnation that can't be")
+        found[node] = int(incarnation, 16)
+    return found

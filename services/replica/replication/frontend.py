@@ -19,7 +19,7 @@ in-sync replica whatever happens to the session.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from services.replica.replication.frontend_events import (
@@ -146,6 +146,10 @@ class FrontendCore:
 
     def nodes(self) -> set[str]:
         return set(self._search.nodes())
+
+    def use(self, nodes: Iterable[str]) -> None:
+        """These hold the volume from now on, by the word of the primary that serves us or of who opened us."""
+        self._search.use({*nodes, self._node} if self._session else nodes)
 
     def step(self, event: Event, now_ns: int) -> list[Effect]:
         effects: list[Effect] = []

@@ -47,6 +47,10 @@ class PrimarySearch:
         """Everybody that may be the primary."""
         return self._nodes.keys()
 
+    def use(self, nodes: Iterable[str]) -> None:
+        """These and no others hold the volume from now on."""
+        self._nodes = {node: self._nodes.get(node) or _Node() for node in nodes}
+
     def link_up(self, node: str) -> None:
         """It may be asked at once; an older question went with the older link."""
         known = self._learn(node)

@@ -115,7 +115,13 @@ def _unseating(slot: Slot, me: Voter) -> list[BrainMessage]:
     stamp = Stamp(slot.stamp.generation, epoch, 1)
     messages: list[BrainMessage] = []
     for voter in _others(slot, me.node):
-        messages += [ms.Refused(volume, me, voter, epoch), ms.Vote(volume, me, voter, epoch, stamp)]
+        # With a newer record that names us, for whoever asks whether we are a voter at all.
+        newer = Slot(stamp, replace(slot.record, voters=tuple({voter, me}), in_sync=(voter,), primary=None, joining=()))
+        messages += [
+            ms.Refused(volume, me, voter, epoch),
+            ms.Refused(volume, me, voter, epoch, newer),
+            ms.Vote(volume, me, voter, epoch, stamp),
+        ]
     return messages
 
 

@@ -26,6 +26,14 @@ def answer_anybody() -> None:
 
 
 @weakening
+def answer_anywhere() -> None:
+    """The answering side does not look at whether the reply subject is the caller's."""
+    from stoscore import bus_answering
+
+    bus_answering._is_own_inbox = lambda reply, caller: True  # type: ignore[assignment]
+
+
+@weakening
 def read_loosely() -> None:
     """A request that breaks the rules is taken all the same."""
     from stoscore import bus_answering
