@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 
+import pytest
+
 from stoscore import subjects
 from stoscore.bus import RequestContext
 from stoscore.messages import DescribeReplica, Empty
 from stoscore.nats_session import Msg
 from tests.integration.conftest import BusOf
 from tests.support.audit import told
+
+pytestmark = pytest.mark.long
 
 VOLUME = "0123456789abcdef" * 2
 STATUS = subjects.node("n6", "status")

@@ -42,6 +42,8 @@ from tests.support.certs_process import CertsProcess
 from tests.support.living import living
 from tests.support.nats_service import free_port
 
+pytestmark = pytest.mark.long
+
 VOLUME = "0123456789abcdef" * 2
 
 

@@ -29,6 +29,8 @@ from tests.support.certs_process import CertsProcess
 from tests.support.nats_service import free_port
 from tests.support.service_process import ServiceProcess
 
+pytestmark = pytest.mark.long
+
 PASSPHRASE = "correct horse battery staple"
 
 

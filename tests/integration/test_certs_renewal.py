@@ -22,6 +22,8 @@ from tests.support.certs_process import CertsProcess
 from tests.support.living import living
 from tests.support.tls import shake_hands
 
+pytestmark = pytest.mark.long
+
 RENEW = subjects.certs("renew")
 VOLUME = "0123456789abcdef" * 2
 

@@ -40,6 +40,8 @@ from tests.support.kubernetes_api import Account, KubernetesApi
 from tests.support.nats_service import free_port
 from tests.support.service_process import ServiceProcess
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def certs(tmp_path: Path) -> Iterator[CertsProcess]:

@@ -31,6 +31,8 @@ from tests.support.certs_process import CertsProcess
 from tests.support.nats_service import free_port
 from tests.support.service_process import ServiceProcess
 
+pytestmark = pytest.mark.long
+
 VOLUME = "0123456789abcdef" * 2
 FAKETIME = shutil.which("faketime")
 needs_faketime = pytest.mark.skipif(FAKETIME is None, reason="needs Debian's package faketime")

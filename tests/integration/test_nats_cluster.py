@@ -22,6 +22,8 @@ from tests.support.audit import told
 from tests.support.control_plane import ControlPlane
 from tests.support.nats_service import NatsService, free_port
 
+pytestmark = pytest.mark.long
+
 VOLUME = "0123456789abcdef" * 2
 DESCRIBE = subjects.node("n1", "describe")
 

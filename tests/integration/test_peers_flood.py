@@ -19,7 +19,7 @@ from services.dev.nbd_client import NbdClient
 from stoscore.units import MIB
 from tests.support.wired import SIZE, Wired, wired
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.long, pytest.mark.asyncio(loop_scope="module")]
 WRITES = 300
 GROWTH_BYTES_MAX = 96 * MIB
 """Of this whole process with four nodes in it. One flooded link may hold a receive buffer, and its answers."""

@@ -16,7 +16,7 @@ from services.dev.nbd_client import NbdClient, NbdError
 from stoscore.units import BLOCK_BYTES
 from tests.support.cluster import RunningCluster, completed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.long, pytest.mark.slow]
 NODES = ("n1", "n2", "n3", "n4")
 GRACE_S = 2
 REPAIRED_S = 60.0

@@ -69,20 +69,20 @@ class Arms:
     def insider(self) -> Insider:
         return Insider(self._cluster.layout)
 
-    async def foreign(self, kind: str, name: str, cluster: str) -> Path:
+    async def foreign(self, kind: str, name: str, cluster: str, role: str = "") -> Path:
         """Of another authority that calls its cluster and the identity just like ours. Beside its certificate is a
         good NATS credential of ours, so that only the certificate speaks against it."""
-        ours = await self.enrolled(kind, name)
+        ours = await self.enrolled(kind, name, role)
         made = self.foreign_authority.issue_files(self.directory / "foreign", [f"spiffe://{cluster}/{kind}/{name}"])
         for file in ("nats.jwt", "nats.seed"):
             shutil.copy(ours / file, made / file)
         return made
 
-    async def revoked(self, kind: str, name: str) -> Path:
+    async def revoked(self, kind: str, name: str, role: str = "") -> Path:
         """Enrolled, and revoked since: when this returns, certs has said so."""
         directory = self.directory / f"{kind}-{name}"
         if not directory.exists():
-            await self.enrolled(kind, name)
+            await self.enrolled(kind, name, role)
             await self.revoke(kind, name)
         return directory
 

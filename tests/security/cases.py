@@ -18,7 +18,7 @@ from stoscore.access import KIND, RULES
 from tests.security.attacks.brains import JUMP
 from tests.security.attacks.nats import FORGED_NUMBER
 from tests.security.scene import Scene
-from tests.security.stage import SINGLE, VICTIM, Stage
+from tests.security.stage import GHOST, READER, SINGLE, VICTIM, Stage
 from tests.security.weakenings import STRANGER
 
 Arm = Callable[[Stage], Awaitable[Path | None]]
@@ -203,6 +203,45 @@ DOORS = (
         {"nats": "speak-plainly-first"}, STRANGERS_NATS | {"reason": "TLS"},
     ),
 )  # fmt: skip
+STRANGERS_NBD = {"who": r"^127\.0\.0\.1$", "action": r"^nbd\.open$", "outcome": "refused"}
+
+
+async def ghost(stage: Stage) -> Path | None:
+    return await stage.arms.revoked("user", GHOST, "viewer")
+
+
+async def foreign_reader(stage: Stage) -> Path | None:
+    return await stage.arms.foreign("user", READER, (await stage.scene()).cluster, "viewer")
+
+
+async def expired_reader(stage: Stage) -> Path | None:
+    directory = stage.arms.directory / f"old-{READER}"
+    return stage.arms.insider.issued(directory, "user", READER, timedelta(days=5), "viewer")
+
+
+def _export(name: str, arm: Arm, weakened: str, audit: dict[str, str], **arguments: Any) -> Case:
+    given_to = given(name=VICTIM, **arguments)
+    return Case(f"export-{name}", "doors.use_export", arm, given_to, {"nodes": weakened}, audit)
+
+
+EXPORTS = (
+    _export(
+        "without-certificate", nobody, "admit-without-certificate+export-to-anybody", STRANGERS_NBD,
+    ),
+    _export("to-another-cluster", foreign_reader, "trust-a-foreign-root", STRANGERS_NBD | {"reason": "certificate"}),
+    _export("to-the-expired", expired_reader, "ignore-time", STRANGERS_NBD | {"reason": "expired"}),
+    _export("to-the-revoked", ghost, "ignore-revocation", {"action": r"^nbd\.open$", "reason": "revoked"}),
+    _export(
+        "to-who-is-not-named", a("user", "eve", "viewer"), "export-to-anybody",
+        {"who": "^user/eve$", "action": r"^nbd\.open$", "outcome": "refused"},
+    ),
+    _export("with-old-tls", a("user", READER, "viewer"), "take-old-tls", STRANGERS_NBD, old=True),
+    Case(
+        "export-in-plain-text", "doors.use_export_plainly", nobody, given(name=VICTIM),
+        {"nodes": "export-plainly"}, STRANGERS_NBD,
+    ),
+)  # fmt: skip
+
 
 # ---- names in certificates --------------------------------------------------------------------------
 
@@ -616,5 +655,5 @@ TRICKS = (
     ),
 )  # fmt: skip
 
-CASES = (*DOORS, *NAMES, *BUS, *VOLUMES, *ENROLMENT, *TRICKS)
+CASES = (*DOORS, *EXPORTS, *NAMES, *BUS, *VOLUMES, *ENROLMENT, *TRICKS)
 assert len({case.name for case in CASES}) == len(CASES)

@@ -34,12 +34,12 @@ class Insider:
         settings = CertsSettings(data_dir=layout.certs, kek_file=layout.certs / "kek")
         self.authority = Authority(settings, vault(settings), lambda: self._now)
 
-    def issued(self, directory: Path, kind: str, name: str, ago: timedelta) -> Path:
+    def issued(self, directory: Path, kind: str, name: str, ago: timedelta, role: str = "") -> Path:
         """A whole identity, NATS credential and all, as it was issued that long ago (or, below zero, will be)."""
         if not directory.exists():
             self._now = datetime.now(UTC) - ago
             csr = certificate_request(next_key(directory), make_uri(self.authority.cluster, kind, name))
-            made = self.authority.issue(Claim(kind, name), csr, nats_public_key(directory), "tests")
+            made = self.authority.issue(Claim(kind, name, role=role), csr, nats_public_key(directory), "tests")
             install(directory, made)
         return directory
 

@@ -21,7 +21,7 @@ from stoscore.units import BLOCK_BYTES
 from stoscore.volumes import Volumes
 from tests.security.arms import Arms
 from tests.security.attacker import Attacker
-from tests.security.scene import Scene
+from tests.security.scene import HOST, Scene
 from tests.security.trail import Trail
 from tests.support.cluster import AlteredCluster, RunningCluster
 
@@ -29,6 +29,8 @@ VICTIM = "victim"
 """A volume with three copies, attached to the node `app` and in use there."""
 SINGLE = "single"
 """A volume with one copy: two nodes hold nothing of it."""
+READER, GHOST = "reader", "ghost"
+"""The users to whom the victim's volume is exported; the second one is revoked."""
 
 
 class Stage:
@@ -42,6 +44,8 @@ class Stage:
         self.attacker = Attacker(directory / "attacker.log")
         self.bus: Bus
         self.socket = ""
+        """Of the victim's volume; "" while only certs runs."""
+        self.ports: dict[str, int] = {}
 
     @classmethod
     @asynccontextmanager
@@ -70,6 +74,9 @@ class Stage:
         identity = Identity.load(self.cluster.layout.identity(ADMIN))
         self.bus = await Bus.connect(identity, list(self.cluster.state().nats_urls), name="security tests", wait=True)
         self.socket = opened["socket"]
+        listen = ("--listen", f"{HOST}:0", "--client", f"user/{READER}", "--client", f"user/{GHOST}")
+        exported = await asyncio.to_thread(self.running.json, "volume", "export", VICTIM, *listen)
+        self.ports = dict(self.cluster.state().ports) | {"nbd": int(exported["address"].rpartition(":")[2])}
 
     # --- as the administrator ---
 
@@ -84,7 +91,7 @@ class Stage:
             assert record is not None, f"nobody serves {name}"
             records[name] = record
         identity = self.bus.identity
-        return Scene(identity.cluster, dict(self.cluster.state().ports), identity.trust_pem, records)
+        return Scene(identity.cluster, self.ports, identity.trust_pem, records)
 
     async def record_now(self, volume: str) -> dict[str, Any] | None:
         """None when nobody serves it any more."""

@@ -7,7 +7,7 @@ import pytest
 from tests.security.cases import CASES, Case
 from tests.security.stage import Stage
 
-pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -20,7 +20,7 @@ from stoscore.messages import NodeStatus, NodeStatusRequest
 from tests.security.cases import STRANGER
 from tests.security.stage import VICTIM, Stage
 
-pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
 SECONDS = 4.0
 PAUSE_NS_MAX = 1_500_000_000

@@ -26,7 +26,7 @@ from tests.security.scene import HOST, Outcome, Scene
 from tests.security.stage import SINGLE, VICTIM, Stage
 from tests.support.cluster import AlteredCluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
 HERE, DOOMED = "here", "doomed"
 """A volume that is attached to the stolen node, and one that nobody will miss."""
@@ -103,8 +103,10 @@ async def heist(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Heist
         taken = {voter["node"] for voter in records[SINGLE]["voters"]} | {records[VICTIM]["primary"]["node"]}
         node = next(node for node in stage.cluster.state().nodes if node not in taken)
         running = stage.running
-        for name, replicas in ((HERE, "0"), (DOOMED, "2")):
-            words = ("volume", "create", name, "--size", "8MiB", "--replicas", replicas)
+        # Held by somebody else, whoever that is.
+        elsewhere = ("--replicas", "0", "--zone", f"zone-{records[SINGLE]['primary']['node']}")
+        for name, options in ((HERE, elsewhere), (DOOMED, ("--replicas", "2"))):
+            words = ("volume", "create", name, "--size", "8MiB", *options)
             made = await asyncio.to_thread(running.stos, *words)
             assert made.code == 0, made.errors
         opened = await asyncio.to_thread(running.json, "volume", "connect", HERE, "--node", node)
@@ -309,6 +311,7 @@ async def outlive_its_revocation(heist: Heist) -> bool:
         assert not keeping.done(), await keeping
         await asyncio.sleep(0.05)
     await heist.stage.arms.revoke("node", heist.node)
+    heist.volumes = ()  # the node itself is out as well
     kept = await keeping
     assert not kept.won, kept.told
     return (

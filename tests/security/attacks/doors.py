@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -85,3 +87,82 @@ def come_without(scene: Scene, identity: Path | None, door: str) -> Outcome:
     except GONE as error:
         return Outcome(False, repr(error))
     return Outcome(bool(said), f"said {said[:80]!r}")
+
+
+# ---- a volume that is exported by NBD over TLS --------------------------------------------------------
+
+_OPTION_MAGIC, _REPLY_MAGIC, _REQUEST_MAGIC = 0x49484156454F5054, 0x3E889045565A9, 0x25609513
+_EXPORT_NAME, _LIST, _STARTTLS, _INFO, _GO = 1, 3, 5, 6, 7
+_ACK, _ERROR = 1, 1 << 31
+
+
+def _exactly(stream: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        more = stream.recv(count - len(data))
+        if not more:
+            raise EOFError("hung up")
+        data += more
+    return data
+
+
+def _greet(stream: socket.socket) -> None:
+    """The negotiation's first words (the NBD project's doc/proto.md)."""
+    if _exactly(stream, 18)[:8] != b"NBDMAGIC":
+        raise EOFError("no NBD")
+    stream.sendall(struct.pack(">I", 3))
+
+
+def _ask(stream: socket.socket, option: int, data: bytes = b"") -> int:
+    """The last reply to an option; replies that only inform are passed over."""
+    stream.sendall(struct.pack(">QII", _OPTION_MAGIC, option, len(data)) + data)
+    while True:
+        magic, _, reply, length = struct.unpack(">QIII", _exactly(stream, 20))
+        assert magic == _REPLY_MAGIC
+        _exactly(stream, length)
+        if reply == _ACK or reply & _ERROR:
+            return int(reply)
+
+
+def _go(name: str) -> bytes:
+    return struct.pack(">I", len(name)) + name.encode() + bytes(2)
+
+
+def use_export(scene: Scene, identity: Path | None, name: str, certificate: bool = True, old: bool = False) -> Outcome:
+    """Over TLS. Won when a block of the volume arrives."""
+    context = tls_context(identity if certificate else None, newest=ssl.TLSVersion.TLSv1_2 if old else None)
+    try:
+        with dial(scene.ports["nbd"]) as raw:
+            _greet(raw)
+            if _ask(raw, _STARTTLS) != _ACK:
+                return Outcome(False, "no TLS")
+            with context.wrap_socket(raw, server_hostname="x") as secured:
+                reply = _ask(secured, _GO, _go(name))
+                if reply != _ACK:
+                    return Outcome(False, f"refused: {reply & ~_ERROR}")
+                secured.sendall(struct.pack(">IHHQQI", _REQUEST_MAGIC, 0, 0, 1, 0, 4096))
+                head = _exactly(secured, 16)
+                _exactly(secured, 4096)
+                return Outcome(head[4:8] == bytes(4), "a block was read")
+    except GONE as error:
+        return Outcome(False, repr(error))
+
+
+def use_export_plainly(scene: Scene, identity: Path | None, name: str) -> Outcome:
+    """Without TLS. Won when any question about the export is answered with anything but "begin TLS"."""
+    told = []
+    for option, data in ((_GO, _go(name)), (_INFO, _go(name)), (_LIST, b""), (_EXPORT_NAME, name.encode())):
+        try:
+            with dial(scene.ports["nbd"]) as raw:
+                _greet(raw)
+                if option == _EXPORT_NAME:
+                    raw.sendall(struct.pack(">QII", _OPTION_MAGIC, option, len(data)) + data)
+                    _exactly(raw, 10)
+                    return Outcome(True, "the export's size was told")
+                reply = _ask(raw, option, data)
+                if not reply & _ERROR:
+                    return Outcome(True, f"option {option} was granted")
+                told.append(f"option {option}: error {reply & ~_ERROR}")
+        except GONE as error:
+            told.append(f"option {option}: {error!r}")
+    return Outcome(False, "; ".join(told))

@@ -99,22 +99,34 @@ def speak_plainly() -> None:
 
 
 def _believed(believe: Callable[[Callable[[Any], Peer], Any], Peer]) -> None:
-    """The reception of peer links takes this for whom a certificate names."""
+    """The doors of a node take this for whom a certificate names."""
+    from services.replica.nbd.remote import RemoteDoor
     from services.replica.peers.reception import Reception
-
-    original = Reception.__init__
 
     class Proof:
         def __init__(self, proof: Any):
             self._proof = proof
 
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._proof, name)
+
         def verified_peer(self, peer: Any) -> Peer:
             return believe(self._proof.verified_peer, peer)
 
-    def begin(self: Any, proof: Any, *rest: Any) -> None:
-        original(self, Proof(proof), *rest)
+    for door, position in ((Reception, 0), (RemoteDoor, 3)):
+        _begun_with(door, position, Proof)
 
-    Reception.__init__ = begin  # type: ignore[method-assign]
+
+def _begun_with(door: Any, position: int, wrap: Callable[[Any], Any]) -> None:
+    """One of the arguments with which it is made is wrapped."""
+    original = door.__init__
+
+    def begin(self: Any, *arguments: Any) -> None:
+        changed = list(arguments)
+        changed[position] = wrap(changed[position])
+        original(self, *changed)
+
+    door.__init__ = begin
 
 
 @weakening
@@ -146,3 +158,34 @@ def read_names_loosely() -> None:
             return Peer("node", STRANGER, "0")
 
     _believed(believe)
+
+
+@weakening
+def export_to_anybody() -> None:
+    """A volume is exported to whoever comes."""
+    from services.replica.nbd.remote import RemoteDoor
+
+    RemoteDoor._why_not = lambda self, peer: ""  # type: ignore[method-assign]
+
+
+@weakening
+def export_plainly() -> None:
+    """A volume is exported without TLS."""
+    import asyncio
+    import socket
+
+    from services.replica.nbd.client import Client
+    from services.replica.nbd.protocol import NbdConnection
+    from services.replica.tls_listener import CLIENTS, TlsListener
+
+    original = TlsListener._bring_in
+
+    async def bring_in(self: TlsListener, sock: socket.socket, host: str) -> None:
+        if self._crowd is not CLIENTS:
+            await original(self, sock, host)
+            return
+        door = self._prelude.__self__  # type: ignore[attr-defined]
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(lambda: Client(door, NbdConnection(door.export)), sock)
+
+    TlsListener._bring_in = bring_in  # type: ignore[method-assign]
