@@ -16,6 +16,7 @@ from services.dev.layout import APP
 from tests.security import weakenings
 from tests.security.arms import ROOT_FILE
 from tests.security.cases import CASES, Case
+from tests.security.flood import by_requests
 from tests.security.stage import Stage
 from tests.security.weakened import program
 from tests.support.cluster import AlteredCluster
@@ -23,6 +24,7 @@ from tests.support.cluster import AlteredCluster
 pytestmark = pytest.mark.long
 
 NODES = ("n1", "n2", "n3", APP)
+FLOODED = "serve-who-shouts"
 
 
 Weakened = tuple[tuple[str, str], ...]
@@ -70,6 +72,12 @@ async def test_without_the_defence_the_attack_succeeds(
             assert won, f"{case.name} does not bite: {outcome.told}"
 
 
+async def test_without_shares_who_shouts_is_served(tmp_path: Path) -> None:
+    async with weakened_stage((("nodes", FLOODED),), False, tmp_path) as stage:
+        endured = await by_requests(stage)
+        assert endured.harmed, str(endured)
+
+
 def test_every_weakening_is_used() -> None:
-    used = {name for case in CASES for names in case.weakened.values() for name in names.split("+")}
+    used = {FLOODED} | {name for case in CASES for names in case.weakened.values() for name in names.split("+")}
     assert used == set(weakenings.known())

@@ -34,6 +34,23 @@ def answer_anywhere() -> None:
 
 
 @weakening
+def serve_who_shouts() -> None:
+    """Requests are worked on as they come, and all of them wait, whoever sends how many."""
+    from stoscore import bus_answering
+    from stoscore.turns import Shares, Turns
+
+    class Queue(Turns[Any]):
+        def __init__(self, shares: Shares):
+            most = 1 << 30
+            super().__init__(Shares(shares.running_max, shares.running_max, most, most))
+
+        def offer(self, caller: str, item: Any) -> bool:
+            return super().offer("anybody", item)
+
+    bus_answering.Turns = Queue  # type: ignore[misc]
+
+
+@weakening
 def read_loosely() -> None:
     """A request that breaks the rules is taken all the same."""
     from stoscore import bus_answering
