@@ -15,7 +15,7 @@ from services.dev.demo.verify import disagreements
 from services.replica.brain.decisions import replay
 from tests.support.cluster import RunningCluster, completed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.long, pytest.mark.slow]
 VOLUME = "data"
 GAP_NS_MAX = 10_000_000_000
 """On a machine that does much else; what it usually is, the failover bench measures."""
