@@ -37,7 +37,8 @@ class Endured:
         return late or self.errors > 0 or bool(self.unanswered)
 
     def __str__(self) -> str:
-        told = f"{self.flood}: writes paused {self.pause_s:.2f} s, {self.errors} failed; slowest answer {self.answer_s:.2f} s"
+        writes = f"writes paused {self.pause_s:.2f} s, {self.errors} failed"
+        told = f"{self.flood}: {writes}; slowest answer {self.answer_s:.2f} s"
         return f"{told}; {self.unanswered[:2]}" if self.unanswered else told
 
 
