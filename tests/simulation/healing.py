@@ -56,14 +56,7 @@ def _known_in_sync(world: World, chosen: Slot, left: set[str]) -> set[Voter]:
         slot = disk.state.slot if disk is not None and disk.state is not None else None
         if voter.node not in left and slot is not None and slot.stamp > chosen.stamp:
             known &= set(slot.record.in_sync)
-    # Known gap: a member that was admitted and has not stored that record does not stand, and nobody hands it on to it.
-    return {voter for voter in known if _knows(world, chosen.record.volume, voter)}
-
-
-def _knows(world: World, volume: str, voter: Voter) -> bool:
-    disk = world.machines[voter.node].disks.get(volume)
-    slot = disk.state.slot if disk is not None and disk.state is not None else None
-    return slot is not None and voter in slot.record.in_sync
+    return known
 
 
 def _can_go_on(world: World, record: Record, left: set[str]) -> bool:

@@ -44,3 +44,10 @@ def test_two_that_missed_the_last_word_of_a_deletion() -> None:
     """I3. Each knew that three of five had forgotten the volume, neither that the other had nothing left to erase.
     Told by test_brain_machine.py: test_i3_two_that_missed_the_last_word_of_a_deletion_tell_each_other_that_..."""
     run(538)
+
+
+def test_member_that_had_not_stored_the_record_that_admits_it() -> None:
+    """A3. The leader and the witness commit that a copy is in sync again, and the leader dies. The copy may not stand
+    by the record that it has, and the witness, which has the newer one, never does.
+    Told by test_brain_repair.py: test_a3_a_member_that_asks_is_handed_the_newer_record_and_stands."""
+    run(500191)

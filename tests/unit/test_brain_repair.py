@@ -290,8 +290,34 @@ def test_only_who_knows_its_record_committed_answers_and_only_to_who_is_no_membe
     assert sent(step(follower, enquiry)) == []
     step(follower, ev.Received(ms.Committed("v", A, B, 3, without.stamp)))
     assert [type(message) for message in sent(step(follower, enquiry))] == [ms.Excluded]
-    member = ev.Received(ms.Enquire("v", D, B, 3, Stamp(0, 3, 8)))
+    member = ev.Received(ms.Enquire("v", D, B, 3, without.stamp))
     assert sent(step(follower, member)) == []
+
+
+def test_a3_a_member_that_asks_is_handed_the_newer_record_and_stands() -> None:
+    """A and the witness committed that B is in sync again; B has not stored that, and A dies. B did not stand, and the
+    witness never does."""
+    members = (A, B, W)
+    before = slot(replace(record(*members), in_sync=(A,)), 3, 7)
+    after = slot(replace(record(*members), in_sync=(A, B)), 3, 8)
+    b, witness = brain(B, before, epoch=3), brain(W, after, epoch=3)
+    assert sent(step(b, ev.TimePassed(), SECOND)) == []
+    (enquiry,) = (m for m in sent(step(b, ev.TimePassed(), ENQUIRE_NS_MIN)) if m.target == W)
+    (answer,) = sent(step(witness, ev.Received(enquiry)))
+    assert answer == ms.Refused("v", W, B, 3, after)
+    step(b, ev.Received(answer), ENQUIRE_NS_MIN)
+    asked_for = sent(step(b, ev.TimePassed(), 2 * ENQUIRE_NS_MIN))
+    assert {type(message) for message in asked_for if message.target == W} >= {ms.PreVote}
+
+
+def test_s3_an_unclean_member_hands_its_record_only_to_whom_it_names_in_sync() -> None:
+    """Nobody else may have stored it: B, clean and the last to hold every write, must not follow it out of the set."""
+    alone = slot(replace(record(A, B, C), in_sync=(A,)), 3, 8)
+    both = slot(replace(record(A, B, C), in_sync=(A, B)), 3, 8)
+    enquiry = ev.Received(ms.Enquire("v", B, A, 3, Stamp(0, 3, 7)))
+    assert sent(step(brain(A, alone, epoch=3, unclean=True), enquiry)) == []
+    assert sent(step(brain(A, both, epoch=3, unclean=True), enquiry)) == [ms.Refused("v", A, B, 3, both)]
+    assert sent(step(brain(A, alone, epoch=3), enquiry)) == [ms.Refused("v", A, B, 3, alone)]
 
 
 def test_who_is_excluded_is_told_a_few_times_and_no_more_when_its_node_has_nothing() -> None:

@@ -18,6 +18,7 @@ from services.replica.brain import messages as ms
 from services.replica.brain.decisions import Verdict, recorded
 from services.replica.brain.local import Local
 from services.replica.brain.record import Record, Slot, Stamp, Voter
+from services.replica.brain.unclean import may_hand_on
 from stoscore.units import SECOND
 
 TOLD_TIMES_MAX = 6
@@ -98,12 +99,17 @@ class Parting:
         self._tell_at_ns = local.now_ns + (local.timing.resend_ns << most)
 
     def enquired(self, message: ms.Enquire) -> None:
-        """Only who knows that its record is committed may say that it excludes somebody."""
+        """Only who knows that its record is committed may say that it excludes somebody. A member gets what is newer
+        than its own record (A3). *{A,B,W}: A and W commit that B is in sync again, B has not stored that, A dies. W
+        never stands, and by its own record B may not: nobody asked for a vote, so nobody was refused with a record.*"""
         local, slot = self._local, self._local.state.slot
-        if slot is None or local.committed != slot.stamp or slot.stamp < message.stamp:
+        if slot is None or slot.stamp < message.stamp:
             return
         if message.sender not in slot.record.members:
-            local.send(ms.Excluded(message.volume, local.me, message.sender, local.epoch, slot))
+            if local.committed == slot.stamp:
+                local.send(ms.Excluded(message.volume, local.me, message.sender, local.epoch, slot))
+        elif slot.stamp > message.stamp and may_hand_on(slot.record, message.sender, unclean=local.unclean):
+            local.send(ms.Refused(message.volume, local.me, message.sender, local.epoch, slot))
 
     # ---- who goes -------------------------------------------------------------------------------------
 

@@ -16,6 +16,12 @@ def ousted(me: Voter, unclean: bool, newer: Record, *, by_unclean: bool) -> bool
     return by_unclean and not unclean and me not in newer.in_sync
 
 
+def may_hand_on(record: Record, member: Voter, *, unclean: bool) -> bool:
+    """Whether a voter gives its record to a member that did not ask for its vote: an unclean one only to whom it names
+    in sync. Who gets it can't tell by whom it was told, and would not see that it is `ousted`."""
+    return not unclean or member in record.in_sync
+
+
 def may_win(me: Voter, slot: Slot, answers: Mapping[Voter, PreVoteAnswer]) -> bool:
     """An unclean replica stands only when every in-sync member answered that it is unclean too. The record that a
     majority holds at this moment tells who they are: no later one can be committed. Its own may be a smaller set that
