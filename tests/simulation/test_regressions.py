@@ -51,3 +51,10 @@ def test_member_that_had_not_stored_the_record_that_admits_it() -> None:
     by the record that it has, and the witness, which has the newer one, never does.
     Told by test_brain_repair.py: test_a3_a_member_that_asks_is_handed_the_newer_record_and_stands."""
     run(500191)
+
+
+def test_leader_that_the_frontend_can_not_reach() -> None:
+    """Invariant 8. The link between the application's node and the primary is cut one way, and no other: all voters are
+    content, the frontend is told by each whom to ask, and nobody serves it.
+    Told by test_brain_handover.py: test_a_leader_that_the_frontend_has_no_link_with_hands_over_to_whom_it_asks."""
+    run(9025)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from services.replica.brain import Facts, Stamp
+from services.replica.brain import Brain, Facts, Stamp, Voter
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
-from services.replica.brain.handover import Move
+from services.replica.brain.move import Move
+from services.replica.brain.record import Attachment
 from tests.support.pure_cluster import PureCluster
 from tests.support.voters import LEASE, TIMING, A, B, C, W, accept, brain, elect, record, sent, slot, step
 
@@ -253,3 +256,59 @@ def test_with_one_copy_there_is_nobody_to_hand_over_to() -> None:
     made.run(20)
     assert not made.nodes["a"].handing_over
     assert made.primary() == "a", "it serves until it resigns"
+
+
+# ---- the frontend reaches another one -------------------------------------------------------------------
+
+ATTACHED = replace(record(A, B, C), attachment=Attachment("d", 4), attach_epoch=4)
+
+
+def attached_leader(*, at_ns: int = 0) -> Brain:
+    machine = brain(A, slot(ATTACHED))
+    for node in ("b", "c"):
+        step(machine, ev.PeerUp(node))
+    elect(machine, B, now_ns=at_ns)
+    accept(machine, B, C, now_ns=at_ns)
+    return machine
+
+
+def test_a_leader_that_the_frontend_has_no_link_with_hands_over_to_whom_it_asks() -> None:
+    """The link between the application's node and the primary is cut, and no other: the primary keeps its majority, is
+    heard over the bus, and served nobody for as long as that lasted."""
+    machine = attached_leader()
+    by_bus = Facts(attached_heard_ns=2 * LEASE, attached_linked_ns=LEASE, lease_until_ns=9 * LEASE)
+    sought = ev.Received(ms.Offer("v", C, A, 1, sought=True))
+    assert sent(step(machine, sought, 2 * LEASE - 1, by_bus)) == [], "a blip"
+    assert sent(step(machine, ev.Received(ms.Offer("v", C, A, 1)), 2 * LEASE, by_bus)) == [], "it has a majority"
+    out = step(machine, sought, 2 * LEASE, by_bus)
+    assert [type(message) for message in sent(out)] == [ms.HandOver, ms.Released]
+    assert machine.leader == C
+    (told,) = (effect for effect in out if isinstance(effect, ev.Explain) and effect.kind == "move")
+    assert told.outcome == "c shall lead: d, which uses the volume, reaches it and has no link with a"
+
+
+def test_a_new_leader_gives_the_frontend_a_lease_to_find_it() -> None:
+    machine = attached_leader(at_ns=5 * LEASE)
+    offer = ev.Received(ms.Offer("v", C, A, 1, sought=True))
+    facts = Facts(lease_until_ns=9 * LEASE)
+    assert sent(step(machine, offer, 6 * LEASE - 1, facts)) == []
+    assert [type(message) for message in sent(step(machine, offer, 6 * LEASE, facts))] == [ms.HandOver, ms.Released]
+
+
+def test_who_refuses_the_attached_frontend_a_session_offers_itself_once_a_lease() -> None:
+    def follower(in_sync: tuple[Voter, ...] = (A, B, C), **more: bool) -> Brain:
+        machine = brain(C, slot(replace(ATTACHED, in_sync=in_sync), 1), epoch=1, **more)
+        step(machine, ev.PeerUp("a"))
+        led = slot(replace(ATTACHED, in_sync=in_sync, primary=A), 1, 2)
+        step(machine, ev.Received(ms.Propose("v", A, C, 1, led)), LEASE)
+        return machine
+
+    asked = ev.SessionRefused("d", 4)
+    machine = follower()
+    assert sent(step(machine, asked, LEASE)) == [ms.Offer("v", C, A, 1, sought=True)]
+    assert sent(step(machine, asked, 2 * LEASE - 1)) == []
+    assert sent(step(machine, asked, 2 * LEASE)) == [ms.Offer("v", C, A, 1, sought=True)]
+    assert sent(step(follower(), ev.SessionRefused("d", 3), LEASE)) == [], "an older attachment's frontend"
+    assert sent(step(follower(), ev.SessionRefused("a", 4), LEASE)) == [], "not attached"
+    assert sent(step(follower(in_sync=(A, B)), asked, LEASE)) == [], "it could not lead"
+    assert sent(step(follower(unclean=True), asked, LEASE)) == [], "it may have lost writes"

@@ -61,6 +61,8 @@ class Facts:
     """When this process last woke from a pause; 0: never."""
     attached_heard_ns: int = 0
     """When the node that the volume is attached to was last heard (P6); 0: never."""
+    attached_linked_ns: int = 0
+    """The same, over a link."""
 
 
 def rank(record: Record, me: Voter, gone: Voter | None) -> int:

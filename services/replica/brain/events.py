@@ -150,6 +150,14 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionRefused:
+    """That node's frontend, of that attach epoch, asked us for a session, and we do not lead."""
+
+    node: str
+    attach_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyAsked:
     """None: as it is."""
 
@@ -195,6 +203,7 @@ Event = (
     | PolicyAsked
     | MoveAsked
     | Settled
+    | SessionRefused
     | DataErased
     | Stopping
     | TimePassed

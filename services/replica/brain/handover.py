@@ -9,92 +9,23 @@ Naming ends our service in the epoch for good, before the name leaves; that is w
 what they promised us in it, and the successor need not wait for a lease to end. It stands like anybody else: pre-vote,
 durable vote, first commit. Should every word of this be lost, the volume is as after the death of its primary.
 
-Three more roads lead here: a process that ends, a disk that failed, and a follower that reaches a majority by links
-while its leader, which it hears over the bus alone, may not.
+More roads lead here: a process that ends, a disk that failed, and a follower that offers itself. It reaches a majority
+by links while its leader, which it hears over the bus alone, may not; or the frontend that uses the volume asks it for
+a session and has no link with the leader.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
 from services.replica.brain.candidacy import Candidacy
-from services.replica.brain.decisions import Verdict, recorded
 from services.replica.brain.leading import Leading
 from services.replica.brain.local import Local
-from services.replica.brain.record import Record, Voter
+from services.replica.brain.move import Move, Why
+from services.replica.brain.record import Attachment, Record, Voter
 from stoscore.units import in_seconds
-
-Why = Literal["asked", "failed", "offered"]
-
-
-@recorded
-@dataclass(frozen=True, slots=True)
-class Move:
-    """Whether the primary may move, and to whom."""
-
-    me: Voter
-    record: Record
-    why: Why
-    wanted: str
-    """The node that shall lead; "": whoever can."""
-    linked: tuple[str, ...]
-    majority_linked: bool
-    """We reach a majority of the voters by links."""
-    reason: str = ""
-
-    def successor(self) -> Voter | None:
-        return None if self.refusal()[0] else self._first()
-
-    def judge(self) -> Verdict:
-        code, refusal = self.refusal()
-        if code:
-            return Verdict("refuse", f"the primary stays: {refusal}")
-        successor = self._first()
-        if successor is None or successor == self.me:
-            return Verdict("", "")
-        others = tuple(f"{voter.node}, in sync as well" for voter in self._candidates() if voter != successor)
-        return Verdict("move", f"{successor.node} shall lead: {self._told()}", others)
-
-    def refusal(self) -> tuple[str, str]:
-        """(code, reason) why the primary stays; ("", "") when it may move, or is there already."""
-        name = self.wanted
-        voter = self.record.member_on(name) if name else None
-        if self.record.deleted:
-            return "FAILED_PRECONDITION", f"volume {self.record.name} is being deleted"
-        if self.why == "offered" and self.majority_linked:
-            return "FAILED_PRECONDITION", "it reaches a majority by its own links"
-        if not name:
-            told = "no other copy is in sync and can be reached"
-            return ("", "") if self._first() is not None else ("FAILED_PRECONDITION", told)
-        if voter is None:
-            return "NOT_FOUND", f"node {name} holds no copy of volume {self.record.name}"
-        if voter.kind != "data":
-            return "FAILED_PRECONDITION", f"node {name} is a witness: it votes and holds no data"
-        if voter not in self.record.in_sync:
-            return "FAILED_PRECONDITION", f"the copy on node {name} is not in sync"
-        if voter != self.me and name not in self.linked and self.why != "offered":
-            return "FAILED_PRECONDITION", f"node {name} can't be reached from node {self.me.node}"
-        return "", ""
-
-    def _first(self) -> Voter | None:
-        if self.wanted:
-            return self.record.member_on(self.wanted)
-        return next(iter(self._candidates()), None)
-
-    def _candidates(self) -> tuple[Voter, ...]:
-        return tuple(voter for voter in self.record.in_sync if voter != self.me and voter.node in self.linked)
-
-    def _told(self) -> str:
-        match self.why:
-            case "asked":
-                return self.reason or "asked for"
-            case "failed":
-                return f"the disk of {self.me.node} failed: {self.reason}"
-            case "offered":
-                return f"it reaches a majority by links and {self.me.node} does not"
 
 
 @dataclass(slots=True)
@@ -174,13 +105,19 @@ class HandOver:
 
     def offered(self, message: ms.Offer) -> None:
         """A follower whose link to us is down reaches a majority. If we do not, we can't even let go of a member that
-        does not confirm: it had better lead."""
+        does not confirm: it had better lead. Or the frontend reaches it. If it does not reach us, we serve nobody."""
         local, record = self._local, self._local.record
         if local.role != "leader" or record is None or message.epoch != local.epoch or not self._leading.idle():
             return
-        if record.member_on(message.sender.node) != message.sender or local.reaches_majority():
+        if record.member_on(message.sender.node) != message.sender:
             return
-        move = self._move(record, "offered", message.sender.node, "")
+        if message.sought:
+            why: Why | None = "sought" if local.attached_unlinked_ns() >= local.timing.lease_ns else None
+        else:
+            why = "offered" if not local.reaches_majority() else None
+        if why is None:
+            return
+        move = self._move(record, why, message.sender.node, "")
         if move.successor() is not None:
             local.decide(move)
             self._name(message.sender, 0)
@@ -286,12 +223,24 @@ class HandOver:
             return False
         return not local.unclean and not local.may_not_stand() and local.reaches_majority()
 
-    def _offer(self) -> None:
+    def _offer(self, *, sought: bool = False) -> None:
         local = self._local
         assert local.leader is not None
         assert local.record is not None
         self._offer_at_ns = local.now_ns + local.timing.lease_ns
-        local.send(ms.Offer(local.record.volume, local.me, local.leader, local.epoch))
+        local.send(ms.Offer(local.record.volume, local.me, local.leader, local.epoch, sought))
+
+    def sought(self, event: ev.SessionRefused) -> None:
+        """The frontend that uses the volume asked us for a session. It asks everybody while it looks for the primary,
+        so most of the time this means nothing: the leader knows whether it is the one that can't be reached. *The
+        frontend's link with the leader is cut, nobody else's is: the leader keeps a majority and serves nobody.*"""
+        local, record, leader = self._local, self._local.record, self._local.leader
+        if record is None or record.attachment != Attachment(event.node, event.attach_epoch) or leader is None:
+            return
+        if local.role != "follower" or leader.node not in local.up or event.node == leader.node:
+            return
+        if not local.unclean and not local.may_not_stand() and local.now_ns >= self._offer_at_ns:
+            self._offer(sought=True)
 
     def next_deadline_ns(self) -> int | None:
         due = [waiting.until_ns for waiting in (self._settling, self._named) if waiting is not None]

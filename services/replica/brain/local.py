@@ -119,8 +119,14 @@ class Local:
     def attached_absent_ns(self) -> int:
         """The same for the node that the volume is attached to, which need not be a voter (P6). We listen to it since
         we lead."""
-        facts = self.facts
-        return max(0, self.now_ns - max(facts.attached_heard_ns, facts.awake_since_ns, self.led_since_ns))
+        return self._silent_ns(self.facts.attached_heard_ns)
+
+    def attached_unlinked_ns(self) -> int:
+        """The same by links alone, over which its requests come."""
+        return self._silent_ns(self.facts.attached_linked_ns)
+
+    def _silent_ns(self, heard_ns: int) -> int:
+        return max(0, self.now_ns - max(heard_ns, self.facts.awake_since_ns, self.led_since_ns))
 
     # ---- the hard state -------------------------------------------------------------------------------
 

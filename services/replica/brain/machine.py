@@ -198,6 +198,8 @@ class Brain:
             case ev.Settled(epoch):
                 if epoch == self.epoch:
                     self.handover.settled()
+            case ev.SessionRefused():
+                self.handover.sought(event)
             case ev.MemberFollows(member):
                 self.leading.follows(member, now_ns)
             case ev.HomeFound():

@@ -243,13 +243,15 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """To a leader whose link to us is down: we are in sync and reach a majority by links. If you do not, hand over."""
+    """To a leader whose link to us is down: we are in sync and reach a majority by links. If you do not, hand over.
+    `sought`: to a leader with a link: the frontend asks us for a session. If it has no link with you, hand over."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     volume: str
     sender: Voter
     target: Voter
     epoch: int
+    sought: bool = False
     kind: Literal["offer"] = "offer"
 
 

@@ -263,6 +263,8 @@ class Node:
             refused = OpenRefused(message.session, Refusal.NOT_PRIMARY, hint)
             epoch = volume.brain.epoch if volume else 0
             self._orders.append(Data(volume_id, epoch, fx.Answer(link, refused)))
+            if volume is not None:
+                self._step(volume, ev.SessionRefused(node, attach_epoch), now_ns)
             return
         self._data(volume, volume.primary.open(link, node, message.session, attach_epoch), now_ns)
 
@@ -449,12 +451,13 @@ class Node:
             disk_stalled=volume.disk_stalled(now_ns),
             other_promise_until_ns=promises.promised_besides(volume.id, brain.epoch),
             awake_since_ns=self.pairs.awake_since_ns,
-            attached_heard_ns=self._attached_heard_ns(brain.record, now_ns),
+            attached_heard_ns=self._attached_heard_ns(brain.record, self.pairs.heard_ns, now_ns),
+            attached_linked_ns=self._attached_heard_ns(brain.record, self.pairs.linked_ns, now_ns),
         )
 
-    def _attached_heard_ns(self, record: Record | None, now_ns: int) -> int:
+    def _attached_heard_ns(self, record: Record | None, heard_ns: dict[str, int], now_ns: int) -> int:
         node = record.attachment.node if record is not None and record.attachment is not None else ""
-        return now_ns if node == self.name else self.pairs.heard_ns.get(node, 0)
+        return now_ns if node == self.name else heard_ns.get(node, 0)
 
     # ---- the brain ------------------------------------------------------------------------------------
 

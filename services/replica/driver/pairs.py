@@ -45,6 +45,8 @@ class Pairs:
         self.linked: set[str] = set()
         self.heard_ns: dict[str, int] = {}
         """Node -> when any word of it came last, on whatever way."""
+        self.linked_ns: dict[str, int] = {}
+        """The same, over a link, theirs or ours."""
         self.awake_since_ns = 0
         self.next_beat_ns = now_ns
         self._order = order
@@ -73,6 +75,8 @@ class Pairs:
         self, node: str, message: PairMessage, now_ns: int, stores: Callable[[str, int, int], bool], *, by_bus: bool
     ) -> Heard:
         self.heard_ns[node] = now_ns
+        if not by_bus:
+            self.linked_ns[node] = now_ns
         match message:
             case Beat():
                 self.say([(node, self.promises.on_beat(node, message, now_ns))])
