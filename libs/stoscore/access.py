@@ -85,6 +85,8 @@ READ, CHANGE = False, True
 _OPERATE = "admin operator csi"
 _LOOK = "admin operator viewer"
 _ALL = " ".join(KIND)
+OBSERVED = ("node", "csi", "placement", "certs", "nats")
+"""Roles whose processes tell of themselves when somebody looks."""
 
 RULES = (
     *_rules(
@@ -138,6 +140,16 @@ RULES = (
         ("token", "admin", CHANGE, "lets somebody in"),
         ("revoke", "admin", CHANGE, "shuts somebody out"),
         ("rotate", "admin", CHANGE, "replaces the authority"),
+    ),
+    *(
+        rule
+        for role in OBSERVED
+        for rule in _rules(
+            role,
+            f"observe.{role}.",
+            ("traces", _LOOK, READ, "the traces of which a process keeps spans"),
+            ("spans", _LOOK, READ, "the spans of one trace that a process keeps"),
+        )
     ),
 )
 

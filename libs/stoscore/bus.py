@@ -223,7 +223,7 @@ class Bus:
         """Ask and wait for the one answer. Raises the StosError that was answered; UNAVAILABLE when there is
         no connection, nobody listens there, or the connection breaks; PERMISSION_DENIED when this identity
         may not ask that; DEADLINE_EXCEEDED."""
-        with span(f"request {subject}", subject=subject):
+        with span(f"request {subject}", span_kind="client", messaging_system="nats", subject=subject):
             payload = encode_request(message)
             pending = await self._ask(self.addressed(subject), payload, timeout_s, headers, enough=1)
             return decode_answer(answer, _first(pending, timeout_s).data)
@@ -241,7 +241,7 @@ class Bus:
         """Ask everyone who listens and gather the good answers, one of each, until the time is over or there are
         `enough`. `valid` may look at who says what. Nobody listening gives []. Raises StosError as `request` does
         for what is on our side."""
-        with span(f"scatter {subject}", subject=subject):
+        with span(f"scatter {subject}", span_kind="client", messaging_system="nats", subject=subject):
             try:
                 payload = encode_request(message)
                 pending = await self._ask(self.addressed(subject), payload, timeout_s, None, enough=enough)

@@ -162,20 +162,21 @@ class Server:
     async def _result(self, work: Work) -> bytes:
         context = work.context
         fields = {"subject": context.subject, "caller": str(context.caller)}
-        with span(f"serve {context.subject}", context.traceparent, **fields) as current:
+        told: dict[str, Any] = {**fields, "messaging_system": "nats"}
+        with span(f"serve {context.subject}", context.traceparent, span_kind="server", **told) as current:
             target = context.subject
             try:
                 request = decode_request(self._request, work.data)
                 target = _target(self._rule, context.subject, request)
                 answer = encode_result(await self._handler(request, context))
             except StosError as error:
-                current.fail(error.message)
+                current.fail(error.message, error.code.value)
                 log.info("refused: %s", error.message, extra={**fields, "code": error.code.value})
                 self._audit_failure(context.caller, target, error)
                 return encode_error(error)
             except Exception:
                 # The shell's edge: a bug in one handler must not end the service.
-                current.fail("internal error")
+                current.fail("internal error", Code.INTERNAL.value)
                 log.exception("a request failed", extra=fields)
                 failure = StosError(Code.INTERNAL, f"internal error in {context.subject}")
                 self._audit_failure(context.caller, target, failure)

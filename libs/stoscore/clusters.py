@@ -83,6 +83,7 @@ async def connected(access: Access, warn: Callable[[str], None]) -> AsyncGenerat
     from stoscore.bus import Bus
     from stoscore.following import refresh
     from stoscore.identity import Identity
+    from stoscore.telemetry import span
 
     warning = _LastWarning()
     logging.getLogger("stos").addHandler(warning)
@@ -96,7 +97,9 @@ async def connected(access: Access, warn: Callable[[str], None]) -> AsyncGenerat
                     f"the cluster {access.told} does not answer" + (f" ({reason})" if reason else ""),
                     "see `stos dev status`; " + START,
                 )
-            if problem := await refresh(identity, bus):
+            with span("look", sampled=False):
+                problem = await refresh(identity, bus)
+            if problem:
                 warn(problem)
             yield bus
         finally:

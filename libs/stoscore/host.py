@@ -208,6 +208,7 @@ async def _host(
     from stoscore.admission import SERVICE_ROLE, ensure_identity
     from stoscore.bus import Bus
     from stoscore.files import locked
+    from stoscore.observing import Observed
 
     directory = common.identity_dir if alone else common.identity_dir / name
     role = SERVICE_ROLE.get(name, name)
@@ -218,6 +219,7 @@ async def _host(
         bus = await Bus.connect(identity, common.nats_urls, name=f"{name} {identity.name}")
         host_context = HostContext(common, identity, bus, stopping, lambda: ready(name))
         try:
+            await Observed(bus).serve()
             await _run_while_admitted(cast(Service, service), host_context)
         finally:
             await bus.close()

@@ -507,6 +507,56 @@ class DecisionEvent(Message):
     """the deciding node's CLOCK_BOOTTIME; never compared across nodes"""
 
 
+# ---- what a process tells of itself ------------------------------------------------------------------
+
+TraceId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}\Z")]
+WhenNs = Annotated[int, Field(ge=0, lt=1 << 63)]
+"""Unix time in nanoseconds, by the clock of the process that says it."""
+
+
+class TracesRequest(Message):
+    """observe.<role>.traces -> TracesPage: the newest traces of which this process keeps spans."""
+
+    since_unix_ms: int = Field(default=0, ge=0)
+    limit: int = Field(default=100, ge=1, le=1000)
+
+
+class TraceSummary(Message):
+    """What one process knows of a trace."""
+
+    trace_id: TraceId
+    root: str = ""
+    """name of the span that has no parent; "" when another process made it"""
+    first: str
+    """name of the earliest span here"""
+    start_ns: WhenNs
+    end_ns: WhenNs
+    spans: int = Field(ge=1)
+    errors: int = Field(ge=0)
+
+
+class TracesPage(Message):
+    process: str
+    """role/name, as the server proves it"""
+    traces: list[TraceSummary]
+
+
+class SpansRequest(Message):
+    """observe.<role>.spans -> SpansPage: the spans of the traces whose ids begin so."""
+
+    trace: str = Field(pattern=r"^[0-9a-f]{4,32}\Z")
+    after: int = Field(default=0, ge=0)
+    """how many of them were told already"""
+
+
+class SpansPage(Message):
+    process: str
+    spans: list[str]
+    """lines of stoscore.spans.encode"""
+    next: int = Field(default=0, ge=0)
+    """`after` of the next page; 0: this is the last"""
+
+
 # ---- the catalogue, as svc/nats answers for it -------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from stoscore.errors import StosError, invalid
+from stoscore.units import GIB, MIB
 
 CONFIG_VARIABLE = "STOS_CONFIG"
 COMMON = "common"
@@ -81,10 +82,17 @@ class CommonSettings(ServiceSettings):
     )
     log_format: Literal["json", "plain"] = Field(default="json", description="json for collectors, plain for people")
     otel_exporter: Literal["none", "console", "otlp"] = Field(
-        default="none", description="where spans go; trace ids are made and logged in any case"
+        default="none", description="where spans go besides the process's own store; trace ids are made in any case"
     )
     otel_endpoint: str = Field(
         default="http://127.0.0.1:4317", description="OTLP collector (gRPC), used with otel_exporter=otlp"
+    )
+
+    trace_dir: Path | None = Field(
+        default=None, description="directory of this process's recent spans; default: traces in identity_dir"
+    )
+    trace_bytes: int = Field(
+        default=16 * MIB, ge=0, le=GIB, description="bytes of recent spans kept there for `stos trace`; 0: none"
     )
 
     @field_validator("nats_urls", "enrol_addresses", mode="before")

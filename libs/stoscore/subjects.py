@@ -52,6 +52,11 @@ def certs(verb: str) -> str:
     return f"{PREFIX}.certs.{verb}"
 
 
+def observe(role: str, verb: str) -> str:
+    """Answered by every process of that role, each for itself: traces, spans."""
+    return f"{PREFIX}.observe.{role}.{verb}"
+
+
 def reporter(kind: str, name: str) -> str:
     """The word that stands for an identity in the subjects of its events: a node's name, or svc:<name>. No node is
     called like a service: its name has no colon."""

@@ -1,8 +1,9 @@
 """Structured logs and traces: every line carries its trace, and one trace crosses all services.
 
 Trace ids are made and passed on always (W3C `traceparent`), so that logs of different processes can be
-joined. Spans leave the process only when an exporter is set; the OpenTelemetry SDK is imported only then,
-because it costs start-up time that a restarted node service doesn't have.
+joined. A finished span goes to whoever wants it: the process's own store of recent ones (`stoscore.span_store`), and
+an exporter when one is set (`stoscore.otlp`, imported only then, because OpenTelemetry's SDK costs start-up time that a
+restarted node service doesn't have). A span that nobody wants costs its ids and nothing else.
 """
 
 from __future__ import annotations
@@ -10,71 +11,142 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from stoscore.span_store import SpanStore
+from stoscore.spans import TRACEPARENT, Kind, Link, SpanRecord, Value, bounded, link_to
 
 if TYPE_CHECKING:
     from stoscore.settings import CommonSettings
 
-_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}", re.ASCII)
+CONVENTIONAL = {
+    "subject": "messaging.destination.name",
+    "messaging_system": "messaging.system",
+    "rpc_method": "rpc.method",
+    "rpc_system": "rpc.system",
+    "error_type": "error.type",
+}
+"""Attributes that OpenTelemetry's semantic conventions name; every other one is called `stos.<name>`."""
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _SPAN: ContextVar[Span | None] = ContextVar("stos_span", default=None)
-_exporter: Any = None
-"""The OpenTelemetry tracer when an exporter is set, and what sends its spans."""
-_provider: Any = None
+_sinks: list[Callable[[SpanRecord], None]] = []
+"""Who is given finished spans. None of them waits or raises."""
+_endings: list[Callable[[], None]] = []
+store: SpanStore | None = None
+"""This process's recent spans, when it keeps them."""
 
 
 class Span:
     """One piece of work with a name, a place in a trace and attributes."""
 
-    __slots__ = ("_otel", "name", "traceparent")
+    __slots__ = (
+        "_attributes",
+        "_error",
+        "_kind",
+        "_links",
+        "_parent_id",
+        "_start_ns",
+        "_started_ns",
+        "name",
+        "traceparent",
+    )
 
-    def __init__(self, name: str, traceparent: str, otel: Any = None):
+    def __init__(
+        self,
+        name: str,
+        parent: str,
+        attributes: dict[str, Value],
+        *,
+        kind: Kind = "internal",
+        links: tuple[Link, ...] = (),
+        sampled: bool = True,
+        span_id: str = "",
+    ):
+        match = TRACEPARENT.fullmatch(parent) if parent else None
+        trace_id, self._parent_id = (match[1], match[2]) if match else (os.urandom(16).hex(), "")
+        flags = match[3] if match else ("01" if sampled else "00")
         self.name = name
-        self.traceparent = traceparent
-        self._otel = otel
+        self.traceparent = f"00-{trace_id}-{span_id or os.urandom(8).hex()}-{flags}"
+        self._attributes = attributes
+        self._kind = kind
+        self._links = links
+        self._error = ""
+        self._start_ns = time.time_ns()
+        self._started_ns = time.monotonic_ns()
 
     @property
     def trace_id(self) -> str:
         return self.traceparent[3:35]
 
-    def set(self, **attributes: str | int | float | bool) -> None:
+    def set(self, **attributes: Value) -> None:
         """Attributes that are known only later."""
-        if self._otel is not None:
-            for key, value in attributes.items():
-                self._otel.set_attribute(f"stos.{key}", value)
+        self._attributes.update(attributes)
 
-    def fail(self, reason: str) -> None:
-        """The work failed for a known reason."""
-        if self._otel is not None:
-            from opentelemetry.trace import Status, StatusCode
+    def link(self, traceparent: str, why: str) -> None:
+        """It has to do with that span; what is no traceparent is left out."""
+        found = link_to(traceparent, why)
+        if found is not None:
+            self._links += (found,)
 
-            self._otel.set_status(Status(StatusCode.ERROR, reason))
+    def fail(self, reason: str, kind: str = "") -> None:
+        """The work failed for a known reason; `kind`: a code, or the exception's class."""
+        self._error = reason or "failed"
+        if kind:
+            self._attributes["error_type"] = kind
+
+    def end(self) -> None:
+        if not _sinks or self.traceparent.endswith("-00"):
+            return
+        named = {CONVENTIONAL.get(key, f"stos.{key}"): value for key, value in self._attributes.items()}
+        record = SpanRecord(
+            self.trace_id,
+            self.traceparent[36:52],
+            self._parent_id,
+            self.name,
+            self._start_ns,
+            time.monotonic_ns() - self._started_ns,
+            self._kind,
+            self._error,
+            bounded(named),
+            self._links,
+        )
+        for sink in _sinks:
+            sink(record)
 
 
 @contextmanager
-def span(name: str, parent_traceparent: str | None = None, **attributes: str | int | float | bool) -> Iterator[Span]:
-    """Work under a span: child of `parent_traceparent`, or of the current span, or the root of a new trace."""
+def span(
+    name: str,
+    parent_traceparent: str | None = None,
+    *,
+    span_kind: Kind = "internal",
+    links: tuple[Link, ...] = (),
+    sampled: bool = True,
+    span_id: str = "",
+    **attributes: Value,
+) -> Iterator[Span]:
+    """Work under a span: child of `parent_traceparent`, or of the current span, or the root of a new trace. `sampled`
+    False (of a root) keeps the whole trace out of stores and exporters: those who look at traces should not fill them.
+    `span_id`: one that was promised by a link before the work began."""
     parent = parent_traceparent or current_traceparent()
-    if _exporter is None:
-        opened = Span(name, _child_of(parent))
-        token = _SPAN.set(opened)
-        try:
-            yield opened
-        finally:
-            _SPAN.reset(token)
-        return
-    with _exported(name, parent, attributes) as opened:
-        token = _SPAN.set(opened)
-        try:
-            yield opened
-        finally:
-            _SPAN.reset(token)
+    opened = Span(name, parent, attributes, kind=span_kind, links=links, sampled=sampled, span_id=span_id)
+    token = _SPAN.set(opened)
+    try:
+        yield opened
+    except BaseException as error:
+        if not opened._error:
+            opened.fail(str(error) or type(error).__name__, type(error).__name__)
+        raise
+    finally:
+        _SPAN.reset(token)
+        opened.end()
 
 
 def current_traceparent() -> str:
@@ -85,30 +157,16 @@ def current_traceparent() -> str:
 
 def valid_traceparent(text: str) -> str:
     """The text if it is a traceparent, else "": what comes from outside is not passed on unread."""
-    return text if _TRACEPARENT.fullmatch(text) else ""
+    return text if TRACEPARENT.fullmatch(text) else ""
 
 
-def _child_of(parent: str) -> str:
-    match = _TRACEPARENT.fullmatch(parent) if parent else None
-    trace_id = match[1] if match else os.urandom(16).hex()
-    return f"00-{trace_id}-{os.urandom(8).hex()}-01"
-
-
-@contextmanager
-def _exported(name: str, parent: str, attributes: dict[str, Any]) -> Iterator[Span]:
-    from opentelemetry import trace
-
-    context = None
-    match = _TRACEPARENT.fullmatch(parent) if parent else None
-    if match:
-        remote = trace.SpanContext(
-            int(match[1], 16), int(match[2], 16), is_remote=True, trace_flags=trace.TraceFlags(1)
-        )
-        context = trace.set_span_in_context(trace.NonRecordingSpan(remote))
-    prefixed = {f"stos.{key}": value for key, value in attributes.items()}
-    with _exporter.start_as_current_span(name, context=context, attributes=prefixed) as otel:
-        ids = otel.get_span_context()
-        yield Span(name, f"00-{ids.trace_id:032x}-{ids.span_id:016x}-01", otel)
+def keep(directory: Path, bytes_max: int) -> SpanStore:
+    """Keep this process's spans there from now on, until `shutdown`."""
+    global store
+    store = SpanStore(directory, bytes_max)
+    _sinks.append(store.add)
+    _endings.append(store.close)
+    return store
 
 
 # ---- logs --------------------------------------------------------------------------------------------
@@ -160,7 +218,7 @@ class PlainFormatter(logging.Formatter):
 
 
 def setup(service: str, settings: CommonSettings) -> None:
-    """Logs to standard error in the chosen format; spans to the chosen exporter."""
+    """Logs to standard error in the chosen format; spans to the process's own store and the chosen exporter."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(service) if settings.log_format == "json" else PlainFormatter())
     root = logging.getLogger()
@@ -169,29 +227,20 @@ def setup(service: str, settings: CommonSettings) -> None:
     # It warns whenever a TLS connection of the NATS client is closed by the other side.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     logging.getLogger("stos").setLevel(settings.log_level.upper())
+    if settings.trace_bytes:
+        keep(settings.trace_dir or settings.identity_dir / "traces", settings.trace_bytes)
     if settings.otel_exporter != "none":
-        _export(service, settings)
+        from stoscore.otlp import span_exporter
 
-
-def _export(service: str, settings: CommonSettings) -> None:
-    global _exporter, _provider
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
-
-    exporter: SpanExporter
-    if settings.otel_exporter == "console":
-        exporter = ConsoleSpanExporter(out=sys.stderr, formatter=lambda item: f"{item.to_json(indent=None)}\n")
-    else:
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-
-        exporter = OTLPSpanExporter(endpoint=settings.otel_endpoint, insecure=True)
-    _provider = TracerProvider(resource=Resource.create({"service.name": f"stos-{service}"}))
-    _provider.add_span_processor(BatchSpanProcessor(exporter))
-    _exporter = _provider.get_tracer("stos")
+        send, end = span_exporter(service, settings.otel_exporter, settings.otel_endpoint)
+        _sinks.append(send)
+        _endings.append(end)
 
 
 def shutdown() -> None:
-    """Send what is still buffered."""
-    if _provider is not None:
-        _provider.shutdown()
+    """Keep and send what is still buffered, and forget where to."""
+    global store
+    _sinks.clear()
+    while _endings:
+        _endings.pop()()
+    store = None

@@ -31,6 +31,7 @@ from stoscore.errors import StosError, precondition, unavailable
 from stoscore.files import private_directory
 from stoscore.host import BootstrapContext
 from stoscore.messages import Credentials, Message, RenewRequest, SignedTrust, TrustRequest
+from stoscore.observing import Observed
 from stoscore.settings import load
 from stoscore.telemetry import get_logger
 
@@ -81,6 +82,7 @@ class CertsService:
             admin = await serve_admin(authority, administration, bus.audit, upkeep.look)
             end.push_async_callback(admin.stop, CLOSE_GRACE_S)
             await serve_identities(authority, bus)
+            await Observed(bus).serve()
             await serve_administration(administration, bus, upkeep.look)
             bus.on_connected.append(_until_done(lambda: _make_streams(authority.settings, bus)))
             work = asyncio.create_task(upkeep.run(), name="certs upkeep")

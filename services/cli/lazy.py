@@ -22,6 +22,14 @@ GROUP = "stos.commands"
 COMPLETION_PARAMETERS = ("install_completion", "show_completion")
 
 
+_called: list[str] = []
+
+
+def command_line() -> str:
+    """The command that runs, without its arguments: "stos volume create"."""
+    return " ".join(["stos", *_called])
+
+
 class LazyGroup(TyperGroup):
     """A command group whose entry point commands are placeholders until one is called."""
 
@@ -37,6 +45,9 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] in self._points:
             self.add_command(_load(self._points.pop(args[0])), args[0])
+        _called[:] = (
+            args[:2] if args[1:] and args[1] in getattr(self.commands.get(args[0]), "commands", ()) else args[:1]
+        )
         return super().resolve_command(ctx, args)
 
 

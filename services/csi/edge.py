@@ -45,7 +45,9 @@ def _guarded(method: str, handler: Any) -> Serve:
     async def serve(raw: bytes, context: Any) -> Any:
         started = time.monotonic()
         volume = ""
-        with span(f"csi.{method}", parent_traceparent=_traceparent(context), rpc_method=method) as opened:
+        with span(
+            f"csi.{method}", _traceparent(context), span_kind="server", rpc_system="grpc", rpc_method=method
+        ) as opened:
             try:
                 request = _decoded(method, handler, raw)
                 volume = _volume_of(request)
@@ -53,7 +55,7 @@ def _guarded(method: str, handler: Any) -> Serve:
                 return await _answer(method, handler, request, context)
             except StosError as error:
                 code, text = status(error)
-                opened.fail(text)
+                opened.fail(text, code.name)
                 elapsed_s = round(time.monotonic() - started, 3)
                 fields = {"volume": volume, "grpc_code": code.name, "elapsed_s": elapsed_s}
                 _log.info("%s refused: %s", method, text, extra=fields)

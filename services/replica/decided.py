@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from typing import Any
 
 from services.replica.brain import events as ev
 from services.replica.brain import lost_voter
@@ -32,8 +33,8 @@ class Decisions:
 
     def tell(self, volume: str, name: str, explain: ev.Explain, at_ns: int) -> None:
         """`at_ns`: this node's clock."""
-        about: dict[str, str | int] = {"volume": volume, "epoch": explain.epoch, "version": explain.version}
-        told = {f"input.{key}": _flat(value) for key, value in explain.inputs.items()}
+        about: dict[str, Any] = {"volume": volume, "epoch": explain.epoch, "version": explain.version}
+        told: dict[str, Any] = {f"input.{key}": _flat(value) for key, value in explain.inputs.items()}
         title = f"brain {explain.kind}"
         with span(title, explain.cause or None, outcome=explain.outcome, **about, **told) as opened:
             log.info("%s: %s", explain.kind, explain.outcome, extra={**about, "inputs": dict(explain.inputs)})

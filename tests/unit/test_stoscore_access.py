@@ -113,6 +113,7 @@ def test_who_answers_may_say_more_at_a_time() -> None:
     sizes = {role: payload_max(role) for role in KIND}
     assert {role for role, size in sizes.items() if size == max(sizes.values())} == {
         "node",
+        "csi",
         "placement",
         "certs",
         "nats",

@@ -1,0 +1,32 @@
+"""Asking every process of the cluster about itself."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TypeVar
+
+from stoscore import subjects
+from stoscore.access import OBSERVED, Caller
+from stoscore.bus import Bus
+from stoscore.messages import Message
+
+WAIT_S = 1.0
+"""Nobody knows how many will answer. They answer from memory or a file of their own; one that hangs is left out."""
+
+
+P = TypeVar("P", bound=Message)
+
+
+def _own(page: Message, who: Caller) -> bool:
+    """It speaks for itself, as the server has proved."""
+    return getattr(page, "process", "") == str(who)
+
+
+async def ask_all(bus: Bus, verb: str, request: Message, answer: type[P]) -> dict[str, P]:
+    """role/name -> its answer, of all that answer in time."""
+
+    async def ask(role: str) -> list[P]:
+        return await bus.scatter(subjects.observe(role, verb), request, answer, timeout_s=WAIT_S, valid=_own)
+
+    pages = await asyncio.gather(*map(ask, OBSERVED))
+    return {str(getattr(page, "process", "")): page for found in pages for page in found}
