@@ -29,15 +29,17 @@ def model() -> ModelCluster:
 
 
 @pytest.fixture
-def stos(model: ModelCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Stos:
+def stos(
+    model: ModelCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Stos:
     """stos("volume", "ls") -> the JSON that it printed; with code=N -> what it wrote to stderr."""
     bus, catalogue = Switchboard(model), ModelCatalogue(*model.nodes)
 
     @asynccontextmanager
-    async def connect(access: object) -> AsyncGenerator[cluster.Session, None]:
-        yield cluster.Session(bus, catalogue, Volumes(bus, catalogue))  # type: ignore[arg-type]
+    async def connect(access: cluster.Access) -> AsyncGenerator[cluster.Session, None]:
+        yield cluster.Session(access, bus, catalogue, Volumes(bus, catalogue))  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cluster, "find", lambda directory: None)
+    monkeypatch.setattr(cluster, "find", lambda directory: cluster.Access((), tmp_path, "of models"))
     monkeypatch.setattr(cluster, "connect", connect)
 
     def call(*arguments: str, code: int = 0, table: bool = False) -> Any:
