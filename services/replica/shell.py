@@ -27,6 +27,7 @@ from services.replica.driver import (
     FindHome,
     HangUp,
     Node,
+    Order,
     RecordChanged,
     Remove,
     Reply,
@@ -173,10 +174,24 @@ class Shell:
             while orders:
                 table = self._orders
                 for order in orders:
-                    table[type(order)](order)
+                    try:
+                        table[type(order)](order)
+                    except Exception as error:
+                        self._broke(order, error)
                 orders = self.node.take()
         finally:
             self._settling = False
+
+    def _broke(self, order: Order, error: Exception) -> None:
+        """An order raised what nobody foresaw. The rest of this wake-up, other volumes' orders as well, is performed. A
+        message counts as lost. Where data or a hard state may not be stored, that copy fails: what follows must not be
+        told as done."""
+        volume = order.message.volume if isinstance(order, ToBrain) else getattr(order, "volume", "")
+        what = f"{type(order).__name__} could not be performed: {type(error).__name__}: {error}"
+        log.error("%s", what, exc_info=error, extra={"volume": volume})
+        hosted = self.hosted.get(volume)
+        if hosted is not None and isinstance(order, Data | Save):
+            self._failed(hosted, what, votes=not isinstance(order, Save))
 
     def _arm(self) -> None:
         due_ns = self.node.next_deadline_ns()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any, cast
+
+import pytest
 
 from services.replica.brain import HardState, Slot, Stamp, Voter
 from services.replica.brain import messages as brain_messages
 from services.replica.brain.election import Timing
 from services.replica.brain.record import Record
-from services.replica.driver import Data, Node, Order, ToBrain
+from services.replica.driver import Data, Node, Order, Save, ToBrain
 from services.replica.frontends import Frontends
 from services.replica.handlers import Handlers
 from services.replica.hosted import Hosted
-from services.replica.peers import FrameReader, Link, PeerNetwork
+from services.replica.peers import FrameReader, Link, PeerNetwork, Type
 from services.replica.replication import effects as fx
 from services.replica.replication import messages as ms
 from services.replica.replication.replica import Share
@@ -23,6 +26,7 @@ from tests.support.replicas import CLEAN
 from tests.support.trail import HeardTrail
 
 VOLUME = "ab" * 16
+OTHER_VOLUME = "cd" * 16
 ME, OTHER = Voter("n1", "11" * 8), Voter("n2", "22" * 8)
 RECORD = Record(VOLUME, "data", 1 << 20, 1, (ME, OTHER), (ME, OTHER))
 
@@ -84,18 +88,27 @@ class Nowhere:
         return False
 
 
+def new_shell() -> tuple[Node, Shell]:
+    node = Node("n1", Timing(), 1, lambda volume: CLEAN, 0)
+    return node, Shell(node, cast(PeerNetwork, Nowhere()), cast(Any, Around()), asyncio.get_running_loop())
+
+
+def host(shell: Shell, volume: str) -> tuple[Hosted, FullDisk]:
+    """A replica of this volume, on a disk of its own."""
+    disk = FullDisk()
+    hosted = Hosted(volume, ME.incarnation, cast(Any, disk), asyncio.get_running_loop(), cast(Any, None))
+    hosted.run = lambda work, told: work()  # type: ignore[method-assign]
+    shell.add(hosted)
+    state = HardState(ME, 5, ME, Slot(Stamp(0, 5, 2), replace(RECORD, volume=volume)), 500_000_000)
+    shell.node.open(volume, state, 0, marked=frozenset({0}), unclean=False, fresh=True)
+    return hosted, disk
+
+
 async def test_nothing_is_answered_after_a_failed_store() -> None:
     """[StoreWrite, Answer(Done), CommitTail] with a full disk: the client must not hear "done", and the tail must
     not forget the write."""
-    loop = asyncio.get_running_loop()
-    node = Node("n1", Timing(), 1, lambda volume: CLEAN, 0)
-    shell = Shell(node, cast(PeerNetwork, Nowhere()), cast(Any, Around()), loop)
-    disk = FullDisk()
-    hosted = Hosted(VOLUME, ME.incarnation, cast(Any, disk), loop, cast(Any, None))
-    hosted.run = lambda work, told: work()  # type: ignore[method-assign]
-    shell.add(hosted)
-    state = HardState(ME, 5, ME, Slot(Stamp(0, 5, 2), RECORD), 500_000_000)
-    node.open(VOLUME, state, 0, marked=frozenset({0}), unclean=False, fresh=True)
+    node, shell = new_shell()
+    hosted, disk = host(shell, VOLUME)
     link = Sent()
     number = shell.link_number(cast(Link, link))
     token = shell.hold(bytes(8), bytes(4096))
@@ -116,6 +129,46 @@ async def test_nothing_is_answered_after_a_failed_store() -> None:
     assert disk.unclean
     assert node.volumes[VOLUME].brain.failure == "no space left on device"
     assert not node.volumes[VOLUME].brain.silent, "its hard state can be stored, so it votes"
+
+
+async def test_an_order_that_breaks_fails_its_own_copy_and_loses_no_other_volumes_orders(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Two volumes in one wake-up. The first one's write names a payload that is not there, which nobody foresaw."""
+    node, shell = new_shell()
+    broken, broken_disk = host(shell, VOLUME)
+    sound, sound_disk = host(shell, OTHER_VOLUME)
+    link = Sent()
+    number = shell.link_number(cast(Link, link))
+    node._orders += [
+        Data(VOLUME, 5, fx.StoreWrite(7, 0, 1, 999), 5),
+        Data(VOLUME, 5, fx.Answer(number, ms.Done(1, 2, 0)), 5),
+        Data(VOLUME, 5, fx.CommitTail(7), 5),
+        Data(OTHER_VOLUME, 5, fx.CommitTail(8), 5),
+        Data(OTHER_VOLUME, 5, fx.Answer(number, ms.Done(1, 3, 0)), 5),
+    ]
+    shell.perform()
+    assert broken.failure == "Data could not be performed: KeyError: 999"
+    assert node.volumes[VOLUME].brain.failure == broken.failure
+    assert broken_disk.committed == [] and broken_disk.unclean
+    assert not sound.failure and sound_disk.committed == [8]
+    assert link.types == [Type.IO_DONE], "the other volume's alone"
+    told = caplog.records[0]
+    assert told.__dict__["volume"] == VOLUME and told.exc_info is not None
+
+
+async def test_a_hard_state_that_breaks_is_no_vote_and_a_message_that_breaks_is_lost() -> None:
+    node, shell = new_shell()
+    hosted, _ = host(shell, VOLUME)
+    node._orders.append(ToBrain(brain_messages.Unknown("no volume", ME, OTHER)))
+    shell.perform()
+    assert not hosted.failure
+    state = node.volumes[VOLUME].brain.state
+    hosted.save = cast(Any, None)
+    node._orders.append(Save(VOLUME, 1, state))
+    shell.perform()
+    assert hosted.failure.startswith("Save could not be performed")
+    assert not hosted.votes and node.volumes[VOLUME].brain.silent
 
 
 async def test_link_numbers_are_never_used_again() -> None:
