@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ VICTIM = "victim"
 """A volume with three copies, attached to the node `app` and in use there."""
 SINGLE = "single"
 """A volume with one copy: two nodes hold nothing of it."""
+ELECTED_WITHIN_S = 20.0
 READER, GHOST = "reader", "ghost"
 """The users to whom the victim's volume is exported; the second one is revoked."""
 
@@ -87,9 +89,7 @@ class Stage:
             return Scene(token.cluster, dict(self.cluster.state().ports), token.root_pem)
         records = {}
         for name in (VICTIM, SINGLE):
-            record = await self.record_now(name)
-            assert record is not None, f"nobody serves {name}"
-            records[name] = record
+            records[name] = await self.record_soon(name)
         identity = self.bus.identity
         return Scene(identity.cluster, self.ports, identity.trust_pem, records)
 
@@ -100,6 +100,14 @@ class Stage:
         except StosError:
             return None
         return status.record.model_dump(mode="json") if status is not None and status.record is not None else None
+
+    async def record_soon(self, volume: str) -> dict[str, Any]:
+        """When it is between two leaders, of the next one. Raises AssertionError when there is none."""
+        end = time.monotonic() + ELECTED_WITHIN_S
+        while (record := await self.record_now(volume)) is None:
+            assert time.monotonic() < end, f"nobody serves {volume}"
+            await asyncio.sleep(0.1)
+        return record
 
     async def record_at(self, node: str, volume: str) -> RecordModel:
         """The volume's record as that node has it."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from services.replica.brain import HardState
+from dataclasses import replace
+
+from services.replica.brain import HardState, Slot, Stamp
+from services.replica.brain import messages as ms
 from services.replica.driver import Node
 from tests.support.pure_cluster import PureCluster
 from tests.support.replicas import CLEAN
@@ -149,3 +152,19 @@ def test_a_dead_peer_is_probed_seldom() -> None:
     made.sent.clear()
     made.run(5000)
     assert 2 * 9 <= made.sent["Beat", True] <= 2 * 11, "one probe a lease from each of the two"
+
+
+def test_a_leader_in_whose_name_somebody_proposed_notices_and_stands_again() -> None:
+    """By the thief of its identity: its voters follow it in an epoch of which it knows nothing. They hear its beats,
+    so they wait for it; its lease is covered by nobody; neither would ever do anything."""
+    made = cluster(A, B, C)
+    record = replace(made.record("a"), primary=A)
+    for voter in (B, C):
+        stamp = Stamp(0, 1001, 1)
+        forged = ms.Propose("v", A, voter, stamp.epoch, Slot(stamp, record), stamp)
+        made.nodes[voter.node].brain_message(forged, made.now_ns)
+    made.run(20)
+    assert made.primary() == ""
+    took_ms = made.until(lambda: made.primary() != "")
+    assert took_ms < 1500
+    made.until(lambda: set(made.in_sync(made.primary())) == {"a", "b", "c"})

@@ -238,9 +238,19 @@ class Candidacy:
         mine, newer = local.state.slot, message.slot
         if mine is None or message.sender not in (newer or mine).record.voters:
             return  # who was removed long ago may know an epoch that means nothing here
-        self.seen_epoch = max(self.seen_epoch, message.epoch)
-        if local.role == "leader" and message.epoch > local.epoch:
-            self._leading.stop(heard_epoch=message.epoch, heard_from=message.sender.node)
-            self.election_at_ns = self.start_ns(now_ns, None)
+        self._overtaken(message.epoch, message.sender, now_ns)
         if newer is not None and local.role == "follower" and newer.stamp > mine.stamp:
             self._learn(newer, mine, now_ns, by=message.sender, by_unclean=False)
+
+    def accepted(self, message: ms.Accepted, now_ns: int) -> None:
+        """A voter stored a proposal of an epoch above ours, so somebody made it in our name. Its voters follow us there
+        and wait for us, who know nothing of it."""
+        if self._local.record is not None and message.sender in self._local.record.voters:
+            self._overtaken(message.epoch, message.sender, now_ns)
+
+    def _overtaken(self, epoch: int, by: Voter, now_ns: int) -> None:
+        local = self._local
+        self.seen_epoch = max(self.seen_epoch, epoch)
+        if local.role == "leader" and epoch > local.epoch:
+            self._leading.stop(heard_epoch=epoch, heard_from=by.node)
+            self.election_at_ns = self.start_ns(now_ns, None)

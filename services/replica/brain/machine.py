@@ -233,6 +233,7 @@ class Brain:
                 self.following.propose(message, now_ns)
             case ms.Accepted():
                 self.leading.accepted(message, now_ns)
+                self.candidacy.accepted(message, now_ns)
             case ms.Refused():
                 self.candidacy.refused(message, now_ns)
             case ms.Committed():
