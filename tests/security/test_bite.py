@@ -5,7 +5,7 @@ Members run under `tests.security.weakened`; clusters are started once for each 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import groupby
 from pathlib import Path
@@ -16,7 +16,7 @@ from services.dev.layout import APP
 from tests.security import weakenings
 from tests.security.arms import ROOT_FILE
 from tests.security.cases import CASES, Case
-from tests.security.flood import by_requests
+from tests.security.flood import FLOODS, Flood
 from tests.security.stage import Stage
 from tests.security.weakened import program
 from tests.support.cluster import AlteredCluster
@@ -24,45 +24,48 @@ from tests.support.cluster import AlteredCluster
 pytestmark = pytest.mark.long
 
 NODES = ("n1", "n2", "n3", APP)
-FLOODED = "serve-who-shouts"
+Key = tuple[tuple[tuple[str, str], ...], str]
+"""What is weakened, and who needs the cluster for itself."""
 
 
-Weakened = tuple[tuple[str, str], ...]
-
-
-def _key(case: Case) -> tuple[Weakened, bool, str]:
+def _key(case: Case) -> Key:
     """Cases with the same key share a cluster."""
-    return tuple(sorted(case.weakened.items())), case.needs_only_certs, case.name if case.wrecks else ""
+    return tuple(sorted(case.weakened.items())), case.name if case.wrecks else ""
 
 
 TOGETHER = [(key, list(cases)) for key, cases in groupby(sorted(CASES, key=_key), key=_key)]
 
 
-def _name(together: tuple[tuple[Weakened, bool, str], list[Case]]) -> str:
-    weakened, _, name = together[0]
+def _name(together: tuple[Key, list[Case]]) -> str:
+    (weakened, name), _ = together
     return ",".join([*(f"{group}:{weakening}" for group, weakening in weakened), *([name] if name else [])])
 
 
+def _runs(cases: list[Case]) -> tuple[str, ...]:
+    """What is enough for all of them."""
+    return max((case.runs for case in cases), key=len) if all(case.runs for case in cases) else ()
+
+
 @asynccontextmanager
-async def weakened_stage(weakened: Weakened, only_certs: bool, directory: Path) -> AsyncIterator[Stage]:
+async def weakened_stage(
+    weakened: Mapping[str, str], directory: Path, runs: tuple[str, ...] = ()
+) -> AsyncIterator[Stage]:
     programs = {}
-    for group, weakening in weakened:
+    for group, weakening in weakened.items():
         for member in NODES if group == "nodes" else (group,):
             programs[member] = program(weakening)
     setting = {weakenings.FOREIGN_ROOT: str(directory / "arms" / ROOT_FILE)}
     cluster = AlteredCluster(
         directory / "dev", programs=programs, settings=dict.fromkeys((*NODES, "nats", "certs"), setting)
     )
-    async with Stage.play(cluster, directory / "arms", only="certs" if only_certs else "") as stage:
+    async with Stage.play(cluster, directory / "arms", only=runs) as stage:
         yield stage
 
 
 @pytest.mark.parametrize("together", TOGETHER, ids=_name)
-async def test_without_the_defence_the_attack_succeeds(
-    together: tuple[tuple[Weakened, bool, str], list[Case]], tmp_path: Path
-) -> None:
-    (weakened, only_certs, _), cases = together
-    async with weakened_stage(weakened, only_certs, tmp_path) as stage:
+async def test_without_the_defence_the_attack_succeeds(together: tuple[Key, list[Case]], tmp_path: Path) -> None:
+    (weakened, _), cases = together
+    async with weakened_stage(dict(weakened), tmp_path, _runs(cases)) as stage:
         for case in cases:
             arm = await case.arm(stage)
             scene = await stage.scene()
@@ -72,12 +75,14 @@ async def test_without_the_defence_the_attack_succeeds(
             assert won, f"{case.name} does not bite: {outcome.told}"
 
 
-async def test_without_shares_who_shouts_is_served(tmp_path: Path) -> None:
-    async with weakened_stage((("nodes", FLOODED),), False, tmp_path) as stage:
-        endured = await by_requests(stage)
+@pytest.mark.parametrize("flood", [flood for flood in FLOODS if flood.weakened], ids=str)
+async def test_without_its_bounds_the_flood_does_harm(flood: Flood, tmp_path: Path) -> None:
+    async with weakened_stage(flood.weakened, tmp_path) as stage:
+        endured = await flood.run(stage)
+        print(endured)
         assert endured.harmed, str(endured)
 
 
 def test_every_weakening_is_used() -> None:
-    used = {FLOODED} | {name for case in CASES for names in case.weakened.values() for name in names.split("+")}
+    used = {name for each in (*CASES, *FLOODS) for names in each.weakened.values() for name in names.split("+")}
     assert used == set(weakenings.known())

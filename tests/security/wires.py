@@ -133,6 +133,10 @@ class RawNats:
         head = ("NATS/1.0\r\n" + "".join(f"{key}: {value}\r\n" for key, value in headers.items()) + "\r\n").encode()
         self._say(f"HPUB {to} {len(head)} {len(head) + len(payload)}\r\n".encode() + head + payload + b"\r\n")
 
+    def publish_all(self, messages: list[tuple[str, bytes]]) -> None:
+        """Subject and payload of each, in one piece."""
+        self._say(b"".join(b"PUB %s %d\r\n%s\r\n" % (to.encode(), len(data), data) for to, data in messages))
+
     def subscribe(self, subject: str, number: int = 1) -> None:
         self._say(f"SUB {subject} {number}\r\n".encode())
 

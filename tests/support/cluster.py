@@ -7,9 +7,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,12 @@ class AlteredCluster(Cluster):
         self._settings = settings or {}
         self._programs = programs or {}
 
-    def up_to(self, group: str) -> None:
-        """Starts that group alone, in a new directory; `stop` ends it."""
+    def up_only(self, groups: Collection[str]) -> None:
+        """Starts those groups alone, in a new directory; `stop` ends them."""
         with state.exclusive(self.layout.lock):
-            known = self._prepare(None)
-            self._start([member for member in members(self.layout, known) if member.group == group], lambda line: None)
+            wanted = [member for member in members(self.layout, self._prepare(None)) if member.group in groups]
+            for _, stage in groupby(wanted, key=lambda member: member.stage):
+                self._start(list(stage), lambda line: None)
 
     def _spawn(self, member: Member) -> Starting:
         names = (member.process, member.group)

@@ -99,15 +99,17 @@ def intrude_as_voter(scene: Scene, identity: Path | None, name: str, volume: str
 
 
 def unseat(scene: Scene, identity: Path | None, name: str, volume: str, by: str) -> Outcome:
-    """Votes and refusals of a stranger in a far higher epoch: the leader would step down for them."""
+    """Votes and refusals of a stranger in a far higher epoch: the leader would step down for them. And a record that
+    names us, for whoever asks whether we are a voter at all."""
     slot = _slot(scene.records[volume])
-    return _send(scene, identity, by, name, _unseating(slot, Voter(name, STRANGE)))
+    me = Voter(name, STRANGE)
+    return _send(scene, identity, by, name, [*_unseating(slot, me), *_teaching(slot, me)])
 
 
 def force_election(scene: Scene, identity: Path | None, name: str, volume: str) -> Outcome:
     """The same, of somebody who is a voter."""
     slot = _slot(scene.records[volume])
-    return _send(scene, identity, "bus", name, _unseating(slot, _voter(slot, name)))
+    return _send(scene, identity, "bus", name, [*_unseating(slot, _voter(slot, name))])
 
 
 def _unseating(slot: Slot, me: Voter) -> list[BrainMessage]:
@@ -115,13 +117,17 @@ def _unseating(slot: Slot, me: Voter) -> list[BrainMessage]:
     stamp = Stamp(slot.stamp.generation, epoch, 1)
     messages: list[BrainMessage] = []
     for voter in _others(slot, me.node):
-        # With a newer record that names us, for whoever asks whether we are a voter at all.
-        newer = Slot(stamp, replace(slot.record, voters=tuple({voter, me}), in_sync=(voter,), primary=None, joining=()))
-        messages += [
-            ms.Refused(volume, me, voter, epoch),
-            ms.Refused(volume, me, voter, epoch, newer),
-            ms.Vote(volume, me, voter, epoch, stamp),
-        ]
+        messages += [ms.Refused(volume, me, voter, epoch), ms.Vote(volume, me, voter, epoch, stamp)]
+    return messages
+
+
+def _teaching(slot: Slot, me: Voter) -> list[BrainMessage]:
+    """To each voter a newer record of it and us alone."""
+    stamp = Stamp(slot.stamp.generation, slot.stamp.epoch + JUMP, 1)
+    messages: list[BrainMessage] = []
+    for voter in _others(slot, me.node):
+        newer = Slot(stamp, replace(slot.record, voters=(voter, me), in_sync=(voter,), primary=None, joining=()))
+        messages.append(ms.Refused(slot.record.volume, me, voter, stamp.epoch, newer))
     return messages
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.security.scene import Outcome, Scene
@@ -128,32 +131,45 @@ def _go(name: str) -> bytes:
     return struct.pack(">I", len(name)) + name.encode() + bytes(2)
 
 
-def use_export(scene: Scene, identity: Path | None, name: str, certificate: bool = True, old: bool = False) -> Outcome:
-    """Over TLS. Won when a block of the volume arrives."""
-    context = tls_context(identity if certificate else None, newest=ssl.TLSVersion.TLSv1_2 if old else None)
+@contextmanager
+def _session(
+    scene: Scene, identity: Path | None, name: str, *, old: bool = False
+) -> Iterator[tuple[ssl.SSLSocket, str]]:
+    """Over TLS, with why the export is refused, or "". Raises OSError or EOFError when it does not get as far."""
+    context = tls_context(identity, newest=ssl.TLSVersion.TLSv1_2 if old else None)
+    with dial(scene.ports["nbd"]) as raw:
+        _greet(raw)
+        if _ask(raw, _STARTTLS) != _ACK:
+            raise EOFError("no TLS")
+        with context.wrap_socket(raw, server_hostname="x") as secured:
+            reply = _ask(secured, _GO, _go(name))
+            yield secured, "" if reply == _ACK else f"refused: {reply & ~_ERROR}"
+
+
+def _read_block(session: ssl.SSLSocket) -> bool:
+    session.sendall(struct.pack(">IHHQQI", _REQUEST_MAGIC, 0, 0, 1, 0, 4096))
+    head = _exactly(session, 16)
+    if head[4:8] != bytes(4):
+        return False
+    _exactly(session, 4096)
+    return True
+
+
+def use_export(scene: Scene, identity: Path | None, name: str, old: bool = False) -> Outcome:
+    """Won when a block of the volume arrives."""
     try:
-        with dial(scene.ports["nbd"]) as raw:
-            _greet(raw)
-            if _ask(raw, _STARTTLS) != _ACK:
-                return Outcome(False, "no TLS")
-            with context.wrap_socket(raw, server_hostname="x") as secured:
-                reply = _ask(secured, _GO, _go(name))
-                if reply != _ACK:
-                    return Outcome(False, f"refused: {reply & ~_ERROR}")
-                secured.sendall(struct.pack(">IHHQQI", _REQUEST_MAGIC, 0, 0, 1, 0, 4096))
-                head = _exactly(secured, 16)
-                _exactly(secured, 4096)
-                return Outcome(head[4:8] == bytes(4), "a block was read")
+        with _session(scene, identity, name, old=old) as (session, refused):
+            return Outcome(not refused and _read_block(session), refused or "a block was read")
     except GONE as error:
         return Outcome(False, repr(error))
 
 
-def use_export_plainly(scene: Scene, identity: Path | None, name: str) -> Outcome:
+def use_export_plainly(scene: Scene, identity: Path | None, name: str, door: str = "nbd") -> Outcome:
     """Without TLS. Won when any question about the export is answered with anything but "begin TLS"."""
     told = []
     for option, data in ((_GO, _go(name)), (_INFO, _go(name)), (_LIST, b""), (_EXPORT_NAME, name.encode())):
         try:
-            with dial(scene.ports["nbd"]) as raw:
+            with dial(scene.ports[door]) as raw:
                 _greet(raw)
                 if option == _EXPORT_NAME:
                     raw.sendall(struct.pack(">QII", _OPTION_MAGIC, option, len(data)) + data)
@@ -166,3 +182,46 @@ def use_export_plainly(scene: Scene, identity: Path | None, name: str) -> Outcom
         except GONE as error:
             told.append(f"option {option}: {error!r}")
     return Outcome(False, "; ".join(told))
+
+
+# ---- to stay where one was let in ---------------------------------------------------------------------
+
+STAY_S = 10.0
+"""Many times what a revocation takes to get everywhere."""
+
+
+def _outstay(is_there: Callable[[], bool], inside: str, revoked: str) -> Outcome:
+    """`inside`: a file that tells that we are in; `revoked`: one that tells that we are revoked. Won when we are still
+    in long after that."""
+    Path(inside).touch()
+    since = 0.0
+    while not since or time.monotonic() < since + STAY_S:
+        try:
+            if not is_there():
+                return Outcome(False, "it was ended")
+        except GONE as error:
+            return Outcome(False, repr(error))
+        if not since and Path(revoked).exists():
+            since = time.monotonic()
+        time.sleep(0.05)
+    return Outcome(True, f"still there {STAY_S:g} s after the revocation")
+
+
+def outstay_link(scene: Scene, identity: Path | None, to: str, name: str, inside: str, revoked: str) -> Outcome:
+    with RawLink(scene, to, identity, name) as link:
+        return _outstay(lambda: link.is_open(0.1), inside, revoked)
+
+
+def outstay_nats(scene: Scene, identity: Path | None, inside: str, revoked: str) -> Outcome:
+    def is_there() -> bool:
+        nats.flush()
+        return True
+
+    with RawNats(scene, identity) as nats:
+        return _outstay(is_there, inside, revoked)
+
+
+def outstay_export(scene: Scene, identity: Path | None, name: str, inside: str, revoked: str) -> Outcome:
+    with _session(scene, identity, name) as (session, refused):
+        assert not refused, refused
+        return _outstay(lambda: _read_block(session), inside, revoked)

@@ -7,10 +7,12 @@ import socket
 import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Event
 
+from services.replica.brain import Stamp, Voter
+from services.replica.brain import messages as ms
 from services.replica.peers import PROTOCOL_VERSION, FrameReader, Type, pack
 from services.replica.peers.payloads import Greeting
 from tests.security.attacks.nats import answer_of
@@ -19,6 +21,17 @@ from tests.security.wires import GONE, RawLink, RawNats
 
 PROMISE_NS = 500_000_000
 WAIT_S = 15.0
+CROWD = 120
+"""More than a door lets wait, fewer than files that a process may have open."""
+CROWD_S = 3.5
+"""Less than a door's patience with one of them."""
+QUESTIONS = 500
+ANSWERS_ENOUGH, ANSWERS_WITHIN_S = 40_000, 9.0
+"""The allowance of a link has room for 10 000 at once and 2500 a second: they take 12 s."""
+WORDS, WORDS_AT_ONCE, WORDS_PER_S = 30_000, 10_000, 500
+"""How many we say; how many one node may say over the bus at once, and in each second."""
+HEARD_WITHIN_S = 2.0
+REFUSED_WITHIN_S = 10.0
 
 
 def receive_a_copys_writes(scene: Scene, identity: Path | None, name: str, volume: str, marker: str) -> Outcome:
@@ -94,10 +107,16 @@ def _follow(
                 arrived.set()
 
 
+def _worth_reading(volume: str, name: str, to: str) -> bytes:
+    """A brain's message without a fault: it has to be read to the end before anybody knows that it may not be said."""
+    asked = ms.PreVote(volume, Voter(name, "f" * 16), Voter(to, "e" * 16), 9, Stamp(0, 8, 1))
+    return ms.encode(asked)
+
+
 def swamp_a_link(scene: Scene, identity: Path | None, to: str, name: str, seconds: float) -> Outcome:
-    """As many small frames as the node takes, of every kind that costs it something."""
-    volume = bytes.fromhex(next(iter(scene.records.values()))["volume"])
-    brain = json.dumps({"kind": "vote", "junk": "x" * 500}).encode()
+    """As many small frames as the node takes, of every kind that costs it something. What comes back is not read."""
+    told = next(iter(scene.records.values()))["volume"]
+    volume, brain = bytes.fromhex(told), _worth_reading(told, name, to)
     lot = b"".join(
         (
             pack(Type.BEAT, id=1, x=2, y=3),
@@ -114,75 +133,118 @@ def swamp_a_link(scene: Scene, identity: Path | None, to: str, name: str, second
             with RawLink(scene, to, identity, name) as link:
                 links += 1
                 while time.monotonic() < end:
-                    link.send(lot * 20)
-                    sent += 100
+                    link.send(lot * 200)
+                    sent += 1000
         except GONE:
             time.sleep(0.01)
-    return Outcome(True, f"{sent} frames in {links} links")
+    return Outcome(False, f"{sent} frames in {links} links")
+
+
+def ask_by_link_without_end(scene: Scene, identity: Path | None, to: str, name: str, seconds: float) -> Outcome:
+    """Questions on one link, each answered. Won when so many are answered in so short a time as its allowance never
+    permits."""
+    volume = bytes.fromhex(next(iter(scene.records.values()))["volume"])
+    lot = pack(Type.OPEN, volume=volume, attach_epoch=9, id=1 << 50) * QUESTIONS
+    answered = 0
+    begun = time.monotonic()
+    with RawLink(scene, to, identity, name) as link:
+        while answered < ANSWERS_ENOUGH and (left := begun + ANSWERS_WITHIN_S - time.monotonic()) > 0:
+            link.send(lot)
+            for _ in range(QUESTIONS):
+                if link.answer({Type.REFUSED}, left) is None:
+                    break
+                answered += 1
+    took_s = time.monotonic() - begun
+    return Outcome(answered >= ANSWERS_ENOUGH, f"{answered} questions were answered in {took_s:.1f} s")
 
 
 def knock(scene: Scene, identity: Path | None, doors: list[str], seconds: float) -> Outcome:
-    """Connections that begin a handshake and stop, as fast as they can be made."""
-    held: list[socket.socket] = []
+    """Connections that begin a handshake and stop, as fast as they can be made, and at last a crowd at each door. Won
+    when a door keeps most of its crowd waiting."""
     made = 0
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for door in doors:
-            try:
-                raw = socket.create_connection((HOST, scene.ports[door]), 1)
-                raw.sendall(b"\x16\x03\x01\x02\x00\x01")
-            except OSError:
-                continue
-            made += 1
-            held.append(raw)
-        while len(held) > 200:
-            held.pop(0).close()
-    for raw in held:
-        raw.close()
-    return Outcome(True, f"{made} connections")
+            with suppress(OSError), _begun(scene.ports[door]):
+                made += 1
+    waiting = {door: _crowd(scene.ports[door]) for door in doors}
+    most = max(waiting, key=lambda door: waiting[door])
+    return Outcome(waiting[most] > CROWD // 2, f"{made} connections; of {CROWD} at last {waiting[most]} wait at {most}")
+
+
+def _begun(port: int) -> socket.socket:
+    raw = socket.create_connection((HOST, port), 1)
+    raw.sendall(b"\x16\x03\x01\x02\x00\x01")
+    return raw
+
+
+def _crowd(port: int) -> int:
+    """How many of a crowd are still there when the door has had time to look at them, and still patience."""
+    with ExitStack() as came:
+        crowd = []
+        for _ in range(CROWD):
+            with suppress(OSError):
+                crowd.append(came.enter_context(_begun(port)))
+        end = time.monotonic() + CROWD_S
+        while (stay := sum(map(_is_kept, crowd))) > CROWD // 2 and time.monotonic() < end:
+            time.sleep(0.1)
+        return stay
+
+
+def _is_kept(raw: socket.socket) -> bool:
+    raw.setblocking(False)
+    try:
+        return bool(raw.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
 
 
 def swamp_the_bus(
     scene: Scene, identity: Path | None, subject: str, payloads: list[str], who: list[str], seconds: float
 ) -> Outcome:
-    """The same requests again and again, without waiting for an answer."""
+    """The same requests again and again, without waiting for an answer. Won when none of them is refused."""
     role, kind, name = who
     inbox = f"_INBOX.{kind}.{name}.flood"
     bodies = [payload.encode() for payload in payloads]
-    sent = connections = 0
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            with RawNats(scene, identity) as nats:
-                connections += 1
-                nats.subscribe(f"{inbox}.>", 1)
-                while time.monotonic() < end:
-                    for _ in range(100):
-                        sent += 1
-                        body = bodies[sent % len(bodies)]
-                        nats.publish(f"{subject}.by.{role}.{name}", body, f"{inbox}.{sent}")
-                    nats.flush()
-                    nats.messages.clear()
-        except GONE:
-            time.sleep(0.05)
-    return Outcome(True, f"{sent} requests in {connections} connections")
+    sent = answered = refused = 0
+    with RawNats(scene, identity) as nats:
+        nats.subscribe(f"{inbox}.>", 1)
+        end = time.monotonic() + seconds
+        while (now := time.monotonic()) < end + REFUSED_WITHIN_S and not (now > end and refused):
+            if now < end:
+                numbers = range(sent, sent + 500)
+                to = f"{subject}.by.{role}.{name}"
+                nats.publish_all([(f"{to} {inbox}.{number}", bodies[number % len(bodies)]) for number in numbers])
+                sent += 500
+            nats.listen(0.05)
+            nats.flush()
+            answered += len(nats.messages)
+            refused += sum(b"RESOURCE_EXHAUSTED" in payload for _, _, payload in nats.messages)
+            nats.messages.clear()
+    return Outcome(answered > 0 and not refused, f"{sent} requests, {answered} answered, {refused} of them refused")
 
 
-def tell_again_and_again(scene: Scene, identity: Path | None, subject: str, payload: str, seconds: float) -> Outcome:
-    """A message that nobody asked for, as fast as it can be told."""
-    sent = 0
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            with RawNats(scene, identity) as nats:
-                while time.monotonic() < end:
-                    for _ in range(100):
-                        nats.publish(subject, payload.encode())
-                        sent += 1
-                    nats.flush()
-        except GONE:
-            time.sleep(0.05)
-    return Outcome(True, f"{sent} messages")
+def tell_as_a_brain(scene: Scene, identity: Path | None, to: str, name: str, volume: str, seconds: float) -> Outcome:
+    """A brain's question, as fast as it can be asked, by the bus. Won when more of them are answered than one node may
+    say in that time."""
+    volume_id = scene.volume(volume)
+    subject, payload = f"stos.v1.vol.{volume_id}.brain", _worth_reading(volume_id, name, to)
+    answered = sent = 0
+    begun = time.monotonic()
+    with RawNats(scene, identity) as nats:
+        nats.subscribe(f"{subject}.{to}", 1)
+        while (now := time.monotonic()) < begun + seconds or (answered < sent and nats.listen(HEARD_WITHIN_S)):
+            if sent < WORDS and now < begun + seconds:
+                nats.publish_all([(f"{subject}.{name}", payload)] * 500)
+                sent += 500
+            nats.flush()
+            answered += sum(b'"unknown"' in said for _, _, said in nats.messages)
+            nats.messages.clear()
+    took_s = time.monotonic() - begun
+    allowed = WORDS_AT_ONCE + WORDS_PER_S * took_s
+    return Outcome(answered > allowed, f"{sent} questions, {answered} answered in {took_s:.1f} s")
 
 
 def outlive(scene: Scene, identity: Path | None, to: str, name: str, seconds: float, inside: str) -> Outcome:
