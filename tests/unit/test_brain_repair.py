@@ -8,8 +8,9 @@ from services.replica.brain import Brain, Facts, Record, Slot, Stamp, Voter
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
 from services.replica.brain.parting import ENQUIRE_NS_MIN, TOLD_TIMES_MAX
+from services.replica.brain.repair import ARRIVAL_LEASES
 from stoscore.units import SECOND
-from tests.support.voters import TIMING, A, B, C, W, accept, brain, elect, record, sent, slot, step
+from tests.support.voters import LEASE, TIMING, A, B, C, W, accept, brain, elect, record, sent, slot, step
 
 D = Voter("d", "d1")
 GRACE = TIMING.grace_ns
@@ -118,6 +119,41 @@ def test_a_failure_after_it_followed_begins_a_new_grace() -> None:
     step(machine, ev.MemberFailed(C, "its disk is slow"), 20, LEASED)
     assert asked(wait(machine, GRACE + 19)) == []
     assert len(asked(wait(machine, GRACE + 20))) == 1
+
+
+def test_the_grace_of_a_member_that_was_away_before_goes_on_with_a_new_leader() -> None:
+    """A leader dies within every grace: were each to begin anew, nothing would ever be repaired."""
+    machine = brain(B, slot(record(A, B, C, in_sync=(A, B))))
+    for node in ("a", "c"):
+        step(machine, ev.PeerUp(node))
+    step(machine, ev.PeerDown("c"), 10 * SECOND)
+    step(machine, ev.PeerDown("a"), GRACE // 2)
+    elect(machine, A, now_ns=GRACE)
+    settle(machine, A, now_ns=GRACE)
+    step(machine, ev.PeerUp("a"), GRACE, LEASED)
+    assert asked(wait(machine, GRACE + 10 * SECOND - 1)) == []
+    assert len(asked(wait(machine, GRACE + 10 * SECOND))) == 1
+    late = brain(B, slot(record(A, B, C, in_sync=(A, B))))
+    step(late, ev.PeerUp("a"))
+    elect(late, A, now_ns=3 * GRACE)
+    settle(late, A, now_ns=3 * GRACE)
+    assert asked(wait(late, 3 * GRACE + ARRIVAL_LEASES * LEASE - 1)) == [], "it may be about to link up"
+    assert len(asked(wait(late, 3 * GRACE + ARRIVAL_LEASES * LEASE))) == 1
+
+
+def test_who_comes_back_is_asked_again_whether_it_has_the_record() -> None:
+    """B stored it, lost its disk and is back at once: {A,B} without C could neither be committed nor taken back."""
+    machine = without_c()
+    step(machine, ev.Received(ms.Unknown("v", C, A)), 10, LEASED)
+    step(machine, ev.PeerDown("b"), GRACE - 9, LEASED)
+    out = sent(step(machine, ev.PeerUp("b"), GRACE - 5, LEASED))
+    assert [(type(message), message.target) for message in out] == [(ms.Propose, B)]
+    wait(machine, GRACE)
+    assert shape(machine) == ("abc", "ab", ""), "nobody knows whether b can store a record"
+    again = sent(wait(machine, GRACE - 5 + TIMING.resend_ns))
+    assert [(type(message), message.target) for message in again] == [(ms.Propose, B)]
+    accept(machine, B, now_ns=GRACE + TIMING.resend_ns)
+    assert shape(machine) == ("ab", "ab", "")
 
 
 def test_placement_is_asked_again_after_pauses_that_grow_to_a_bound() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
 from services.replica.brain.local import Local
+from services.replica.brain.quorum import majority
 from services.replica.brain.record import Voter
 
 
@@ -18,6 +19,8 @@ class Deletion:
         self._local = local
         self.erased = erased
         self.erased_voters: set[Voter] = set()
+        self._gone: set[Voter] = set()
+        """Voters of the tombstone whose nodes have nothing of the volume any more."""
 
     def begin(self) -> None:
         """The tombstone is committed."""
@@ -52,11 +55,18 @@ class Deletion:
             local.when_durable(ev.ForgetVolume())
 
     def peer_knows_nothing(self, voter: Voter) -> None:
-        """It has forgotten the volume, or was never told of it."""
+        """It has forgotten the volume, or was never told of it. When a majority has, no other record than our tombstone
+        can be committed any more. *Two of five missed the last word and were started again: neither knew that the
+        tombstone was ever committed, so neither erased, and each waited for the other.*"""
         record = self._local.record
-        if record is not None and record.deleted and voter in record.members:
-            self.erased_voters.add(voter)
-            self._forget_alone()
+        if record is None or not record.deleted or voter not in record.members:
+            return
+        self.erased_voters.add(voter)
+        if self._forget_alone() or self.erased or voter in self._gone or voter not in record.voters:
+            return
+        self._gone.add(voter)
+        if len(self._gone) >= majority(len(record.voters)):
+            self.begin()
 
     def enquired(self, message: ms.Enquire) -> None:
         """Another one that was not told the last word asks. *Two of five missed it: each knew that three had forgotten,
@@ -65,10 +75,12 @@ class Deletion:
         if record is not None and record.deleted and self.erased and message.sender in record.members:
             local.send(ms.Erased(record.volume, local.me, message.sender, local.epoch))
 
-    def _forget_alone(self) -> None:
+    def _forget_alone(self) -> bool:
         """The last word of a deletion was lost: when nobody else has any data left, our tombstone serves nobody."""
-        if self.erased_voters >= set(self._local.other_members()):
+        alone = self.erased_voters >= set(self._local.other_members())
+        if alone:
             self._local.at_once(ev.ForgetVolume())
+        return alone
 
     def told_to_forget(self) -> None:
         record = self._local.record

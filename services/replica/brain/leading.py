@@ -261,11 +261,11 @@ class Leading:
             local.send(ms.Propose(slot.record.volume, local.me, member, local.epoch, slot, local.committed))
 
     def _lagging(self) -> tuple[Voter, ...]:
-        """Reachable members that have not stored the latest record."""
-        if self.proposal is None:
+        """Reachable members that have not said, since they came, that they have stored the latest record."""
+        local, repair = self._local, self._repair
+        if repair is None:
             return ()
-        local, accepted = self._local, self.proposal.accepted
-        return tuple(v for v in local.other_members() if local.reaches(v.node) and v not in accepted)
+        return tuple(v for v in local.other_members() if local.reaches(v.node) and not repair.has_stored(v))
 
     def _not_erased(self) -> tuple[Voter, ...]:
         """Reachable members that have stored the committed tombstone and have not said that their data are gone. *The

@@ -23,6 +23,8 @@ from services.replica.brain.record import Record, Voter
 from stoscore.units import in_seconds
 
 PAUSE_DOUBLINGS_MAX = 6
+ARRIVAL_LEASES = 4
+"""How long a leader that has just won waits at least for whoever was away before, in leases."""
 
 
 @recorded
@@ -44,7 +46,7 @@ class Repair:
         """Who is in sync is reported should it not follow; the other copies are away until they do."""
         self._local = local
         self._away_ns: dict[Voter, int] = {}
-        """Member -> since when it does not follow, or is silent."""
+        """Member -> since when it does not follow, or is silent; what we saw before we led counts."""
         self._mute_ns: dict[Voter, int] = {}
         """Member -> since when it answers beats and does not store the record."""
         self._gone: set[Voter] = set()
@@ -61,7 +63,7 @@ class Repair:
         self._looked_ns = 0
         for member in self._others(record):
             if member not in record.in_sync and (member.kind == "data" or not local.reaches(member.node)):
-                self._away_ns[member] = local.now_ns
+                self._away_ns[member] = self._gone_ns(member)
 
     def end(self) -> None:
         """We lead no more, and the next leader does not know of a home that no record names."""
@@ -74,7 +76,7 @@ class Repair:
         """It does not confirm what it should."""
         self._ready.discard(member)
         if member in record.in_sync:
-            self._away_ns[member] = self._local.now_ns
+            self._away_ns[member] = self._gone_ns(member)
         else:
             self._away_ns.setdefault(member, self._local.now_ns)
 
@@ -90,6 +92,8 @@ class Repair:
     def seen(self, node: str, record: Record) -> None:
         """A node came or went, by link or bus."""
         member = record.member_on(node)
+        if member is not None and not self._local.reaches(node):
+            self._storing.discard(member)
         if member is None or member in record.in_sync:
             return  # that one in sync fails is told by replication
         if not self._local.reaches(node):
@@ -110,6 +114,11 @@ class Repair:
         self._storing.add(member)
         if member.kind == "witness" and member in record.joining:
             self._ready.add(member)
+
+    def has_stored(self, member: Voter) -> bool:
+        """It said so, and has been there ever since. *B stored the record, lost its disk and is back: {A,B} without C
+        could be proposed, never committed and never taken back.*"""
+        return member in self._storing
 
     def stores_nothing(self, members: tuple[Voter, ...]) -> None:
         """They are there and have not stored the latest record."""
@@ -203,6 +212,13 @@ class Repair:
 
     def _since(self, member: Voter) -> tuple[int, Voter]:
         return (self._since_ns(member) or 0, member)
+
+    def _gone_ns(self, member: Voter) -> int:
+        """Since when it is away, with what we saw before we led: else leaders that follow each other within the grace
+        would repair nothing. Whoever is only slow to find a new leader has a little longer."""
+        local = self._local
+        credit_ns = max(0, local.timing.grace_ns - ARRIVAL_LEASES * local.timing.lease_ns)
+        return local.now_ns - min(local.absent_ns(member.node), credit_ns)
 
     # ---- time -------------------------------------------------------------------------------------------
 
