@@ -23,6 +23,7 @@ from services.replica.peers import (
     check_range,
     pack,
     pack_claims,
+    pack_extents,
     pack_ranges,
     pack_u64s,
     unpack_claims,
@@ -213,10 +214,16 @@ def pack_read(envelope: Envelope, session: int, request: int, block: int, sums: 
     return header, sums, data
 
 
+def pack_status(envelope: Envelope, session: int, request: int, block: int, extents: list[tuple[int, bool]]) -> Parts:
+    """The answer to a status."""
+    body = pack_extents(extents)
+    return envelope.pack(Type.IO_EXTENTS, id=request, x=session, y=block, length=len(body)), body
+
+
 TO_REPLICA = frozenset({Type.JOIN, Type.WRITE, Type.ZERO, Type.FLUSH, Type.COMMIT, Type.DIGEST, Type.COPY})
 TO_PRIMARY = frozenset({Type.JOINED, Type.ACK, Type.FLUSHED, Type.DIGESTS, Type.COPIED, Type.FAILED})
-TO_FRONTEND = frozenset({Type.OPENED, Type.REFUSED, Type.IO_DONE, Type.IO_DATA, Type.SERVING})
-FROM_FRONTEND = frozenset({Type.IO_WRITE, Type.IO_READ, Type.IO_ZERO, Type.IO_FLUSH})
+TO_FRONTEND = frozenset({Type.OPENED, Type.REFUSED, Type.IO_DONE, Type.IO_DATA, Type.IO_EXTENTS, Type.SERVING})
+FROM_FRONTEND = frozenset({Type.IO_WRITE, Type.IO_READ, Type.IO_ZERO, Type.IO_FLUSH, Type.IO_STATUS})
 PAIR = frozenset({Type.BEAT, Type.BEAT_ANSWER, Type.CLAIMS, Type.CONFIRM})
 ANSWERS = TO_PRIMARY | TO_FRONTEND
 """What comes back on the link that it was asked on: only from a node that we dialled. SERVING takes either way: a
@@ -228,6 +235,7 @@ _IO = {
     int(Type.IO_READ): ms.Io.READ,
     int(Type.IO_ZERO): ms.Io.ZERO,
     int(Type.IO_FLUSH): ms.Io.FLUSH,
+    int(Type.IO_STATUS): ms.Io.STATUS,
 }
 
 

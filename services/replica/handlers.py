@@ -30,12 +30,16 @@ from services.replica.trail import Trail
 from stoscore.limits import REQUEST_BYTES_MAX
 from stoscore.units import BLOCK_BYTES, GIB, KIB
 
-_WITH_RANGE = frozenset({Type.IO_WRITE, Type.IO_READ, Type.IO_ZERO})
-_UNCHARGED = (codec.TO_REPLICA | codec.TO_PRIMARY | codec.FROM_FRONTEND | {Type.IO_DONE, Type.IO_DATA}) - {Type.JOIN}
+_WITH_RANGE = frozenset({Type.IO_WRITE, Type.IO_READ, Type.IO_ZERO, Type.IO_STATUS})
+_WITHOUT_DATA = frozenset({Type.IO_ZERO, Type.IO_STATUS})
+_UNCHARGED = (
+    codec.TO_REPLICA | codec.TO_PRIMARY | codec.FROM_FRONTEND | {Type.IO_DONE, Type.IO_DATA, Type.IO_EXTENTS}
+) - {Type.JOIN}
 """What moves data is bounded by windows and by the link's turns, all else by its number."""
 _JOIN_CHARGE = 50
 """Its answer lists what this copy may hold unconfirmed, which is a walk over thousands of entries."""
-_READ_BLOCKS_MAX = REQUEST_BYTES_MAX // BLOCK_BYTES
+_READ_BLOCKS_MAX = REQUEST_BYTES_MAX // BLOCK_BYTES + 1
+"""The largest read of a client touches one block more when it does not start at one's beginning."""
 _ZERO_BLOCKS_MAX = 4 * GIB // BLOCK_BYTES
 """The longest range that NBD can name, so nobody honest asks for more at once."""
 _LEVEL_MAX = 8
@@ -361,5 +365,5 @@ def _wrong_range(frame: Frame, size_blocks: int) -> int:
     """The errno for what no frontend asks for, or 0."""
     if not frame.z or frame.y + frame.z > size_blocks:
         return errno.EINVAL
-    most = _ZERO_BLOCKS_MAX if frame.type == Type.IO_ZERO else _READ_BLOCKS_MAX
+    most = _ZERO_BLOCKS_MAX if frame.type in _WITHOUT_DATA else _READ_BLOCKS_MAX
     return errno.EINVAL if frame.z > most else 0

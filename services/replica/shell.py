@@ -106,6 +106,7 @@ class Shell:
             fx.Tell: self._tell,
             fx.Answer: self._answer,
             fx.AnswerRead: self._answer_read,
+            fx.AnswerStatus: self._answer_status,
             fx.AnswerDigests: self._answer_digests,
             fx.StoreWrite: self._store_write,
             fx.StoreZero: self._store_zero,
@@ -408,6 +409,19 @@ class Shell:
             self.node.park(hosted.volume, effect)
             return
         link.send(*codec.pack_read(envelope, effect.session, effect.request, effect.block, sums, data))
+
+    def _answer_status(self, hosted: Hosted, order: Data, effect: fx.AnswerStatus) -> None:
+        link = self._links.get(effect.link)
+        volume = self.node.volumes.get(hosted.volume)
+        primary = volume.primary if volume else None
+        if link is None or volume is None or primary is None or primary.epoch != order.epoch or not primary.serving:
+            return
+        extents = hosted.blocks.extents(effect.block, effect.count)
+        if self.node.lease_until(volume) <= boot_time_ns():  # P4, as for a read
+            self.node.park(hosted.volume, effect)
+            return
+        envelope = self.envelope(hosted, order.epoch)
+        link.send(*codec.pack_status(envelope, effect.session, effect.request, effect.block, extents))
 
     # ---- the store ------------------------------------------------------------------------------------
 

@@ -65,11 +65,71 @@ async def test_nbdinfo_sees_the_volume(frontend: Frontend) -> None:
     assert code == 0, output
     (export,) = json.loads(output)["exports"]
     assert (export["export-name"], export["export-size"]) == ("vol-1", SIZE)
-    assert (export["block_size_minimum"], export["block_size_preferred"]) == (4096, 4096)
+    assert (export["block_size_minimum"], export["block_size_preferred"]) == (512, 4096)
     assert export["can_fua"] and export["can_flush"] and export["can_trim"] and export["can_zero"]
-    assert not export["can_multi_conn"] and not export["is_read_only"]
+    assert export["can_multi_conn"] and export["can_cache"] and export["can_fast_zero"] and export["can_df"]
+    assert not export["is_read_only"] and export["contexts"] == ["base:allocation"]
     code, output = await run("nbdinfo", "--list", uri(frontend, ""))
     assert code == 0 and 'export="vol-1"' in output, output
+
+
+async def test_nbdinfo_maps_what_was_written(frontend: Frontend, nodes: Nodes) -> None:
+    nodes.content[8 * MIB : 9 * MIB] = os.urandom(MIB)
+    nodes.content[SIZE - 4096 :] = b"x" * 4096
+    code, output = await run("nbdinfo", "--json", "--map", uri(frontend))
+    assert code == 0, output
+    assert [(extent["offset"], extent["length"], extent["type"]) for extent in json.loads(output)] == [
+        (0, 8 * MIB, 3),
+        (8 * MIB, MIB, 0),
+        (9 * MIB, SIZE - 9 * MIB - 4096, 3),
+        (SIZE - 4096, 4096, 0),
+    ]
+
+
+async def test_sectors_of_one_block_written_at_the_same_time_are_all_kept(frontend: Frontend, nodes: Nodes) -> None:
+    """On two connections, across a failover between their reading and their writing."""
+    clients = [await RawClient.connect(frontend.socket_path) for _ in range(2)]
+    nodes.content[:8192] = before = os.urandom(8192)
+    wanted = bytearray(before)
+    held = nodes.held = []
+    for sector in range(1, 16, 2):
+        wanted[sector * 512 : sector * 512 + 512] = bytes([sector]) * 512
+        clients[sector // 2 % 2].ask(Command.WRITE, sector * 512, 512, sector, bytes([sector]) * 512)
+    async with asyncio.timeout(10):
+        while frontend.status().in_flight < 8 or len(held) < 2:
+            await asyncio.sleep(0.01)
+        reads, held[:] = held[:], []
+        assert [frame.type for _, frame in reads] == [Type.IO_READ] * 2, "one a block, the others wait for them"
+        for read in reads:
+            nodes.serve(*read)
+        while len(held) < 2:
+            await asyncio.sleep(0.01)
+    assert [frame.type for _, frame in held] == [Type.IO_WRITE] * 2
+    nodes.fail_over()
+    for client in clients:
+        for _ in range(4):
+            assert (await client.reply())[0] == 0
+        client.close()
+    assert nodes.content[:8192] == wanted
+    assert not frontend._patches and not frontend._writes and not frontend._contents
+
+
+async def test_a_flush_on_one_connection_comes_after_the_answered_writes_of_another(
+    frontend: Frontend, nodes: Nodes
+) -> None:
+    """The guarantee of CAN_MULTI_CONN: all connections are one session at one primary, in one stream of requests."""
+    writer, flusher = [await RawClient.connect(frontend.socket_path) for _ in range(2)]
+    writer.ask(Command.WRITE, 0, 4096, 1, b"w" * 4096)
+    assert await writer.reply() == (0, 1)
+    flusher.ask(Command.READ, 0, 4096, 2)
+    assert await flusher.reply() == (0, 2)
+    assert await flusher.read(4096) == b"w" * 4096
+    seen = nodes.session.copy()
+    flusher.ask(Command.FLUSH, 0, 0, 3)
+    assert await flusher.reply() == (0, 3)
+    assert nodes.flushes == 1 and nodes.session == seen
+    for client in (writer, flusher):
+        client.close()
 
 
 async def test_nbdcopy_there_and_back(frontend: Frontend, nodes: Nodes, tmp_path: Path) -> None:
@@ -97,6 +157,14 @@ async def test_qemu_io_writes_trims_and_verifies(frontend: Frontend, nodes: Node
         "aio_write -P 0x33 4M 32M",
         "aio_flush",
         "read -P 0x33 4M 32M",
+        "write -P 0x44 5632 512",
+        "write -P 0x55 45k 34k",
+        "write -z 46k 512",
+        "read -P 0x44 5632 512",
+        "read -P 0x11 6k 2k",
+        "read -P 0x55 45k 1k",
+        "read -P 0 46k 512",
+        "read -P 0x55 47616 30k",
     )
     arguments = [word for command in commands for word in ("-c", command)]
     code, output = await run("qemu-io", "-f", "raw", *arguments, uri(frontend))
@@ -160,7 +228,8 @@ async def test_an_unknown_option_and_an_unknown_export(frontend: Frontend) -> No
         (Command.WRITE, SIZE - 4096, 8192, Errno.ENOSPC),
         (Command.TRIM, SIZE, 4096, Errno.EINVAL),
         (Command.WRITE_ZEROES, SIZE, 4096, Errno.ENOSPC),
-        (Command.READ, 512, 512, Errno.EINVAL),
+        (Command.READ, 256, 512, Errno.EINVAL),
+        (Command.BLOCK_STATUS, 0, 4096, Errno.EINVAL),
         (99, 0, 0, Errno.EINVAL),
     ],
 )
@@ -205,7 +274,7 @@ async def test_a_client_that_hangs_up_in_the_middle_costs_only_itself(frontend: 
     assert await after.reply() == (0, 1)
     assert await after.read(4096) == data, "what it had asked for still happened"
     assert frontend.status().in_flight == 0
-    assert not frontend._writes and not frontend._contents and not frontend._asked
+    assert not frontend._writes and not frontend._contents and not frontend._patches and not frontend._asked
     after.close()
 
 

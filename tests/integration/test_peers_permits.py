@@ -172,6 +172,7 @@ def io_frames(scene: Scene, session: int, attach_epoch: int, **fields: Any) -> d
         Type.IO_WRITE: (pack(Type.IO_WRITE, id=2, y=0, z=1, length=len(sums + data), **common), sums, data),
         Type.IO_ZERO: (pack(Type.IO_ZERO, id=3, y=0, z=1, **common),),
         Type.IO_FLUSH: (pack(Type.IO_FLUSH, id=4, **common),),
+        Type.IO_STATUS: (pack(Type.IO_STATUS, id=5, y=0, z=1, **common),),
     }
 
 
@@ -373,10 +374,11 @@ async def test_a_frontend_gives_nothing_to_a_node_that_says_it_serves(cluster: W
         (pack(Type.REFUSED, volume=scene.raw, id=session, x=Refusal.FENCED, length=len(refused)), refused),
         (pack(Type.IO_DONE, volume=scene.raw, epoch=1 << 23, id=1, x=session),),
         (pack(Type.IO_DATA, volume=scene.raw, epoch=1 << 23, id=1, x=session, z=1, length=4104), bytes(4104)),
+        (pack(Type.IO_EXTENTS, volume=scene.raw, epoch=1 << 23, id=1, x=session, length=8), b"\1" + bytes(7)),
     ]
     for parts in answers:
         back.send(*parts)
-    await until(lambda: len(x.refusals()) == 5)
+    await until(lambda: len(x.refusals()) == len(answers) + 1)
     assert set(x.refusals()) == {"an answer from a node that the frontend does not use"}
     assert frontend.status().connected
     assert frontend.status().epoch == scene.epoch
@@ -660,7 +662,7 @@ async def test_a_session_belongs_to_the_attachment_and_to_the_link_that_opened_i
     for parts in io_frames(scene, 51, attach_epoch).values():
         y.say(*parts)
     await until(lambda: len(y.peer.handler.whole) == 4)
-    assert sorted(frame.type for frame in await y.heard()) == [Type.IO_DONE] * 3 + [Type.IO_DATA]
+    assert sorted(frame.type for frame in await y.heard()) == [Type.IO_DONE] * 3 + [Type.IO_DATA, Type.IO_EXTENTS]
     # A newer link of the same node: the session went with the old one.
     again = await speaker(cluster, "y", scene.leader)
     again.say(*io_frames(scene, 51, attach_epoch)[Type.IO_READ])
@@ -704,12 +706,15 @@ async def test_an_attached_node_asks_for_no_more_than_a_request_may_hold(cluster
     await y.heard()
     common: dict[str, Any] = {"volume": scene.raw, "x": 80, "attach_epoch": attach_epoch}
     for header in (
-        pack(Type.IO_READ, id=1, y=0, z=REQUEST_BYTES_MAX // 4096 + 1, **common),
+        pack(Type.IO_READ, id=1, y=0, z=REQUEST_BYTES_MAX // 4096 + 2, **common),
         pack(Type.IO_READ, id=1, y=0, z=1 << 40, **common),
         pack(Type.IO_READ, id=1, y=BLOCKS, z=1, **common),
         pack(Type.IO_READ, id=1, y=0, z=0, **common),
         pack(Type.IO_ZERO, id=1, y=0, z=BLOCKS + 1, **common),
         pack(Type.IO_ZERO, id=1, y=1 << 63, z=1 << 63, **common),
+        pack(Type.IO_STATUS, id=1, y=0, z=0, **common),
+        pack(Type.IO_STATUS, id=1, y=1, z=BLOCKS, **common),
+        pack(Type.IO_STATUS, id=1, y=1 << 63, z=1 << 63, **common),
     ):
         y.say(header)
         (answer,) = await y.heard()

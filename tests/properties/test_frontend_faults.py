@@ -4,6 +4,9 @@ The model primary keeps the protocol's side of the bargain and no more: it serve
 drops what an older session had in hand before it opens a newer one, and applies requests of one session in
 any order (nothing but rule W3 keeps overlapping writes apart). Then the faults stop, and everything must be
 answered exactly once, and every read must have seen a state that the order of overlapping requests allows.
+
+A block has two halves, so that it can be patched: a patch that is lost, or computed from a block that was not the
+last one, leaves a half that no order allows.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from services.replica.replication.frontend import (
     FrontendCore,
     LinkDown,
     LinkUp,
+    Merge,
     Opened,
     Refused,
     RefusedCode,
@@ -37,7 +41,9 @@ from stoscore.units import MS
 
 NODES = ("n1", "n2", "n3")
 BLOCKS = 12
-READ, WRITE, ZERO, FLUSH = (int(kind) for kind in RequestKind)
+Block = tuple[int, int]
+"""Who wrote its halves."""
+READ, WRITE, PATCH, ZERO, FLUSH, STATUS = (int(kind) for kind in RequestKind)
 
 
 class Volume:
@@ -57,18 +63,19 @@ class Volume:
         """Who thinks that it serves, and in which epoch: a deposed one may go on thinking so."""
         self.session: dict[str, int] = {}
         self.in_hand: dict[str, list[SendRequest]] = {node: [] for node in NODES}
-        self.content = [0] * BLOCKS
+        self.content: list[Block] = [(0, 0)] * BLOCKS
         self.newest_session = 0
         self.next_number = 1
         self.asked: dict[int, ClientRequest] = {}
         self.answered: dict[int, int] = {}
         self.kept: set[int] = set()
         """Tokens that the shell holds: payloads of writes and contents of reads."""
-        self.reads: dict[int, tuple[int, ...]] = {}
-        self.last_write = [0] * BLOCKS
-        """Per block the number of the last write asked for."""
-        self.expected: dict[int, tuple[int, ...]] = {}
-        """Per read what the requests before it leave on its blocks."""
+        self.payloads: dict[int, list[Block]] = {}
+        self.reads: dict[int, tuple[Block, ...]] = {}
+        self.last_write: list[Block] = [(0, 0)] * BLOCKS
+        """Per block what the requests so far leave there."""
+        self.expected: dict[int, tuple[Block, ...]] = {}
+        """Per read, status and patch what the requests before it leave on its blocks."""
 
     # --- the shell ---
 
@@ -82,9 +89,15 @@ class Volume:
             assert effect.cookie not in self.answered, "answered twice"
             assert effect.errno == 0, "a failover is no error"
             self.answered[effect.cookie] = effect.errno
-            if self.asked[effect.cookie].kind == READ:
+            if self.asked[effect.cookie].kind in (READ, STATUS):
                 self.kept.remove(effect.token)
                 assert self.reads[effect.token] == self.expected[effect.cookie]
+        elif isinstance(effect, Merge):
+            self.kept.remove(effect.content)
+            (block,) = self.reads[effect.content]
+            assert (block,) == self.expected[effect.token], "merged with what nobody left there"
+            assert effect.token not in self.payloads, "merged twice"
+            self.payloads[effect.token] = [patched(block, effect.token)]
         elif isinstance(effect, Release):
             self.kept.remove(effect.token)
         else:
@@ -92,24 +105,29 @@ class Volume:
                 assert effect.session > self.newest_session, "W2"
                 self.newest_session = effect.session
             if isinstance(effect, SendRequest):
-                assert effect.kind != WRITE or effect.token in self.kept, "its payload is gone"
+                assert effect.kind != PATCH
+                assert effect.kind != WRITE or effect.token in self.kept & self.payloads.keys(), "its payload is gone"
             if effect.node in self.up:
                 self.to[effect.node].append(effect)
 
     def ask(self) -> None:
         number = self.next_number
         self.next_number += 1
-        kind = self.rng.choice([READ, READ, WRITE, WRITE, WRITE, ZERO, FLUSH])
-        count = 0 if kind == FLUSH else self.rng.choice([1, 1, 2, 4])
+        kind = self.rng.choice([READ, READ, STATUS, WRITE, WRITE, PATCH, PATCH, ZERO, FLUSH])
+        count = {FLUSH: 0, PATCH: 1}.get(kind, self.rng.choice([1, 1, 2, 4]))
         block = 0 if kind == FLUSH else self.rng.randrange(BLOCKS - count + 1)
-        request = ClientRequest(number, kind, block, count, False, number if kind == WRITE else 0)
+        request = ClientRequest(number, kind, block, count, False, number if kind in (WRITE, PATCH) else 0)
         self.asked[number] = request
-        if kind == READ:
+        if kind in (READ, STATUS, PATCH):
             self.expected[number] = tuple(self.last_write[block : block + count])
-        elif kind != FLUSH:
-            self.last_write[block : block + count] = [number if kind == WRITE else 0] * count
-        if kind == WRITE:
+        if kind == PATCH:
+            self.last_write[block] = patched(self.last_write[block], number)
+        elif kind in (WRITE, ZERO):
+            self.last_write[block : block + count] = [(number, number) if kind == WRITE else (0, 0)] * count
+        if kind in (WRITE, PATCH):
             self.kept.add(number)
+        if kind == WRITE:
+            self.payloads[number] = [(number, number)] * count
         self.step(request)
 
     # --- the nodes ---
@@ -152,14 +170,14 @@ class Volume:
         if epoch != self.epoch or request.session != self.session.get(node):
             return
         blocks = slice(request.block, request.block + request.count)
-        if request.kind == READ:
+        if request.kind in (READ, STATUS):
             token = -self.next_number
             self.next_number += 1
             self.reads[token] = tuple(self.content[blocks])
-            self.reply(node, Data(node, request.session, request.request, epoch, token))
+            self.reply(node, Data(node, request.session, request.request, epoch, token, request.kind, request.count))
             return
         if request.kind != FLUSH:
-            self.content[blocks] = [request.token if request.kind == WRITE else 0] * request.count
+            self.content[blocks] = self.payloads[request.token] if request.kind == WRITE else [(0, 0)] * request.count
         self.reply(node, Done(node, request.session, request.request, epoch, 0))
 
     def reply(self, node: str, event: Event) -> None:
@@ -227,6 +245,11 @@ class Volume:
                 self.link(node, True)
         self.believers.clear()
         self.elect(self.rng.choice(NODES))
+
+
+def patched(block: Block, number: int) -> Block:
+    """Odd numbers patch the second half."""
+    return (block[0], number) if number % 2 else (number, block[1])
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.replica.nbd.protocol import REQUEST_MEMORY_BYTES_MAX, Export, NbdConnection, NbdRequest, Phase
-from stoscore.units import BLOCK_BYTES
+from services.replica.nbd.wire import SECTOR_BYTES
 
 EXPORT = Export("vol", 1 << 20)
 KNOWN_ERRORS = {1, 5, 12, 22, 28, 75, 95, 108}
@@ -34,14 +34,27 @@ go_data = st.builds(
     st.lists(u16, max_size=3),
     st.sampled_from([0, 0, 0, 1, -1, 1 << 20]),
 )
+queries = st.sampled_from([b"base:allocation", b"base:", b"qemu:x", b"", b"\xff"])
+context_data = st.builds(
+    lambda name, asked, lie: (
+        struct.pack(">I", len(name))
+        + name
+        + struct.pack(">I", max(len(asked) + lie, 0))
+        + b"".join(struct.pack(">I", len(query)) + query for query in asked)
+    ),
+    names,
+    st.lists(queries, max_size=3),
+    st.sampled_from([0, 0, 0, 1, -1, 1 << 31]),
+)
 options = st.one_of(
     st.builds(option, st.sampled_from([6, 7]), go_data),
+    st.builds(option, st.sampled_from([9, 10]), context_data),
     st.builds(option, st.integers(0, 12), st.one_of(st.just(b""), names, st.binary(max_size=40))),
 )
-aligned = st.integers(0, 300).map(lambda block: block * BLOCK_BYTES)
+aligned = st.integers(0, 2400).map(lambda sector: sector * SECTOR_BYTES)
 good_request = st.builds(
     request,
-    st.sampled_from([0, 1, 4, 6]),
+    st.sampled_from([0, 1, 4, 5, 6, 7]),
     st.sampled_from([0, 1]),
     u64,
     aligned,
@@ -49,10 +62,11 @@ good_request = st.builds(
 )
 requests = st.one_of(
     good_request,
-    st.builds(request, st.integers(0, 9), st.sampled_from([0, 0, 1, 2, 4, 16, 0x8000]), u64, u64 | aligned, u32),
+    st.builds(request, st.integers(0, 9), st.sampled_from([0, 0, 1, 2, 4, 8, 16, 0x8000]), u64, u64 | aligned, u32),
 )
 hello = st.sampled_from([0, 1, 2, 3, 3, 3, 3, 4, 1 << 31]).map(lambda flags: struct.pack(">I", flags))
-enter = st.sampled_from([b"", option(1, b"vol"), option(8, b"") + option(7, struct.pack(">IH", 0, 0))])
+selected = option(8, b"") + option(10, struct.pack(">II I15s", 0, 1, 15, b"base:allocation"))
+enter = st.sampled_from([b"", option(1, b"vol"), selected + option(7, struct.pack(">IH", 0, 0))])
 sessions = st.builds(
     lambda first, opts, go, reqs, tail: first + b"".join(opts) + go + b"".join(reqs) + tail,
     hello,
@@ -93,8 +107,8 @@ def test_any_bytes_in_any_pieces(stream: bytes, cuts: list[int]) -> None:
     arrived, replies, phase = play(stream, cuts)
     assert (arrived, replies, phase) == play(stream, [])
     for one, payload in arrived:
-        assert one.command in (0, 1, 3, 4, 6)
-        assert one.offset % BLOCK_BYTES == one.length % BLOCK_BYTES == 0
+        assert one.command in (0, 1, 3, 4, 5, 6, 7)
+        assert one.offset % SECTOR_BYTES == one.length % SECTOR_BYTES == 0
         assert one.offset + one.length <= EXPORT.size_bytes
         assert len(payload) == (one.length if one.command == 1 else 0)
 

@@ -83,7 +83,8 @@ class Frontend:
         match message:
             case Done(session, request, errno):
                 if payload:
-                    self._step(fe.Data(node, session, request, epoch, self._keep(payload)))
+                    token = self._keep(payload)
+                    self._step(fe.Data(node, session, request, epoch, token, fe.RequestKind.READ, len(payload)))
                 else:
                     self._step(fe.Done(node, session, request, epoch, errno))
             case Opened(session):

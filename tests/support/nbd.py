@@ -13,6 +13,8 @@ import pytest
 from services.replica.nbd import Frontend
 from services.replica.nbd.wire import Option
 from services.replica.peers.frames import FUA, HEADER, Frame, Type, pack
+from services.replica.peers.payloads import pack_extents
+from services.replica.store.extents import walk
 from services.replica.store.sums import block_sums
 from stoscore.units import MIB
 
@@ -85,6 +87,13 @@ class Nodes:
                 length=len(sums) + len(data),
             )
             self.answer(node, header, sums, data)
+            return
+        if frame.type == Type.IO_STATUS:
+            sums = block_sums(bytes(self.content[start:end]))
+            extents = walk(0, frame.z, lambda at, count: sums[8 * at : 8 * (at + count)])
+            body = pack_extents(extents)
+            header = pack(Type.IO_EXTENTS, epoch=self.epoch, id=frame.id, x=frame.x, y=frame.y, length=len(body))
+            self.answer(node, header, body)
             return
         if frame.type == Type.IO_WRITE:
             written = frame.payload[8 * frame.z :]

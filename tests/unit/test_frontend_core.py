@@ -34,7 +34,7 @@ from services.replica.replication.frontend import (
 from services.replica.replication.frontend_search import PATIENCE_NS_MIN, PAUSE_NS_MAX, PAUSE_NS_MIN
 from stoscore.units import BLOCK_BYTES, MIB, MS, SECOND
 
-READ, WRITE, ZERO, FLUSH = (int(kind) for kind in RequestKind)
+READ, WRITE, PATCH, ZERO, FLUSH, STATUS = (int(kind) for kind in RequestKind)
 VOTERS = ("n1", "n2", "n3")
 
 
@@ -104,8 +104,8 @@ def test_a_request_goes_to_the_primary_and_its_answer_to_the_client() -> None:
 def test_a_read_brings_its_content() -> None:
     bench = serving()
     (sent,) = requests(bench.ask(1, READ))
-    assert bench.step(Data("n1", sent.session, sent.request, 1, 900)) == [Answer(1, 0, 900)]
-    assert bench.step(Data("n1", sent.session, sent.request, 1, 901)) == [Release(901)]
+    assert bench.step(Data("n1", sent.session, sent.request, 1, 900, READ, 1)) == [Answer(1, 0, 900)]
+    assert bench.step(Data("n1", sent.session, sent.request, 1, 901, READ, 1)) == [Release(901)]
 
 
 @pytest.mark.parametrize(("errno", "seen"), [(28, 28), (EIO, EIO), (0, EIO)])
@@ -237,10 +237,10 @@ def test_answers_of_an_older_session_or_epoch_are_dropped() -> None:
     bench.step(LinkDown("n1"))
     bench.step(LinkUp("n1"))
     (new,) = requests(bench.opened("n1", 2))
-    assert bench.step(Data("n1", old.session, old.request, 1, 7)) == [Release(7)]
-    assert bench.step(Data("n1", new.session, new.request, 1, 7)) == [Release(7)], "epoch below the newest"
-    assert bench.step(Data("n2", new.session, new.request, 2, 7)) == [Release(7)], "another node"
-    assert bench.step(Data("n1", new.session, new.request, 2, 7)) == [Answer(1, 0, 7)]
+    assert bench.step(Data("n1", old.session, old.request, 1, 7, READ, 1)) == [Release(7)]
+    assert bench.step(Data("n1", new.session, new.request, 1, 7, READ, 1)) == [Release(7)], "epoch below the newest"
+    assert bench.step(Data("n2", new.session, new.request, 2, 7, READ, 1)) == [Release(7)], "another node"
+    assert bench.step(Data("n1", new.session, new.request, 2, 7, READ, 1)) == [Answer(1, 0, 7)]
 
 
 def test_a_newer_epoch_wins_over_a_session_and_an_older_one_never_does() -> None:
@@ -307,7 +307,7 @@ def test_a_stalled_primary_keeps_its_session_while_the_others_are_asked() -> Non
     assert asked(effects) == ["n2"]
     (probe,) = requests(effects)
     assert (probe.node, probe.kind, probe.count) == ("n1", READ, 1)
-    assert bench.step(Data("n1", probe.session, probe.request, 1, 70)) == [Release(70)]
+    assert bench.step(Data("n1", probe.session, probe.request, 1, 70, READ, 1)) == [Release(70)]
     assert bench.core.primary == "n1"
     bench.refused("n2")
     assert asked(bench.after(10 * MS)) == []
@@ -376,4 +376,4 @@ def test_a_gone_client_gets_no_answer_but_its_write_still_happens() -> None:
     effects = bench.step(Done("n1", write.session, write.request, 1, 0))
     assert effects[0] == Release(1)
     assert [r.token for r in requests(effects)] == [2]
-    assert bench.step(Data("n1", read.session, read.request, 1, 70)) == [Release(70)]
+    assert bench.step(Data("n1", read.session, read.request, 1, 70, READ, 1)) == [Release(70)]

@@ -9,7 +9,7 @@ import pytest
 from services.replica.replication.frontend_events import RequestKind
 from services.replica.replication.frontend_order import SMALL_BLOCKS, RequestOrder, Unanswered
 
-READ, WRITE, ZERO, FLUSH = RequestKind
+READ, WRITE, PATCH, ZERO, FLUSH, STATUS = RequestKind
 
 
 def request(number: int, kind: int, block: int, count: int) -> Unanswered:
@@ -28,9 +28,13 @@ def request(number: int, kind: int, block: int, count: int) -> Unanswered:
         (WRITE, ZERO, False),
         (WRITE, FLUSH, True),
         (FLUSH, WRITE, True),
+        (STATUS, READ, True),
+        (READ, STATUS, True),
+        (STATUS, WRITE, False),
+        (PATCH, STATUS, False),
     ],
 )
-def test_overlapping_requests_wait_unless_both_read(first: int, second: int, at_once: bool, count: int) -> None:
+def test_overlapping_requests_wait_unless_both_look(first: int, second: int, at_once: bool, count: int) -> None:
     order = RequestOrder()
     blocks = {FLUSH: 0}
     earlier = request(1, first, 0, blocks.get(RequestKind(first), count))
@@ -66,7 +70,7 @@ def test_the_index_agrees_with_plain_comparison() -> None:
     for _ in range(4000):
         if rng.random() < 0.55 or not order.table:
             number += 1
-            kind = rng.choice([READ, WRITE, ZERO, FLUSH])
+            kind = rng.choice([READ, WRITE, ZERO, FLUSH, STATUS])
             count = 0 if kind == FLUSH else rng.choice([1, 1, 2, SMALL_BLOCKS, SMALL_BLOCKS + 1, 200])
             block = 0 if kind == FLUSH else rng.randrange(300)
             new = request(number, kind, block, count)

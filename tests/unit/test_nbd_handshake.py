@@ -53,8 +53,8 @@ def test_go_tells_size_flags_and_block_sizes_and_enters_transmission(name: bytes
     facts = {struct.unpack_from(">H", data)[0]: data[2:] for _, reply, data in infos if reply == Reply.INFO}
     size, flags = struct.unpack(">QH", facts[wire.Info.EXPORT])
     assert size == 1 << 20
-    assert flags == 0b1000_0110_1101  # HAS_FLAGS FLUSH FUA TRIM WRITE_ZEROES FAST_ZERO
-    assert struct.unpack(">III", facts[wire.Info.BLOCK_SIZE]) == (4096, 4096, 32 << 20)
+    assert flags == 0b1101_0110_1101  # HAS_FLAGS FLUSH FUA TRIM WRITE_ZEROES MULTI_CONN CACHE FAST_ZERO
+    assert struct.unpack(">III", facts[wire.Info.BLOCK_SIZE]) == (512, 4096, 32 << 20)
     assert facts[wire.Info.NAME] == b"vol-1"
     assert last == (Option.GO, Reply.ACK, b"")
     assert nbd.phase == Phase.TRANSMISSION
@@ -116,11 +116,93 @@ def test_unknown_export_is_told_and_the_client_may_try_another(number: int) -> N
     assert nbd.phase == Phase.TRANSMISSION
 
 
-@pytest.mark.parametrize("number", [4, 9, 10, 11, 77, 0, 0xFFFFFFFF])
+@pytest.mark.parametrize("number", [4, 11, 77, 0, 0xFFFFFFFF])
 def test_unknown_options_are_unsupported_and_skipped(number: int) -> None:
     nbd = connection()
     feed(nbd, option(number, b"whatever") + option(Option.LIST))
     assert [reply for _, reply, _ in replies(nbd)] == [Reply.ERR_UNSUP, Reply.SERVER, Reply.ACK]
+
+
+def contexts(name: bytes, *queries: bytes) -> bytes:
+    texts = b"".join(struct.pack(">I", len(query)) + query for query in queries)
+    return struct.pack(">I", len(name)) + name + struct.pack(">I", len(queries)) + texts
+
+
+ALLOCATION = b"base:allocation"
+LIST, SET = Option.LIST_META_CONTEXT, Option.SET_META_CONTEXT
+
+
+@pytest.mark.parametrize(
+    ("number", "queries", "found"),
+    [
+        (LIST, (), True),
+        (LIST, (b"base:",), True),
+        (LIST, (b"qemu:", ALLOCATION), True),
+        (LIST, (b"qemu:dirty-bitmap:x", b"base:other"), False),
+        (SET, (), False),
+        (SET, (b"base:",), False),
+        (SET, (ALLOCATION, ALLOCATION, b"x-mine:y"), True),
+        (SET, (b"base:allocations",), False),
+    ],
+)
+def test_metadata_contexts(number: int, queries: tuple[bytes, ...], found: bool) -> None:
+    nbd = connection()
+    feed(nbd, option(Option.STRUCTURED_REPLY) + option(number, contexts(b"vol-1", *queries)))
+    _, *answers = replies(nbd)
+    assert answers.pop() == (number, Reply.ACK, b"")
+    context = struct.pack(">I", 1 if number == SET else 0) + ALLOCATION
+    assert answers == [(number, Reply.META_CONTEXT, context)] * found
+
+
+@pytest.mark.parametrize("number", [LIST, SET])
+@pytest.mark.parametrize(
+    ("data", "reply"),
+    [
+        (b"", Reply.ERR_INVALID),
+        (contexts(b"vol-1", ALLOCATION)[:-1], Reply.ERR_INVALID),
+        (contexts(b"vol-1", ALLOCATION) + b"x", Reply.ERR_INVALID),
+        (contexts(b"vol-1", b"without a namespace"), Reply.ERR_INVALID),
+        (contexts(b"vol-1", b"x:" + bytes(4096)), Reply.ERR_INVALID),
+        (struct.pack(">I", 1 << 31) + b"vol-1", Reply.ERR_INVALID),
+        (struct.pack(">I5sI", 5, b"vol-1", (1 << 32) - 1), Reply.ERR_INVALID),
+        (contexts(b"other", ALLOCATION), Reply.ERR_UNKNOWN),
+    ],
+)
+def test_malformed_requests_for_contexts(number: int, data: bytes, reply: int) -> None:
+    nbd = connection()
+    feed(nbd, option(Option.STRUCTURED_REPLY) + option(number, data))
+    _, *answers = replies(nbd)
+    assert [kind for _, kind, _ in answers] == [reply]
+    assert nbd.phase == Phase.OPTIONS
+
+
+@pytest.mark.parametrize("number", [LIST, SET])
+def test_contexts_need_structured_replies(number: int) -> None:
+    nbd = connection()
+    feed(nbd, option(number, contexts(b"vol-1", ALLOCATION)))
+    assert [kind for _, kind, _ in replies(nbd)] == [Reply.ERR_INVALID]
+
+
+@pytest.mark.parametrize(
+    ("asked", "allowed"),
+    [
+        ([contexts(b"vol-1", ALLOCATION)], True),
+        ([], False),
+        ([contexts(b"", ALLOCATION)], False),
+        ([contexts(b"vol-1", ALLOCATION), contexts(b"vol-1")], False),
+        ([contexts(b"vol-1", ALLOCATION), contexts(b"vol-1", b"broken")], False),
+        ([contexts(b"vol-1", b"broken"), contexts(b"vol-1", ALLOCATION)], True),
+    ],
+    ids=["selected", "nothing", "another name", "replaced by none", "replaced by a failure", "after a failure"],
+)
+def test_block_status_needs_a_context_selected_last_and_for_the_same_name(asked: list[bytes], allowed: bool) -> None:
+    nbd = connection()
+    feed(nbd, option(Option.STRUCTURED_REPLY) + b"".join(option(SET, data) for data in asked))
+    feed(nbd, option(Option.GO, named(b"vol-1")))
+    replies(nbd)
+    feed(nbd, struct.pack(">IHHQQI", 0x25609513, 0, 7, 1, 0, 4096))
+    assert bool(nbd.requests) == allowed
+    assert bool(nbd.replies) != allowed
 
 
 @pytest.mark.parametrize("number", [Option.LIST, Option.STRUCTURED_REPLY, Option.STARTTLS])

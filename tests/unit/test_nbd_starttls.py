@@ -120,7 +120,7 @@ def secured(refusal: str = "") -> NbdConnection:
 def test_behind_tls_the_negotiation_goes_on_without_a_second_greeting() -> None:
     nbd = secured()
     nbd.receive(memoryview(option(Option.EXPORT_NAME, b"vol-1")), 1, 1)
-    assert b"".join(nbd.replies) == struct.pack(">QH", 1 << 20, 0b1000_0110_1101)
+    assert b"".join(nbd.replies) == struct.pack(">QH", 1 << 20, 0b1101_0110_1101)
     assert nbd.phase == Phase.TRANSMISSION
 
 

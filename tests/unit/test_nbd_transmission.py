@@ -46,16 +46,20 @@ def test_requests_of_one_wake_up_come_out_in_order() -> None:
         + request(Command.FLUSH, 0, 0, handle=9)
         + request(Command.TRIM, 0, 1 << 29, handle=10)
         + request(Command.WRITE_ZEROES, 0, 4096, flags=0b10011, handle=11)
+        + request(Command.CACHE, 0, SIZE, handle=12)
+        + request(Command.READ, 512, 1024, handle=13)
     )
     assert feed(nbd, stream) == len(stream)
     assert [arrived for arrived, _ in nbd.requests] == [
-        NbdRequest(Command.WRITE, True, 7, 4096, 4096),
-        NbdRequest(Command.READ, False, 8, 8192, 8192),
-        NbdRequest(Command.FLUSH, False, 9, 0, 0),
-        NbdRequest(Command.TRIM, False, 10, 0, 1 << 29),
-        NbdRequest(Command.WRITE_ZEROES, True, 11, 0, 4096),
+        NbdRequest(Command.WRITE, 1, 7, 4096, 4096),
+        NbdRequest(Command.READ, 0, 8, 8192, 8192),
+        NbdRequest(Command.FLUSH, 0, 9, 0, 0),
+        NbdRequest(Command.TRIM, 0, 10, 0, 1 << 29),
+        NbdRequest(Command.WRITE_ZEROES, 0b10011, 11, 0, 4096),
+        NbdRequest(Command.CACHE, 0, 12, 0, SIZE),
+        NbdRequest(Command.READ, 0, 13, 512, 1024),
     ]
-    assert [bytes(payload) for _, payload in nbd.requests] == [data, b"", b"", b"", b""]
+    assert [bytes(payload) for _, payload in nbd.requests] == [data, b"", b"", b"", b"", b"", b""]
 
 
 BAD = [
@@ -65,15 +69,25 @@ BAD = [
     (request(Command.TRIM, SIZE - 4096, 8192), Errno.EINVAL),
     (request(Command.WRITE, SIZE, 4096, data=bytes(4096)), Errno.ENOSPC),
     (request(Command.WRITE_ZEROES, SIZE - 4096, 8192), Errno.ENOSPC),
-    (request(Command.READ, 512, 4096), Errno.EINVAL),
-    (request(Command.READ, 0, 512), Errno.EINVAL),
+    (request(Command.READ, 256, 4096), Errno.EINVAL),
+    (request(Command.READ, 0, 513), Errno.EINVAL),
+    (request(Command.READ, SIZE - 512, 1024), Errno.EINVAL),
+    (request(Command.WRITE, SIZE - 512, 1024, data=bytes(1024)), Errno.ENOSPC),
     (request(Command.READ, 0, 0), Errno.EINVAL),
     (request(Command.WRITE, 1, 3, data=b"abc"), Errno.EINVAL),
     (request(Command.FLUSH, 0, 4096), Errno.EINVAL),
     (request(Command.READ, flags=2), Errno.EINVAL),
     (request(Command.READ, flags=0x8000), Errno.EINVAL),
-    (request(5), Errno.EINVAL),
-    (request(7), Errno.EINVAL),
+    (request(Command.READ, flags=8), Errno.EINVAL),
+    (request(Command.WRITE, flags=4, data=bytes(4096)), Errno.EINVAL),
+    (request(Command.TRIM, flags=2), Errno.EINVAL),
+    (request(Command.CACHE, flags=1), Errno.EINVAL),
+    (request(Command.CACHE, SIZE, 512), Errno.EINVAL),
+    (request(Command.WRITE_ZEROES, 512, 4096, flags=16), Errno.ENOTSUP),
+    (request(Command.WRITE_ZEROES, 0, 512, flags=18), Errno.ENOTSUP),
+    (request(Command.BLOCK_STATUS), Errno.EINVAL),
+    (request(Command.BLOCK_STATUS, flags=1), Errno.EINVAL),
+    (request(8), Errno.EINVAL),
     (request(0xFFFF), Errno.EINVAL),
 ]
 
@@ -164,7 +178,7 @@ def test_after_disconnect_nothing_is_heard() -> None:
 
 
 def test_replies() -> None:
-    read, write = NbdRequest(Command.READ, False, 5, 4096, 4096), NbdRequest(Command.WRITE, False, 6, 0, 4096)
+    read, write = NbdRequest(Command.READ, 0, 5, 4096, 4096), NbdRequest(Command.WRITE, 0, 6, 0, 4096)
     data = b"d" * 4096
     simple, structured = connected(), connected(structured=True)
     assert b"".join(simple.reply(read, 0, data)) == struct.pack(">IIQ", 0x67446698, 0, 5) + data
@@ -172,6 +186,9 @@ def test_replies() -> None:
     assert b"".join(structured.reply(read, 0, data)) == chunk
     for nbd in (simple, structured):
         assert b"".join(nbd.reply(write, 0)) == struct.pack(">IIQ", 0x67446698, 0, 6)
+    status = NbdRequest(Command.BLOCK_STATUS, 0, 8, 512, 8192)
+    chunk = struct.pack(">IHHQI", 0x668E33EF, 1, 5, 8, 20) + struct.pack(">IIIII", 1, 3584, 0, 4608, 3)
+    assert structured.status(status, [(3584, True), (4608, False)]) == chunk
     assert b"".join(simple.reply(read, 5)) == struct.pack(">IIQ", 0x67446698, 5, 5)
     assert b"".join(structured.reply(read, 5)) == struct.pack(">IHHQIIH", 0x668E33EF, 1, (1 << 15) + 1, 5, 6, 5, 0)
 

@@ -431,7 +431,7 @@ class Node:
         nodes = tuple(voter.node for voter in record.voters)
         return self.promises.lease_until(volume.id, volume.brain.epoch, self.name, nodes)
 
-    def park(self, volume_id: str, read: fx.AnswerRead) -> None:
+    def park(self, volume_id: str, read: fx.AnswerRead | fx.AnswerStatus) -> None:
         """The lease does not hold at this moment: the read waits for the next promise."""
         self.volumes[volume_id].parked.append(read)
 

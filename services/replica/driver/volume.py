@@ -50,7 +50,7 @@ class Volume:
     pending: deque[Pending] = field(default_factory=deque)
     tickets: int = 0
     early_join: EarlyJoin | None = None
-    parked: list[fx.AnswerRead] = field(default_factory=list)
+    parked: list[fx.AnswerRead | fx.AnswerStatus] = field(default_factory=list)
     """Reads that wait for the lease to hold again."""
     disk_waits: dict[tuple[str, int, int], int] = field(default_factory=dict)
     """What the disk was asked for and has not finished, oldest first: (kind, owner, ticket or region) -> since."""

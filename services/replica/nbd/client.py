@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -105,6 +106,12 @@ class Client(asyncio.BufferedProtocol):
         self._unanswered -= 1
         self._unanswered_bytes -= _payload_bytes(request)
         self._replies += self._nbd.reply(request, errno, data)
+        self._flush_soon()
+
+    def answer_status(self, request: NbdRequest, extents: Iterable[tuple[int, bool]]) -> None:
+        """Reply to a block status: (bytes, they hold data) from the request's offset on."""
+        self._unanswered -= 1
+        self._replies.append(self._nbd.status(request, extents))
         self._flush_soon()
 
     def hang_up(self) -> None:

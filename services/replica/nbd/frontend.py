@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Protocol
 
 from services.replica.nbd.client import Client
+from services.replica.nbd.pieces import cut_read, cut_status, pieces, whole
 from services.replica.nbd.protocol import Export, NbdRequest
 from services.replica.nbd.server import NbdServer
-from services.replica.nbd.wire import Command
+from services.replica.nbd.wire import Command, CommandFlag
 from services.replica.peers.frames import FUA, Frame, FrameError, Type, pack
-from services.replica.peers.payloads import split_blocks, unpack_copies, unpack_refused
+from services.replica.peers.payloads import split_blocks, unpack_copies, unpack_extents, unpack_refused
 from services.replica.replication.frontend import (
     Answer,
     ClientGone,
@@ -35,6 +36,7 @@ from services.replica.replication.frontend import (
     FrontendCore,
     LinkDown,
     LinkUp,
+    Merge,
     Opened,
     Refused,
     Release,
@@ -50,20 +52,15 @@ from stoscore.messages import FrontendStatus
 from stoscore.telemetry import get_logger
 from stoscore.units import BLOCK_BYTES
 
-_KIND = {
-    int(Command.READ): int(RequestKind.READ),
-    int(Command.WRITE): int(RequestKind.WRITE),
-    int(Command.FLUSH): int(RequestKind.FLUSH),
-    int(Command.TRIM): int(RequestKind.ZERO),
-    int(Command.WRITE_ZEROES): int(RequestKind.ZERO),
-}
 _FRAME = {
     int(RequestKind.READ): int(Type.IO_READ),
     int(RequestKind.WRITE): int(Type.IO_WRITE),
     int(RequestKind.ZERO): int(Type.IO_ZERO),
     int(RequestKind.FLUSH): int(Type.IO_FLUSH),
+    int(RequestKind.STATUS): int(Type.IO_STATUS),
 }
-_WRITE = int(RequestKind.WRITE)
+_READ, _WRITE, _STATUS = int(RequestKind.READ), int(RequestKind.WRITE), int(RequestKind.STATUS)
+_FUA = int(CommandFlag.FUA)
 _SESSION_END = 1 << 63
 """Sessions are numbered from the clock in nanoseconds: not before the year 2262."""
 
@@ -71,6 +68,23 @@ _SESSION_END = 1 << 63
 class Send(Protocol):
     def __call__(self, node: str, /, *parts: bytes | memoryview) -> bool:
         """Queue one frame to a node; False when its link is down. Takes the parts before it returns."""
+
+
+class Split:
+    """A request that became several pieces: its client has one answer, when all of them have theirs."""
+
+    __slots__ = ("_errno", "_left", "client")
+
+    def __init__(self, client: Client, pieces: int):
+        self.client = client
+        self._left = pieces
+        self._errno = 0
+
+    def answer(self, request: NbdRequest, errno: int) -> None:
+        self._left -= 1
+        self._errno = self._errno or errno
+        if not self._left:
+            self.client.answer(request, self._errno)
 
 
 class Frontend:
@@ -107,12 +121,14 @@ class Frontend:
         self.export = Export(name, size_bytes)
         self._server = NbdServer(self.export, socket_path, self, self._log)
         self._next_number = 1
-        self._asked: dict[int, tuple[Client, NbdRequest]] = {}
+        self._asked: dict[int, tuple[Client | Split, NbdRequest]] = {}
         """By cookie: who waits for what."""
         self._writes: dict[int, tuple[bytes, bytes]] = {}
         """By token: checksums and data of unanswered writes."""
-        self._contents: dict[int, bytes] = {}
-        """By token: what a read brought, until it is passed on."""
+        self._patches: dict[int, tuple[int, bytes]] = {}
+        """By token: where in its block a patch goes, and what; until it is merged."""
+        self._contents: dict[int, bytes | list[tuple[int, bool]]] = {}
+        """By token: what a read or a status brought, until it is passed on."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
         self._logged = ("", False)
@@ -122,7 +138,7 @@ class Frontend:
         """Called with a node of the volume that was not known before: a link to it is wanted."""
         self.on_copies: Callable[[Mapping[str, int]], None] = lambda copies: None
         """Called with the volume's copies when the primary has told that they are others than before."""
-        self._count = dict.fromkeys(_FRAME, 0)
+        self._count = dict.fromkeys(map(int, Command), 0)
 
     async def start(self) -> None:
         """Listen and look for the primary. Raises StosError when the socket can't be made."""
@@ -157,8 +173,8 @@ class Frontend:
             connected=bool(self._core.primary),
             clients=len(self._server.clients),
             in_flight=self._core.unanswered,
-            writes=self._count[_WRITE],
-            reads=self._count[RequestKind.READ],
+            writes=self._count[Command.WRITE],
+            reads=self._count[Command.READ],
             epoch=self._core.epoch,
         )
 
@@ -168,22 +184,51 @@ class Frontend:
         now_ns = time.monotonic_ns()
         step = self._core.step
         for request, payload in requests:
+            command, flags, _, offset, length = request
+            self._count[command] += 1
+            kind = whole(request)
+            if kind < 0:
+                self._submit_pieces(client, request, payload, now_ns)
+                continue
             number = self._next_number
             self._next_number = number + 1
             self._asked[number] = (client, request)
-            kind = _KIND[request.command]
-            self._count[kind] += 1
             token = 0
             if kind == _WRITE:
                 data = bytes(payload)
                 self._writes[number] = (block_sums(data), data)
                 token = number
-            block, count = request.offset // BLOCK_BYTES, request.length // BLOCK_BYTES
-            self._run(step(ClientRequest(number, kind, block, count, request.fua, token), now_ns))
+            fua = bool(flags & _FUA)
+            self._run(
+                step(ClientRequest(number, kind, offset // BLOCK_BYTES, length // BLOCK_BYTES, fua, token), now_ns)
+            )
         self._arm(now_ns)
 
+    def _submit_pieces(self, client: Client, request: NbdRequest, payload: memoryview, now_ns: int) -> None:
+        """All of them before anything else is heard, so that two requests overlap in one order everywhere."""
+        parts = pieces(request, payload)
+        if not parts:
+            client.answer(request, 0)
+            return
+        owner = Split(client, len(parts)) if len(parts) > 1 else client
+        fua = bool(request.flags & _FUA)
+        for part in parts:
+            number = self._next_number
+            self._next_number = number + 1
+            self._asked[number] = (owner, request)
+            data = bytes(part.payload)
+            if part.kind == RequestKind.PATCH:
+                self._patches[number] = (part.skip, data)
+            elif data:
+                self._writes[number] = (block_sums(data), data)
+            token = number if data else 0
+            self._run(self._core.step(ClientRequest(number, part.kind, part.block, part.count, fua, token), now_ns))
+
     def gone(self, client: Client) -> None:
-        cookies = {cookie for cookie, (owner, _) in self._asked.items() if owner is client}
+        def owned(owner: Client | Split) -> bool:
+            return owner is client or (isinstance(owner, Split) and owner.client is client)
+
+        cookies = {cookie for cookie, (owner, _) in self._asked.items() if owned(owner)}
         for cookie in cookies:
             del self._asked[cookie]
         self._step(ClientGone(cookies))
@@ -213,6 +258,10 @@ class Frontend:
             event = Done(peer, frame.x, frame.id, frame.epoch, frame.y)
         elif frame.type == Type.IO_DATA:
             event = self._read(peer, frame)
+        elif frame.type == Type.IO_EXTENTS:
+            extents = unpack_extents(frame.payload)
+            blocks = sum(count for count, _ in extents)
+            event = Data(peer, frame.x, frame.id, frame.epoch, self._keep(extents), _STATUS, blocks)
         elif frame.type == Type.OPENED:
             self._told(peer, Opened(peer, frame.id, frame.epoch, frame.x), unpack_copies(frame.payload))
             return
@@ -267,10 +316,13 @@ class Frontend:
                 extra={"volume": self.volume_id, "epoch": frame.epoch},
             )
             return Done(peer, frame.x, frame.id, frame.epoch, os_errno.EIO)
+        return Data(peer, frame.x, frame.id, frame.epoch, self._keep(data), _READ, frame.z)
+
+    def _keep(self, content: bytes | list[tuple[int, bool]]) -> int:
         token = self._next_number
         self._next_number = token + 1
-        self._contents[token] = data
-        return Data(peer, frame.x, frame.id, frame.epoch, token)
+        self._contents[token] = content
+        return token
 
     # --- effects ---
 
@@ -294,8 +346,11 @@ class Frontend:
             elif isinstance(effect, Answer):
                 self._answer(effect)
             elif isinstance(effect, Release):
-                if self._writes.pop(effect.token, None) is None:
-                    self._contents.pop(effect.token, None)
+                for held in (self._writes, self._contents, self._patches):
+                    if held.pop(effect.token, None) is not None:
+                        break
+            elif isinstance(effect, Merge):
+                self._merge(effect)
             elif isinstance(effect, SendOpen):
                 if not self._send_session(Type.OPEN, effect):
                     lost = effect.node
@@ -303,6 +358,13 @@ class Frontend:
                 self._send_session(Type.CLOSE, effect)
         if lost:
             self._run(self._core.step(LinkDown(lost), time.monotonic_ns()))
+
+    def _merge(self, merge: Merge) -> None:
+        skip, part = self._patches.pop(merge.token)
+        block = self._contents.pop(merge.content)
+        assert isinstance(block, bytes)
+        data = block[:skip] + part + block[skip + len(part) :]
+        self._writes[merge.token] = (block_sums(data), data)
 
     def _send_request(self, request: SendRequest) -> bool:
         sums, data = self._writes[request.token] if request.token else (b"", b"")
@@ -333,12 +395,15 @@ class Frontend:
         return self._send(effect.node, header)
 
     def _answer(self, answer: Answer) -> None:
-        client, request = self._asked.pop(answer.cookie)
-        data = self._contents.pop(answer.token) if answer.token else b""
-        errno = answer.errno
-        if not errno and request.command == Command.READ and len(data) != request.length:
-            errno = os_errno.EIO  # another range than the one asked for would shift the client's stream
-        client.answer(request, errno, data)
+        owner, request = self._asked.pop(answer.cookie)
+        if isinstance(owner, Split):
+            owner.answer(request, answer.errno)
+            return
+        content = self._contents.pop(answer.token) if answer.token else b""
+        if isinstance(content, list):
+            owner.answer_status(request, cut_status(request, content))
+        else:
+            owner.answer(request, answer.errno, cut_read(request, content) if content else content)
 
     # --- time ---
 

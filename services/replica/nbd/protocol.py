@@ -8,13 +8,14 @@
 
 A client can send anything. Whatever arrives is either accepted, or answered with the protocol's own error,
 or ends the connection (`phase` CLOSED with the reason in `closed_because`); nothing is ever raised. What a
-request may be is checked here in a fixed order (command, flags, length, alignment, range), so that
-everything behind sees only whole blocks inside the volume.
+request may be is checked here in a fixed order (command, flags, what was negotiated, length and alignment, range,
+size), so that everything behind sees only whole sectors inside the volume.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -28,13 +29,16 @@ _FLAGS_OF = {
     Command.WRITE: CommandFlag.FUA,
     Command.FLUSH: CommandFlag.FUA,
     Command.TRIM: CommandFlag.FUA,
+    Command.CACHE: CommandFlag(0),
+    Command.BLOCK_STATUS: CommandFlag.REQ_ONE,
     # NO_HOLE is accepted and changes nothing: the store keeps every zero block as a hole, also a written one.
     Command.WRITE_ZEROES: CommandFlag.FUA | CommandFlag.NO_HOLE | CommandFlag.FAST_ZERO,
 }
 _FLAGS = {int(command): int(flags) for command, flags in _FLAGS_OF.items()}
 """Plain numbers: IntFlag arithmetic costs microseconds and this is looked up for every request."""
 _READ, _WRITE, _DISC, _FLUSH = int(Command.READ), int(Command.WRITE), int(Command.DISC), int(Command.FLUSH)
-_WRITE_ZEROES, _FUA, _DF = int(Command.WRITE_ZEROES), int(CommandFlag.FUA), int(CommandFlag.DF)
+_WRITE_ZEROES, _BLOCK_STATUS = int(Command.WRITE_ZEROES), int(Command.BLOCK_STATUS)
+_DF, _FAST_ZERO = int(CommandFlag.DF), int(CommandFlag.FAST_ZERO)
 _HEADER_BYTES = wire.REQUEST.size
 _NO_DATA = memoryview(b"")
 
@@ -50,11 +54,12 @@ class Export(NamedTuple):
 
 
 class NbdRequest(NamedTuple):
-    """One valid request; offset and length are bytes, multiples of the block size."""
+    """One valid request; offset and length are bytes, multiples of 512, inside the volume."""
 
     command: int
-    """READ, WRITE, FLUSH, TRIM or WRITE_ZEROES"""
-    fua: bool
+    """any but DISC"""
+    flags: int
+    """`CommandFlag`s that belong to the command"""
     handle: int
     """the client's own name for it, repeated in the reply"""
     offset: int
@@ -85,6 +90,10 @@ class NbdConnection:
         """Payload still to come of a write that was refused."""
         self.phase = Phase.OPTIONS if secured else Phase.CLIENT_FLAGS
         self.structured = False
+        self._context_of: bytes | None = None
+        """The export name for which `base:allocation` was selected last; None: not selected."""
+        self._contexts = False
+        """The client may ask for the block status."""
         self.closed_because = ""
         self.wanted = wire.OPTION.size if secured else wire.CLIENT_FLAGS.size
         """Bytes, from the first one not consumed, that the next step needs."""
@@ -104,6 +113,11 @@ class NbdConnection:
         if self.phase == Phase.TRANSMISSION:
             at += self._transmission(data[at:] if at else data, requests_max, bytes_max)
         return len(data) if self.phase > Phase.TRANSMISSION else at
+
+    def status(self, request: NbdRequest, extents: Iterable[tuple[int, bool]]) -> bytes:
+        """The bytes that answer a block status: lengths in bytes from the request's offset on, and whether it is data.
+        They end where the request ends, or before."""
+        return wire.status_chunk(request.handle, extents)
 
     def reply(self, request: NbdRequest, errno: int, data: bytes | memoryview = b"") -> list[bytes | memoryview]:
         """The bytes that answer a request, in parts. `data` is a successful read's content."""
@@ -163,6 +177,8 @@ class NbdConnection:
         elif option == Option.STRUCTURED_REPLY:
             self.structured = True
             self._option_reply(option, Reply.ACK)
+        elif option in (Option.LIST_META_CONTEXT, Option.SET_META_CONTEXT):
+            self._meta_context(option, data)
         elif option == Option.STARTTLS and self._secured:
             self._option_reply(option, Reply.ERR_INVALID, "TLS stands already")
         elif option == Option.STARTTLS:
@@ -179,6 +195,11 @@ class NbdConnection:
             self._close(f"no export {data[:80]!r}")
             return
         self.replies.append(wire.export_reply(self._export.size_bytes, self.structured, self._zeroes))
+        self._begin(data)
+
+    def _begin(self, name: bytes) -> None:
+        """Contexts are selected for a name, and hold only if the export is used by that same name."""
+        self._contexts = self._context_of == name
         self._to(Phase.TRANSMISSION, _HEADER_BYTES)
 
     def _info_or_go(self, option: int, data: bytes) -> None:
@@ -191,7 +212,25 @@ class NbdConnection:
             self.replies += wire.info_replies(option, self._export.name, self._export.size_bytes, self.structured)
             self._option_reply(option, Reply.ACK)
             if option == Option.GO:
-                self._to(Phase.TRANSMISSION, _HEADER_BYTES)
+                self._begin(name)
+
+    def _meta_context(self, option: int, data: bytes) -> None:
+        sets = option == Option.SET_META_CONTEXT
+        if sets:
+            self._context_of = None  # whatever becomes of this request
+        asked = _requested_contexts(data)
+        if not self.structured:
+            self._option_reply(option, Reply.ERR_INVALID, "structured replies have to be negotiated first")
+        elif asked is None:
+            self._option_reply(option, Reply.ERR_INVALID, "malformed name or list of contexts")
+        elif not self._offers(asked[0]):
+            self._option_reply(option, Reply.ERR_UNKNOWN, f"no export of that name; there is {self._export.name}")
+        else:
+            name, queries = asked
+            if wire.ALLOCATION in queries or (not sets and (not queries or b"base:" in queries)):
+                self.replies.append(wire.context_reply(option, wire.ALLOCATION_ID if sets else 0))
+                self._context_of = name if sets else self._context_of
+            self._option_reply(option, Reply.ACK)
 
     def _offers(self, name: bytes) -> bool:
         return name in (b"", self._export.name.encode())
@@ -233,7 +272,7 @@ class NbdConnection:
                 self.wanted = _HEADER_BYTES + payload_bytes
                 return at
             payload = data[at + _HEADER_BYTES : after] if payload_bytes else _NO_DATA
-            self.requests.append((NbdRequest(command, bool(flags & _FUA), handle, offset, length), payload))
+            self.requests.append((NbdRequest(command, flags, handle, offset, length), payload))
             requests_max -= 1
             if command <= _WRITE:
                 bytes_max -= length
@@ -248,8 +287,10 @@ class NbdConnection:
             return Errno.EINVAL, f"flags {flags:#x} do not belong to command {command}"
         if command == _FLUSH:
             return (Errno.EINVAL, "a flush has no range") if offset or length else (0, "")
-        if not length or (offset | length) % BLOCK_BYTES:
-            return Errno.EINVAL, f"offset and length must be multiples of {BLOCK_BYTES} and length above 0"
+        if command == _BLOCK_STATUS and not self._contexts:
+            return Errno.EINVAL, "no metadata context was selected for this export"
+        if not length or (offset | length) % wire.SECTOR_BYTES:
+            return Errno.EINVAL, f"offset and length must be multiples of {wire.SECTOR_BYTES} and length above 0"
         if offset + length > self._export.size_bytes:
             beyond = Errno.ENOSPC if command in (_WRITE, _WRITE_ZEROES) else Errno.EINVAL
             return beyond, "beyond the end of the volume"
@@ -258,6 +299,8 @@ class NbdConnection:
                 Errno.EOVERFLOW if self.structured else Errno.EINVAL,
                 f"reads end at {REQUEST_BYTES_MAX} bytes",
             )
+        if flags & _FAST_ZERO and (offset | length) % BLOCK_BYTES:
+            return Errno.ENOTSUP, "parts of blocks are read and written: that is not faster than a write"
         return 0, ""
 
     def _error(self, handle: int, errno: int, reason: str) -> bytes:
@@ -286,3 +329,27 @@ def _requested_name(data: bytes) -> bytes | None:
     if len(data) != 6 + name_bytes + 2 * requests:
         return None
     return data[4 : 4 + name_bytes]
+
+
+def _requested_contexts(data: bytes) -> tuple[bytes, list[bytes]] | None:
+    """(export name, queries) in the data of LIST_ and SET_META_CONTEXT: length, name, number of queries, each with its
+    length. None when the lengths contradict each other, or a query names no namespace."""
+    at = 0
+    texts: list[bytes] = []
+    expected = 1
+    while len(texts) < expected:
+        if len(data) - at < 4:
+            return None
+        (length,) = struct.unpack_from(">I", data, at)
+        at += 4
+        if length > min(len(data) - at, wire.NAME_BYTES_MAX):
+            return None
+        texts.append(data[at : at + length])
+        at += length
+        if len(texts) == 1:
+            if len(data) - at < 4:
+                return None
+            expected += struct.unpack_from(">I", data, at)[0]
+            at += 4
+    name, *queries = texts
+    return None if at != len(data) or not all(b":" in query for query in queries) else (name, queries)

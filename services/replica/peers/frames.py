@@ -19,7 +19,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from stoscore.limits import FRAME_BYTES_MAX, MESSAGE_BYTES_MAX
-from stoscore.units import BLOCK_BYTES, KIB, MIB
+from stoscore.units import BLOCK_BYTES, KIB, MIB, SUM_BYTES
 
 MAGIC = 0x5354
 HEADER = struct.Struct("<HBBI16sQQIIQQQQQ")
@@ -75,6 +75,8 @@ class Type(IntEnum):
     IO_DATA = 40  # id request, x session, y block, z count; payload: sums, data
     SERVING = 41  # the header's epoch is served by the sender; payload: copies (json)
     CLOSE = 42  # id session
+    IO_STATUS = 43  # id request, x session, y block, z count
+    IO_EXTENTS = 44  # id request, x session, y block; payload: extents
 
 
 FUA = 1
@@ -87,6 +89,8 @@ GREETING_BYTES_MAX = 4096
 """All that a peer may send before it is known."""
 COMPARED_NODES_MAX = 8192
 """Nodes of the hash tree that one DIGEST may ask for: twice what a primary asks for at a time."""
+EXTENTS_MAX = 16 * KIB
+"""In one IO_EXTENTS."""
 _RANGE_BYTES, _U64_BYTES = 16, 8
 
 PAYLOAD_BYTES_MAX: dict[int, int] = {
@@ -121,6 +125,8 @@ PAYLOAD_BYTES_MAX: dict[int, int] = {
     Type.IO_DATA: FRAME_BYTES_MAX,
     Type.SERVING: 4 * KIB,
     Type.CLOSE: 0,
+    Type.IO_STATUS: 0,
+    Type.IO_EXTENTS: EXTENTS_MAX * _U64_BYTES,
 }
 """What a payload may hold at most, by type: looked at in the header, so that nobody can make us take in 33 MiB
 for a beat, nor a list that takes the loop seconds to walk."""
@@ -151,7 +157,9 @@ class Frame(NamedTuple):
 
 def weight(frame: Frame) -> int:
     """The bytes that handling this frame moves: what it brought, and what it asks for."""
-    return len(frame.payload) + (frame.z * BLOCK_BYTES if frame.type == Type.IO_READ else 0)
+    if frame.type == Type.IO_READ:
+        return frame.z * BLOCK_BYTES
+    return frame.z * SUM_BYTES if frame.type == Type.IO_STATUS else len(frame.payload)
 
 
 def pack(

@@ -26,6 +26,7 @@ COPY_BLOCKS_MAX = 8192
 """Blocks of one COPY, those that read as zeros and travel without data included."""
 
 _RANGE = struct.Struct("<QQ")
+_EXTENT = struct.Struct("<II")
 _CLAIM = struct.Struct("<16sIQ")
 _BLOCKS_MAX = VOLUME_BYTES_MAX // BLOCK_BYTES
 _ZERO_SUM = bytes(SUM_BYTES)
@@ -86,6 +87,21 @@ def check_range(frame: Frame) -> tuple[int, int]:
     if not frame.z or frame.y + frame.z > _BLOCKS_MAX:
         raise FrameError(f"impossible range: block {frame.y}, count {frame.z}")
     return frame.y, frame.z
+
+
+def pack_extents(extents: Iterable[tuple[int, bool]]) -> bytes:
+    """(blocks, they hold data), 8 bytes each."""
+    return b"".join([_EXTENT.pack(count, is_data) for count, is_data in extents])
+
+
+def unpack_extents(payload: memoryview | bytes) -> list[tuple[int, bool]]:
+    """One at least, none empty."""
+    if not payload or len(payload) % _EXTENT.size:
+        raise FrameError(f"a list of extents is not {len(payload)} bytes long")
+    found = [(count, bool(state)) for count, state in _EXTENT.iter_unpack(payload)]
+    if not all(count for count, _ in found):
+        raise FrameError("a list of extents has an empty one")
+    return found
 
 
 def split_blocks(frame: Frame) -> tuple[memoryview, memoryview]:

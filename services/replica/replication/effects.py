@@ -36,6 +36,17 @@ class AnswerRead:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerStatus:
+    """Look where data are and answer, under the same condition."""
+
+    link: int
+    session: int
+    request: int
+    block: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class AnswerDigests:
     link: int
     number: int
@@ -175,6 +186,7 @@ Effect = (
     Tell
     | Answer
     | AnswerRead
+    | AnswerStatus
     | AnswerDigests
     | StoreWrite
     | StoreZero

@@ -12,6 +12,10 @@ has opened it, everything unanswered is sent again in its original order. Answer
 epoch below the newest one seen are dropped (W3). Only a fenced frontend, whose volume was attached
 elsewhere, answers with an error of its own: ESHUTDOWN, for good.
 
+A part of a block is written as a whole one: the block is read, the shell puts the part into it, and the result is
+written. Order keeps every other write to the block away in between, and the result is computed once: after a
+failover the whole block is sent again like any other write, and never computed from what it may itself have left.
+
 A flush is passed on as it comes: it covers writes that were answered before it, and those are on every
 in-sync replica whatever happens to the session.
 """
@@ -33,6 +37,7 @@ from services.replica.replication.frontend_events import (
     Event,
     LinkDown,
     LinkUp,
+    Merge,
     Opened,
     Refused,
     RefusedCode,
@@ -60,6 +65,7 @@ __all__ = [
     "FrontendCore",
     "LinkDown",
     "LinkUp",
+    "Merge",
     "Opened",
     "Refused",
     "RefusedCode",
@@ -84,6 +90,8 @@ for a copy, and a new session would hold up the reads that it still answers."""
 
 EIO = 5
 ESHUTDOWN = 108
+
+_READ, _WRITE, _PATCH = int(RequestKind.READ), int(RequestKind.WRITE), int(RequestKind.PATCH)
 
 
 class FrontendCore:
@@ -300,16 +308,23 @@ class FrontendCore:
         if request is None:
             return
         errno = event.errno
-        if request.kind == RequestKind.READ and not errno:
+        if not errno and (request.looks or request.kind == _PATCH):
             errno = EIO  # a read without its content
         self._finish(request, errno, 0, now_ns, effects)
 
     def _data(self, event: Data, now_ns: int, effects: list[Effect]) -> None:
         request = self._answered(event, now_ns)
-        if request is None or request.kind != RequestKind.READ:
+        if request is None or not (request.looks or request.kind == _PATCH):
             effects.append(Release(event.token))
-            return
-        self._finish(request, 0, event.token, now_ns, effects)
+        elif not _fits(request, event):
+            effects.append(Release(event.token))
+            self._finish(request, EIO, 0, now_ns, effects)
+        elif request.looks:
+            self._finish(request, 0, event.token, now_ns, effects)
+        else:
+            effects.append(Merge(request.token, event.token))
+            request.kind = _WRITE
+            self._send(request, effects)
 
     def _answered(self, event: Done | Data, now_ns: int) -> Unanswered | None:
         """The request that this answers; None when it is not one of the current session."""
@@ -349,18 +364,15 @@ class FrontendCore:
             request.sent = True
             self._sent += 1
             self._sent_bytes += payload_bytes
-            effects.append(
-                SendRequest(
-                    self._node,
-                    self._session,
-                    request.number,
-                    request.kind,
-                    request.block,
-                    request.count,
-                    request.fua,
-                    request.token,
-                )
-            )
+            self._send(request, effects)
+
+    def _send(self, request: Unanswered, effects: list[Effect]) -> None:
+        kind, fua, token = request.kind, request.fua, request.token
+        if kind == _PATCH:
+            kind, fua, token = _READ, False, 0
+        effects.append(
+            SendRequest(self._node, self._session, request.number, kind, request.block, request.count, fua, token)
+        )
 
     def _end(self, effects: list[Effect]) -> None:
         self._ended = True
@@ -380,5 +392,12 @@ class FrontendCore:
         return number
 
 
+def _fits(request: Unanswered, data: Data) -> bool:
+    """What came is what was asked for; a status may end early. Anything else would shift a client's stream."""
+    if request.kind == RequestKind.STATUS:
+        return data.kind == RequestKind.STATUS and 0 < data.count <= request.count
+    return data.kind == _READ and data.count == request.count
+
+
 def _payload_bytes(request: Unanswered) -> int:
-    return request.count * BLOCK_BYTES if request.kind <= RequestKind.WRITE else 0
+    return request.count * BLOCK_BYTES if request.kind <= _PATCH else 0

@@ -16,10 +16,14 @@ from typing import NamedTuple
 class RequestKind(IntEnum):
     READ = 0
     WRITE = 1
-    ZERO = 2
+    PATCH = 2
+    """A part of one block: the block is read, `Merge` makes the whole new block, and from then on it is a WRITE."""
+    ZERO = 3
     """Trim and write-zeroes: the range reads as zeros afterwards."""
-    FLUSH = 3
+    FLUSH = 4
     """Has no range (block and count are 0)."""
+    STATUS = 5
+    """Where data are. In order like a read."""
 
 
 class RefusedCode(IntEnum):
@@ -36,7 +40,7 @@ class RefusedCode(IntEnum):
 
 
 class ClientRequest(NamedTuple):
-    """A client asked. `token` is the payload of a write."""
+    """A client asked. `token` is the payload of a write or of a patch."""
 
     cookie: int
     kind: int
@@ -92,13 +96,17 @@ class Done(NamedTuple):
 
 
 class Data(NamedTuple):
-    """A read's content, verified by the shell, which keeps it under `token`."""
+    """What a read or a status brought, verified by the shell, which keeps it under `token`."""
 
     node: str
     session: int
     request: int
     epoch: int
     token: int
+    kind: int
+    """READ or STATUS"""
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls here
+    """The blocks that it is about."""
 
 
 class ServingHint(NamedTuple):
@@ -145,8 +153,16 @@ class SendClose(NamedTuple):
     session: int
 
 
+class Merge(NamedTuple):
+    """Put the patch that `token` stands for into the block `content`, which is forgotten: `token` then stands for the
+    whole new block, with its checksum."""
+
+    token: int
+    content: int
+
+
 class Answer(NamedTuple):
-    """Reply to the client; `token` is a read's content, to be forgotten afterwards."""
+    """Reply to the client; `token` is what a read or a status brought, to be forgotten afterwards."""
 
     cookie: int
     errno: int
@@ -159,4 +175,4 @@ class Release(NamedTuple):
     token: int
 
 
-Effect = SendOpen | SendRequest | SendClose | Answer | Release
+Effect = SendOpen | SendRequest | SendClose | Merge | Answer | Release

@@ -2,7 +2,7 @@
 
 After a failover everything unanswered is sent again, and nobody knows what of it was already applied. Were
 two writes to one block among it, the old one could be applied after the new one was answered and read. So a
-request that overlaps an earlier unanswered one waits for it, unless both only read; it waits for held ones
+request that overlaps an earlier unanswered one waits for it, unless both only look; it waits for held ones
 too, so overlapping requests are served in the order in which they came.
 
 Nearly all requests overlap nothing, and that must cost next to nothing: small requests are found through a
@@ -18,19 +18,21 @@ SMALL_BLOCKS = 32
 """Up to here a request is indexed block by block (128 KiB, the usual largest request of a filesystem)."""
 _WRITER = 1 << 32
 """Added to a block's count by each write; reads add 1."""
-_READ = int(RequestKind.READ)
+_LOOKS = (int(RequestKind.READ), int(RequestKind.STATUS))
+"""What changes nothing."""
 
 
 class Unanswered:
     """One request from its arrival to its answer."""
 
-    __slots__ = ("block", "blockers", "cookie", "count", "fua", "kind", "number", "sent", "token", "waiters")
+    __slots__ = ("block", "blockers", "cookie", "count", "fua", "kind", "looks", "number", "sent", "token", "waiters")
 
     def __init__(self, number: int, cookie: int | None, kind: int, block: int, count: int, fua: bool, token: int):
         self.number = number
         self.cookie = cookie
         """None: the client is gone and nobody waits for the answer."""
         self.kind = kind
+        self.looks = kind in _LOOKS
         self.block = block
         self.count = count
         self.fua = fua
@@ -43,7 +45,7 @@ class Unanswered:
 
     def conflicts(self, other: Unanswered) -> bool:
         return (
-            (self.kind != _READ or other.kind != _READ)
+            not (self.looks and other.looks)
             and self.block < other.block + other.count
             and other.block < self.block + self.count
         )
@@ -101,7 +103,7 @@ class RequestOrder:
             assert not (request.sent and request.blockers), "W3"
             earlier.append(request)
             if request.count <= SMALL_BLOCKS:
-                unit = 1 if request.kind == _READ else _WRITER
+                unit = 1 if request.looks else _WRITER
                 for block in range(request.block, request.block + request.count):
                     blocks[block] = blocks.get(block, 0) + unit
             else:
@@ -113,7 +115,7 @@ class RequestOrder:
         if request.count > SMALL_BLOCKS:
             return not any(other.conflicts(request) for other in self.table.values())
         blocks = self._blocks
-        if request.kind == _READ:
+        if request.looks:
             for block in range(request.block, request.block + request.count):
                 if blocks.get(block, 0) >= _WRITER:
                     return False
@@ -127,7 +129,7 @@ class RequestOrder:
         if request.count > SMALL_BLOCKS:
             self._large[request.number] = request
             return
-        unit = 1 if request.kind == _READ else _WRITER
+        unit = 1 if request.looks else _WRITER
         blocks = self._blocks
         for block in range(request.block, request.block + request.count):
             blocks[block] = blocks.get(block, 0) + unit
@@ -136,7 +138,7 @@ class RequestOrder:
         if request.count > SMALL_BLOCKS:
             del self._large[request.number]
             return
-        unit = 1 if request.kind == _READ else _WRITER
+        unit = 1 if request.looks else _WRITER
         blocks = self._blocks
         for block in range(request.block, request.block + request.count):
             left = blocks[block] - unit

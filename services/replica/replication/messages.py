@@ -163,6 +163,13 @@ class Io(IntEnum):
     READ = 2
     ZERO = 3
     FLUSH = 4
+    STATUS = 5
+    """Where data are and where zeros."""
+
+    @property
+    def changes(self) -> bool:
+        """The volume, or what is durable of it. Not so what only looks at the primary's own copy."""
+        return self not in (Io.READ, Io.STATUS)
 
 
 @dataclass(frozen=True, slots=True)

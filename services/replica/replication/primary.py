@@ -18,6 +18,7 @@ from services.replica.replication.blockmap import BlockMap
 from services.replica.replication.effects import (
     Answer,
     AnswerRead,
+    AnswerStatus,
     CommitTail,
     Compare,
     Effect,
@@ -450,9 +451,9 @@ class Primary:
         if request.session != sessions.session or link != sessions.link:
             refused = OpenRefused(request.session, Refusal.NOT_READY, newest=sessions.session or 0)
             return self._turn_away(link, request, refused)
-        if self._moving and request.io is not Io.READ:
+        if self._moving and request.io.changes:
             return [Release(request.token)] if request.token else []  # its frontend sends it again to the next primary
-        if self.writes_are is Writes.FAILED and request.io is not Io.READ:
+        if self.writes_are is Writes.FAILED and request.io.changes:
             return self._turn_away(link, request, Done(request.session, request.request, EIO))
         match request.io:
             case Io.WRITE | Io.ZERO:
@@ -460,6 +461,8 @@ class Primary:
             case Io.READ:
                 self.reads += 1
                 return [AnswerRead(link, request.session, request.request, request.block, request.count)]
+            case Io.STATUS:
+                return [AnswerStatus(link, request.session, request.request, request.block, request.count)]
             case Io.FLUSH:
                 return self._flush(link, request.session, request.request)
 

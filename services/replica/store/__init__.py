@@ -3,6 +3,7 @@
 from services.replica.store.check import Report, check
 from services.replica.store.digest import Digest, digest
 from services.replica.store.directory import clear_leftovers, remove
+from services.replica.store.extents import EXTENTS_MAX
 from services.replica.store.factory import FileStoreFactory, StoreFactory
 from services.replica.store.file_store import FileStore
 from services.replica.store.format import Format, read_format
@@ -13,6 +14,7 @@ from services.replica.store.sums import verify as verify_sums
 from services.replica.store.witness import WitnessStore
 
 __all__ = [
+    "EXTENTS_MAX",
     "FAN_OUT",
     "STATE_BYTES_MAX",
     "BlockStore",

@@ -24,6 +24,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from services.replica.store.extents import Extent
 from services.replica.store.files import OpenFiles, make_data, open_data
 from services.replica.store.format import Format, read_format
 from services.replica.store.intent import Header, IntentLog, regions_of
@@ -180,6 +181,10 @@ class FileStore:
     def read_sums(self, block: int, count: int) -> bytes:
         self._check_range(block, count)
         return self._layer.sums.read(block, count)
+
+    def extents(self, block: int, count: int) -> list[Extent]:
+        self._check_range(block, count)
+        return self._layer.extents(block, count)
 
     def digests(self, level: int, index: int, count: int) -> bytes:
         nodes = -(-self.size_blocks // FAN_OUT**level)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from services.replica.store.disk import data_ranges, failed, punch, read_at, sync_together, write_at
+from services.replica.store.extents import Extent, walk
 from services.replica.store.intent import regions_of
 from services.replica.store.port import CorruptBlocks
 from services.replica.store.sum_map import REGION_SUMS_BYTES, SumMap
@@ -98,6 +99,15 @@ class Layer:
         if bad:
             raise CorruptBlocks([block + index for index in bad])
         return sums, data
+
+    def extents(self, block: int, count: int) -> list[Extent]:
+        """Where data are, as far as one look goes. A suspect region's zeros are not believed."""
+        suspect = self.sums.suspect
+
+        def sums(at: int, step: int) -> bytes | None:
+            return None if at // REGION_BLOCKS in suspect else self.sums.read(at, step)
+
+        return walk(block, count, sums)
 
     def sync(self) -> None:
         """Everything that was written before the call survives a power loss after it (rule K1). Writes that go

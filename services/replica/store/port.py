@@ -59,6 +59,10 @@ class BlockStore(Protocol):
     def read_sums(self, block: int, count: int) -> bytes:
         """count * 8 bytes of stored checksums."""
 
+    def extents(self, block: int, count: int) -> list[tuple[int, bool]]:
+        """(blocks, they hold data) from `block` on, neighbours never alike; at least one, at most EXTENTS_MAX. May end
+        before `count` blocks. What can't be told holds data. Raises StoreError."""
+
     def digests(self, level: int, index: int, count: int) -> bytes:
         """count * 8 bytes of hash-tree nodes. Level 0 is the checksums themselves; a node of level n + 1 is
         xxh3-64 over its up to 256 children's 8-byte values, and 0 when they are all 0."""
