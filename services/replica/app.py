@@ -10,6 +10,7 @@ from importlib.metadata import version
 from services.replica.addresses import Addresses
 from services.replica.api import Api
 from services.replica.brain.messages import BrainMessage
+from services.replica.by_bus import ByBus
 from services.replica.data_dir import DataDir
 from services.replica.decided import Decisions
 from services.replica.driver import Decided, DropHome, FindHome, Node, RecordChanged, Reply
@@ -91,6 +92,7 @@ class _Replica:
         )
         self._shell = Shell(self._node, self._network, self, asyncio.get_running_loop())
         self._handlers.shell = self._shell
+        self._by_bus = ByBus(self._handlers, self._shell, boot_time_ns, asyncio.get_running_loop().call_soon)
         self._frontends.network = self._network
         factory = load_plugin("stos.block_stores", "file")()
         self._replicas = Replicas(settings, cluster, factory, self._node, self._shell, pool)
@@ -189,9 +191,8 @@ class _Replica:
 
     def _brain_from_bus(self, subject: str, data: bytes, headers: dict[str, str]) -> None:
         volume, _, sender = subject.split(".")[-3:]
-        if sender != self._settings.node and not self._shell.stopped:
-            self._handlers.brain_by_bus(sender, volume, data, boot_time_ns())
-            self._shell.settle()
+        if sender != self._settings.node:
+            self._by_bus.brain(sender, volume, data)
 
     def pair_by_bus(self, node: str, encoded: bytes) -> None:
         try:
@@ -201,9 +202,8 @@ class _Replica:
 
     def _pair_from_bus(self, subject: str, data: bytes, headers: dict[str, str]) -> None:
         sender = subject.rpartition(".")[2]
-        if sender != self._settings.node and not self._shell.stopped:
-            self._handlers.pair_by_bus(sender, data, boot_time_ns())
-            self._shell.settle()
+        if sender != self._settings.node:
+            self._by_bus.pair(sender, data)
 
     def replied(self, order: Reply) -> None:
         if self._api is not None:

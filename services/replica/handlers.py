@@ -15,7 +15,6 @@ from collections import Counter
 from dataclasses import replace
 
 from services.replica import codec, permits
-from services.replica.allowance import Allowance
 from services.replica.brain import BeatAnswer, Claims, PairMessage, messages
 from services.replica.brain.messages import BadMessage, Newer
 from services.replica.codec import Envelope
@@ -47,11 +46,6 @@ _LEVEL_MAX = 8
 number of 64 bits would never end."""
 WINDOW_REQUESTS_MAX = 4096
 """Of one session: four times what a frontend ever leaves unanswered."""
-_BUS_PER_S = 500
-_TOO_MANY = f"more than {_BUS_PER_S} messages a second by the bus"
-_BUS_BURST = 10_000
-"""The bus is the second way: it has to carry one election of all volumes that two nodes share."""
-_SENDERS_MAX = 1024
 
 
 class Handlers:
@@ -65,7 +59,6 @@ class Handlers:
         """Set once by the app: shell and handlers need each other."""
         self.dropped: Counter[str] = Counter()
         """Frames that were not believed, by reason."""
-        self._by_bus: dict[str, Allowance] = {}
 
     # ---- links ----------------------------------------------------------------------------------------
 
@@ -127,9 +120,9 @@ class Handlers:
 
     def _drop(self, link: Link, frame: Frame, why: str) -> None:
         link.charge(1 + len(frame.payload) // BLOCK_BYTES)
-        self._refuse(link.peer, Type(frame.type).name, frame.volume.hex(), why)
+        self.refuse(link.peer, Type(frame.type).name, frame.volume.hex(), why)
 
-    def _refuse(self, node: str, what: str, volume: str, why: str) -> None:
+    def refuse(self, node: str, what: str, volume: str, why: str) -> None:
         self.dropped[why] += 1
         self._audit.record(
             who=f"node/{node}", action=f"link.{what.lower()}", outcome="refused", target=volume, reason=why
@@ -142,13 +135,10 @@ class Handlers:
 
     def pair_by_bus(self, peer: str, raw: bytes, now_ns: int) -> None:
         """What `peer` says as one of a pair when its link is down; only `peer` can have sent it."""
-        if not self._has_room(peer, now_ns):
-            self._refuse(peer, "pair", "", _TOO_MANY)
-            return
         try:
             self._pair_message(peer, codec.unpack_pair_bytes(raw), now_ns, by_bus=True)
         except FrameError:
-            self._refuse(peer, "pair", "", "a malformed message between a pair")
+            self.refuse(peer, "pair", "", "a malformed message between a pair")
 
     def _pair_message(self, peer: str, message: PairMessage, now_ns: int, *, by_bus: bool) -> None:
         if isinstance(message, Claims):
@@ -158,46 +148,31 @@ class Handlers:
             raise FrameError("a promise that is longer than any lease")
         self._node.pair_message(peer, message, now_ns, by_bus=by_bus)
 
-    def _has_room(self, peer: str, now_ns: int) -> bool:
-        """The bus brings every node's messages to every node: one that floods it must not cost all others much."""
-        allowance = self._by_bus.get(peer)
-        if allowance is None:
-            if len(self._by_bus) >= _SENDERS_MAX:
-                self._by_bus.clear()
-            allowance = self._by_bus[peer] = Allowance(_BUS_PER_S, _BUS_BURST, now_ns)
-        return allowance.take_if_room(1, now_ns)
-
     # ---- the brain ------------------------------------------------------------------------------------
-
-    def brain_by_bus(self, peer: str, volume_id: str, raw: bytes, now_ns: int) -> None:
-        if self._has_room(peer, now_ns):
-            self.brain(peer, volume_id, raw, now_ns)
-        else:
-            self._refuse(peer, "brain", "", _TOO_MANY)
 
     def brain(self, peer: str, volume_id: str, raw: bytes | memoryview, now_ns: int) -> None:
         """A brain's message about that volume, by link or by bus; only `peer` can have sent it."""
         try:
             message = messages.decode(raw)
         except Newer as error:
-            self._refuse(peer, "brain", volume_id, "a brain message of another version")
+            self.refuse(peer, "brain", volume_id, "a brain message of another version")
             known = self._node.volumes.get(volume_id)
             is_member = known is not None and permits.member(known.brain.record, peer)
             if is_member and error.answer.target.node == peer and error.answer.volume == volume_id:
                 self._node.not_understood(error.answer)
             return
         except BadMessage:
-            self._refuse(peer, "brain", volume_id, "a malformed brain message")
+            self.refuse(peer, "brain", volume_id, "a malformed brain message")
             return
         if message.sender.node != peer or message.volume != volume_id:
-            self._refuse(peer, "brain", volume_id, "a brain message in another's name")
+            self.refuse(peer, "brain", volume_id, "a brain message in another's name")
             return
         volume = self._node.volumes.get(volume_id)
         why = permits.brain(volume.brain.state if volume is not None else None, message)
         if not why:
             self._node.brain_message(message, now_ns)
             return
-        self._refuse(peer, "brain", volume_id, why)
+        self.refuse(peer, "brain", volume_id, why)
         if why == permits.STRANGER:
             self._node.say_unknown(message)
 

@@ -136,9 +136,9 @@ async def frames_on_a_link(stage: Stage) -> Endured:
     return await endure(stage, "thief.swamp_a_link", arm, to=await primary_of(stage), name=STRANGER)
 
 
-async def questions_on_a_link(stage: Stage) -> Endured:
+async def joins_on_a_link(stage: Stage) -> Endured:
     arm = await stage.arms.enrolled("node", STRANGER)
-    return await endure(stage, "thief.ask_by_link_without_end", arm, to=await primary_of(stage), name=STRANGER)
+    return await endure(stage, "thief.ask_behind_a_flood", arm, to=await primary_of(stage), name=STRANGER)
 
 
 async def messages_of_a_brain(stage: Stage) -> Endured:
@@ -163,7 +163,7 @@ FLOODS = (
         {"nats": "serve-who-shouts"}, BY_STRANGER | {"reason": "faster"},
     ),
     Flood("frames-on-a-link", frames_on_a_link, {}, BY_STRANGER),
-    Flood("questions-on-a-link", questions_on_a_link, {"nodes": "let-links-take-their-time"}, BY_STRANGER),
+    Flood("joins-on-a-link", joins_on_a_link, {"nodes": "let-links-take-their-time"}, BY_STRANGER),
     Flood(
         "messages-of-a-brain", messages_of_a_brain,
         {"nodes": "hear-who-shouts"}, BY_STRANGER | {"action": "brain$", "reason": "messages a second"},

@@ -25,9 +25,8 @@ CROWD = 120
 """More than a door lets wait, fewer than files that a process may have open."""
 CROWD_S = 3.5
 """Less than a door's patience with one of them."""
-QUESTIONS = 500
-ANSWERS_ENOUGH, ANSWERS_WITHIN_S = 40_000, 9.0
-"""The allowance of a link has room for 10 000 at once and 2500 a second: they take 12 s."""
+JOINS, JOINS_TAKE_S = 10_000, 96.0
+"""A link may ask for 5000 things a second, and a join counts for fifty."""
 WORDS, WORDS_AT_ONCE, WORDS_PER_S = 30_000, 10_000, 500
 """How many we say; how many one node may say over the bus at once, and in each second."""
 HEARD_WITHIN_S = 2.0
@@ -140,22 +139,18 @@ def swamp_a_link(scene: Scene, identity: Path | None, to: str, name: str, second
     return Outcome(False, f"{sent} frames in {links} links")
 
 
-def ask_by_link_without_end(scene: Scene, identity: Path | None, to: str, name: str, seconds: float) -> Outcome:
-    """Questions on one link, each answered. Won when so many are answered in so short a time as its allowance never
-    permits."""
+def ask_behind_a_flood(scene: Scene, identity: Path | None, to: str, name: str, seconds: float) -> Outcome:
+    """Joins, of which each costs the node a walk over thousands of entries, and behind them a question. Won when it is
+    answered long before that many joins are allowed."""
     volume = bytes.fromhex(next(iter(scene.records.values()))["volume"])
-    lot = pack(Type.OPEN, volume=volume, attach_epoch=9, id=1 << 50) * QUESTIONS
-    answered = 0
     begun = time.monotonic()
     with RawLink(scene, to, identity, name) as link:
-        while answered < ANSWERS_ENOUGH and (left := begun + ANSWERS_WITHIN_S - time.monotonic()) > 0:
-            link.send(lot)
-            for _ in range(QUESTIONS):
-                if link.answer({Type.REFUSED}, left) is None:
-                    break
-                answered += 1
+        for _ in range(100):
+            link.send(pack(Type.JOIN, volume=volume, id=1) * (JOINS // 100))
+        link.send(pack(Type.OPEN, volume=volume, attach_epoch=9, id=1 << 50))
+        answered = link.answer({Type.REFUSED}, JOINS_TAKE_S / 6) is not None
     took_s = time.monotonic() - begun
-    return Outcome(answered >= ANSWERS_ENOUGH, f"{answered} questions were answered in {took_s:.1f} s")
+    return Outcome(answered, f"behind {JOINS} joins {'an' if answered else 'no'} answer within {took_s:.1f} s")
 
 
 def knock(scene: Scene, identity: Path | None, doors: list[str], seconds: float) -> Outcome:
