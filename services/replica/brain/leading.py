@@ -1,4 +1,5 @@
 """Leading: the first act is to re-propose the record, then one change at a time, and an end without a majority.
+How a record gets to the others is `proposing`'s.
 
 win --> PROPOSE own record --majority stored it--> committed: Lead, serve --> next change --> PROPOSE ...
                                                         |
@@ -20,6 +21,7 @@ from services.replica.brain.local import Local
 from services.replica.brain.membership import Required
 from services.replica.brain.parting import Parting
 from services.replica.brain.policy import Counted, WriteState, write_state
+from services.replica.brain.proposing import Proposing
 from services.replica.brain.record import Record, Voter
 from services.replica.brain.reign import Reign
 from services.replica.brain.repair import Repair
@@ -33,15 +35,21 @@ class Leading:
         self._agenda = agenda
         self._deletion = deletion
         self._parting = parting
+        self._proposing = Proposing(local, deletion)
         self._repair: Repair | None = None
         self._before: Record | None = None
         """The last committed record, as far as we know."""
         self.writes: WriteState = "open"
-        self.proposal: Proposal | None = None
-        self.required: Required | None = None
         self._led_first = False
         self._lease_seen_ns = 0
-        self._resend_at_ns = 0
+
+    @property
+    def proposal(self) -> Proposal | None:
+        return self._proposing.proposal
+
+    @property
+    def required(self) -> Required | None:
+        return self._proposing.required
 
     # ---- begin and end --------------------------------------------------------------------------------
 
@@ -56,13 +64,13 @@ class Leading:
         local.led_since_ns = now_ns
         self._lease_seen_ns = 0
         self._deletion.erased_voters = set()
-        self.required = Required(frozenset(old.record.in_sync))
-        self._repair = Repair(local, old.record)
+        self._proposing.begin(old.record)
+        self._repair = Repair(local, self._proposing, old.record)
         self._before = old.record
         self.writes = "open"
         local.at_once(ev.Claim(local.epoch))
         local.decide(election)
-        self._put(replace(old.record, primary=local.me), now_ns)
+        self._proposing.put(replace(old.record, primary=local.me))
 
     def stop(
         self,
@@ -88,8 +96,7 @@ class Leading:
         self._agenda.drop()
         local.role = "follower"
         local.leader = None
-        self.proposal = None
-        self.required = None
+        self._proposing.end()
         if self._repair is not None:
             self._repair.end()
             self._repair = None
@@ -135,8 +142,9 @@ class Leading:
         due: list[int] = []
         if self._absent():
             due.append(self._lease_end_ns(facts) + self._local.timing.lease_ns)
-        if self._lagging() or self._not_erased():
-            due.append(self._resend_at_ns)
+        resend_ns = self._proposing.next_deadline_ns()
+        if resend_ns is not None:
+            due.append(resend_ns)
         if self._agenda.deferred:
             due.append(self._agenda.again_at_ns)
         repair_ns = self._repair_at_ns()
@@ -151,14 +159,9 @@ class Leading:
         return repair.next_deadline_ns(proposal.slot.record)
 
     def time_passed(self, now_ns: int) -> None:
-        lagging = self._lagging()
-        if lagging and now_ns >= self._resend_at_ns:
-            self._send_proposal(now_ns, lagging)
-            if self._repair is not None:
-                self._repair.stores_nothing(lagging)
-        elif now_ns >= self._resend_at_ns and (waiting := self._not_erased()):
-            self._resend_at_ns = now_ns + self._local.timing.resend_ns
-            self._tell_committed(waiting)
+        lagging = self._proposing.time_passed()
+        if self._repair is not None:
+            self._repair.stores_nothing(lagging)
         if now_ns >= self._agenda.again_at_ns:
             self._look_again(now_ns)
         repair_ns = self._repair_at_ns()
@@ -167,20 +170,26 @@ class Leading:
 
     def peer_up(self, node: str, now_ns: int) -> None:
         """What it missed is said again; what waited for a majority is looked at again."""
-        self._send_proposal(now_ns, tuple(voter for voter in self._lagging() if voter.node == node))
+        self._send_again(node)
         if self.proposal is not None and self.proposal.slot.record.deleted and self.proposal.committed:
-            self._tell_committed(tuple(member for member in self._local.other_members() if member.node == node))
+            members = tuple(member for member in self._local.other_members() if member.node == node)
+            self._proposing.tell_committed(members)
         self._agenda.reconsider(node)
         self.seen(node, now_ns)
 
     def heard(self, node: str, now_ns: int) -> None:
         """It answers over the bus: it can store what it missed, and it may be the one that a majority lacks."""
-        self._send_proposal(now_ns, tuple(voter for voter in self._lagging() if voter.node == node))
+        self._send_again(node)
         self._agenda.reconsider("")
         self.seen(node, now_ns)
 
+    def _send_again(self, node: str) -> None:
+        self._proposing.send(tuple(member for member in self._proposing.lagging() if member.node == node))
+
     def seen(self, node: str, now_ns: int) -> None:
         """A node came or went."""
+        if not self._local.reaches(node):
+            self._proposing.gone(node)
         if self._repair is not None and self.proposal is not None:
             self._repair.seen(node, self.proposal.slot.record)
             self._next_change(now_ns)
@@ -235,68 +244,25 @@ class Leading:
         committed = self.proposal.slot.record
         record = self._agenda.next_record(committed) or self._repair.next_record(committed)
         if record is not None:
-            self._put(record, now_ns)
-
-    def _put(self, record: Record, now_ns: int) -> None:
-        """Propose `record`: its in-sync set counts from before the first message leaves (S1)."""
-        local = self._local
-        assert self.required is not None
-        assert local.state.slot is not None
-        slot = local.state.slot.next(local.epoch, record)
-        if self._repair is not None:
-            self._repair.proposed()
-        self.required.propose(record.in_sync)
-        local.at_once(ev.Require())
-        self.proposal = Proposal(slot)
-        local.store(slot)
-        self._send_proposal(now_ns, local.other_members())
-        local.send(ms.Accepted(record.volume, local.me, local.me, local.epoch, slot.stamp))
-
-    def _send_proposal(self, now_ns: int, members: tuple[Voter, ...]) -> None:
-        local = self._local
-        assert self.proposal is not None
-        slot = self.proposal.slot
-        self._resend_at_ns = now_ns + local.timing.resend_ns
-        for member in members:
-            local.send(ms.Propose(slot.record.volume, local.me, member, local.epoch, slot, local.committed))
-
-    def _lagging(self) -> tuple[Voter, ...]:
-        """Reachable members that have not said, since they came, that they have stored the latest record."""
-        local, repair = self._local, self._repair
-        if repair is None:
-            return ()
-        return tuple(v for v in local.other_members() if local.reaches(v.node) and not repair.has_stored(v))
-
-    def _not_erased(self) -> tuple[Voter, ...]:
-        """Reachable members that have stored the committed tombstone and have not said that their data are gone. *The
-        word was lost with a link of theirs, ours stood: nobody said anything any more, and nothing was removed.*"""
-        proposal, local = self.proposal, self._local
-        if proposal is None or not proposal.committed or not proposal.slot.record.deleted:
-            return ()
-        told = [v for v in local.other_members() if local.reaches(v.node) and v in proposal.accepted]
-        return tuple(voter for voter in told if voter not in self._deletion.erased_voters)
+            self._proposing.put(record)
 
     def accepted(self, message: ms.Accepted, now_ns: int) -> None:
-        local, proposal = self._local, self.proposal
-        if proposal is None or message.epoch != local.epoch or message.stamp != proposal.slot.stamp:
+        if not self._proposing.is_answer(message):
             return
-        if message.sender not in proposal.slot.record.members:
-            return
+        assert self.proposal is not None
         if self._repair is not None:
-            self._repair.stored(message.sender, proposal.slot.record)
-        if proposal.accept(message.sender):
+            self._repair.stored(message.sender, self.proposal.slot.record)
+        if self._proposing.stored_by(message.sender):
             self._commit(now_ns)
-        elif proposal.committed and message.sender != local.me:
-            self._tell_committed((message.sender,))
+        elif self.proposal.committed and message.sender != self._local.me:
+            self._proposing.tell_committed((message.sender,))
             self._next_change(now_ns)
 
     def _commit(self, now_ns: int) -> None:
         local = self._local
         assert self.proposal is not None
-        assert self.required is not None
         slot = self.proposal.slot
-        local.committed = slot.stamp
-        self.required.commit(slot.record.in_sync)
+        self._proposing.commit()
         self._count(slot.record)
         first, self._led_first = not self._led_first, True
         if first:
@@ -304,7 +270,7 @@ class Leading:
         local.when_durable(ev.Require())
         local.when_durable(ev.RecordCommitted(slot))
         self._agenda.committed()
-        self._tell_committed(tuple(v for v in local.other_members() if v in self.proposal.accepted))
+        self._proposing.tell_committed(tuple(v for v in local.other_members() if v in self.proposal.accepted))
         before, self._before = self._before, slot.record
         if before is not None:
             self._parting.committed(before, slot)
@@ -318,10 +284,3 @@ class Leading:
         in_sync = tuple(voter.node for voter in record.in_sync)
         counted = Counted(before, in_sync, record.copies, record.failure_mode, record.on_unavailable, self.writes)
         self._local.decide(counted)
-
-    def _tell_committed(self, members: tuple[Voter, ...]) -> None:
-        local = self._local
-        assert self.proposal is not None
-        slot = self.proposal.slot
-        for member in members:
-            local.send(ms.Committed(slot.record.volume, local.me, member, local.epoch, slot.stamp))

@@ -9,7 +9,8 @@
     agenda     changes that wait their turn       voting     votes for others
     deletion   tombstones (I3)                    following  storing what a leader proposes
     parting    members that a record excludes     handover   moving the primary on purpose (P5)
-    leading    proposals, commits, resignation; while it leads it has a `repair`, which asks `plan` for the next members
+    condition  founded, failed, silent            proposing  one record on its way to the others
+    leading    commits, resignation; while it leads it has a `repair`, which asks `plan` for the next members
 
 Each knows only those above it in `__init__`. `step(event, now_ns, facts) -> Batch` is a function of its arguments and
 the state: no clock, socket or dice.
@@ -25,6 +26,7 @@ from services.replica.brain.agenda import Agenda
 from services.replica.brain.agreement import Proposal
 from services.replica.brain.candidacy import Candidacy
 from services.replica.brain.changes import Change
+from services.replica.brain.condition import Condition
 from services.replica.brain.deletion import Deletion
 from services.replica.brain.election import Facts, Timing
 from services.replica.brain.following import Following
@@ -34,8 +36,7 @@ from services.replica.brain.local import Local
 from services.replica.brain.membership import Required
 from services.replica.brain.parting import Parting
 from services.replica.brain.policy import WriteState
-from services.replica.brain.record import HardState, InvalidRecord, Record, Slot, Stamp, Voter
-from services.replica.brain.told import Failed, Founding, Misunderstood
+from services.replica.brain.record import HardState, Record, Stamp, Voter
 from services.replica.brain.voting import Voting
 
 
@@ -57,9 +58,7 @@ class Brain:
         self.voting = Voting(self.local, self.leading, self.candidacy)
         self.following = Following(self.local, self.leading, self.candidacy, self.deletion)
         self.handover = HandOver(self.local, self.leading, self.candidacy)
-        self.silent = False
-        """Its hard state can't be stored any more, or its process ends: it says nothing until it is started again."""
-        self._misunderstood: set[tuple[str, str]] = set()
+        self.condition = Condition(self.local, self.leading, self.candidacy, self.handover)
         if self.local.alone():
             self.candidacy.election_at_ns = now_ns  # there is nobody whom a promise could bind to
         elif state.slot is not None:
@@ -104,6 +103,11 @@ class Brain:
     def failure(self) -> str:
         """Why this voter's copy counts for nothing, or "" when it is sound."""
         return self.local.failure
+
+    @property
+    def silent(self) -> bool:
+        """It says nothing until it is started again."""
+        return self.condition.silent
 
     @property
     def erased(self) -> bool:
@@ -178,9 +182,7 @@ class Brain:
                 if self.role == "leader":
                     self.leading.heard(node, now_ns)
             case ev.Stopping():
-                if self.role == "leader":
-                    self.leading.stop(stopping=True)
-                self.silent = True
+                self.condition.stopping()
             case ev.PeerDown(node) | ev.SilentOnBus(node):
                 (self.up if isinstance(event, ev.PeerDown) else self.local.heard).discard(node)
                 self.local.gone(node)
@@ -188,9 +190,9 @@ class Brain:
             case ev.ClaimLost(node):
                 self._lost(node, now_ns, facts)
             case ev.Founded(record, cause):
-                self._found(record, cause, now_ns)
+                self.condition.founded(record, cause)
             case ev.StoreChanged(unclean, failure, votes):
-                self._store_changed(unclean, failure, votes=votes)
+                self.condition.store_changed(unclean, failure, votes=votes)
             case ev.DataErased():
                 self.deletion.data_erased()
             case ev.MoveAsked():
@@ -249,7 +251,8 @@ class Brain:
                 self.parting.enquired(message)
                 self.deletion.enquired(message)
             case ms.Excluded():
-                self.silent = self.parting.excluded(message) or self.silent
+                if self.parting.excluded(message):
+                    self.condition.silent = True
             case ms.HandOver():
                 self.handover.named(message)
             case ms.Released():
@@ -257,7 +260,7 @@ class Brain:
             case ms.Offer():
                 self.handover.offered(message)
             case ms.NotUnderstood():
-                self._not_understood(message)
+                self.condition.not_understood(message)
 
     def _time_passed(self, now_ns: int, facts: Facts) -> None:
         if self.state.slot is None:
@@ -272,8 +275,6 @@ class Brain:
         else:
             self.leading.time_passed(now_ns)
 
-    # ---- what belongs to no concern alone -------------------------------------------------------------
-
     def _lost(self, node: str, now_ns: int, facts: Facts) -> None:
         """A node is not there any more, or does not lead us any more."""
         if self.role == "leader":
@@ -282,34 +283,3 @@ class Brain:
         if self.leader is None or self.leader.node == node:
             self.parting.leaderless()
         self.candidacy.suspect(node, now_ns, facts)
-
-    def _found(self, record: Record, cause: str, now_ns: int) -> None:
-        if self.state.slot is not None:
-            return  # idempotent: the first record stays
-        record.validate()
-        if self.me not in record.voters:
-            raise InvalidRecord("this replica is no voter of the record")
-        self.local.cause = cause
-        self.local.store(Slot(Stamp(0, 0, 1), record))
-        self.candidacy.stand_from(now_ns)
-        self.local.decide(Founding(self.me, record))
-
-    def _store_changed(self, unclean: bool, failure: str, *, votes: bool) -> None:
-        """A disk that failed takes the copy away, not the vote: without it a volume of three would have lost its
-        spare majority to a full disk. Only who can't store a vote any more must not give one (A4)."""
-        self.local.unclean = unclean
-        if not failure:
-            return
-        if self.role == "leader" and not (votes and self.handover.disk_failed(failure)):
-            self.leading.stop(failure=failure)
-        self.local.failure = failure
-        if self.role in ("pre-voting", "voting"):
-            self.local.role = "follower"
-        self.silent = self.silent or not votes
-        self.local.decide_at_once(Failed(self.me, failure, votes))
-
-    def _not_understood(self, message: ms.NotUnderstood) -> None:
-        """Told once: it will say so to every message of that kind until it is brought to our version."""
-        if (message.sender.node, message.what) not in self._misunderstood and len(self._misunderstood) < 64:
-            self._misunderstood.add((message.sender.node, message.what))
-            self.local.decide(Misunderstood(message.sender.node, message.what, message.speaks, ms.VERSION))

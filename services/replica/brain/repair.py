@@ -19,6 +19,7 @@ from services.replica.brain import events as ev
 from services.replica.brain.decisions import Verdict, recorded
 from services.replica.brain.local import Local
 from services.replica.brain.plan import Kind, Membership, Step, next_step
+from services.replica.brain.proposing import Proposing
 from services.replica.brain.record import Record, Voter
 from stoscore.units import in_seconds
 
@@ -42,17 +43,16 @@ class NoHome:
 class Repair:
     """What one leader knows of the other members, from when it won until it stops."""
 
-    def __init__(self, local: Local, record: Record):
+    def __init__(self, local: Local, proposing: Proposing, record: Record):
         """Who is in sync is reported should it not follow; the other copies are away until they do."""
         self._local = local
+        self._proposing = proposing
         self._away_ns: dict[Voter, int] = {}
         """Member -> since when it does not follow, or is silent; what we saw before we led counts."""
         self._mute_ns: dict[Voter, int] = {}
         """Member -> since when it answers beats and does not store the record."""
         self._gone: set[Voter] = set()
         self._ready: set[Voter] = set()
-        self._storing: set[Voter] = {local.me}
-        """Members that have stored the latest record."""
         self._full = False
         self._home: Voter | None = None
         self._others_told: tuple[str, ...] = ()
@@ -92,8 +92,6 @@ class Repair:
     def seen(self, node: str, record: Record) -> None:
         """A node came or went, by link or bus."""
         member = record.member_on(node)
-        if member is not None and not self._local.reaches(node):
-            self._storing.discard(member)
         if member is None or member in record.in_sync:
             return  # that one in sync fails is told by replication
         if not self._local.reaches(node):
@@ -104,21 +102,11 @@ class Repair:
         elif member.kind == "witness":
             self._away_ns.pop(member, None)
 
-    def proposed(self) -> None:
-        """There is a newer record, which nobody has stored yet."""
-        self._storing = {self._local.me}
-
     def stored(self, member: Voter, record: Record) -> None:
         """It has the latest record; that is all that a witness has to do."""
         self._mute_ns.pop(member, None)
-        self._storing.add(member)
         if member.kind == "witness" and member in record.joining:
             self._ready.add(member)
-
-    def has_stored(self, member: Voter) -> bool:
-        """It said so, and has been there ever since. *B stored the record, lost its disk and is back: {A,B} without C
-        could be proposed, never committed and never taken back.*"""
-        return member in self._storing
 
     def stores_nothing(self, members: tuple[Voter, ...]) -> None:
         """They are there and have not stored the latest record."""
@@ -189,7 +177,7 @@ class Repair:
             record=record,
             me=local.me,
             answering=tuple(
-                m for m in record.members if m in self._storing and (m == local.me or local.reaches(m.node))
+                m for m in record.members if self._proposing.has_stored(m) and (m == local.me or local.reaches(m.node))
             ),
             lost=tuple(lost),
             gone=tuple(member for member in lost if member in self._gone),
