@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 from stoscore import plugins, telemetry
@@ -126,14 +127,34 @@ async def _main(services: list[AnyService], common: CommonSettings) -> int:
             gc.freeze()
 
     tasks = {
-        asyncio.create_task(_host(service, common, stopping, ready, alone=len(services) == 1), name=service.name)
-        for service in services
+        asyncio.create_task(_host(service, settings, stopping, ready, alone=len(services) == 1), name=service.name)
+        for service, settings in zip(services, _one_endpoint(common, len(services)), strict=True)
     }
+    from stoscore.process_metrics import ProcessMetrics
+
+    counted = ProcessMetrics(version("stos"))
+    counted.start()
+    pushing = asyncio.create_task(_push(common, services), name="otlp metrics")
     try:
         return await _watch(tasks, stopping)
     finally:
+        pushing.cancel()
+        counted.stop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+def _one_endpoint(common: CommonSettings, services: int) -> list[CommonSettings]:
+    """A process has one place where Prometheus reads it: the first service's."""
+    return [common, *[common.model_copy(update={"metrics_listen": ""})] * (services - 1)]
+
+
+async def _push(common: CommonSettings, services: list[AnyService]) -> None:
+    if common.otel_exporter == "otlp":
+        from stoscore.otlp import metric_exporter
+        from stoscore.process_metrics import push
+
+        await push(metric_exporter("+".join(service.name for service in services), common.otel_endpoint))
 
 
 async def _watch(tasks: set[asyncio.Task[None]], stopping: asyncio.Event) -> int:
@@ -217,11 +238,13 @@ async def _host(
         if identity is None:
             return
         bus = await Bus.connect(identity, common.nats_urls, name=f"{name} {identity.name}")
+        observed = Observed(bus, common.metrics_listen)
         host_context = HostContext(common, identity, bus, stopping, lambda: ready(name))
         try:
-            await Observed(bus).serve()
+            await observed.start()
             await _run_while_admitted(cast(Service, service), host_context)
         finally:
+            await observed.stop()
             await bus.close()
 
 

@@ -557,6 +557,32 @@ class SpansPage(Message):
     """`after` of the next page; 0: this is the last"""
 
 
+class MetricsRequest(Message):
+    """observe.<role>.metrics -> MetricsPage: what this process has counted, as far as its names begin so."""
+
+    prefixes: list[Annotated[str, Field(max_length=NAME_BYTES_MAX)]] = Field(default=[], max_length=64)
+    """none: everything"""
+    after: int = Field(default=0, ge=0)
+    """how many samples were told already"""
+
+
+class MetricModel(Message):
+    """One sample; what it means says the table in stoscore.metrics."""
+
+    name: str
+    value: float
+    attributes: list[str] = []
+    counts: list[int] = []
+    """of a histogram, by bucket"""
+
+
+class MetricsPage(Message):
+    process: str
+    samples: list[MetricModel]
+    next: int = Field(default=0, ge=0)
+    """`after` of the next page; 0: this is the last"""
+
+
 # ---- the catalogue, as svc/nats answers for it -------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""What a process tells of itself when somebody looks: the traces of which it keeps spans.
+"""What a process tells of itself when somebody looks: the traces of which it keeps spans, and its metrics.
 
 Every process answers for itself and nobody gathers beforehand, so looking needs no collector, and a process that is
 gone takes only its own spans along. Files are read in a thread; looking leaves no traces of its own.
@@ -10,34 +10,59 @@ import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 
-from stoscore import subjects, telemetry
+from stoscore import metrics, subjects, telemetry
 from stoscore.bus import Bus, RequestContext
 from stoscore.errors import StosError
-from stoscore.messages import SpansPage, SpansRequest, TracesPage, TracesRequest, TraceSummary
+from stoscore.messages import (
+    MetricModel,
+    MetricsPage,
+    MetricsRequest,
+    SpansPage,
+    SpansRequest,
+    TracesPage,
+    TracesRequest,
+    TraceSummary,
+)
+from stoscore.metrics_endpoint import MetricsEndpoint
+from stoscore.process_metrics import BusMetrics
 from stoscore.span_store import read
 from stoscore.spans import SpanRecord, encode
 from stoscore.units import KIB, MS
 
 PAGE_BYTES = 256 * KIB
+SAMPLES_MAX = 1000
+"""of one page of metrics"""
 
 log = telemetry.get_logger("observing")
 
 
 class Observed:
-    """One service's own word on itself."""
+    """One service's own word on itself, by the bus and, with an address, to Prometheus."""
 
-    def __init__(self, bus: Bus):
+    def __init__(self, bus: Bus, metrics_listen: str = ""):
         self._bus = bus
+        self._counted = BusMetrics(bus)
+        self._endpoint = MetricsEndpoint(bus.identity, bus.audit, metrics_listen) if metrics_listen else None
 
-    async def serve(self) -> None:
-        """A server whose permissions are of a version that does not know these subjects must not keep the process from
-        its work."""
+    async def start(self) -> None:
+        """Raises StosError when the address can't be had. A server whose permissions are of a version that does not
+        know these subjects must not keep the process from its work."""
+        if self._endpoint is not None:
+            log.info("metrics are served on %s", await self._endpoint.start())
+        self._counted.start()
         role = self._bus.me.role
         try:
             await self._bus.serve(subjects.observe(role, "traces"), TracesRequest, self._traces)
             await self._bus.serve(subjects.observe(role, "spans"), SpansRequest, self._spans)
+            await self._bus.serve(subjects.observe(role, "metrics"), MetricsRequest, self._metrics)
         except StosError as error:
             log.warning("nobody can look at this process: %s", error)
+
+    async def stop(self) -> None:
+        """After `start` was called."""
+        self._counted.stop()
+        if self._endpoint is not None:
+            await self._endpoint.stop()
 
     async def _traces(self, request: TracesRequest, context: RequestContext) -> TracesPage:
         found = await asyncio.to_thread(summaries, kept(), request.since_unix_ms, request.limit)
@@ -46,6 +71,16 @@ class Observed:
     async def _spans(self, request: SpansRequest, context: RequestContext) -> SpansPage:
         lines, following = await asyncio.to_thread(page, kept(request.trace), request.trace, request.after)
         return SpansPage(process=str(self._bus.me), spans=lines, next=following)
+
+    async def _metrics(self, request: MetricsRequest, context: RequestContext) -> MetricsPage:
+        prefixes = tuple(request.prefixes) or ("",)
+        told = [sample for sample in metrics.collect() if sample.name.startswith(prefixes)][request.after :]
+        models = [
+            MetricModel(name=one.name, value=one.value, attributes=list(one.attributes), counts=list(one.counts))
+            for one in told[:SAMPLES_MAX]
+        ]
+        following = request.after + SAMPLES_MAX if len(told) > SAMPLES_MAX else 0
+        return MetricsPage(process=str(self._bus.me), samples=models, next=following)
 
 
 def kept(containing: str = "") -> Iterable[SpanRecord]:

@@ -1,23 +1,43 @@
-"""Spans on their way to an OpenTelemetry collector. A collector that is slow, down or hangs costs spans, nothing else.
+"""Spans and metrics on their way to an OpenTelemetry collector. A collector that is slow, down or hangs costs what it
+would have heard, nothing else.
 
 The SDK's batch processor holds a bounded queue and sends from a thread of its own; what finds it full is dropped there.
-Records are made by `stoscore.telemetry`; here they only get the SDK's shape. Imported when an exporter is set.
+Spans are made by `stoscore.telemetry` and counts by `stoscore.metrics`; here they only get the SDK's shape. Imported
+when an exporter is set.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from opentelemetry import trace
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    Gauge,
+    Histogram,
+    HistogramDataPoint,
+    Metric,
+    MetricsData,
+    NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
+    Sum,
+)
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from stoscore.metrics import Instrument, Sample
 from stoscore.spans import Link, SpanRecord
+
+log = logging.getLogger("stos.otlp")
 
 QUEUE_MAX = 4096
 BATCH_MAX = 512
@@ -65,6 +85,57 @@ def _exporter(exporter: str, endpoint: str) -> SpanExporter:
 def _end(processor: BatchSpanProcessor) -> None:
     processor.force_flush(FLUSH_MS)
     processor.shutdown()  # type: ignore[no-untyped-call]
+
+
+def metric_exporter(service: str, endpoint: str) -> Callable[[list[Sample]], None]:
+    """What sends samples, waiting for the collector as long as it takes, bounded. Never raises."""
+    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+
+    timeout_s = EXPORT_TIMEOUT_MS / 1000
+    exporter = OTLPMetricExporter(endpoint=endpoint, insecure=True, timeout=timeout_s)
+    about, began_ns = resource(service), time.time_ns()
+
+    def send(samples: list[Sample]) -> None:
+        try:
+            exporter.export(metrics_data(samples, about, began_ns, time.time_ns()), timeout_millis=EXPORT_TIMEOUT_MS)
+        except Exception:
+            # The library's edge: what a collector does must not end what is observed.
+            log.warning("metrics could not be exported", exc_info=True)
+
+    return send
+
+
+def metrics_data(samples: list[Sample], about: Resource, began_ns: int, now_ns: int) -> MetricsData:
+    """Samples in the SDK's shape: cumulative since the process began."""
+    families: dict[str, list[Sample]] = {}
+    for sample in samples:
+        families.setdefault(sample.name, []).append(sample)
+    told = [_metric(members, began_ns, now_ns) for members in families.values()]
+    scopes = [ScopeMetrics(_SCOPE, told, "")]
+    return MetricsData([ResourceMetrics(about, scopes, "")])
+
+
+def _metric(members: list[Sample], began_ns: int, now_ns: int) -> Metric:
+    instrument = members[0].instrument
+    points: list[Any] = [_point(sample, instrument, began_ns, now_ns) for sample in members]
+    data: Any
+    if instrument.kind == "gauge":
+        data = Gauge(points)
+    elif instrument.kind == "counter":
+        data = Sum(points, AggregationTemporality.CUMULATIVE, is_monotonic=True)
+    else:
+        data = Histogram(points, AggregationTemporality.CUMULATIVE)
+    return Metric(instrument.name, instrument.description, instrument.unit, data)
+
+
+def _point(sample: Sample, instrument: Instrument, began_ns: int, now_ns: int) -> Any:
+    attributes = {f"stos.{key}": value for key, value in zip(instrument.attributes, sample.attributes, strict=True)}
+    if instrument.kind != "histogram":
+        return NumberDataPoint(attributes, began_ns, now_ns, sample.value)
+    count = sum(sample.counts)
+    return HistogramDataPoint(
+        attributes, began_ns, now_ns, count, sample.value, sample.counts, instrument.bounds, 0.0, instrument.bounds[-1]
+    )
 
 
 def readable(span: SpanRecord, about: Resource) -> ReadableSpan:

@@ -95,6 +95,13 @@ class CommonSettings(ServiceSettings):
         default=16 * MIB, ge=0, le=GIB, description="bytes of recent spans kept there for `stos trace`; 0: none"
     )
 
+    metrics_listen: str = Field(
+        default="",
+        pattern=r"^(.+:[0-9]{1,5})?$",
+        description="host:port where Prometheus reads metrics, over TLS with a client certificate of a user; "
+        "default: nowhere",
+    )
+
     @field_validator("nats_urls", "enrol_addresses", mode="before")
     @classmethod
     def _split_urls(cls, value: object) -> object:

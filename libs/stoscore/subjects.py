@@ -53,7 +53,7 @@ def certs(verb: str) -> str:
 
 
 def observe(role: str, verb: str) -> str:
-    """Answered by every process of that role, each for itself: traces, spans."""
+    """Answered by every process of that role, each for itself: traces, spans, metrics."""
     return f"{PREFIX}.observe.{role}.{verb}"
 
 

@@ -14,6 +14,7 @@ from services.replica.by_bus import ByBus
 from services.replica.data_dir import DataDir
 from services.replica.decided import Decisions
 from services.replica.driver import Decided, DropHome, FindHome, Node, RecordChanged, Reply
+from services.replica.figures import Figures
 from services.replica.frontends import Frontends
 from services.replica.guests import Guests
 from services.replica.handlers import Handlers
@@ -25,7 +26,7 @@ from services.replica.replication.replica import Share
 from services.replica.settings import ReplicaSettings
 from services.replica.shell import Shell, boot_time_ns
 from services.replica.unfounded import Unfounded
-from stoscore import subjects
+from stoscore import metrics, subjects
 from stoscore.catalogue import Catalogue
 from stoscore.errors import StosError, invalid
 from stoscore.files import socket_directory
@@ -98,6 +99,15 @@ class _Replica:
         self._replicas = Replicas(settings, cluster, factory, self._node, self._shell, pool)
         self._homes = Homes(self._node, context.bus, self._shell.settle)
         self._unfounded = Unfounded(self._node, self._replicas, context.bus, self._catalogue)
+        self._figures = Figures(
+            self._node,
+            self._shell.hosted,
+            self._shell.counted,
+            self._replicas,
+            self._frontends,
+            self._handlers,
+            self._decisions.counted,
+        )
         self._addresses = Addresses(settings.data_dir)
         self._api: Api | None = None
 
@@ -107,6 +117,7 @@ class _Replica:
     async def run(self) -> None:
         settings = self._settings
         await self._replicas.open_all()
+        metrics.register(self._figures.samples)
         for volume, reason in self._replicas.broken.items():
             self._decisions.tell_lost(volume, reason, boot_time_ns())
         socket_directory(settings.run_dir)
@@ -158,6 +169,7 @@ class _Replica:
         await self._catalogue.watch_nodes(self._addresses.learn)
 
     async def _stop(self) -> None:
+        metrics.unregister(self._figures.samples)
         await self._shell.hand_over()
         self._shell.stop()
         self._homes.stop()

@@ -7,7 +7,7 @@ in order and bounded, and leave when the bus is back. They are told for people a
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections import Counter, deque
 from typing import Any
 
 from services.replica.brain import events as ev
@@ -28,11 +28,14 @@ class Decisions:
     def __init__(self, node: str, bus: Bus):
         self._node = node
         self._bus = bus
+        self.counted: Counter[str] = Counter()
+        """by kind"""
         self._waiting: deque[DecisionEvent] = deque(maxlen=WAITING_MAX)
         bus.on_connected.append(self._send_waiting)
 
     def tell(self, volume: str, name: str, explain: ev.Explain, at_ns: int) -> None:
         """`at_ns`: this node's clock."""
+        self.counted[explain.kind] += 1
         about: dict[str, Any] = {"volume": volume, "epoch": explain.epoch, "version": explain.version}
         told: dict[str, Any] = {f"input.{key}": _flat(value) for key, value in explain.inputs.items()}
         title = f"brain {explain.kind}"

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from services.replica.nbd import Frontend, RemoteDoor, RemoteIdentity
+from services.replica.nbd import Frontend, IoFigures, RemoteDoor, RemoteIdentity
 from services.replica.peers import Frame, PeerNetwork
 from services.replica.trail import Trail
 from stoscore.errors import StosError, precondition
 from stoscore.files import write_private
 from stoscore.messages import FrontendOpened, FrontendStatus, OpenFrontend, RemoteExport, VoterModel
+from stoscore.metrics import Sample
 from stoscore.telemetry import get_logger
 
 log = get_logger("frontends")
@@ -232,6 +233,17 @@ class Frontends:
 
     def statuses(self) -> list[FrontendStatus]:
         return [known.status() for known in self._open.values()]
+
+    def figures(self) -> Iterator[tuple[IoFigures, Sample]]:
+        """What each counts, and how much it has not answered."""
+        for known in self._open.values():
+            status = known.frontend.status()
+            inflight = Sample("stos.volume.io.inflight", status.in_flight, (status.volume, status.name))
+            yield known.frontend.figures, inflight
+
+    def rotten_blocks(self) -> int:
+        """That did not match their checksums when they arrived here."""
+        return sum(known.frontend.figures.rotten for known in self._open.values())
 
     # ---- small things ---------------------------------------------------------------------------------
 

@@ -41,6 +41,7 @@ from services.replica.peers import Link, PeerNetwork, Type, pack, pack_copies
 from services.replica.replication import effects as fx
 from services.replica.replication import messages as ms
 from services.replica.store import CorruptBlocks, StoreError
+from stoscore.metrics import RATIO, Histogram
 from stoscore.telemetry import get_logger
 
 log = get_logger("replica")
@@ -52,6 +53,19 @@ HAND_OVER_LOOK_S = 0.005
 def boot_time_ns() -> int:
     """CLOCK_BOOTTIME: goes on while the machine sleeps, so that a lease does not outlive a suspend (P2)."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+class Counted:
+    """What only counting can tell, for metrics."""
+
+    def __init__(self) -> None:
+        self.syncs = Histogram()
+        """seconds from the order to the answer"""
+        self.rotten_blocks = 0
+        self.resyncs = 0
+        self.resync_sent_blocks = 0
+        self.resync_compared_blocks = 0
+        self.estimate_errors = Histogram(RATIO)
 
 
 class Surroundings(Protocol):
@@ -73,6 +87,7 @@ class Shell:
     def __init__(self, node: Node, network: PeerNetwork, around: Surroundings, loop: asyncio.AbstractEventLoop):
         self.node = node
         self.network = network
+        self.counted = Counted()
         self.hosted: dict[str, Hosted] = {}
         self.by_raw: dict[bytes, Hosted] = {}
         self.payloads: dict[int, Parts] = {}
@@ -401,6 +416,7 @@ class Shell:
         try:
             sums, data = hosted.blocks.read(effect.block, effect.count)
         except CorruptBlocks as error:
+            self.counted.rotten_blocks += 1
             log.error("read fails: %s", error, extra={"volume": hosted.volume, "epoch": order.epoch})
             done = ms.Done(effect.session, effect.request, errno.EIO)
             link.send(*codec.pack_message(envelope, done))
@@ -458,8 +474,11 @@ class Shell:
         hosted.mark(effect.regions, told)
 
     def _sync(self, hosted: Hosted, order: Data, effect: fx.SyncStore) -> None:
+        asked_ns = boot_time_ns()
+
         def told(waits: list[SyncWait], failure: Failure) -> None:
             now_ns = boot_time_ns()
+            self.counted.syncs.record((now_ns - asked_ns) / 1e9)
             if failure is not None:
                 self._failed(hosted, str(failure))
             else:
@@ -505,6 +524,7 @@ class Shell:
         try:
             payload = pack_copy(hosted.blocks, effect.ranges)
         except CorruptBlocks as error:
+            self.counted.rotten_blocks += 1
             log.error("a copy can't be sent: %s", error, extra={"volume": hosted.volume, "epoch": order.epoch})
             self.node.copy_failed(hosted.volume, order.epoch, effect.peer, str(error), boot_time_ns())
             return
@@ -524,6 +544,11 @@ class Shell:
         )
 
     def _resync_done(self, hosted: Hosted, order: Data, effect: fx.ResyncDone) -> None:
+        self.counted.resyncs += 1
+        self.counted.resync_sent_blocks += effect.blocks_sent
+        self.counted.resync_compared_blocks += effect.blocks_compared
+        if effect.blocks_compared:
+            self.counted.estimate_errors.record(1 - min(1.0, effect.blocks_sent / effect.blocks_compared))
         log.info(
             "%s is up to date: compared %d blocks, sent %d",
             effect.node,

@@ -28,11 +28,11 @@ def replica_status(node: Node, volume: Volume, hosted: Hosted, now_ns: int) -> R
         failure=brain.failure,
         writes=primary.writes if primary else 0,
         reads=primary.reads if primary else 0,
-        resyncs=[_resync(peer) for peer in primary.peers.values() if _unfinished(peer)] if primary else [],
+        resyncs=[_resync(peer) for peer in primary.peers.values() if unfinished(peer)] if primary else [],
     )
 
 
-def _unfinished(peer: Peer) -> bool:
+def unfinished(peer: Peer) -> bool:
     return peer.phase not in ("live", "synced")
 
 

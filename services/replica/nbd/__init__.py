@@ -6,7 +6,8 @@ for, on TCP with TLS.
 (`services.replica.replication.frontend`).
 """
 
+from services.replica.nbd.figures import IoFigures
 from services.replica.nbd.frontend import Frontend
 from services.replica.nbd.remote import RemoteDoor, RemoteIdentity
 
-__all__ = ["Frontend", "RemoteDoor", "RemoteIdentity"]
+__all__ = ["Frontend", "IoFigures", "RemoteDoor", "RemoteIdentity"]

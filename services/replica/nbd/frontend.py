@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from services.replica.nbd.client import Client
+from services.replica.nbd.figures import IoFigures
 from services.replica.nbd.pieces import cut_read, cut_status, pieces, whole
 from services.replica.nbd.protocol import Export, NbdRequest
 from services.replica.nbd.server import NbdServer
@@ -73,18 +74,20 @@ class Send(Protocol):
 class Split:
     """A request that became several pieces: its client has one answer, when all of them have theirs."""
 
-    __slots__ = ("_errno", "_left", "client")
+    __slots__ = ("_left", "client", "errno")
 
     def __init__(self, client: Client, pieces: int):
         self.client = client
         self._left = pieces
-        self._errno = 0
+        self.errno = 0
 
-    def answer(self, request: NbdRequest, errno: int) -> None:
+    def answer(self, request: NbdRequest, errno: int) -> bool:
+        """True when this was the last one."""
         self._left -= 1
-        self._errno = self._errno or errno
+        self.errno = self.errno or errno
         if not self._left:
-            self.client.answer(request, self._errno)
+            self.client.answer(request, self.errno)
+        return not self._left
 
 
 class Frontend:
@@ -121,8 +124,8 @@ class Frontend:
         self.export = Export(name, size_bytes)
         self._server = NbdServer(self.export, socket_path, self, self._log)
         self._next_number = 1
-        self._asked: dict[int, tuple[Client | Split, NbdRequest]] = {}
-        """By cookie: who waits for what."""
+        self._asked: dict[int, tuple[Client | Split, NbdRequest, int]] = {}
+        """By cookie: who waits for what, and since when."""
         self._writes: dict[int, tuple[bytes, bytes]] = {}
         """By token: checksums and data of unanswered writes."""
         self._patches: dict[int, tuple[int, bytes]] = {}
@@ -139,6 +142,7 @@ class Frontend:
         self.on_copies: Callable[[Mapping[str, int]], None] = lambda copies: None
         """Called with the volume's copies when the primary has told that they are others than before."""
         self._count = dict.fromkeys(map(int, Command), 0)
+        self.figures = IoFigures(volume_id, name)
 
     async def start(self) -> None:
         """Listen and look for the primary. Raises StosError when the socket can't be made."""
@@ -192,7 +196,7 @@ class Frontend:
                 continue
             number = self._next_number
             self._next_number = number + 1
-            self._asked[number] = (client, request)
+            self._asked[number] = (client, request, now_ns)
             token = 0
             if kind == _WRITE:
                 data = bytes(payload)
@@ -215,7 +219,7 @@ class Frontend:
         for part in parts:
             number = self._next_number
             self._next_number = number + 1
-            self._asked[number] = (owner, request)
+            self._asked[number] = (owner, request, now_ns)
             data = bytes(part.payload)
             if part.kind == RequestKind.PATCH:
                 self._patches[number] = (part.skip, data)
@@ -228,7 +232,7 @@ class Frontend:
         def owned(owner: Client | Split) -> bool:
             return owner is client or (isinstance(owner, Split) and owner.client is client)
 
-        cookies = {cookie for cookie, (owner, _) in self._asked.items() if owned(owner)}
+        cookies = {cookie for cookie, (owner, _, _) in self._asked.items() if owned(owner)}
         for cookie in cookies:
             del self._asked[cookie]
         self._step(ClientGone(cookies))
@@ -309,6 +313,7 @@ class Frontend:
         data = bytes(view)
         wrong = verify(data, sums)
         if wrong:
+            self.figures.rotten += len(wrong)
             self._log.error(
                 "read from %s does not match its checksums in blocks %s",
                 peer,
@@ -395,10 +400,13 @@ class Frontend:
         return self._send(effect.node, header)
 
     def _answer(self, answer: Answer) -> None:
-        owner, request = self._asked.pop(answer.cookie)
+        owner, request, asked_ns = self._asked.pop(answer.cookie)
+        took_ns = time.monotonic_ns() - asked_ns
         if isinstance(owner, Split):
-            owner.answer(request, answer.errno)
+            if owner.answer(request, answer.errno):
+                self.figures.answered(request.command, request.length, took_ns, owner.errno)
             return
+        self.figures.answered(request.command, request.length, took_ns, answer.errno)
         content = self._contents.pop(answer.token) if answer.token else b""
         if isinstance(content, list):
             owner.answer_status(request, cut_status(request, content))
