@@ -8,7 +8,6 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 
 from stoscore import metrics, telemetry
@@ -92,11 +91,11 @@ class BusMetrics:
     def samples(self) -> Iterator[Sample]:
         identity = self._bus.identity
         who = (str(self._bus.me),)
-        now = datetime.now(UTC)
+        now_s = time.time()
         yield Sample("stos.bus.connected", int(self._bus.connected), who)
         yield Sample("stos.bus.connections", self._connections, who)
-        yield Sample("stos.certificate.age", (now - identity.not_before).total_seconds(), who)
-        yield Sample("stos.certificate.remaining", (identity.not_after - now).total_seconds(), who)
+        yield Sample("stos.certificate.age", now_s - identity.peer.issued_s, who)
+        yield Sample("stos.certificate.remaining", identity.not_after.timestamp() - now_s, who)
         state = identity.trust_state
         if state is not None:
             yield Sample("stos.trust.number", state.number, who)
