@@ -27,7 +27,7 @@ class IoFigures:
         self._count = dict.fromkeys(NAMES, 0)
         self._bytes = dict.fromkeys(NAMES, 0)
         self._errors = dict.fromkeys(NAMES, 0)
-        self._took = {kind: Histogram() for command in NAMES}
+        self._took = {command: Histogram() for command in NAMES}
         self._all = 0
         self.rotten = 0
         """blocks that a read brought and that did not match their checksums"""
