@@ -98,6 +98,8 @@ RULES = (
         ("open", _OPERATE, CHANGE, "serves a volume over NBD on that node"),
         ("close", _OPERATE, CHANGE, "ends that"),
         ("describe", f"{_LOOK} csi node", READ, "what one voter knows of a volume"),
+        ("describe-all", f"{_LOOK} csi", READ, "the same of many volumes at once"),
+        ("attached", f"{_LOOK} csi", READ, "how many of its volumes a node uses"),
         ("status", f"{_LOOK} csi", READ, "the node's space, replicas and frontends"),
     ),
     *_rules(
@@ -116,6 +118,7 @@ RULES = (
         "placement.",
         ("rank", f"{_OPERATE} node", READ, "where copies would go; the asker decides"),
         ("explain", f"{_LOOK} csi node", READ, "the same, told in full"),
+        ("capacity", f"{_LOOK} csi", READ, "how much room there is"),
     ),
     *_rules(
         "nats",

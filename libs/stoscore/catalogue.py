@@ -13,7 +13,7 @@ from stoscore import subjects
 from stoscore.bus import Bus
 from stoscore.envelope import decode_request
 from stoscore.errors import StosError, not_found
-from stoscore.limits import valid_volume_id, valid_volume_name
+from stoscore.limits import PAGE_ENTRIES_MAX, valid_volume_id, valid_volume_name
 from stoscore.messages import (
     CatalogueEntry,
     CataloguePage,
@@ -70,11 +70,16 @@ class Catalogue:
         found: Entries = []
         after = ""
         while True:
-            page = await self._bus.request(subjects.catalogue("list"), PageRequest(after=after), CataloguePage)
-            found += page.entries
-            after = page.next
+            entries, after = await self.page(after, PAGE_ENTRIES_MAX)
+            found += entries
             if not after:
                 return found
+
+    async def page(self, after: str, limit: int) -> tuple[Entries, str]:
+        """Up to `limit` volumes whose names come after that one, and what to go on after; "" at the end."""
+        request = PageRequest(after=after, limit=min(limit, PAGE_ENTRIES_MAX))
+        page = await self._bus.request(subjects.catalogue("list"), request, CataloguePage)
+        return page.entries, page.next
 
     # --- nodes ---
 

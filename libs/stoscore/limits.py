@@ -23,6 +23,10 @@ LABELS_MAX = 64
 REASON_BYTES_MAX = 256
 """What an operator writes down about an act."""
 LABEL_BYTES_MAX = 256
+PAGE_ENTRIES_MAX = 256
+"""Entries of the catalogue in one answer."""
+DESCRIBED_MAX = 128
+"""Volumes that one question to a node names. A status without labels is at most 4 KiB."""
 TRUST_DENIED_MAX = 1024
 """Identities and certificates that are revoked and have not ended by themselves."""
 TRUST_ROOTS_BYTES_MAX = 32 * KIB
@@ -53,5 +57,6 @@ assert VOLUME_BYTES_MIN % BLOCK_BYTES == 0
 assert VOLUME_BYTES_MAX % BLOCK_BYTES == 0
 assert REQUEST_BYTES_MAX % BLOCK_BYTES == 0
 assert COPIES_MAX <= VOTERS_MAX
+assert DESCRIBED_MAX * 4 * KIB < MESSAGE_BYTES_MAX
 assert TRUST_DENIED_MAX * 400 + TRUST_ROOTS_BYTES_MAX < TRUST_STATE_BYTES_MAX
 assert 2 * TRUST_STATE_BYTES_MAX + 32 * KIB < MESSAGE_BYTES_MAX

@@ -12,9 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from stoscore.limits import (
     COPIES_MAX,
+    DESCRIBED_MAX,
     LABEL_BYTES_MAX,
     LABELS_MAX,
     NAME_BYTES_MAX,
+    PAGE_ENTRIES_MAX,
     REASON_BYTES_MAX,
     REPLICAS_MAX,
     TRUST_DENIED_MAX,
@@ -43,6 +45,10 @@ FailureMode = Literal["hard", "soft", "alwayson"] | Annotated[int, Field(ge=1, l
 """How many in-sync copies a write needs: every copy asked for, a majority of them, one, or that many."""
 OnUnavailable = Literal["suspend", "error"]
 """What becomes of a write while there are fewer: it waits, or it fails."""
+Apart = Literal["", "zone", "node"]
+"""What copies may not share: a zone, whatever it costs; a node only; or as the placement service is set."""
+APART_LABEL = "stos.dev/apart"
+"""The volume's label that says so, for whoever places a copy of it later."""
 
 
 class Message(BaseModel):
@@ -133,6 +139,23 @@ class DescribeReplica(Message):
     volume: VolumeId
 
 
+class DescribeReplicas(Message):
+    """node.<n>.describe-all -> ReplicaStatuses: of those volumes whatever the node has a voter of, without labels and
+    zones, so that many fit into one answer."""
+
+    volumes: list[VolumeId] = Field(max_length=DESCRIBED_MAX)
+
+
+class CountAttached(Message):
+    """node.<n>.attached -> AttachedCount: how many of the volumes that this node leads are attached to `node`."""
+
+    node: NodeId
+
+
+class AttachedCount(Message):
+    volumes: int = Field(ge=0)
+
+
 class ResyncStatus(Message):
     """The catching-up of one peer, as its source sees it."""
 
@@ -161,6 +184,12 @@ class ReplicaStatus(Message):
     writes: int = 0
     reads: int = 0
     resyncs: list[ResyncStatus] = []
+    write_state: Literal["open", "suspended", "failing"] = "open"
+    """what the record's in-sync set and failure mode make of a write"""
+
+
+class ReplicaStatuses(Message):
+    statuses: list[ReplicaStatus]
 
 
 class NodeStatusRequest(Message):
@@ -340,6 +369,28 @@ class RankRequest(Message):
     """Nodes that have a member of the volume already: excluded, and their zones count as taken."""
     zones: list[str] = []
     """When not empty: only nodes in these zones."""
+    apart: Apart = ""
+    near: NodeId | None = None
+    """The first data copy is wanted there, if that node can take it."""
+
+
+class CapacityRequest(Message):
+    """placement.capacity -> Capacity: how much room there is for volumes of that many copies."""
+
+    copies: int = Field(ge=1, le=COPIES_MAX)
+    witnesses: int = Field(default=0, ge=0, le=1)
+    zones: list[str] = []
+    apart: Apart = ""
+
+
+class Capacity(Message):
+    """What a volume of that kind could have now. Volumes are thin: this is what may be promised, by the policies."""
+
+    largest_bytes: int = Field(ge=0)
+    """the largest volume that would be placed"""
+    available_bytes: int = Field(ge=0)
+    """what many volumes could have together"""
+    bids: int
 
 
 class Choice(Message):
@@ -602,6 +653,7 @@ class PageRequest(Message):
     """catalogue.list -> CataloguePage, catalogue.nodes -> NodePage: what comes after a name, in order."""
 
     after: str = Field(default="", max_length=NAME_BYTES_MAX)
+    limit: int = Field(default=PAGE_ENTRIES_MAX, ge=1, le=PAGE_ENTRIES_MAX)
 
 
 class CataloguePage(Message):

@@ -15,7 +15,8 @@ DECISION, AUDIT = "decision", "audit"
 
 
 def node(node_id: str, verb: str) -> str:
-    """Answered by that node's replica service: create, found, remove, describe, status, open, close."""
+    """Answered by that node's replica service: create, found, remove, describe, describe-all, attached,
+    status, open, close."""
     return f"{PREFIX}.node.{node_id}.{verb}"
 
 

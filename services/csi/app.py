@@ -74,7 +74,12 @@ class Servers:
         _log.info("csi %s listens", half, extra={"socket": str(path)})
 
     def _add_controller(self, server: Any) -> None:
-        controller = Controller(self._volumes, self._new_pending(), request_timeout_s=self._settings.request_timeout_s)
+        controller = Controller(
+            self._volumes,
+            self._new_pending(),
+            request_timeout_s=self._settings.request_timeout_s,
+            volumes_max=self._settings.max_volumes_per_node,
+        )
         rpc.add_ControllerServicer_to_server(controller, server)
 
     def _add_node(self, server: Any) -> None:
@@ -91,6 +96,7 @@ class Servers:
             node=chosen.node,
             zone=chosen.zone,
             request_timeout_s=chosen.request_timeout_s,
+            volumes_max=chosen.max_volumes_per_node,
         )
         rpc.add_NodeServicer_to_server(node, server)
 

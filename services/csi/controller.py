@@ -1,4 +1,4 @@
-"""CSI's Controller service: volumes are made, listed, given to a node, taken from it and deleted.
+"""CSI's Controller service: volumes are made, listed, given to a node, changed, taken from it and deleted.
 
 It keeps nothing: every call becomes requests to the volume's own brain, all of them idempotent, so a call
 may be repeated to this process, to a restarted one or to another one. A `volume_id` is the volume's random
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.csi import validate
+from services.csi import listing, parameters, topology, validate
+from services.csi.condition import condition
 from services.csi.pending import Pending
+from services.csi.placing import Placing
 from services.csi.port import VolumesPort
-from stoscore.errors import Code, StosError, invalid, unavailable
-from stoscore.limits import valid_node_name, valid_volume_id
-from stoscore.messages import CatalogueEntry, RecordModel
+from stoscore.errors import Code, StosError, invalid
+from stoscore.limits import VOLUME_BYTES_MIN, valid_node_name, valid_volume_id
+from stoscore.messages import RecordModel
 from stoscore.proto import csi_pb2 as pb
 from stoscore.proto import csi_pb2_grpc as rpc
 
@@ -22,6 +24,11 @@ CAPABILITIES = (
     pb.ControllerServiceCapability.RPC.CREATE_DELETE_VOLUME,
     pb.ControllerServiceCapability.RPC.PUBLISH_UNPUBLISH_VOLUME,
     pb.ControllerServiceCapability.RPC.LIST_VOLUMES,
+    pb.ControllerServiceCapability.RPC.LIST_VOLUMES_PUBLISHED_NODES,
+    pb.ControllerServiceCapability.RPC.GET_VOLUME,
+    pb.ControllerServiceCapability.RPC.VOLUME_CONDITION,
+    pb.ControllerServiceCapability.RPC.GET_CAPACITY,
+    pb.ControllerServiceCapability.RPC.MODIFY_VOLUME,
     pb.ControllerServiceCapability.RPC.SINGLE_NODE_MULTI_WRITER,
 )
 DEADLINE_MARGIN_S = 0.5
@@ -29,39 +36,23 @@ DEADLINE_MARGIN_S = 0.5
 
 
 class Controller(rpc.ControllerServicer):  # type: ignore[misc, unused-ignore]  # generated without types
-    """The RPCs. `request_timeout_s` is for callers that set no deadline."""
+    """The RPCs. `request_timeout_s` is for callers that set no deadline; `volumes_max` is how many volumes a node may
+    have, 0 for any number."""
 
-    def __init__(self, volumes: VolumesPort, pending: Pending, *, request_timeout_s: float):
+    def __init__(self, volumes: VolumesPort, pending: Pending, *, request_timeout_s: float, volumes_max: int):
         self._volumes = volumes
         self._pending = pending
+        self._placing = Placing(volumes, volumes_max)
         self._timeout_s = request_timeout_s
+
+    # ---- make and delete ------------------------------------------------------------------------------
 
     async def CreateVolume(self, request: pb.CreateVolumeRequest, context: Any) -> pb.CreateVolumeResponse:
         wanted = validate.create(request)
         timeout_s = self._remaining_s(context)
-
-        async def make() -> RecordModel:
-            status = await self._volumes.create(
-                wanted.name,
-                wanted.size_bytes,
-                replicas=wanted.replicas,
-                zones=list(wanted.zones),
-                labels=wanted.labels,
-                timeout_s=timeout_s,
-            )
-            if status.record is None:
-                raise unavailable(f"volume {wanted.name} has no record yet", "ask again")
-            return status.record
-
-        record = await self._pending.run(f"the name {wanted.name}", make)
-        made_for = record.labels.get(validate.FS_LABEL, "")
-        if made_for != wanted.fs_type:
-            raise StosError(
-                Code.ALREADY_EXISTS,
-                f"volume {wanted.name} exists for {made_for or 'block use'}, not for {wanted.fs_type or 'block use'}",
-                next_step="use another name",
-            )
-        return pb.CreateVolumeResponse(volume=_volume(record.volume, record.name, record.size_bytes, record.labels))
+        record = await self._pending.run(f"the name {wanted.name}", lambda: self._placing.create(wanted, timeout_s))
+        volume = listing.volume(record.volume, record.name, record.size_bytes, record.labels)
+        return pb.CreateVolumeResponse(volume=volume)
 
     async def DeleteVolume(self, request: pb.DeleteVolumeRequest, context: Any) -> pb.DeleteVolumeResponse:
         if not request.volume_id:
@@ -73,6 +64,30 @@ class Controller(rpc.ControllerServicer):  # type: ignore[misc, unused-ignore]  
             await self._pending.run(volume, lambda: self._volumes.delete(volume, timeout_s=timeout_s))
         return pb.DeleteVolumeResponse()
 
+    async def ControllerModifyVolume(
+        self, request: pb.ControllerModifyVolumeRequest, context: Any
+    ) -> pb.ControllerModifyVolumeResponse:
+        volume = validate.volume_id(request.volume_id)
+        asked = parameters.changes(request.mutable_parameters)
+        timeout_s = self._remaining_s(context)
+
+        async def modify() -> RecordModel | None:
+            if asked.nothing:
+                await self._volumes.survey(volume)
+                return None
+            return await self._volumes.set_policy(
+                volume,
+                replicas=asked.replicas,
+                failure_mode=asked.failure_mode,
+                on_unavailable=asked.on_unavailable,
+                timeout_s=timeout_s,
+            )
+
+        await self._pending.run(volume, modify)
+        return pb.ControllerModifyVolumeResponse()
+
+    # ---- give to a node and take back -----------------------------------------------------------------
+
     async def ControllerPublishVolume(
         self, request: pb.ControllerPublishVolumeRequest, context: Any
     ) -> pb.ControllerPublishVolumeResponse:
@@ -83,7 +98,7 @@ class Controller(rpc.ControllerServicer):  # type: ignore[misc, unused-ignore]  
             raise invalid("readonly is not supported here", next_step="publish it read-only on the node")
         volume, node = validate.volume_id(request.volume_id), validate.node_id(request.node_id)
         timeout_s = self._remaining_s(context)
-        attached = await self._pending.run(volume, lambda: self._volumes.attach(volume, node, timeout_s=timeout_s))
+        attached = await self._pending.run(volume, lambda: self._placing.attach(volume, node, timeout_s))
         return pb.ControllerPublishVolumeResponse(
             publish_context={"attachEpoch": str(attached.attach_epoch), "volumeName": attached.record.name}
         )
@@ -108,16 +123,18 @@ class Controller(rpc.ControllerServicer):  # type: ignore[misc, unused-ignore]  
             await self._pending.run(volume, detach)
         return pb.ControllerUnpublishVolumeResponse()
 
+    # ---- look -----------------------------------------------------------------------------------------
+
     async def ValidateVolumeCapabilities(
         self, request: pb.ValidateVolumeCapabilitiesRequest, context: Any
     ) -> pb.ValidateVolumeCapabilitiesResponse:
         volume = validate.volume_id(request.volume_id)
         if not request.volume_capabilities:
             raise invalid("volume_capabilities is empty")
-        entry, _ = await self._volumes.get(volume)
+        entry, _ = await self._volumes.survey(volume)
         try:
             uses = validate.capabilities(request.volume_capabilities)
-            validate.parameters(request.parameters)
+            parameters.of_class(request.parameters, request.mutable_parameters)
         except StosError as error:
             return pb.ValidateVolumeCapabilitiesResponse(message=str(error))
         has = entry.labels.get(validate.FS_LABEL, "")
@@ -129,28 +146,39 @@ class Controller(rpc.ControllerServicer):  # type: ignore[misc, unused-ignore]  
                 volume_context=request.volume_context,
                 volume_capabilities=request.volume_capabilities,
                 parameters=request.parameters,
+                mutable_parameters=request.mutable_parameters,
             )
         )
 
     async def ListVolumes(self, request: pb.ListVolumesRequest, context: Any) -> pb.ListVolumesResponse:
-        """Pages in the order of ids; a token is the last id of the page before, so that it stays right while
-        volumes come and go, and in every process."""
-        if request.max_entries < 0:
-            raise invalid(f"max_entries is negative: {request.max_entries}")
-        after = request.starting_token
-        if after and not valid_volume_id(after):
-            raise StosError(
-                Code.ABORTED,
-                f"starting_token {after[:64]!r} is none of ours",
-                next_step="start again without",
-            )
-        listed = sorted((entry for entry, _ in await self._volumes.list()), key=lambda entry: entry.volume)
-        rest = [entry for entry in listed if entry.volume > after and entry.state == "ready"]
-        page = rest[: request.max_entries] if request.max_entries else rest
-        return pb.ListVolumesResponse(
-            entries=[pb.ListVolumesResponse.Entry(volume=_listed(entry)) for entry in page],
-            next_token=page[-1].volume if len(page) < len(rest) else "",
+        return await listing.page(
+            self._volumes, request.max_entries, request.starting_token, timeout_s=self._remaining_s(context)
         )
+
+    async def ControllerGetVolume(
+        self, request: pb.ControllerGetVolumeRequest, context: Any
+    ) -> pb.ControllerGetVolumeResponse:
+        entry, survey = await self._volumes.survey(validate.volume_id(request.volume_id))
+        return pb.ControllerGetVolumeResponse(
+            volume=listing.described(entry, survey),
+            status=pb.ControllerGetVolumeResponse.VolumeStatus(
+                published_node_ids=listing.published(survey), volume_condition=condition(survey)
+            ),
+        )
+
+    async def GetCapacity(self, request: pb.GetCapacityRequest, context: Any) -> pb.GetCapacityResponse:
+        """What CreateVolume with these parameters and this topology could have now."""
+        asked = parameters.of_class(request.parameters)
+        uses = validate.capabilities(request.volume_capabilities) if request.volume_capabilities else []
+        fs_type = validate.one_fs_type(uses, asked.fs_type) if uses else asked.fs_type
+        zones = topology.zones([request.accessible_topology] if request.HasField("accessible_topology") else [])
+        found = await self._volumes.capacity(
+            asked.replicas, zones=zones, apart=asked.apart, timeout_s=self._remaining_s(context)
+        )
+        answer = pb.GetCapacityResponse(available_capacity=found.available_bytes)
+        answer.maximum_volume_size.value = found.largest_bytes
+        answer.minimum_volume_size.value = parameters.FS_BYTES_MIN.get(fs_type, VOLUME_BYTES_MIN)
+        return answer
 
     async def ControllerGetCapabilities(
         self, request: pb.ControllerGetCapabilitiesRequest, context: Any
@@ -165,15 +193,3 @@ class Controller(rpc.ControllerServicer):  # type: ignore[misc, unused-ignore]  
         if remaining_s is None:
             return self._timeout_s
         return max(float(remaining_s) - DEADLINE_MARGIN_S, 0.1)
-
-
-def _volume(volume: str, name: str, size_bytes: int, labels: dict[str, str]) -> pb.Volume:
-    """No accessible_topology: a volume can be used on every node, wherever its copies are."""
-    context = {"volumeName": name}
-    if validate.FS_LABEL in labels:
-        context["fsType"] = labels[validate.FS_LABEL]
-    return pb.Volume(volume_id=volume, capacity_bytes=size_bytes, volume_context=context)
-
-
-def _listed(entry: CatalogueEntry) -> pb.Volume:
-    return _volume(entry.volume, entry.name, entry.size_bytes, entry.labels)

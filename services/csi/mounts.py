@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 FILESYSTEMS = ("ext4", "xfs")
+_FAILED = {"emergency_ro", "shutdown"}
+"""What newer kernels say of a file system that has given up."""
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -32,6 +34,8 @@ class Mount:
     readonly: bool
     fs_type: str
     source: str
+    failed: bool = False
+    """It was mounted for writing, and the kernel has made the file system read-only after an error."""
 
     @property
     def what(self) -> str:
@@ -67,15 +71,18 @@ def parse_mountinfo(text: str) -> list[Mount]:
         fields, kind = left.split(" "), right.split(" ")
         if not separator or len(fields) < 6 or len(kind) < 2 or not fields[0].isdigit():
             continue
+        readonly = "ro" in fields[5].split(",")
+        options = set(kind[2].split(",")) if len(kind) > 2 else set()
         mounts.append(
             Mount(
                 mount_id=int(fields[0]),
                 device=fields[2],
                 root=unescape(fields[3]),
                 path=unescape(fields[4]),
-                readonly="ro" in fields[5].split(","),
+                readonly=readonly,
                 fs_type=kind[0],
                 source=unescape(kind[1]),
+                failed=("ro" in options and not readonly) or bool(options & _FAILED),
             )
         )
     return mounts

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.csi import host, validate
+from services.csi import host, topology, validate
 from services.csi.commands import run
+from services.csi.mounts import Device
 from services.csi.pending import Pending
 from services.csi.staging import Staging
 from stoscore.errors import Code, invalid, precondition
@@ -16,6 +17,7 @@ from stoscore.proto import csi_pb2_grpc as rpc
 CAPABILITIES = (
     pb.NodeServiceCapability.RPC.STAGE_UNSTAGE_VOLUME,
     pb.NodeServiceCapability.RPC.GET_VOLUME_STATS,
+    pb.NodeServiceCapability.RPC.VOLUME_CONDITION,
     pb.NodeServiceCapability.RPC.SINGLE_NODE_MULTI_WRITER,
 )
 # size and counts of blocks, then of inodes, by `stat --file-system`
@@ -25,12 +27,22 @@ _STAT_FORMAT = "%S %b %f %a %c %d"
 class Node(rpc.NodeServicer):  # type: ignore[misc, unused-ignore]  # generated without types
     """The RPCs of the node that is called `node`."""
 
-    def __init__(self, staging: Staging, pending: Pending, *, node: str, zone: str, request_timeout_s: float):
+    def __init__(
+        self,
+        staging: Staging,
+        pending: Pending,
+        *,
+        node: str,
+        zone: str,
+        request_timeout_s: float,
+        volumes_max: int,
+    ):
         self._staging = staging
         self._pending = pending
         self._node = node
         self._zone = zone
         self._timeout_s = request_timeout_s
+        self._volumes_max = volumes_max
 
     async def NodeStageVolume(self, request: pb.NodeStageVolumeRequest, context: Any) -> pb.NodeStageVolumeResponse:
         """`publish_context` is not believed: the volume's record says whether it is attached to this node,
@@ -81,23 +93,9 @@ class Node(rpc.NodeServicer):  # type: ignore[misc, unused-ignore]  # generated 
         volume = validate.volume_id(request.volume_id)
         path = validate.path(request.volume_path, "volume_path")
         device, as_block = await self._staging.shown_at(volume, path)
-        unit = pb.VolumeUsage
-        if as_block:
-            return pb.NodeGetVolumeStatsResponse(usage=[unit(total=host.size_of(device), unit=pb.VolumeUsage.BYTES)])
-        # A program of its own, because a filesystem whose volume waits makes its caller wait too.
-        told = (await run(["stat", "--file-system", "--format", _STAT_FORMAT, path])).check().output
-        size, blocks, free, available, inodes, inodes_free = (int(number) for number in told.split())
-        return pb.NodeGetVolumeStatsResponse(
-            usage=[
-                unit(
-                    total=blocks * size,
-                    used=(blocks - free) * size,
-                    available=available * size,
-                    unit=pb.VolumeUsage.BYTES,
-                ),
-                unit(total=inodes, used=inodes - inodes_free, available=inodes_free, unit=pb.VolumeUsage.INODES),
-            ]
-        )
+        condition = await self._staging.condition(volume, device)
+        usage = _block_usage(device) if as_block else await _filesystem_usage(path)
+        return pb.NodeGetVolumeStatsResponse(usage=usage, volume_condition=condition)
 
     async def NodeGetCapabilities(
         self, request: pb.NodeGetCapabilitiesRequest, context: Any
@@ -108,10 +106,25 @@ class Node(rpc.NodeServicer):  # type: ignore[misc, unused-ignore]  # generated 
         )
 
     async def NodeGetInfo(self, request: pb.NodeGetInfoRequest, context: Any) -> pb.NodeGetInfoResponse:
-        info = pb.NodeGetInfoResponse(node_id=self._node)
-        if self._zone:
-            info.accessible_topology.segments[validate.ZONE_KEY] = self._zone
+        info = pb.NodeGetInfoResponse(node_id=self._node, max_volumes_per_node=self._volumes_max)
+        info.accessible_topology.segments.update(topology.segments(self._node, self._zone))
         return info
+
+
+def _block_usage(device: Device) -> list[pb.VolumeUsage]:
+    return [pb.VolumeUsage(total=host.size_of(device), unit=pb.VolumeUsage.BYTES)]
+
+
+async def _filesystem_usage(path: str) -> list[pb.VolumeUsage]:
+    """By a program of its own, because a filesystem whose volume waits makes its caller wait too."""
+    told = (await run(["stat", "--file-system", "--format", _STAT_FORMAT, path])).check().output
+    size, blocks, free, available, inodes, inodes_free = (int(number) for number in told.split())
+    return [
+        pb.VolumeUsage(
+            total=blocks * size, used=(blocks - free) * size, available=available * size, unit=pb.VolumeUsage.BYTES
+        ),
+        pb.VolumeUsage(total=inodes, used=inodes - inodes_free, available=inodes_free, unit=pb.VolumeUsage.INODES),
+    ]
 
 
 def _use(request: pb.NodeStageVolumeRequest | pb.NodePublishVolumeRequest) -> validate.Access:

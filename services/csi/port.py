@@ -9,7 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from stoscore.messages import Attached, CatalogueEntry, FrontendOpened, ReplicaStatus
+from stoscore.messages import (
+    Apart,
+    Attached,
+    Capacity,
+    CatalogueEntry,
+    FailureMode,
+    FrontendOpened,
+    OnUnavailable,
+    RecordModel,
+    ReplicaStatus,
+)
+from stoscore.volumes import Survey
 
 
 class VolumesPort(Protocol):
@@ -23,12 +34,37 @@ class VolumesPort(Protocol):
         replicas: int = 2,
         zones: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
+        failure_mode: FailureMode = "alwayson",
+        on_unavailable: OnUnavailable = "suspend",
+        near: str | None = None,
         timeout_s: float = 30.0,
     ) -> ReplicaStatus: ...
 
     async def get(self, name_or_id: str) -> tuple[CatalogueEntry, ReplicaStatus | None]: ...
 
-    async def list(self) -> list[tuple[CatalogueEntry, ReplicaStatus | None]]: ...
+    async def survey(self, name_or_id: str) -> tuple[CatalogueEntry, Survey]: ...
+
+    async def page(
+        self, after: str, limit: int, *, timeout_s: float = 30.0
+    ) -> tuple[list[tuple[CatalogueEntry, Survey]], str]: ...
+
+    async def capacity(
+        self, replicas: int, *, zones: Sequence[str] = (), apart: Apart = "", timeout_s: float = 30.0
+    ) -> Capacity: ...
+
+    async def attached_to(self, node: str, *, timeout_s: float = 30.0) -> int: ...
+
+    async def set_policy(
+        self,
+        volume: str,
+        *,
+        replicas: int | None = None,
+        failure_mode: FailureMode | None = None,
+        on_unavailable: OnUnavailable | None = None,
+        timeout_s: float = 30.0,
+    ) -> RecordModel: ...
+
+    async def move_primary(self, volume: str, to: str | None = None, *, timeout_s: float = 30.0) -> ReplicaStatus: ...
 
     async def attach(self, volume: str, node: str, *, timeout_s: float = 30.0) -> Attached: ...
 

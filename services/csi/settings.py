@@ -49,6 +49,13 @@ class CsiSettings(ServiceSettings):
         le=600,
         description="seconds for a request to the cluster when the caller sets no deadline",
     )
+    max_volumes_per_node: int = Field(
+        default=128,
+        ge=0,
+        le=4096,
+        description="volumes that a node may have attached, the same in every instance; 0 for any number. Each "
+        "one of the fuse attacher costs a process of some 30 MB",
+    )
     format_timeout_s: float = Field(
         default=600.0, gt=0, le=7200, description="seconds for mkfs: its time grows with the volume"
     )

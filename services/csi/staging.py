@@ -17,11 +17,13 @@ from urllib.parse import unquote, urlsplit
 
 from services.csi import host
 from services.csi.attachers import Attacher, Export, first_usable, holder
+from services.csi.condition import condition
 from services.csi.mounts import Device, Mount
 from services.csi.port import VolumesPort
 from services.csi.validate import FS_DEFAULT, Access
 from stoscore.errors import Code, StosError, not_found, precondition
 from stoscore.messages import FrontendOpened
+from stoscore.proto import csi_pb2 as pb
 from stoscore.telemetry import span
 
 _STACKED_MAX = 16
@@ -116,16 +118,20 @@ class Staging:
             await self._volumes.get(volume)  # NOT_FOUND, if that is why
             raise precondition(f"volume {volume} is not staged on this node", next_step="stage it first")
         if use.block:
-            await self._publish_device(device, target, readonly=readonly)
+            await self._publish_device(device, target, use, readonly=readonly)
         else:
-            await self._publish_directory(device, staging, target, readonly=readonly)
+            await self._publish_directory(device, staging, target, use, readonly=readonly)
 
-    async def _publish_directory(self, device: Device, staging: str, target: str, *, readonly: bool) -> None:
+    async def _publish_directory(
+        self, device: Device, staging: str, target: str, use: Access, *, readonly: bool
+    ) -> None:
         staged = host.mount_at(staging)
         if staged is None or not device.mounted_as_filesystem(staged):
             raise precondition(f"the volume is not staged at {staging}", next_step="stage it first")
         there = host.mount_at(target)
         if there is None:
+            if use.one_writer:
+                _refuse_second(device, staging)
             host.make_directory(target, "target_path")
             await host.bind(staging, target, readonly=readonly)
             return
@@ -136,11 +142,13 @@ class Staging:
         elif there.readonly and not readonly:
             raise StosError(Code.ALREADY_EXISTS, f"the volume is published read-only at {target}")
 
-    async def _publish_device(self, device: Device, target: str, *, readonly: bool) -> None:
+    async def _publish_device(self, device: Device, target: str, use: Access, *, readonly: bool) -> None:
         if readonly:
             raise precondition("a raw block volume can't be published read-only", next_step="publish it writable")
         there = host.mount_at(target)
         if there is None:
+            if use.one_writer:
+                _refuse_second(device, "")
             host.make_file(target, "target_path")
             await host.bind(device.path, target, readonly=False)
         else:
@@ -168,9 +176,33 @@ class Staging:
             raise not_found(f"volume {volume} is not at {path}")
         return device, device.mounted_as_file(there)
 
+    async def condition(self, volume: str, device: Device) -> pb.VolumeCondition:
+        """What this node's kernel says of the file system, then what the volume's nodes say of its copies."""
+        failed = next((m for m in host.mounts() if device.mounted_as_filesystem(m) and m.failed), None)
+        if failed is not None:
+            return pb.VolumeCondition(abnormal=True, message=f"the {failed.fs_type} became read-only after an error")
+        try:
+            _, survey = await self._volumes.survey(volume)
+        except StosError as error:
+            return pb.VolumeCondition(message=f"mounted and in use; its copies can't be asked for now: {error.message}")
+        return condition(survey)
+
     async def _device(self, volume: str) -> Device | None:
         held = await holder(self._attachers, volume)
         return host.device_of(held[1]) if held else None
+
+
+def _refuse_second(device: Device, staging: str) -> None:
+    """SINGLE_NODE_SINGLE_WRITER: one target at a time, whoever asks for the second one."""
+    staged = host.resolved(staging) if staging else ""
+    # A part of the file system that is mounted elsewhere (a pod's subPath) belongs to a target that is there already.
+    targets = [m for m in host.mounts() if device.mounted(m) and m.path != staged]
+    whole = [m.path for m in targets if m.root == "/" or device.mounted_as_file(m)]
+    if whole:
+        raise precondition(
+            f"the volume is published at {whole[0]}, and its access mode allows one writer",
+            next_step="unpublish it there, or use ReadWriteOnce",
+        )
 
 
 def _refuse_foreign(there: Mount, target: str, *, shown: bool) -> None:

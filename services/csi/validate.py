@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from services.csi import parameters, topology
+from services.csi.parameters import FS_BYTES_MIN
 from stoscore.errors import Code, StosError, invalid, not_found
 from stoscore.limits import (
-    LABEL_BYTES_MAX,
-    LABELS_MAX,
-    REPLICAS_MAX,
     VOLUME_BYTES_DEFAULT,
     VOLUME_BYTES_MAX,
     VOLUME_BYTES_MIN,
@@ -25,17 +24,13 @@ from stoscore.limits import (
 )
 from stoscore.proto import csi_pb2 as pb
 from stoscore.units import MIB, format_size
+from stoscore.volumes.naming import check_mode
 
-ZONE_KEY = "topology.stos.dev/zone"
 FS_LABEL = "stos.dev/fs-type"
 FS_DEFAULT = "ext4"
-FS_BYTES_MIN = {"ext4": 16 * MIB, "xfs": 300 * MIB}
-"""Below these, mkfs leaves out the journal (ext4) or refuses (xfs)."""
-REPLICAS_DEFAULT = 2
 PATH_BYTES_MAX = 4095
+MOUNT_OPTIONS_BYTES_MAX = 4095
 
-_KUBERNETES = "csi.storage.k8s.io/"
-_FS_PARAMETERS = ("csi.storage.k8s.io/fstype", "fsType")
 _ONE_NODE_MODES = frozenset(
     {
         pb.VolumeCapability.AccessMode.SINGLE_NODE_WRITER,
@@ -59,6 +54,20 @@ class Access:
     """ext4, xfs, or empty when the caller leaves the choice."""
     mount_flags: tuple[str, ...]
     readonly: bool
+    one_writer: bool = False
+    """One target path at a time, whatever asks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The size to make, and the range in which an existing volume's may lie; a limit of 0 is none."""
+
+    chosen_bytes: int
+    required_bytes: int
+    limit_bytes: int
+
+    def allow(self, size_bytes: int) -> bool:
+        return self.required_bytes <= size_bytes and (not self.limit_bytes or size_bytes <= self.limit_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +75,13 @@ class Wanted:
     """A CreateVolume request that makes sense."""
 
     name: str
-    size_bytes: int
-    replicas: int
+    sizes: Sizes
+    asked: parameters.Class
     fs_type: str
     """Empty for a raw block volume."""
-    zones: tuple[str, ...]
     labels: dict[str, str]
+    zones: tuple[str, ...]
+    near: str | None
 
 
 def create(request: pb.CreateVolumeRequest) -> Wanted:
@@ -80,45 +90,23 @@ def create(request: pb.CreateVolumeRequest) -> Wanted:
     if request.HasField("volume_content_source"):
         kind = request.volume_content_source.WhichOneof("type") or "unknown"
         raise invalid(f"volume_content_source of type {kind!r} is not supported: volumes start empty")
-    if request.mutable_parameters:
-        raise invalid(f"mutable_parameters are not supported: {', '.join(sorted(request.mutable_parameters))}")
     uses = capabilities(request.volume_capabilities)
-    replicas, fs_parameter, labels = parameters(request.parameters)
-    fs_type = _one_fs_type(uses, fs_parameter)
-    if fs_type:
-        labels[FS_LABEL] = fs_type
-    minimum_bytes = FS_BYTES_MIN[fs_type] if fs_type else VOLUME_BYTES_MIN
-    size_bytes = size(request.capacity_range if request.HasField("capacity_range") else None, minimum_bytes)
-    return Wanted(name, size_bytes, replicas, fs_type, zones(request.accessibility_requirements), labels)
+    asked = parameters.of_class(request.parameters, request.mutable_parameters)
+    check_mode(asked.failure_mode, asked.replicas)
+    fs_type = one_fs_type(uses, asked.fs_type)
+    labels = asked.labels | ({FS_LABEL: fs_type} if fs_type else {})
+    sizes = capacity(request.capacity_range if request.HasField("capacity_range") else None, fs_type)
+    where = request.accessibility_requirements
+    wish = topology.near(where.preferred)
+    return Wanted(
+        name, sizes, asked, fs_type, labels, topology.zones(where.requisite), near=wish if asked.local else None
+    )
 
 
-def parameters(given: Mapping[str, str]) -> tuple[int, str, dict[str, str]]:
-    """(replicas, filesystem or "", labels) of a storage class's parameters."""
-    replicas = REPLICAS_DEFAULT
-    filesystems: dict[str, str] = {}
-    labels: dict[str, str] = {}
-    for key in sorted(given):
-        value = given[key]
-        if key == "replicas":
-            replicas = _replicas(value)
-        elif key in _FS_PARAMETERS:
-            filesystems[key] = _fs_type(value, f"parameter {key}")
-        elif key.startswith(_KUBERNETES):
-            labels[key] = value
-        else:
-            raise invalid(
-                f"unknown parameter {key!r}",
-                next_step=f"known: replicas, {', '.join(reversed(_FS_PARAMETERS))}",
-            )
-    if len(set(filesystems.values())) > 1:
-        said = " but ".join(f"{key}={value}" for key, value in filesystems.items())
-        raise invalid(f"parameters contradict each other: {said}")
-    # One place stays free for the label that remembers the filesystem.
-    if len(labels) >= LABELS_MAX or any(
-        len(text.encode()) > LABEL_BYTES_MAX for pair in labels.items() for text in pair
-    ):
-        raise invalid(f"too much metadata: up to {LABELS_MAX - 1} entries of {LABEL_BYTES_MAX} bytes are kept")
-    return replicas, next(iter(filesystems.values()), ""), labels
+def capacity(wanted: pb.CapacityRange | None, fs_type: str) -> Sizes:
+    """What a range allows for a volume with that file system, or none."""
+    chosen = size(wanted, FS_BYTES_MIN[fs_type] if fs_type else VOLUME_BYTES_MIN)
+    return Sizes(chosen, wanted.required_bytes if wanted else 0, wanted.limit_bytes if wanted else 0)
 
 
 def size(wanted: pb.CapacityRange | None, minimum_bytes: int = VOLUME_BYTES_MIN) -> int:
@@ -176,25 +164,14 @@ def access(capability: pb.VolumeCapability, *, refusal: Code = Code.INVALID_ARGU
             next_step="use ReadWriteOnce (SINGLE_NODE_WRITER) or ReadWriteOncePod",
         )
     readonly = mode == pb.VolumeCapability.AccessMode.SINGLE_NODE_READER_ONLY
+    one_writer = mode == pb.VolumeCapability.AccessMode.SINGLE_NODE_SINGLE_WRITER
     if kind == "block":
-        return Access(True, "", (), readonly)
+        return Access(True, "", (), readonly, one_writer)
     mount = capability.mount
     if mount.volume_mount_group:
         raise invalid("volume_mount_group is not supported")
     fs_type = _fs_type(mount.fs_type, "fs_type", refusal) if mount.fs_type else ""
-    return Access(False, fs_type, _mount_flags(mount.mount_flags), readonly)
-
-
-def zones(requirement: pb.TopologyRequirement) -> tuple[str, ...]:
-    """The zones that copies may be placed in; empty for all. `preferred` needs no answer: a volume can
-    be used from every node, wherever its copies are."""
-    allowed: set[str] = set()
-    for topology in requirement.requisite:
-        unknown = sorted(set(topology.segments) - {ZONE_KEY})
-        if unknown:
-            raise invalid(f"unknown topology key {unknown[0]!r}", next_step=f"known: {ZONE_KEY}")
-        allowed.add(topology.segments.get(ZONE_KEY, ""))
-    return () if "" in allowed else tuple(sorted(allowed))
+    return Access(False, fs_type, _mount_flags(mount.mount_flags), readonly, one_writer)
 
 
 def volume_id(text: str) -> str:
@@ -215,11 +192,11 @@ def node_id(text: str) -> str:
 
 
 def path(text: str, field: str) -> str:
-    """An absolute path without `..`, NUL or doubled slashes."""
+    """An absolute path without `..`, control characters or doubled slashes."""
     if not text:
         raise invalid(f"{field} is empty")
     parts = text.split("/")[1:]
-    if not text.startswith("/") or text == "/" or "\0" in text or len(text.encode()) > PATH_BYTES_MAX:
+    if not text.startswith("/") or text == "/" or not text.isprintable() or len(text.encode()) > PATH_BYTES_MAX:
         raise invalid(f"{field} is no absolute path: {text[:128]!r}")
     if ".." in parts or "." in parts:
         raise invalid(f"{field} has relative parts: {text[:128]!r}")
@@ -243,19 +220,13 @@ def _name(text: str) -> str:
     return text
 
 
-def _replicas(text: str) -> int:
-    if not re.fullmatch(r"\d{1,3}", text, re.ASCII) or int(text) > REPLICAS_MAX:
-        raise invalid(f"parameter replicas is {text[:32]!r}: write 0 to {REPLICAS_MAX} copies besides the primary one")
-    return int(text)
-
-
 def _fs_type(text: str, field: str, refusal: Code = Code.INVALID_ARGUMENT) -> str:
     if text not in FS_BYTES_MIN:
         raise StosError(refusal, f"{field} is {text[:32]!r}", next_step=f"use {' or '.join(FS_BYTES_MIN)}")
     return text
 
 
-def _one_fs_type(uses: list[Access], parameter: str) -> str:
+def one_fs_type(uses: list[Access], parameter: str) -> str:
     if uses[0].block:
         if parameter:
             raise invalid(f"a raw block volume has no filesystem, but parameters ask for {parameter}")
@@ -274,6 +245,8 @@ def _mount_flags(given: Iterable[str]) -> tuple[str, ...]:
         if _FLAGS_REFUSED.fullmatch(flag):
             raise invalid(f"mount flag {flag[:64]!r} is not allowed: it changes what is mounted")
         flags.append(flag)
+    if sum(len(flag) + 1 for flag in flags) > MOUNT_OPTIONS_BYTES_MAX:
+        raise invalid(f"the mount flags are longer than the {MOUNT_OPTIONS_BYTES_MAX} bytes that the kernel takes")
     return tuple(flags)
 
 

@@ -38,7 +38,6 @@ from stoscore.telemetry import get_logger
 KEYS = f"$KV.{CATALOGUE_BUCKET}"
 QUEUE = "nats"
 CONFLICTS_MAX = 8
-PAGE = 256
 PAGE_BYTES = 512 << 10
 """Of one answer's entries: it must fit into one message."""
 READS_AT_ONCE = 32
@@ -122,7 +121,7 @@ class CatalogueStore:
         return entry
 
     async def _list(self, request: PageRequest, context: RequestContext) -> CataloguePage:
-        entries, following = await self._page("name", request.after, CatalogueEntry)
+        entries, following = await self._page("name", request, CatalogueEntry)
         return CataloguePage(entries=entries, next=following)
 
     # --- nodes ---
@@ -138,7 +137,7 @@ class CatalogueStore:
         return Empty()
 
     async def _nodes(self, request: PageRequest, context: RequestContext) -> NodePage:
-        entries, following = await self._page("node", request.after, NodeEntry)
+        entries, following = await self._page("node", request, NodeEntry)
         return NodePage(entries=entries, next=following)
 
     # --- keys ---
@@ -173,16 +172,16 @@ class CatalogueStore:
             raise
         return True
 
-    async def _page(self, area: str, after: str, kind: type[M]) -> tuple[list[M], str]:
+    async def _page(self, area: str, request: PageRequest, kind: type[M]) -> tuple[list[M], str]:
         """The entries of the first keys after that one, sorted, and the key to go on after; "" at the end."""
-        names = [name for name in await self._names(f"{KEYS}.{area}.") if name > after]
+        names = [name for name in await self._names(f"{KEYS}.{area}.") if name > request.after]
         gate = asyncio.Semaphore(READS_AT_ONCE)
 
         async def read(name: str) -> bytes:
             async with gate:
                 return (await self._get(f"{area}.{name}"))[0]
 
-        contents = await asyncio.gather(*(read(name) for name in names[:PAGE]))
+        contents = await asyncio.gather(*(read(name) for name in names[: request.limit]))
         entries: list[M] = []
         size = 0
         for position, data in enumerate(contents):
@@ -192,7 +191,7 @@ class CatalogueStore:
             entry = _decoded(kind, data) if data else None
             if entry is not None:
                 entries.append(entry)
-        return entries, names[PAGE - 1] if len(names) > PAGE else ""
+        return entries, names[request.limit - 1] if len(names) > request.limit else ""
 
     async def _names(self, prefix: str) -> list[str]:
         """All keys below it, sorted."""

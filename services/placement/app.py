@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 from services.placement import bids, plan
 from services.placement.policies import Policy
+from services.placement.room import room
 from services.placement.settings import PlacementSettings
 from stoscore import plugins, subjects, telemetry
 from stoscore.bus import Bus, RequestContext
 from stoscore.errors import Code, StosError
 from stoscore.host import HostContext
-from stoscore.messages import Bid, Ranking, RankRequest
+from stoscore.messages import Bid, Capacity, CapacityRequest, Ranking, RankRequest
 from stoscore.settings import load
 
 QUEUE = "placement"
@@ -47,14 +48,14 @@ class Placement:
         """The nodes for a volume, or the StosError that says why there are none."""
         try:
             try:
-                ranking = self._plan(await self._bids(request, self.settings.bid_wait_ms), request)
+                ranking = self._plan(await self._bids(request.size_bytes, self.settings.bid_wait_ms), request)
             except StosError as error:
                 if not _may_be_lateness(error):
                     raise
                 patience_ms = min(self.settings.bid_patience_ms, int(context.left_s() * 1000) - ANSWER_MS)
                 if patience_ms <= self.settings.bid_wait_ms:
                     raise
-                ranking = self._plan(await self._bids(request, patience_ms), request)
+                ranking = self._plan(await self._bids(request.size_bytes, patience_ms), request)
         except StosError as error:
             _log.info("placement refused: %s", error.message, extra={"volume": request.volume, "code": error.code})
             raise
@@ -72,11 +73,15 @@ class Placement:
 
     async def explain(self, request: RankRequest, context: RequestContext) -> Ranking:
         """The same decision, told as far as it gets, without an error for a shortage."""
-        offers = await self._bids(request, self.settings.bid_wait_ms)
+        offers = await self._bids(request.size_bytes, self.settings.bid_wait_ms)
         return plan.explain(offers, request, self.policies, instance=self.instance)
 
-    async def _bids(self, request: RankRequest, wait_ms: int) -> list[Bid]:
-        return await bids.gather(self.bus, request.size_bytes, wait_s=wait_ms / 1000)
+    async def capacity(self, request: CapacityRequest, context: RequestContext) -> Capacity:
+        """How much room there is, by the bids of the moment."""
+        return room(await self._bids(0, self.settings.bid_wait_ms), request, self.policies)
+
+    async def _bids(self, size_bytes: int, wait_ms: int) -> list[Bid]:
+        return await bids.gather(self.bus, size_bytes, wait_s=wait_ms / 1000)
 
     def _plan(self, offers: list[Bid], request: RankRequest) -> Ranking:
         with telemetry.span(
@@ -104,6 +109,7 @@ class PlacementService:
         await asyncio.gather(
             context.bus.serve(subjects.placement("rank"), RankRequest, placement.rank, queue=QUEUE),
             context.bus.serve(subjects.placement("explain"), RankRequest, placement.explain, queue=QUEUE),
+            context.bus.serve(subjects.placement("capacity"), CapacityRequest, placement.capacity, queue=QUEUE),
         )
         context.ready()
         await context.stopping.wait()

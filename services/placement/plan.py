@@ -22,6 +22,9 @@ from stoscore.errors import Code, StosError, invalid, unavailable
 from stoscore.messages import Bid, Choice, Ranking, RankRequest, Refusal
 from stoscore.units import format_size
 
+NEAR_POINTS = 100.0
+"""Above all that policies say in favour of another node; what they say against it (`filter`) still counts."""
+
 
 def plan(bids: Iterable[Bid], request: RankRequest, policies: Sequence[Policy], *, instance: str) -> Ranking:
     """The nodes for the request, best first. Raises StosError: INVALID_ARGUMENT for a request of nothing, UNAVAILABLE
@@ -103,11 +106,13 @@ def _choose_one(offers: Sequence[Bid], ask: Ask, policies: Sequence[Policy], pro
     for offer in offers:
         if offer.node in taken:
             continue
-        refusal = _refusal(offer, ask, policies)
-        if refusal:
-            progress.note(offer, ask, refusal)
+        against = refusal(offer, ask, policies)
+        if against:
+            progress.note(offer, ask, against)
             continue
         points, reasons = _total((policy.name, policy.score(offer, ask)) for policy in policies)
+        if _is_near(offer, ask):
+            points, reasons = points + NEAR_POINTS, [*reasons, "near: the request wants a copy here"]
         ranked.append((-points, _lot(ask.request.volume, offer.node), offer, reasons))
     if not ranked:
         return False
@@ -120,7 +125,12 @@ def _choose_one(offers: Sequence[Bid], ask: Ask, policies: Sequence[Policy], pro
     return True
 
 
-def _refusal(offer: Bid, ask: Ask, policies: Sequence[Policy]) -> str | None:
+def _is_near(offer: Bid, ask: Ask) -> bool:
+    """One copy near whoever uses it is enough, so only the first is drawn there."""
+    return ask.kind == "data" and offer.node == ask.request.near and not ask.chosen
+
+
+def refusal(offer: Bid, ask: Ask, policies: Sequence[Policy]) -> str | None:
     """The first reason against this node: its own, the request's, then the policies' in their order."""
     if not offer.accepts_copies:
         return "takes no copies"

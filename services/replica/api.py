@@ -17,20 +17,23 @@ from services.replica.records import from_model, to_model
 from services.replica.replicas import Replicas
 from services.replica.settings import ReplicaSettings
 from services.replica.shell import Shell, boot_time_ns
-from services.replica.status import replica_status
+from services.replica.status import in_short, replica_status
 from services.replica.store import StoreError
 from stoscore import subjects
 from stoscore.bus import Bus, RequestContext
 from stoscore.errors import Code, StosError, invalid, not_found, precondition
 from stoscore.messages import (
     Attached,
+    AttachedCount,
     AttachVolume,
     Bid,
     BidRequest,
     CloseFrontend,
+    CountAttached,
     CreateReplica,
     DeleteVolume,
     DescribeReplica,
+    DescribeReplicas,
     DescribeVolume,
     DetachVolume,
     Empty,
@@ -46,6 +49,7 @@ from stoscore.messages import (
     RemoveReplica,
     ReplicaCreated,
     ReplicaStatus,
+    ReplicaStatuses,
     SetPolicy,
 )
 
@@ -89,6 +93,8 @@ class Api:
         await bus.serve(subjects.node(me, "found"), FoundVolume, self._found)
         await bus.serve(subjects.node(me, "remove"), RemoveReplica, self._remove)
         await bus.serve(subjects.node(me, "describe"), DescribeReplica, self._describe)
+        await bus.serve(subjects.node(me, "describe-all"), DescribeReplicas, self._describe_all)
+        await bus.serve(subjects.node(me, "attached"), CountAttached, self._attached)
         await bus.serve(subjects.node(me, "status"), NodeStatusRequest, self._status)
         await bus.serve(subjects.node(me, "open"), OpenFrontend, self._open)
         await bus.serve(subjects.node(me, "close"), CloseFrontend, self._close)
@@ -133,6 +139,20 @@ class Api:
     async def _describe(self, request: DescribeReplica, context: RequestContext) -> ReplicaStatus:
         hosted, volume = self._find(request.volume)
         return replica_status(self._node, volume, hosted, boot_time_ns())
+
+    async def _describe_all(self, request: DescribeReplicas, context: RequestContext) -> ReplicaStatuses:
+        now_ns = boot_time_ns()
+        here = [self._node.volumes[volume] for volume in request.volumes if volume in self._node.volumes]
+        return ReplicaStatuses(
+            statuses=[
+                in_short(replica_status(self._node, volume, self._shell.hosted[volume.id], now_ns)) for volume in here
+            ]
+        )
+
+    async def _attached(self, request: CountAttached, context: RequestContext) -> AttachedCount:
+        led = [volume.brain.record for volume in self._node.volumes.values() if volume.brain.role == "leader"]
+        held = [record for record in led if record and record.attachment and record.attachment.node == request.node]
+        return AttachedCount(volumes=len(held))
 
     async def _status(self, request: NodeStatusRequest, context: RequestContext) -> NodeStatus:
         now_ns = boot_time_ns()

@@ -20,7 +20,16 @@ from services.replica.shell import boot_time_ns
 from stoscore import subjects
 from stoscore.bus import Bus
 from stoscore.errors import Code, StosError
-from stoscore.messages import CreateReplica, Empty, Ranking, RankRequest, RemoveReplica, ReplicaCreated
+from stoscore.messages import (
+    APART_LABEL,
+    Apart,
+    CreateReplica,
+    Empty,
+    Ranking,
+    RankRequest,
+    RemoveReplica,
+    ReplicaCreated,
+)
 from stoscore.telemetry import get_logger, span
 
 log = get_logger("homes")
@@ -101,8 +110,20 @@ class Homes:
             beside=list(asked.exclude),
             exclude=refused,
             zones=list(asked.zones),
+            apart=self._apart(volume),
         )
         return await self._bus.request(subjects.placement("rank"), request, Ranking, timeout_s=RANK_S)
+
+    def _apart(self, volume: str) -> Apart:
+        """What its copies may not share, if its maker said so."""
+        hosted = self._node.volumes.get(volume)
+        record = hosted.brain.record if hosted is not None else None
+        match dict(record.labels if record is not None else ()).get(APART_LABEL):
+            case "zone":
+                return "zone"
+            case "node":
+                return "node"
+        return ""
 
     async def _drop(self, volume: str, home: Voter) -> None:
         request = RemoveReplica(volume=volume, incarnation=home.incarnation)

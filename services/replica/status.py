@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from services.replica.brain.policy import write_state
 from services.replica.driver import Node, Volume
 from services.replica.hosted import Hosted
 from services.replica.records import to_model
@@ -29,7 +30,15 @@ def replica_status(node: Node, volume: Volume, hosted: Hosted, now_ns: int) -> R
         writes=primary.writes if primary else 0,
         reads=primary.reads if primary else 0,
         resyncs=[_resync(peer) for peer in primary.peers.values() if unfinished(peer)] if primary else [],
+        write_state=write_state(slot.record) if slot is not None else "open",
     )
+
+
+def in_short(status: ReplicaStatus) -> ReplicaStatus:
+    """Without what only the volume's maker chose and what may be long."""
+    if status.record is None:
+        return status
+    return status.model_copy(update={"record": status.record.model_copy(update={"labels": {}, "zones": []})})
 
 
 def unfinished(peer: Peer) -> bool:

@@ -16,14 +16,16 @@ import pytest
 import uvloop
 
 from services.csi.app import Servers
+from services.csi.listing import ENTRIES_MAX
 from services.csi.server import listen
 from services.csi.settings import CsiSettings
+from services.csi.topology import ZONE_KEY
 from stoscore.errors import Code, StosError
-from stoscore.messages import ReplicaStatus
+from stoscore.messages import ReplicaStatus, VoterModel
 from stoscore.proto import csi_pb2 as pb
 from stoscore.proto import csi_pb2_grpc as rpc
 from stoscore.telemetry import current_traceparent
-from stoscore.units import GIB, TIB
+from stoscore.units import GIB, MIB, TIB
 from tests.support.csi import MemoryVolumes, block, create_request, mounted
 
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
@@ -46,6 +48,7 @@ class Csi:
             zone="zone-a",
             state_dir=directory / "state",
             attachers=["kernel-nbd"],
+            max_volumes_per_node=3,
         )
         self.volumes = MemoryVolumes()
         self.ready = True
@@ -127,7 +130,11 @@ async def test_it_is_ready_while_it_reaches_the_cluster(csi: Csi) -> None:
 async def test_the_node_tells_its_id_and_zone(csi: Csi) -> None:
     info = await csi.node.NodeGetInfo(pb.NodeGetInfoRequest())
     assert info.node_id == "app"
-    assert dict(info.accessible_topology.segments) == {"topology.stos.dev/zone": "zone-a"}
+    assert dict(info.accessible_topology.segments) == {
+        "topology.stos.dev/zone": "zone-a",
+        "topology.stos.dev/node": "app",
+    }
+    assert info.max_volumes_per_node == 3
 
 
 async def test_what_is_offered_is_what_is_there(csi: Csi) -> None:
@@ -282,12 +289,124 @@ async def test_listing_in_pages(csi: Csi) -> None:
         listed += [entry.volume.volume_id for entry in page.entries]
         token = page.next_token
     assert token == ""
-    assert listed == sorted(made)
+    assert len(listed) == 5
+    assert set(listed) == made
     everything = await csi.controller.ListVolumes(pb.ListVolumesRequest())
     assert len(everything.entries) == 5
     await refused(csi.controller.ListVolumes(pb.ListVolumesRequest(max_entries=-1)), INVALID)
-    bad = pb.ListVolumesRequest(starting_token="page two")
-    await refused(csi.controller.ListVolumes(bad), grpc.StatusCode.ABORTED)
+    for token in ("page two", "v1", "after:", "after:../x", "after:*", "after:a\n"):
+        bad = pb.ListVolumesRequest(starting_token=token)
+        await refused(csi.controller.ListVolumes(bad), grpc.StatusCode.ABORTED)
+
+
+async def test_a_page_is_bounded_whatever_is_asked_for(csi: Csi) -> None:
+    made = {(await csi.create(create_request(f"v{number}"))).volume_id for number in range(ENTRIES_MAX + 3)}
+    listed: list[str] = []
+    token = ""
+    for count in (ENTRIES_MAX, 3):
+        page = await csi.controller.ListVolumes(pb.ListVolumesRequest(max_entries=5000, starting_token=token))
+        assert len(page.entries) == count
+        listed += [entry.volume.volume_id for entry in page.entries]
+        token = page.next_token
+    assert token == ""
+    assert set(listed) == made
+
+
+async def test_a_token_outlives_the_volume_that_it_names(csi: Csi) -> None:
+    for name in ("a", "b", "c"):
+        await csi.create(create_request(name))
+    first = await csi.controller.ListVolumes(pb.ListVolumesRequest(max_entries=2))
+    for entry in first.entries:
+        await csi.controller.DeleteVolume(pb.DeleteVolumeRequest(volume_id=entry.volume.volume_id))
+    rest = await csi.controller.ListVolumes(pb.ListVolumesRequest(starting_token=first.next_token))
+    assert [entry.volume.volume_context["volumeName"] for entry in rest.entries] == ["c"]
+
+
+async def test_where_a_volume_is_and_how_it_is(csi: Csi) -> None:
+    volume = (await csi.create(create_request(replicas="0"))).volume_id
+    await csi.publish(volume)
+    got = await csi.controller.ControllerGetVolume(pb.ControllerGetVolumeRequest(volume_id=volume))
+    (listed,) = (await csi.controller.ListVolumes(pb.ListVolumesRequest())).entries
+    assert listed.volume == got.volume
+    for status in (got.status, listed.status):
+        assert list(status.published_node_ids) == ["app"]
+        assert not status.volume_condition.abnormal
+        assert "1 of 1 copies in sync" in status.volume_condition.message
+    csi.volumes.unserved.add(volume)
+    got = await csi.controller.ControllerGetVolume(pb.ControllerGetVolumeRequest(volume_id=volume))
+    assert got.status.volume_condition.abnormal
+    assert "no answer" in got.status.volume_condition.message
+    await refused(csi.controller.ControllerGetVolume(pb.ControllerGetVolumeRequest(volume_id=NOBODY)), NOT_FOUND)
+    await refused(csi.controller.ControllerGetVolume(pb.ControllerGetVolumeRequest()), INVALID)
+
+
+async def test_capacity_is_asked_for_by_class_and_zone(csi: Csi) -> None:
+    request = pb.GetCapacityRequest(parameters={"replicas": "1", "fsType": "xfs", "topologyKey": ZONE_KEY})
+    request.accessible_topology.segments[ZONE_KEY] = "b"
+    answer = await csi.controller.GetCapacity(request)
+    assert csi.volumes.asked == ["capacity replicas=1 zones=b apart=zone"]
+    assert (answer.available_capacity, answer.maximum_volume_size.value) == (200 * GIB, 100 * GIB)
+    assert answer.minimum_volume_size.value == 300 * MIB
+    await csi.controller.GetCapacity(pb.GetCapacityRequest())
+    assert csi.volumes.asked[-1] == "capacity replicas=2 zones= apart="
+    await refused(csi.controller.GetCapacity(pb.GetCapacityRequest(parameters={"colour": "blue"})), INVALID, "colour")
+
+
+async def test_a_live_volume_is_changed(csi: Csi) -> None:
+    volume = (await csi.create()).volume_id
+
+    def modify(volume_id: str, **parameters: str) -> Awaitable[Any]:
+        request = pb.ControllerModifyVolumeRequest(volume_id=volume_id, mutable_parameters=parameters)
+        return csi.controller.ControllerModifyVolume(request)  # type: ignore[no-any-return]
+
+    for _ in range(2):
+        await modify(volume, replicas="1", failureMode="hard")
+    record = csi.volumes.records[volume]
+    assert (record.replicas, record.failure_mode, record.on_unavailable) == (1, "hard", "suspend")
+    await modify(volume)
+    await refused(modify(volume, fsType="xfs"), INVALID, "fsType")
+    await refused(modify(volume, replicas="9"), INVALID, "replicas")
+    await refused(modify(NOBODY, replicas="1"), NOT_FOUND)
+    await refused(modify(NOBODY), NOT_FOUND)
+    await refused(modify(""), INVALID)
+
+
+async def test_a_node_has_no_more_volumes_than_it_may(csi: Csi) -> None:
+    volumes = [(await csi.create(create_request(f"v{number}"))).volume_id for number in range(4)]
+    for volume in volumes[:3]:
+        await csi.publish(volume)
+    text = await refused(csi.publish(volumes[3]), grpc.StatusCode.RESOURCE_EXHAUSTED, "3 volumes")
+    assert "app" in text
+    await csi.publish(volumes[0])  # is there already
+    await csi.publish(volumes[3], "n1")
+
+
+async def test_attaching_at_once_does_not_exceed_the_limit(csi: Csi) -> None:
+    volumes = [(await csi.create(create_request(f"v{number}"))).volume_id for number in range(12)]
+    results = await asyncio.gather(*(csi.publish(volume) for volume in volumes), return_exceptions=True)
+    assert 1 <= sum(not isinstance(result, BaseException) for result in results) <= 3
+    attached = [record for record in csi.volumes.records.values() if record.attachment is not None]
+    assert len(attached) <= 3
+
+
+async def test_the_primary_comes_to_who_uses_the_volume(csi: Csi) -> None:
+    volume = (await csi.create(create_request("near", dataLocality="best-effort"))).volume_id
+    await csi.publish(volume, "app")  # no copy there: nothing to do
+    assert "move" not in csi.volumes.asked[-1]
+    record = csi.volumes.records[volume]
+    here = VoterModel(node="app", incarnation="1" * 16)
+    csi.volumes.records[volume] = record.model_copy(update={"in_sync": [*record.in_sync, here]})
+    await csi.publish(volume, "app")
+    assert csi.volumes.asked[-1] == "move near to app"
+
+
+async def test_a_create_that_any_size_of_a_range_satisfies(csi: Csi) -> None:
+    first = await csi.create(create_request("v", GIB, 4 * GIB))
+    again = await csi.create(create_request("v", GIB // 2, 2 * GIB))
+    assert (again.volume_id, again.capacity_bytes) == (first.volume_id, GIB)
+    await refused(csi.create(create_request("v", 2 * GIB)), EXISTS)
+    await refused(csi.create(create_request("v", 1, GIB // 2)), EXISTS)
+    await refused(csi.create(create_request("v", GIB, topologyKey=ZONE_KEY)), EXISTS, "topologyKey")
 
 
 # ---- the node half -----------------------------------------------------------------------------------

@@ -8,17 +8,23 @@ from typing import Any
 
 from stoscore.errors import Code, StosError, not_found, precondition
 from stoscore.messages import (
+    Apart,
     Attached,
     AttachmentModel,
+    Capacity,
     CatalogueEntry,
+    FailureMode,
     FrontendOpened,
+    OnUnavailable,
     RecordModel,
     ReplicaStatus,
     VoterModel,
 )
 from stoscore.proto import csi_pb2 as pb
 from stoscore.units import GIB
+from stoscore.volumes import Survey
 
+VOTER = VoterModel(node="n1", incarnation="0" * 16)
 SINGLE = pb.VolumeCapability.AccessMode.SINGLE_NODE_WRITER
 
 
@@ -59,6 +65,7 @@ class MemoryVolumes:
         self.sockets: dict[str, str] = {}
         """volume -> path of the NBD socket that serves it"""
         self.asked: list[str] = []
+        self.unserved: set[str] = set()
         self._nodes = nodes
         self._pool_bytes = pool_bytes
 
@@ -70,13 +77,21 @@ class MemoryVolumes:
         replicas: int = 2,
         zones: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
+        failure_mode: FailureMode = "alwayson",
+        on_unavailable: OnUnavailable = "suspend",
+        near: str | None = None,
         timeout_s: float = 30.0,
     ) -> ReplicaStatus:
-        self.asked.append(f"create {name} zones={','.join(zones)}")
+        self.asked.append(f"create {name} zones={','.join(zones)}" + (f" near={near}" if near else ""))
         for record in self.records.values():
             if record.name == name:
-                if (record.size_bytes, record.replicas) != (size_bytes, replicas):
-                    raise StosError(Code.ALREADY_EXISTS, f"volume {name} has {record.size_bytes} bytes")
+                made_as = (record.size_bytes, record.replicas, record.failure_mode, record.on_unavailable)
+                if made_as != (size_bytes, replicas, failure_mode, on_unavailable):
+                    raise StosError(
+                        Code.ALREADY_EXISTS,
+                        f"volume {name} has {record.size_bytes} bytes",
+                        details={"size_bytes": record.size_bytes},
+                    )
                 return _status(record)
         if size_bytes > self._pool_bytes:
             raise StosError(Code.RESOURCE_EXHAUSTED, "no node has room for it")
@@ -88,9 +103,13 @@ class MemoryVolumes:
             generation=0,
             epoch=1,
             version=1,
-            voters=[VoterModel(node="n1", incarnation="0" * 16)],
-            in_sync=[],
+            voters=[VOTER],
+            in_sync=[VOTER],
+            primary=VOTER,
             labels=dict(labels or {}),
+            failure_mode=failure_mode,
+            on_unavailable=on_unavailable,
+            zones=list(zones),
         )
         self.records[record.volume] = record
         return _status(record)
@@ -99,8 +118,51 @@ class MemoryVolumes:
         record = self._record(name_or_id)
         return _entry(record), _status(record)
 
-    async def list(self) -> list[tuple[CatalogueEntry, ReplicaStatus | None]]:
-        return [(_entry(record), None) for record in self.records.values()]
+    async def survey(self, name_or_id: str) -> tuple[CatalogueEntry, Survey]:
+        record = self._record(name_or_id)
+        return _entry(record), self._survey(record)
+
+    async def page(
+        self, after: str, limit: int, *, timeout_s: float = 30.0
+    ) -> tuple[list[tuple[CatalogueEntry, Survey]], str]:
+        rest = sorted((record for record in self.records.values() if record.name > after), key=lambda r: r.name)
+        rows = [(_entry(record), self._survey(record)) for record in rest[:limit]]
+        return rows, rows[-1][0].name if len(rest) > limit else ""
+
+    async def capacity(
+        self, replicas: int, *, zones: Sequence[str] = (), apart: Apart = "", timeout_s: float = 30.0
+    ) -> Capacity:
+        self.asked.append(f"capacity replicas={replicas} zones={','.join(zones)} apart={apart}")
+        return Capacity(largest_bytes=self._pool_bytes, available_bytes=2 * self._pool_bytes, bids=3)
+
+    async def attached_to(self, node: str, *, timeout_s: float = 30.0) -> int:
+        return sum(record.attachment is not None and record.attachment.node == node for record in self.records.values())
+
+    async def set_policy(
+        self,
+        volume: str,
+        *,
+        replicas: int | None = None,
+        failure_mode: FailureMode | None = None,
+        on_unavailable: OnUnavailable | None = None,
+        timeout_s: float = 30.0,
+    ) -> RecordModel:
+        asked = {"replicas": replicas, "failure_mode": failure_mode, "on_unavailable": on_unavailable}
+        changes = {key: value for key, value in asked.items() if value is not None}
+        self.records[volume] = self._record(volume).model_copy(update=changes)
+        return self.records[volume]
+
+    async def move_primary(self, volume: str, to: str | None = None, *, timeout_s: float = 30.0) -> ReplicaStatus:
+        self.asked.append(f"move {self._record(volume).name} to {to}")
+        return _status(self._record(volume))
+
+    def _survey(self, record: RecordModel) -> Survey:
+        survey = Survey()
+        if record.volume in self.unserved:
+            survey.add("n1", StosError(Code.UNAVAILABLE, "no answer"))
+        else:
+            survey.add("n1", _status(record))
+        return survey
 
     async def attach(self, volume: str, node: str, *, timeout_s: float = 30.0) -> Attached:
         record = self._record(volume)

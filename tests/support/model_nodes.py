@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stoscore import subjects
+from stoscore.catalogue import Entries
 from stoscore.errors import Code, StosError, invalid, not_found, precondition
 from stoscore.messages import (
     Attached,
+    AttachedCount,
     AttachmentModel,
     CatalogueEntry,
     Choice,
@@ -31,6 +33,7 @@ from stoscore.messages import (
     Refusal,
     RemoteStatus,
     ReplicaStatus,
+    ReplicaStatuses,
 )
 
 Answer = Callable[[Any], Awaitable[Message]]
@@ -71,7 +74,7 @@ class ModelCluster:
         errors = self.refuse.get((node, verb))
         if errors:
             raise errors.pop(0)
-        method: Callable[[Node, Any], Message] = getattr(self, f"_{verb}")
+        method: Callable[[Node, Any], Message] = getattr(self, f"_{verb.replace('-', '_')}")
         return method(self.nodes[node], message)
 
     def _create(self, node: Node, message: Any) -> Message:
@@ -97,6 +100,16 @@ class ModelCluster:
 
     def _describe(self, node: Node, message: Any) -> Message:
         return self._status_of(node, message.volume)
+
+    def _describe_all(self, node: Node, message: Any) -> Message:
+        here = [volume for volume in message.volumes if volume in node.replicas]
+        return ReplicaStatuses(statuses=[self._status_of(node, volume) for volume in here])
+
+    def _attached(self, node: Node, message: Any) -> Message:
+        led = [
+            held.record for held in node.replicas.values() if held.record and self.primary(held.record.volume) is node
+        ]
+        return AttachedCount(volumes=sum(bool(r.attachment and r.attachment.node == message.node) for r in led))
 
     def _status(self, node: Node, message: Any) -> Message:
         return NodeStatus(
@@ -218,10 +231,12 @@ class Switchboard:
     def __init__(self, cluster: ModelCluster):
         self.cluster = cluster
         self.rank_errors: list[StosError] = []
+        self.ranked: list[RankRequest] = []
 
     async def request(self, subject: str, message: Message, answer: type, *, timeout_s: float = 5.0) -> Any:
         if subject == subjects.placement("rank"):
             assert isinstance(message, RankRequest)
+            self.ranked.append(message)
             return self._rank(message)
         words = subject.removeprefix(f"{subjects.PREFIX}.node.").split(".")
         if words[0] not in self.cluster.nodes:
@@ -285,8 +300,12 @@ class ModelCatalogue:
                 return entry
         raise not_found(f"there is no volume {volume!r}")
 
-    async def list(self) -> list[CatalogueEntry]:
+    async def list(self) -> Entries:
         return sorted(self.entries.values(), key=lambda entry: entry.name)
+
+    async def page(self, after: str, limit: int) -> tuple[Entries, str]:
+        rest = [entry for entry in await self.list() if entry.name > after]
+        return rest[:limit], rest[limit - 1].name if len(rest) > limit else ""
 
     async def nodes(self) -> list[NodeEntry]:
         return self.known_nodes

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.csi import validate
+from services.csi import parameters, validate
+from services.csi.topology import NODE_KEY, ZONE_KEY
 from stoscore.errors import Code, StosError
 from stoscore.proto import csi_pb2 as pb
 from stoscore.units import GIB, MIB, TIB
@@ -21,7 +22,7 @@ def refused(request: pb.CreateVolumeRequest) -> StosError:
 
 def test_a_plain_request_gets_the_defaults() -> None:
     wanted = validate.create(create_request())
-    assert (wanted.name, wanted.size_bytes, wanted.replicas) == ("pvc-1", GIB, 2)
+    assert (wanted.name, wanted.sizes.chosen_bytes, wanted.asked.replicas) == ("pvc-1", GIB, 2)
     assert (wanted.fs_type, wanted.zones, wanted.labels) == ("ext4", (), {"stos.dev/fs-type": "ext4"})
 
 
@@ -37,13 +38,13 @@ def test_a_plain_request_gets_the_defaults() -> None:
     ],
 )
 def test_a_size_is_whole_mib_within_the_range(required: int, limit: int, size_bytes: int) -> None:
-    assert validate.create(create_request("v", required, limit)).size_bytes == size_bytes
+    assert validate.create(create_request("v", required, limit)).sizes.chosen_bytes == size_bytes
 
 
 def test_without_a_range_a_volume_has_one_gib() -> None:
     request = create_request()
     request.ClearField("capacity_range")
-    assert validate.create(request).size_bytes == GIB
+    assert validate.create(request).sizes.chosen_bytes == GIB
 
 
 @pytest.mark.parametrize(
@@ -68,8 +69,8 @@ def test_impossible_sizes(required: int, limit: int, code: Code, says: str) -> N
 
 
 def test_xfs_needs_more_and_a_block_volume_less() -> None:
-    assert validate.create(create_request("v", 1, 0, mounted("xfs"))).size_bytes == 300 * MIB
-    assert validate.create(create_request("v", 1, 0, block())).size_bytes == MIB
+    assert validate.create(create_request("v", 1, 0, mounted("xfs"))).sizes.chosen_bytes == 300 * MIB
+    assert validate.create(create_request("v", 1, 0, block())).sizes.chosen_bytes == MIB
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "-x", "x" * 129, "späce", "a b", "a\n", "0123456789abcdef" * 2])
@@ -79,7 +80,7 @@ def test_impossible_names(name: str) -> None:
 
 @pytest.mark.parametrize("text", ["0", "5"])
 def test_possible_replicas(text: str) -> None:
-    assert validate.create(create_request(replicas=text)).replicas == int(text)
+    assert validate.create(create_request(replicas=text)).asked.replicas == int(text)
 
 
 @pytest.mark.parametrize("text", ["", "6", "-1", "two", "1.0", " 1", "٣", "1" * 5000])
@@ -188,10 +189,74 @@ def test_a_content_source_is_refused_by_name() -> None:
     assert "volume" in refused(request).message
 
 
-def test_mutable_parameters_are_refused() -> None:
+def test_the_class_says_how_writes_are_kept() -> None:
+    asked = validate.create(create_request(replicas="2", failureMode="soft", onUnavailable="error")).asked
+    assert (asked.replicas, asked.failure_mode, asked.on_unavailable) == (2, "soft", "error")
+    assert validate.create(create_request(failureMode="3")).asked.failure_mode == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("failureMode", "softly"),
+        ("failureMode", ""),
+        ("failureMode", "0"),
+        ("failureMode", "7"),
+        ("onUnavailable", "panic"),
+        ("topologyKey", "kubernetes.io/hostname"),
+        ("topologyKey", "*"),
+        ("dataLocality", "strict"),
+        ("dataLocality", ""),
+        ("fsType", ""),
+    ],
+)
+def test_impossible_parameters_are_named(key: str, value: str) -> None:
+    error = refused(create_request(**{key: value}))
+    assert error.code is Code.INVALID_ARGUMENT
+    assert key in error.message
+
+
+def test_a_write_can_not_need_more_copies_than_there_are() -> None:
+    assert "copies" in refused(create_request(replicas="1", failureMode="3")).message
+
+
+def test_what_the_driver_has_to_remember_are_labels() -> None:
+    wanted = validate.create(create_request(topologyKey=ZONE_KEY, dataLocality="best-effort"))
+    assert wanted.labels == {
+        "stos.dev/apart": "zone",
+        "stos.dev/data-locality": "best-effort",
+        "stos.dev/fs-type": "ext4",
+    }
+    plain = validate.create(create_request(topologyKey=NODE_KEY, dataLocality="disabled"))
+    assert plain.labels == {"stos.dev/apart": "node", "stos.dev/fs-type": "ext4"}
+
+
+def test_mutable_parameters_win_over_the_class() -> None:
+    request = create_request(replicas="1", failureMode="soft")
+    request.mutable_parameters["replicas"] = "2"
+    asked = validate.create(request).asked
+    assert (asked.replicas, asked.failure_mode) == (2, "soft")
+
+
+@pytest.mark.parametrize("key", ["iops", "fsType", "topologyKey", "dataLocality", ""])
+def test_what_can_not_change_is_refused_by_name(key: str) -> None:
     request = create_request()
-    request.mutable_parameters["iops"] = "1"
-    assert "iops" in refused(request).message
+    request.mutable_parameters[key] = "1"
+    assert repr(key) in refused(request).message
+    with pytest.raises(StosError):
+        parameters.changes({key: "1"})
+
+
+def test_changes_of_a_live_volume() -> None:
+    assert parameters.changes({}).nothing
+    found = parameters.changes({"replicas": "0", "onUnavailable": "suspend"})
+    assert found == parameters.Changes(replicas=0, on_unavailable="suspend")
+
+
+def test_mount_flags_that_the_kernel_would_cut_off() -> None:
+    with pytest.raises(StosError) as caught:
+        validate.access(mounted(flags=["x" * 4096]))
+    assert "longer" in caught.value.message
 
 
 def test_mount_flags() -> None:
@@ -213,7 +278,7 @@ def test_mount_flags_that_would_mount_something_else(flag: str) -> None:
 def test_zones() -> None:
     request = create_request()
     for zone in ("b", "a", "b"):
-        request.accessibility_requirements.requisite.add().segments[validate.ZONE_KEY] = zone
+        request.accessibility_requirements.requisite.add().segments[ZONE_KEY] = zone
     assert validate.create(request).zones == ("a", "b")
     request.accessibility_requirements.requisite.add()
     assert validate.create(request).zones == ()
@@ -221,7 +286,31 @@ def test_zones() -> None:
     assert "rack" in refused(request).message
 
 
-@pytest.mark.parametrize("path", ["", "x", "/", "/a/../b", "/a/./b", "/a\0b", "/" + "x" * 4096])
+@pytest.mark.parametrize("zone", ["", "a b", "*", ">", "zone\n", "x" * 64, "../a", "a.*"])
+def test_impossible_zones(zone: str) -> None:
+    request = create_request()
+    request.accessibility_requirements.requisite.add().segments[ZONE_KEY] = zone
+    assert refused(request).code is Code.INVALID_ARGUMENT
+
+
+def test_more_zones_than_make_sense() -> None:
+    request = create_request()
+    for number in range(65):
+        request.accessibility_requirements.requisite.add().segments[ZONE_KEY] = f"z{number}"
+    assert "65 zones" in refused(request).message
+
+
+def test_the_preferred_node_is_wanted_with_locality_only() -> None:
+    for locality, near in (("best-effort", "n2"), ("disabled", None)):
+        request = create_request(dataLocality=locality)
+        for node in ("n2", "n1"):
+            request.accessibility_requirements.preferred.add().segments[NODE_KEY] = node
+        assert validate.create(request).near == near
+    request.accessibility_requirements.preferred.add().segments[NODE_KEY] = "n.*"
+    assert refused(request).code is Code.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("path", ["", "x", "/", "/a/../b", "/a/./b", "/a\0b", "/a\nb", "/a\x1bb", "/" + "x" * 4096])
 def test_impossible_paths(path: str) -> None:
     with pytest.raises(StosError) as caught:
         validate.path(path, "target_path")

@@ -155,3 +155,27 @@ def test_equal_nodes_share_the_first_places_of_many_volumes() -> None:
         chosen(plan(bids, request(1, volume=f"{number:032x}"), POLICIES, instance="p"))[0] for number in range(60)
     ]
     assert all(firsts.count(node) >= 10 for node in ("n1", "n2", "n3"))
+
+
+def test_a_request_that_says_what_its_copies_may_not_share_is_obeyed() -> None:
+    bids = [bid("n1", zone="a"), bid("n2", zone="a", provisioned_bytes=GIB), bid("n3", zone="b")]
+    with pytest.raises(StosError) as caught:
+        plan(bids, request(3, apart="zone"), POLICIES, instance="p")
+    assert caught.value.code is Code.RESOURCE_EXHAUSTED
+    assert "zone a already has n1" in caught.value.message
+    required = (Capacity(1.0, 0), Spread("require"))
+    assert len(chosen(plan(bids, request(3, apart="node"), required, instance="p"))) == 3
+
+
+def test_the_first_copy_goes_near_who_asks_and_the_others_where_they_are_best() -> None:
+    bids = [bid("n1"), bid("n2", provisioned_bytes=90 * GIB), bid("n3"), bid("n4", provisioned_bytes=95 * GIB)]
+    ranking = plan(bids, request(3, near="n2"), POLICIES, instance="p")
+    assert chosen(ranking)[0] == "n2"
+    assert set(chosen(ranking)) == {"n1", "n2", "n3"}
+    assert "near" in ranking.chosen[0].reasons[-1]
+
+
+def test_near_is_a_wish() -> None:
+    bids = [bid("n1"), bid("n2", accepts_copies=False)]
+    assert chosen(plan(bids, request(1, near="n2"), POLICIES, instance="p")) == ["n1"]
+    assert chosen(plan(bids, request(1, near="n9"), POLICIES, instance="p")) == ["n1"]

@@ -391,3 +391,33 @@ async def test_unavailable_volumes_are_listed_too(world: World) -> None:
     assert entry.name == "b"
     assert set(survey.statuses) == {"n2", "n3"}
     assert set(survey.silent) == {"n1"}
+
+
+async def test_a_page_costs_one_question_to_each_node(world: World) -> None:
+    for name in ("a", "b", "c", "d"):
+        await world.volumes.create(name, MIB)
+    world.cluster.asked.clear()
+    rows, following = await world.volumes.page("", 3)
+    assert [entry.name for entry, _ in rows] == ["a", "b", "c"]
+    assert all(survey.serving for _, survey in rows)
+    assert sorted(world.cluster.asked) == [(node, "describe-all") for node in ("n1", "n2", "n3")]
+    rows, following = await world.volumes.page(following, 3)
+    assert ([entry.name for entry, _ in rows], following) == (["d"], "")
+
+
+async def test_attachments_of_a_node_are_counted(world: World) -> None:
+    for name in ("a", "b", "c"):
+        status = await world.volumes.create(name, MIB)
+        assert status.record is not None
+        if name != "c":
+            await world.volumes.attach(status.record.volume, "n1")
+    assert await world.volumes.attached_to("n1") == 2
+    assert await world.volumes.attached_to("n2") == 0
+
+
+async def test_where_copies_are_wanted_reaches_placement(world: World) -> None:
+    await world.volumes.create("a", MIB, labels={"stos.dev/apart": "zone"}, near="n2")
+    (asked,) = world.bus.ranked
+    assert (asked.apart, asked.near) == ("zone", "n2")
+    with pytest.raises(StosError):
+        await world.volumes.create("b", MIB, labels={"stos.dev/apart": "continent"})

@@ -16,11 +16,15 @@ from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError, invalid, not_found, precondition
 from stoscore.limits import REPLICAS_MAX, valid_node_name, valid_volume_id
 from stoscore.messages import (
+    Apart,
     Attached,
+    AttachedCount,
     AttachmentModel,
     AttachVolume,
+    Capacity,
     CatalogueEntry,
     CloseFrontend,
+    CountAttached,
     DetachVolume,
     Empty,
     FailureMode,
@@ -40,11 +44,11 @@ from stoscore.volumes.deadline import Deadline, retry
 from stoscore.volumes.deletion import Deletion
 from stoscore.volumes.naming import check_name, check_spec
 from stoscore.volumes.nodes import Nodes
-from stoscore.volumes.primary import Replicas, Survey
+from stoscore.volumes.primary import DESCRIBE_S, Replicas, Survey
 
 GET_S = 2.0
 """How long a listing waits for a volume's primary before it shows the volume without one."""
-LISTED_AT_ONCE = 32
+Rows = list[tuple[CatalogueEntry, Survey]]
 
 
 class Volumes:
@@ -67,12 +71,14 @@ class Volumes:
         labels: Mapping[str, str] | None = None,
         failure_mode: FailureMode = "alwayson",
         on_unavailable: OnUnavailable = "suspend",
+        near: str | None = None,
         timeout_s: float = 30.0,
     ) -> ReplicaStatus:
         """A new volume, or the one that was made with that name, size and policy: its primary's status. The size is
-        rounded up to a whole MiB. Goes on with a create that was interrupted."""
+        rounded up to a whole MiB. `near`: the node that is to have a copy, if it can. Goes on with a create that was
+        interrupted."""
         spec = check_spec(name, size_bytes, replicas, zones, labels, failure_mode, on_unavailable)
-        return await self._creation.create(spec, Deadline.after(timeout_s))
+        return await self._creation.create(spec, Deadline.after(timeout_s), near=near)
 
     async def get(self, name_or_id: str, *, timeout_s: float = GET_S) -> tuple[CatalogueEntry, ReplicaStatus | None]:
         """The entry and the primary's status; None while nobody serves. Raises NOT_FOUND."""
@@ -80,18 +86,41 @@ class Volumes:
         entry = await self._entry(name_or_id, deadline)
         return entry, await self._status(entry, deadline)
 
+    async def page(self, after: str, limit: int, *, timeout_s: float = GET_S) -> tuple[Rows, str]:
+        """Up to `limit` volumes whose names come after that one, each with what its nodes say of it, and the name to
+        go on after; "" at the end. Its cost does not grow with the number of volumes that there are."""
+        entries, following = await retry(Deadline.after(timeout_s), lambda _: self._catalogue.page(after, limit))
+        surveys = await self._surveys(entries, timeout_s)
+        return [(entry, surveys[entry.volume]) for entry in entries], following
+
     async def list(self, *, timeout_s: float = GET_S) -> list[tuple[CatalogueEntry, ReplicaStatus | None]]:
         """All volumes by name, each as `get` gives it; those that nobody serves are listed too."""
         entries = await retry(Deadline.after(timeout_s), lambda _: self._catalogue.list())
-        slots = asyncio.Semaphore(LISTED_AT_ONCE)
+        surveys = await self._surveys(entries, timeout_s)
+        return [(entry, surveys[entry.volume].serving) for entry in sorted(entries, key=lambda entry: entry.name)]
 
-        async def status(entry: CatalogueEntry) -> ReplicaStatus | None:
-            async with slots:
-                return await self._status(entry, Deadline.after(timeout_s))
+    async def _surveys(self, entries: Sequence[CatalogueEntry], timeout_s: float) -> dict[str, Survey]:
+        nodes = {entry.volume: voter_nodes(entry) for entry in entries}
+        return await self._replicas.survey_many(nodes, timeout_s=min(timeout_s, DESCRIBE_S))
 
-        entries = sorted(entries, key=lambda entry: entry.name)
-        statuses = await asyncio.gather(*(status(entry) for entry in entries))
-        return list(zip(entries, statuses, strict=True))
+    async def attached_to(self, node: str, *, timeout_s: float = GET_S) -> int:
+        """How many volumes that node uses, as far as their leaders can be asked."""
+        known = await retry(Deadline.after(timeout_s), lambda _: self._catalogue.nodes())
+
+        async def count(asked: str) -> int:
+            try:
+                found = await self._nodes.once(asked, "attached", CountAttached(node=node), AttachedCount, DESCRIBE_S)
+            except StosError:
+                return 0  # what it led is led by another now, or is not in use
+            return found.volumes
+
+        return sum(await asyncio.gather(*(count(entry.node) for entry in known)))
+
+    async def capacity(
+        self, replicas: int, *, zones: Sequence[str] = (), apart: Apart = "", timeout_s: float = 30.0
+    ) -> Capacity:
+        """How much room there is for volumes with that many replicas."""
+        return await self._creation.capacity(replicas, zones, apart, Deadline.after(timeout_s))
 
     async def survey(self, name_or_id: str) -> tuple[CatalogueEntry, Survey]:
         """The entry and what each of the volume's nodes says of it."""

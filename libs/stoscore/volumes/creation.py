@@ -12,12 +12,16 @@ A volume in that state can't be attached, so until it is ready there is no data 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 
 from stoscore import subjects, telemetry
 from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError, precondition, unavailable
 from stoscore.messages import (
+    Apart,
+    Capacity,
+    CapacityRequest,
     CatalogueEntry,
     CreateReplica,
     Empty,
@@ -32,7 +36,7 @@ from stoscore.messages import (
 )
 from stoscore.units import format_size
 from stoscore.volumes.deadline import WORTH_RETRYING, Deadline, all_of, retry
-from stoscore.volumes.naming import VolumeSpec, copies_of
+from stoscore.volumes.naming import VolumeSpec, copies_of, witnesses_of
 from stoscore.volumes.nodes import Nodes
 from stoscore.volumes.primary import Replicas
 
@@ -54,11 +58,11 @@ class Creation:
         self._nodes = Nodes(bus)
         self._replicas = Replicas(bus, catalogue)
 
-    async def create(self, spec: VolumeSpec, deadline: Deadline) -> ReplicaStatus:
+    async def create(self, spec: VolumeSpec, deadline: Deadline, *, near: str | None = None) -> ReplicaStatus:
         """The serving primary's status. Raises StosError: ALREADY_EXISTS for another volume of that name,
         what placement or a node refuses, UNAVAILABLE when a chosen node did not answer until the deadline."""
         with telemetry.span("volume.create", volume_name=spec.name, size_bytes=spec.size_bytes):
-            entry = await self._entry(spec, deadline)
+            entry = await self._entry(spec, near, deadline)
             if entry.state == "ready":
                 return await self._replicas.find(entry.volume, voter_nodes(entry), deadline)
             status = await self.finish(entry, deadline)
@@ -90,11 +94,11 @@ class Creation:
                 raise _being_deleted(entry.name) from error
             raise
 
-    async def _entry(self, spec: VolumeSpec, deadline: Deadline) -> CatalogueEntry:
+    async def _entry(self, spec: VolumeSpec, near: str | None, deadline: Deadline) -> CatalogueEntry:
         """The catalogue's entry for the name, made if there is none. The first to enter wins."""
         existing = await self._existing(spec.name, deadline)
         if existing is None:
-            entry = await self._ranked_entry(spec, deadline)
+            entry = await self._ranked_entry(spec, near, deadline)
             try:
                 return await retry(deadline, lambda _: self._catalogue.create(entry))
             except StosError as error:
@@ -114,7 +118,7 @@ class Creation:
                 return None
             raise
 
-    async def _ranked_entry(self, spec: VolumeSpec, deadline: Deadline) -> CatalogueEntry:
+    async def _ranked_entry(self, spec: VolumeSpec, near: str | None, deadline: Deadline) -> CatalogueEntry:
         volume = secrets.token_hex(16)
         request = RankRequest(
             volume=volume,
@@ -123,6 +127,8 @@ class Creation:
             copies=spec.copies,
             witnesses=spec.witnesses,
             zones=list(spec.zones),
+            apart=spec.apart,
+            near=near,
         )
 
         async def rank(timeout_s: float) -> Ranking:
@@ -141,6 +147,16 @@ class Creation:
             on_unavailable=spec.on_unavailable,
             zones=list(spec.zones),
         )
+
+    async def capacity(self, replicas: int, zones: Sequence[str], apart: Apart, deadline: Deadline) -> Capacity:
+        request = CapacityRequest(
+            copies=copies_of(replicas), witnesses=witnesses_of(replicas), zones=list(zones), apart=apart
+        )
+
+        async def ask(timeout_s: float) -> Capacity:
+            return await self._bus.request(subjects.placement("capacity"), request, Capacity, timeout_s=timeout_s)
+
+        return await retry(deadline, ask, longest_s=RANK_S)
 
     async def _make_replicas(self, entry: CatalogueEntry, deadline: Deadline) -> dict[str, str]:
         """An empty replica or witness on every node: node -> incarnation, drawn by the node."""

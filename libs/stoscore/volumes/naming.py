@@ -24,7 +24,7 @@ from stoscore.limits import (
     valid_volume_id,
     valid_volume_name,
 )
-from stoscore.messages import FailureMode, OnUnavailable
+from stoscore.messages import APART_LABEL, Apart, FailureMode, OnUnavailable
 from stoscore.units import MIB, format_size
 
 
@@ -39,6 +39,11 @@ class VolumeSpec:
     labels: tuple[tuple[str, str], ...] = ()
     failure_mode: FailureMode = "alwayson"
     on_unavailable: OnUnavailable = "suspend"
+
+    @property
+    def apart(self) -> Apart:
+        """What its copies may not share."""
+        return parse_apart(dict(self.labels).get(APART_LABEL, ""))
 
     @property
     def copies(self) -> int:
@@ -89,6 +94,7 @@ def check_spec(
         )
     check_mode(failure_mode, replicas)
     size_bytes, checked = round_size(size_bytes), _check_labels(labels or {})
+    parse_apart(dict(checked).get(APART_LABEL, ""))
     return VolumeSpec(name, size_bytes, replicas, tuple(zones), checked, failure_mode, on_unavailable)
 
 
@@ -111,6 +117,14 @@ def parse_on_unavailable(text: str) -> OnUnavailable:
         case "suspend" | "error":
             return text
     raise invalid(f"on-unavailable {text[:32]!r} is not possible", "write suspend (writes wait) or error (they fail)")
+
+
+def parse_apart(text: str) -> Apart:
+    """Raises StosError INVALID_ARGUMENT."""
+    match text:
+        case "" | "zone" | "node":
+            return text
+    raise invalid(f"{text[:32]!r} is nothing that copies could be kept apart by", "write zone or node")
 
 
 def check_mode(mode: FailureMode, replicas: int) -> None:

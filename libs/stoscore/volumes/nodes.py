@@ -19,6 +19,10 @@ class Nodes:
     def __init__(self, bus: Bus):
         self._bus = bus
 
+    async def once(self, node: str, verb: str, message: Message, answer: type[A], timeout_s: float) -> A:
+        """Without patience: what a node that is away would say can be done without."""
+        return await self._bus.request(subjects.node(node, verb), message, answer, timeout_s=timeout_s)
+
     async def ask(self, node: str, verb: str, message: Message, answer: type[A], deadline: Deadline) -> A:
         """The node's answer. A StosError names the node that it came from."""
 

@@ -9,7 +9,7 @@ is asked for again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -18,7 +18,8 @@ from stoscore import subjects
 from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError, not_found, unavailable
-from stoscore.messages import DescribeReplica, Message, ReplicaStatus
+from stoscore.limits import DESCRIBED_MAX
+from stoscore.messages import DescribeReplica, DescribeReplicas, Message, ReplicaStatus, ReplicaStatuses
 from stoscore.volumes.deadline import WORTH_RETRYING, Deadline, Pauses
 
 DESCRIBE_S = 1.0
@@ -94,6 +95,50 @@ class Replicas:
             if elsewhere.statuses:
                 survey.statuses, survey.failures = elsewhere.statuses, survey.failures | elsewhere.silent
         return survey
+
+    async def survey_many(self, volumes: Mapping[str, Iterable[str]], *, timeout_s: float) -> dict[str, Survey]:
+        """As `survey` for many volumes (id -> nodes), by one question to each node however many volumes it has, and a
+        second one to the nodes that the first answers name."""
+        surveys = {volume: Survey() for volume in volumes}
+        asked = {volume: set(nodes) for volume, nodes in volumes.items()}
+        await self._describe_all(asked, surveys, timeout_s)
+        unserved = {volume: survey for volume, survey in surveys.items() if survey.serving is None}
+        lost = any(not survey.statuses for survey in unserved.values())
+        everybody = await self._every_node() if lost else []
+        more: dict[str, set[str]] = {}
+        for volume, survey in unserved.items():
+            named = {node for status in survey.statuses.values() for node in _named(status)}
+            more[volume] = (named or set(everybody)) - asked[volume]
+        await self._describe_all(more, surveys, timeout_s)
+        return surveys
+
+    async def _describe_all(
+        self, volumes: Mapping[str, Iterable[str]], surveys: dict[str, Survey], timeout_s: float
+    ) -> None:
+        by_node: dict[str, list[str]] = {}
+        for volume, nodes in volumes.items():
+            for node in nodes:
+                by_node.setdefault(node, []).append(volume)
+
+        async def describe(node: str, names: list[str]) -> None:
+            request, subject = DescribeReplicas(volumes=names), subjects.node(node, "describe-all")
+            try:
+                found = await self._bus.request(subject, request, ReplicaStatuses, timeout_s=timeout_s)
+            except StosError as error:
+                for volume in names:
+                    surveys[volume].add(node, error)
+                return
+            for status in found.statuses:
+                if status.record is not None and status.record.volume in surveys:
+                    surveys[status.record.volume].add(node, status)
+
+        await asyncio.gather(
+            *(
+                describe(node, names[first : first + DESCRIBED_MAX])
+                for node, names in by_node.items()
+                for first in range(0, len(names), DESCRIBED_MAX)
+            )
+        )
 
     async def _every_node(self) -> list[str]:
         try:
