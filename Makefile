@@ -7,7 +7,7 @@ KILLS ?= 300
 PROTOS := $(wildcard libs/stoscore/proto/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow sim bench bench-failover lint proto clean
+.PHONY: help demo test test-slow conformance sim bench bench-failover lint proto clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[-a-z]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ test-slow: $(VENV)/.audit packages ## what takes minutes: defences taken out one
 $(VENV)/.audit: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,audit]'
 	@touch $@
+
+conformance: $(VENV)/.installed packages ## csi-sanity of the Kubernetes project, with real devices and mounts (needs Go)
+	@tools/csi_sanity.sh $(BIN)
+	@$(BIN)/python -m tests.conformance --sanity $(BIN)/csi-sanity
 
 sim: $(VENV)/.installed ## the deterministic simulation: SEEDS=200 for more, SEED=7 for one
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))

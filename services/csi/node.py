@@ -9,7 +9,7 @@ from services.csi.commands import run
 from services.csi.mounts import Device
 from services.csi.pending import Pending
 from services.csi.staging import Staging
-from stoscore.errors import Code, invalid, precondition
+from stoscore.errors import Code, StosError, invalid, not_found, precondition
 from stoscore.limits import valid_volume_id
 from stoscore.proto import csi_pb2 as pb
 from stoscore.proto import csi_pb2_grpc as rpc
@@ -90,8 +90,13 @@ class Node(rpc.NodeServicer):  # type: ignore[misc, unused-ignore]  # generated 
     async def NodeGetVolumeStats(
         self, request: pb.NodeGetVolumeStatsRequest, context: Any
     ) -> pb.NodeGetVolumeStatsResponse:
+        if not request.volume_id or not request.volume_path:
+            raise invalid(f"{'volume_path' if request.volume_id else 'volume_id'} is empty")
         volume = validate.volume_id(request.volume_id)
-        path = validate.path(request.volume_path, "volume_path")
+        try:
+            path = validate.path(request.volume_path, "volume_path")
+        except StosError as error:
+            raise not_found(f"volume {volume} can be nowhere but at an absolute path: {error.message}") from error
         device, as_block = await self._staging.shown_at(volume, path)
         condition = await self._staging.condition(volume, device)
         usage = _block_usage(device) if as_block else await _filesystem_usage(path)

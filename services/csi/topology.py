@@ -1,8 +1,10 @@
 """Where copies may be and where they are wanted, in the words of Kubernetes' topology.
 
 A node tells two segments: its zone, where it has one, and itself. A volume can be used on every node, wherever its
-copies are, so none is told for a volume. What a request requires therefore limits its copies: to the zones that it
-names. What it prefers is a wish: the node that is named first gets a copy, if the class asks for locality.
+copies are, so none is told for a volume. A requirement that names a node is one node's own topology, as the scheduler
+passes it on: it asks where the volume can be used, and needs no answer. One that names a zone alone was written by
+somebody (`allowedTopologies`) and limits the copies to that zone. What is preferred is a wish: the node that is named
+first gets a copy, if the class asks for locality.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ def segments(node: str, zone: str) -> dict[str, str]:
 
 def zones(requisite: Iterable[pb.Topology]) -> tuple[str, ...]:
     """The zones that copies may be placed in; empty for all. Raises INVALID_ARGUMENT."""
-    allowed = {_checked(topology).get(ZONE_KEY, "") for topology in requisite}
+    asked = [_checked(topology) for topology in requisite]
+    allowed = {"" if NODE_KEY in found else found.get(ZONE_KEY, "") for found in asked}
     if len(allowed) > ZONES_MAX:
         raise invalid(f"{len(allowed)} zones are too many", next_step=f"name up to {ZONES_MAX}, or none for all")
     return () if "" in allowed else tuple(sorted(allowed))

@@ -6,6 +6,7 @@ raises a `StosError` that names the field and the offending value. Nothing here 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from services.csi import parameters, topology
 from services.csi.parameters import FS_BYTES_MIN
 from stoscore.errors import Code, StosError, invalid, not_found
 from stoscore.limits import (
+    NAME_BYTES_MAX,
     VOLUME_BYTES_DEFAULT,
     VOLUME_BYTES_MAX,
     VOLUME_BYTES_MIN,
@@ -30,6 +32,7 @@ FS_LABEL = "stos.dev/fs-type"
 FS_DEFAULT = "ext4"
 PATH_BYTES_MAX = 4095
 MOUNT_OPTIONS_BYTES_MAX = 4095
+_READABLE_CHARS = 80
 
 _ONE_NODE_MODES = frozenset(
     {
@@ -210,14 +213,16 @@ def fs_of_context(volume_context: Mapping[str, Any]) -> str:
 
 
 def _name(text: str) -> str:
+    """The volume's name: the caller's, or one made of it where that is none of ours. The specification allows a caller
+    any printable name of 128 bytes, and asks that the same name always means the same volume."""
     if not text:
         raise invalid("name is empty")
-    if not valid_volume_name(text) or valid_volume_id(text):
-        raise invalid(
-            f"{text[:128]!r} can't be a volume's name",
-            next_step="use 1 to 128 letters, digits, '-', '_' and '.', not in the form of a volume id",
-        )
-    return text
+    if len(text.encode()) > NAME_BYTES_MAX or not text.isprintable():
+        raise invalid(f"name {text[:64]!r} is longer than {NAME_BYTES_MAX} bytes or has control characters")
+    if valid_volume_name(text) and not valid_volume_id(text):
+        return text
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")[:_READABLE_CHARS]
+    return f"{readable or 'volume'}-{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
 
 
 def _fs_type(text: str, field: str, refusal: Code = Code.INVALID_ARGUMENT) -> str:

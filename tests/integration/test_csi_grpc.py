@@ -186,7 +186,7 @@ async def test_zones_reach_the_cluster(csi: Csi) -> None:
         (create_request("v", capability=block(), fsType="ext4"), INVALID, "no filesystem"),
         (create_request("v", capability=mounted(mode=5)), INVALID, "MULTI_NODE_MULTI_WRITER"),
         (create_request(""), INVALID, "name is empty"),
-        (create_request("a/b"), INVALID, "a/b"),
+        (create_request("a\nb"), INVALID, "control characters"),
         (pb.CreateVolumeRequest(), INVALID, "name is empty"),
         (pb.CreateVolumeRequest(name="v"), INVALID, "volume_capabilities"),
     ],
@@ -484,7 +484,11 @@ async def test_unpublishing_keeps_what_is_not_empty(csi: Csi, tmp_path: Path) ->
 async def test_stats_of_what_is_not_there(csi: Csi, tmp_path: Path) -> None:
     request = pb.NodeGetVolumeStatsRequest(volume_id=NOBODY, volume_path=str(tmp_path))
     await refused(csi.node.NodeGetVolumeStats(request), NOT_FOUND)
-    await refused(csi.node.NodeGetVolumeStats(pb.NodeGetVolumeStatsRequest()), INVALID)
+    await refused(csi.node.NodeGetVolumeStats(pb.NodeGetVolumeStatsRequest()), INVALID, "volume_id")
+    await refused(csi.node.NodeGetVolumeStats(pb.NodeGetVolumeStatsRequest(volume_id=NOBODY)), INVALID, "volume_path")
+    for path in ("relative", "/a/../b", "/a\n"):
+        request = pb.NodeGetVolumeStatsRequest(volume_id=NOBODY, volume_path=path)
+        await refused(csi.node.NodeGetVolumeStats(request), NOT_FOUND)
 
 
 # ---- the wire ----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pytest
 from services.csi import parameters, validate
 from services.csi.topology import NODE_KEY, ZONE_KEY
 from stoscore.errors import Code, StosError
+from stoscore.limits import valid_volume_id, valid_volume_name
 from stoscore.proto import csi_pb2 as pb
 from stoscore.units import GIB, MIB, TIB
 from tests.support.csi import block, create_request, mounted
@@ -73,7 +74,18 @@ def test_xfs_needs_more_and_a_block_volume_less() -> None:
     assert validate.create(create_request("v", 1, 0, block())).sizes.chosen_bytes == MIB
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", "-x", "x" * 129, "späce", "a b", "a\n", "0123456789abcdef" * 2])
+@pytest.mark.parametrize(
+    "name", ["a/b", "..", "-x", "späce", "a b", "*", "a.>", "vol+1", "0123456789abcdef" * 2, "/" * 128]
+)
+def test_names_that_are_none_of_ours_become_one(name: str) -> None:
+    made = validate.create(create_request(name)).name
+    assert valid_volume_name(made)
+    assert not valid_volume_id(made)
+    assert made == validate.create(create_request(name)).name
+    assert made != validate.create(create_request(name[:-1] + "~")).name
+
+
+@pytest.mark.parametrize("name", ["", "x" * 129, "ä" * 65, "a\n", "\0", "a\x1b[2J"])
 def test_impossible_names(name: str) -> None:
     assert refused(create_request(name)).code is Code.INVALID_ARGUMENT
 
@@ -291,6 +303,13 @@ def test_impossible_zones(zone: str) -> None:
     request = create_request()
     request.accessibility_requirements.requisite.add().segments[ZONE_KEY] = zone
     assert refused(request).code is Code.INVALID_ARGUMENT
+
+
+def test_a_node_s_own_topology_limits_no_copies() -> None:
+    """The scheduler passes on where the pod is to run, and there a volume can be used wherever its copies are."""
+    request = create_request()
+    request.accessibility_requirements.requisite.add().segments.update({ZONE_KEY: "a", NODE_KEY: "n1"})
+    assert validate.create(request).zones == ()
 
 
 def test_more_zones_than_make_sense() -> None:
