@@ -22,7 +22,7 @@ from stoscore.units import MIB
 from tests.support.cluster import AlteredCluster
 
 PASSED, SKIPPED = 59, 37
-"""Of the 96 specs of csi-sanity 5.5, for either kind of volume. What is skipped needs snapshots, clones or expansion."""
+"""Of the 96 specs of csi-sanity 5.5, for either kind of volume. The others need snapshots, clones or expansion."""
 SIZE_BYTES, EXPANDED_BYTES = 64 * MIB, 96 * MIB
 VOLUMES_PER_NODE = 4
 """Few, so that csi-sanity reaches the limit soon."""
