@@ -21,7 +21,7 @@ from stoscore.units import MIB
 from tests.support.cluster import RunningCluster
 from tests.support.csi import block, create_request
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 CONTROLLER = "csi-controller"
 TIMEOUT_S = 60.0
 
