@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 from stoscore import plugins, telemetry
 from stoscore.confinement import confine_process
 from stoscore.errors import EXIT_CODE, Code, StosError, invalid
+from stoscore.health import Health
 from stoscore.settings import COMMON, CommonSettings, load
 from stoscore.tls import only_tls_1_3_for_grpc
 
@@ -116,27 +117,32 @@ async def _main(services: list[AnyService], common: CommonSettings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     waiting = {service.name for service in services}
+    health = Health(common.health_dir)
 
     def ready(name: str) -> None:
         waiting.discard(name)
         log.info("%s is ready", name)
         if not waiting:
+            health.ready()
             # A full collection pauses the process while it looks at every old object, and leases are short.
             # What start-up made stays anyway.
             gc.collect()
             gc.freeze()
 
-    tasks = {
-        asyncio.create_task(_host(service, settings, stopping, ready, alone=len(services) == 1), name=service.name)
-        for service, settings in zip(services, _one_endpoint(common, len(services)), strict=True)
-    }
     from stoscore.process_metrics import ProcessMetrics
 
     counted = ProcessMetrics(version("stos"))
     counted.start()
     pushing = asyncio.create_task(_push(common, services), name="otlp metrics")
     try:
-        return await _watch(tasks, stopping)
+        async with health.shown():
+            tasks = {
+                asyncio.create_task(
+                    _host(service, settings, stopping, ready, alone=len(services) == 1), name=service.name
+                )
+                for service, settings in zip(services, _one_endpoint(common, len(services)), strict=True)
+            }
+            return await _watch(tasks, stopping, health)
     finally:
         pushing.cancel()
         counted.stop()
@@ -157,7 +163,7 @@ async def _push(common: CommonSettings, services: list[AnyService]) -> None:
         await push(metric_exporter("+".join(service.name for service in services), common.otel_endpoint))
 
 
-async def _watch(tasks: set[asyncio.Task[None]], stopping: asyncio.Event) -> int:
+async def _watch(tasks: set[asyncio.Task[None]], stopping: asyncio.Event, health: Health) -> int:
     """Until all have ended; the first that ends ends all. One that does not stop in time is cancelled."""
     code = 0
     pending = set(tasks)
@@ -167,6 +173,7 @@ async def _watch(tasks: set[asyncio.Task[None]], stopping: asyncio.Event) -> int
     asked = stopping.is_set()
     done = {task for task in pending if task.done()}
     stopping.set()
+    health.unready()
     _, late = await asyncio.wait(pending, timeout=STOP_TIMEOUT_S)
     for task in late:
         log.error("%s does not stop; cancelled", task.get_name())

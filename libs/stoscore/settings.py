@@ -77,6 +77,11 @@ class CommonSettings(ServiceSettings):
         max_length=63,
         description="when set, an identity of another cluster is refused; by default the identity says which",
     )
+    health_dir: Path | None = Field(
+        default=None,
+        description="directory for the signs of life that probes look at: alive, touched every second, and ready; by "
+        "default none are shown",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe level that is logged"
     )

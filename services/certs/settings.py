@@ -91,6 +91,11 @@ class CertsSettings(ServiceSettings):
         description="who may enrol with a service-account token, comma-separated NAMESPACE/ACCOUNT=KIND/NAME; "
         "{node} in NAME is the pod's node, {pod} the pod",
     )
+    kubernetes_configmap: str = Field(
+        default="",
+        pattern=r"^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$",
+        description="ConfigMap where pods that enrol find the cluster's name and roots; by default none is written",
+    )
     cluster: str = Field(
         default="stos",
         pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$",

@@ -15,6 +15,7 @@ from contextlib import suppress
 from services.certs import steps
 from services.certs.administration import BACKUP_ENTRY
 from services.certs.authority import Authority
+from services.certs.publication import publication
 from services.certs.record import Record
 from services.certs.views import state_of
 from stoscore import subjects
@@ -34,6 +35,8 @@ LEDGER_EVERY_FRACTION = 0.02
 """Of a certificate's life: how often the ledger is searched for identities that do not renew."""
 BACKUP_EVERY_S = 5.0
 FORGET_EVERY_S = 3600.0
+PUBLISH_EVERY_S = 60.0
+"""What newcomers are told is looked at again, in case somebody changed or removed it."""
 ERROR_WAIT_S = 1.0
 
 log = get_logger("certs")
@@ -55,6 +58,8 @@ class Upkeep:
         self._next: dict[str, float] = {}
         self._warned: set[str] = set()
         self._backup: str | None = None
+        self._publication = publication(authority.settings)
+        self._published = 0
         bus.on_connected.append(self._connected)
 
     def look(self) -> None:
@@ -93,6 +98,7 @@ class Upkeep:
             self._seen = record.number
         if record.rotation is not None or self._is_time("steps", STEPS_EVERY_S):
             record = await asyncio.to_thread(steps.keep_going, self._authority)
+        await self._publish(record)
         await self._keep_own()
         await self._tell(record)
         if self._is_time("ledger", self._authority.settings.certificate_life_s * LEDGER_EVERY_FRACTION):
@@ -101,6 +107,18 @@ class Upkeep:
             await self._report_backup()
         if self._is_time("forget", FORGET_EVERY_S):
             await asyncio.to_thread(self._forget)
+
+    async def _publish(self, record: Record) -> None:
+        """What newcomers must know. That it can't be told keeps nobody from his renewal: the next look tries again."""
+        due = record.number != self._published or self._is_time("publish", PUBLISH_EVERY_S)
+        if self._publication is None or not due:
+            return
+        try:
+            await asyncio.to_thread(self._publication.publish, record)
+            self._published = record.number
+        except StosError as error:
+            self._published = 0
+            log.error("newcomers are not told of the authority: %s", error)
 
     # --- our own identity ---
 

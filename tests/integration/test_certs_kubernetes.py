@@ -95,3 +95,16 @@ async def test_an_api_server_that_is_away_at_the_start(api: KubernetesApi, tmp_p
     ended = await asyncio.to_thread(certs.run_to_end)
     assert ended.returncode == 8
     assert "Kubernetes fails at the Secret of authority: 503" in ended.stderr
+
+
+async def test_newcomers_find_the_authority_in_a_config_map(api: KubernetesApi, tmp_path: Path) -> None:
+    certs = CertsProcess(tmp_path, **settings(api), STOS_CERTS_KUBERNETES_CONFIGMAP="stos-authority")
+    try:
+        await asyncio.to_thread(certs.start)
+        node = await certs.enrolled("node", "n1")
+        async with asyncio.timeout(30):
+            while "stos-authority" not in api.config_maps:
+                await asyncio.sleep(0.05)
+        assert api.config_maps["stos-authority"]["data"] == {"cluster": node.cluster, "roots.pem": node.trust_pem}
+    finally:
+        certs.stop()

@@ -1,4 +1,5 @@
-"""A stand-in for the API server of Kubernetes, over real HTTP: Secrets and TokenReview, with the rules that matter.
+"""A stand-in for the API server of Kubernetes, over real HTTP: Secrets, ConfigMaps and TokenReview, with the rules that
+matter.
 
 What it does as the real one does (API conventions, "Concurrency Control and Consistency", and the behaviour of the
 registry store): one counter numbers all changes and is each object's resourceVersion; a create with a
@@ -51,6 +52,7 @@ class KubernetesApi:
         self.namespace = namespace
         self.accounts: dict[str, Account] = {}
         self.secrets: dict[str, Object] = {}
+        self.config_maps: dict[str, Object] = {}
         self.knows_audiences = True
         self.broken = False
         """Every request is answered with 503."""
@@ -86,8 +88,6 @@ class KubernetesApi:
             "users": [{"name": "certs", "user": {"token": BEARER}}],
         }
 
-    # --- Secrets ---
-
     def handle(self, method: str, path: str, query: dict[str, list[str]], body: Object) -> tuple[int, Object]:
         words = path.strip("/").split("/")
         with self._lock:
@@ -101,9 +101,43 @@ class KubernetesApi:
                 case ["api", "v1", "namespaces", self.namespace, "secrets", name]:
                     verbs = {"GET": self._get, "PUT": self._replace, "DELETE": self._delete}
                     return 200, verbs[method](name, body)
+                case ["api", "v1", "namespaces", self.namespace, "configmaps"] if method == "POST":
+                    return 201, self._create_config_map(body)
+                case ["api", "v1", "namespaces", self.namespace, "configmaps", name] if method in ("GET", "PUT"):
+                    return 200, self._config_map(name) if method == "GET" else self._replace_config_map(name, body)
                 case ["api", "v1", "namespaces", other, *_]:
                     raise Refusal(403, "Forbidden", f"certs can't use secrets in the namespace {other!r}")
         raise Refusal(404, "NotFound", "the server could not find the requested resource")
+
+    # --- ConfigMaps ---
+
+    def _config_map(self, name: str) -> Object:
+        if name not in self.config_maps:
+            raise Refusal(404, "NotFound", f'configmaps "{name}" not found')
+        return self.config_maps[name]
+
+    def _create_config_map(self, body: Object) -> Object:
+        name = body["metadata"]["name"]
+        if name in self.config_maps:
+            raise Refusal(409, "AlreadyExists", f'configmaps "{name}" already exists')
+        return self._store_config_map(name, body)
+
+    def _replace_config_map(self, name: str, body: Object) -> Object:
+        wanted = body["metadata"].get("resourceVersion")
+        if wanted and wanted != self._config_map(name)["metadata"]["resourceVersion"]:
+            raise Refusal(409, "Conflict", f'Operation cannot be fulfilled on configmaps "{name}"')
+        self._config_map(name)
+        return self._store_config_map(name, body)
+
+    def _store_config_map(self, name: str, body: Object) -> Object:
+        if any(not isinstance(value, str) for value in body.get("data", {}).values()):
+            raise Refusal(400, "BadRequest", "ConfigMap in version v1 cannot be handled: data is no string")
+        self._version += 1
+        metadata = body["metadata"] | {"namespace": self.namespace, "resourceVersion": str(self._version)}
+        self.config_maps[name] = {"kind": "ConfigMap", "apiVersion": "v1", "data": body["data"], "metadata": metadata}
+        return self.config_maps[name]
+
+    # --- Secrets ---
 
     def _get(self, name: str, _: Object) -> Object:
         if name not in self.secrets:
