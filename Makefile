@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 50
 KILLS ?= 300
+OVERLAY ?= ha
 PROTOS := $(wildcard libs/stoscore/proto/*.proto)
 
 .DEFAULT_GOAL := help
@@ -20,13 +21,21 @@ $(VENV)/.installed: pyproject.toml tools/venv.sh
 packages:
 	@tools/packages.sh
 
+.PHONY: kustomize
+kustomize:
+	@tools/kustomize.sh
+
+.PHONY: manifests
+manifests: kustomize ## what `kubectl apply -k` would send: OVERLAY=single-node, ha or development
+	@.tools/kustomize build deploy/kustomize/overlays/$(OVERLAY)
+
 demo: $(VENV)/.installed packages ## a cluster, a volume through CSI, its primary killed twice, everything checked on disk
 	@$(BIN)/stos dev demo
 
-test: $(VENV)/.installed packages ## all tests
+test: $(VENV)/.installed packages kustomize ## all tests
 	@$(BIN)/pytest
 
-test-slow: $(VENV)/.audit packages ## what takes minutes: defences taken out one by one, rotation under load, known weaknesses
+test-slow: $(VENV)/.audit packages kustomize ## what takes minutes: defences taken out one by one, rotation under load, known weaknesses
 	@$(BIN)/pytest -m long -rs
 
 $(VENV)/.audit: $(VENV)/.installed
@@ -60,5 +69,5 @@ proto: $(VENV)/.installed ## generate the gRPC stubs again
 clean: ## stop this directory's clusters, remove what was made
 	@if [ -x $(BIN)/stos ]; then for dir in .stos/dev .demo/cluster; do \
 		[ ! -e $$dir/cluster.json ] || $(BIN)/stos dev stop --dir $$dir; done; fi
-	@rm -rf $(VENV) .stos .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	@rm -rf $(VENV) .tools .stos .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
