@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from services.replica.brain import Stamp, Timing
+from services.replica.brain import Facts, Stamp, Timing
+from services.replica.brain import events as ev
+from services.replica.brain import messages as ms
 from services.replica.brain.ballot import Ballot, refusal
 from services.replica.brain.election import may_stand, rank
-from tests.support.voters import A, B, C, W, hard, record, slot
+from stoscore.units import SECOND
+from tests.support.voters import LEASE, A, B, C, W, brain, hard, record, sent, slot, step
 
 ASKED = Ballot(
     candidate=A,
@@ -101,3 +104,46 @@ def test_the_leader_counts_less_and_the_restarted_voter_is_silent_longer_than_th
         replace(timing, beat_ns=400).validate()
     with pytest.raises(AssertionError):
         replace(timing, suspect_ns=1001).validate()
+
+
+def stands(effects: list[ev.Effect]) -> list[ev.Explain]:
+    return [effect for effect in effects if isinstance(effect, ev.Explain) and effect.kind == "stand"]
+
+
+def test_a_stand_that_is_tried_again_in_vain_is_told_when_something_else_than_the_time_has_changed() -> None:
+    """A waits for a majority for an hour: its history is one line, not thousands."""
+    machine = brain(A, slot(record(A, B, C)))
+    told = stands(step(machine, ev.TimePassed()))
+    asked = 0
+    for _ in range(50):
+        due = machine.next_deadline_ns(Facts())
+        assert due is not None
+        out = step(machine, ev.TimePassed(), due)
+        asked += sum(isinstance(message, ms.PreVote) for message in sent(out))
+        told += stands(out)
+    assert asked >= 40, "it goes on trying"
+    assert len(told) == 1
+    step(machine, ev.PeerUp("b"), due)
+    again = machine.next_deadline_ns(Facts())
+    assert again is not None
+    assert len(stands(step(machine, ev.TimePassed(), again))) == 1
+
+
+def test_a_pre_vote_that_is_refused_again_for_the_same_reason_is_told_once() -> None:
+    machine = brain(B, slot(record(A, B, C), 3, 7), epoch=3)
+    for candidate in (A, C) * 5:
+        out = step(machine, ev.Received(ms.PreVote("v", candidate, B, 4, Stamp(0, 3, 6))), LEASE)
+        assert isinstance(sent(out)[0], ms.PreVoteAnswer)
+    again = step(machine, ev.Received(ms.PreVote("v", A, B, 4, Stamp(0, 3, 6))), 2 * LEASE)
+    assert [effect for effect in again if isinstance(effect, ev.Explain)] == []
+    higher = step(machine, ev.Received(ms.PreVote("v", A, B, 5, Stamp(0, 3, 6))), 2 * LEASE)
+    assert [effect.kind for effect in higher if isinstance(effect, ev.Explain)] == ["refuse"]
+
+
+def test_a_leaders_silence_is_counted_from_its_last_word() -> None:
+    """Not from when its node was declared to be gone, which is a lease later for one that was paused or cut off."""
+    machine = brain(B, slot(record(A, B, C, primary=A), 3, 7), epoch=3)
+    step(machine, ev.PeerUp("a"), SECOND)
+    step(machine, ev.PeerDown("a"), 3 * SECOND)
+    (told,) = stands(step(machine, ev.TimePassed(), 4 * SECOND, Facts(leader_heard_ns=2 * SECOND)))
+    assert "to wait for a, silent for 2.00 s" in told.alternatives

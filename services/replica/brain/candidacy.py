@@ -58,7 +58,7 @@ class Candidacy:
         local, record = self._local, self._local.record
         if record is None or local.role != "follower":
             return
-        leader = local.leader or record.primary
+        leader = local.followed()
         if leader is None or leader.node != node or leader == local.me or local.may_not_stand():
             return
         start = self.start_ns(max(now_ns, facts.promised_until_ns), leader)
@@ -98,14 +98,13 @@ class Candidacy:
                 local.leader, self.election_at_ns = record.member_on(facts.promised_to), None
             case "later":
                 start_ns = max(now_ns, facts.promised_until_ns)
-                self.election_at_ns = self.start_ns(start_ns, local.leader or record.primary)
+                self.election_at_ns = self.start_ns(start_ns, local.followed())
             case "stand":
-                local.decide(standing)
+                local.tell_once(standing, standing.judge())
                 self._ask_around(record, standing.asked_epoch, now_ns)
 
     def _standing(self, record: Record, now_ns: int, facts: Facts) -> Standing:
         local = self._local
-        leader = local.leader or record.primary
         named = 0 < self._released == local.epoch
         promised_ns = facts.other_promise_until_ns if named else facts.promised_until_ns
         return Standing(
@@ -115,8 +114,8 @@ class Candidacy:
             unclean=local.unclean,
             epoch=local.epoch,
             asked_epoch=max(local.epoch, self.seen_epoch) + 1,
-            leader=leader,
-            absent_ns=local.absent_ns(leader.node) if leader is not None and leader != local.me else 0,
+            leader=local.followed(),
+            absent_ns=local.leader_absent_ns(),
             named=named,
             linked=tuple(sorted(local.up)),
             heard=tuple(sorted(local.heard)),
@@ -194,7 +193,7 @@ class Candidacy:
         if facts.promised_until_ns > now_ns:
             # A promise made since we asked: it binds our own vote as well (P1, P3).
             local.role = "follower"
-            self.election_at_ns = self.start_ns(facts.promised_until_ns, local.leader or record.primary)
+            self.election_at_ns = self.start_ns(facts.promised_until_ns, local.followed())
         elif would >= majority(len(record.voters)) and self._may_win_unclean():
             self._ask_for_votes(now_ns)
         else:

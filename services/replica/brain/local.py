@@ -6,7 +6,7 @@ A step collects effects in two lists: what is done at once, and what waits until
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Literal
 
 from services.replica.brain import events as ev
@@ -16,6 +16,7 @@ from services.replica.brain.messages import BrainMessage
 from services.replica.brain.quorum import majority
 from services.replica.brain.record import HardState, Record, Slot, Stamp, Voter
 
+TOLD_ONCE_MAX = 16
 Role = Literal["follower", "pre-voting", "voting", "leader"]
 
 
@@ -46,6 +47,8 @@ class Local:
         self._now: list[ev.Effect] = []
         self._after: list[ev.Effect] = []
         self._dirty = False
+        self._told_once: list[tuple[Question, str]] = []
+        """Without their times, the latest last."""
 
     # ---- the step in progress -------------------------------------------------------------------------
 
@@ -76,6 +79,15 @@ class Local:
         """A decision that was judged before."""
         if verdict.kind:
             self._after.append(self._told(question, verdict))
+
+    def tell_once(self, question: Question, verdict: Verdict) -> None:
+        """What is asked again and again, in vain, is told when something other than the time has changed: two of three
+        that wait for the third would tell of every try, for as long as it is away."""
+        times = {field.name: 0 for field in fields(question) if field.name.endswith("_ns")}  # type: ignore[arg-type]
+        told = (replace(question, **times), verdict.outcome)  # type: ignore[type-var]
+        if told not in self._told_once:
+            self._told_once = [*self._told_once[1 - TOLD_ONCE_MAX :], told]
+            self.tell(question, verdict)
 
     def decide_at_once(self, question: Question) -> None:
         """Told without waiting for the hard state, which may never be stored again."""
@@ -115,6 +127,17 @@ class Local:
         if self.reaches(node):
             return 0
         return self.now_ns - max(self._gone_ns.get(node, self._started_ns), self.facts.awake_since_ns)
+
+    def followed(self) -> Voter | None:
+        """Whom we follow, or followed last as far as the record tells."""
+        return self.leader or (self.record.primary if self.record is not None else None)
+
+    def leader_absent_ns(self) -> int:
+        """How long ago the last word of whom we follow came; 0 while it is there, or when it is us."""
+        leader, facts = self.followed(), self.facts
+        if leader is None or leader == self.me or self.reaches(leader.node):
+            return 0
+        return self.now_ns - max(facts.leader_heard_ns, facts.awake_since_ns, self._started_ns)
 
     def attached_absent_ns(self) -> int:
         """The same for the node that the volume is attached to, which need not be a voter (P6). We listen to it since

@@ -28,7 +28,7 @@ class Voting:
         ballot = self._ballot(message, slot, now_ns, facts)
         verdict = ballot.judge()
         if verdict.kind == "refuse":
-            local.tell(ballot, verdict)
+            local.tell_once(ballot, verdict)
         answer = ms.PreVoteAnswer(
             message.volume,
             local.me,

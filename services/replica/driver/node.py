@@ -451,9 +451,14 @@ class Node:
             disk_stalled=volume.disk_stalled(now_ns),
             other_promise_until_ns=promises.promised_besides(volume.id, brain.epoch),
             awake_since_ns=self.pairs.awake_since_ns,
+            leader_heard_ns=self._leader_heard_ns(brain),
             attached_heard_ns=self._attached_heard_ns(brain.record, self.pairs.heard_ns, now_ns),
             attached_linked_ns=self._attached_heard_ns(brain.record, self.pairs.linked_ns, now_ns),
         )
+
+    def _leader_heard_ns(self, brain: Brain) -> int:
+        leader = brain.local.followed()
+        return self.pairs.heard_ns.get(leader.node, 0) if leader is not None else 0
 
     def _attached_heard_ns(self, record: Record | None, heard_ns: dict[str, int], now_ns: int) -> int:
         node = record.attachment.node if record is not None and record.attachment is not None else ""
