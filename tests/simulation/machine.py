@@ -302,7 +302,7 @@ class Machine:
         assert self.fuse is not None
         self.fuse -= 1
         if self.fuse <= 0:
-            self.kill(power=self.rng.random() < 0.3)
+            self.kill(power=self.rng.random() < 0.3 and not self.world.fragile())
 
     # ---- time -----------------------------------------------------------------------------------------
 

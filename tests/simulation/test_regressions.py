@@ -58,3 +58,9 @@ def test_leader_that_the_frontend_can_not_reach() -> None:
     content, the frontend is told by each whom to ask, and nobody serves it.
     Told by test_brain_handover.py: test_a_leader_that_the_frontend_has_no_link_with_hands_over_to_whom_it_asks."""
     run(9025)
+
+
+def test_power_lost_in_the_middle_of_orders_after_a_store_was_lost() -> None:
+    """The operator's case, which the simulator made all the same: the witness that stored "in sync {n2}" lost its
+    store, and a fuse let n2 lose power. Whether that set was ever committed nobody there can know."""
+    run(2200027)
