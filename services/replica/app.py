@@ -93,7 +93,9 @@ class _Replica:
         )
         self._shell = Shell(self._node, self._network, self, asyncio.get_running_loop())
         self._handlers.shell = self._shell
-        self._by_bus = ByBus(self._handlers, self._shell, boot_time_ns, asyncio.get_running_loop().call_soon)
+        self._by_bus = ByBus(
+            settings.node, self._handlers, self._shell, boot_time_ns, asyncio.get_running_loop().call_soon
+        )
         self._frontends.network = self._network
         factory = load_plugin("stos.block_stores", "file")()
         self._replicas = Replicas(settings, cluster, factory, self._node, self._shell, pool)

@@ -150,15 +150,22 @@ class Handlers:
 
     # ---- the brain ------------------------------------------------------------------------------------
 
+    def is_member(self, peer: str, volume_id: str) -> bool:
+        """That node holds a copy or a vote of the volume, by the record that is here."""
+        volume = self._node.volumes.get(volume_id)
+        return volume is not None and permits.member(volume.brain.record, peer)
+
     def brain(self, peer: str, volume_id: str, raw: bytes | memoryview, now_ns: int) -> None:
         """A brain's message about that volume, by link or by bus; only `peer` can have sent it."""
         try:
             message = messages.decode(raw)
         except Newer as error:
             self.refuse(peer, "brain", volume_id, "a brain message of another version")
-            known = self._node.volumes.get(volume_id)
-            is_member = known is not None and permits.member(known.brain.record, peer)
-            if is_member and error.answer.target.node == peer and error.answer.volume == volume_id:
+            if (
+                self.is_member(peer, volume_id)
+                and error.answer.target.node == peer
+                and error.answer.volume == volume_id
+            ):
                 self._node.not_understood(error.answer)
             return
         except BadMessage:

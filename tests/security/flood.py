@@ -166,7 +166,7 @@ FLOODS = (
     Flood("joins-on-a-link", joins_on_a_link, {"nodes": "let-links-take-their-time"}, BY_STRANGER),
     Flood(
         "messages-of-a-brain", messages_of_a_brain,
-        {"nodes": "hear-who-shouts"}, BY_STRANGER | {"action": "brain$", "reason": "messages a second"},
+        {"nodes": "hear-who-shouts"}, BY_STRANGER | {"action": "brain$", "reason": "more messages"},
     ),
     Flood("strangers-who-knock", strangers_who_knock, {"nodes": "let-all-strangers-wait"}, BY_NOBODY),
 )  # fmt: skip

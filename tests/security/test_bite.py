@@ -58,7 +58,7 @@ async def weakened_stage(
     cluster = AlteredCluster(
         directory / "dev", programs=programs, settings=dict.fromkeys((*NODES, "nats", "certs"), setting)
     )
-    async with Stage.play(cluster, directory / "arms", only=runs) as stage:
+    async with Stage.play(cluster, directory / "arms", only=runs, orderly=False) as stage:
         yield stage
 
 

@@ -31,6 +31,7 @@ from stoscore.identity import Identity
 from stoscore.messages import NodeStatus, NodeStatusRequest
 from stoscore.renewal import keep_renewed
 from tests.security.arms import Arms
+from tests.security.pauses import Pauses, Sleeper, longest
 from tests.support.cluster import AlteredCluster, RunningCluster, completed
 
 pytestmark = pytest.mark.long
@@ -141,11 +142,13 @@ async def rotate_under_load(cluster: AlteredCluster, directory: Path) -> dict[st
     made = await asyncio.to_thread(running.stos, "volume", "create", VOLUME, "--size", "64MiB")
     assert made.code == 0, made.errors
     primary = running.json("volume", "show", VOLUME)["primary"]
-    watch = Watch(cluster)
+    watch, gaps, sleeper = Watch(cluster), Pauses(), Sleeper()
     watching = asyncio.create_task(watch.run())
+    sleeper.start()
     begun = time.monotonic()
     try:
         async with running.writing(VOLUME) as recorder, asking(cluster, directory, "app") as asker:
+            recorder.gap = gaps
             pauses = {"before": await calm(recorder, SECONDS * 0.25)}
 
             recorder.gap.take()
@@ -174,6 +177,9 @@ async def rotate_under_load(cluster: AlteredCluster, directory: Path) -> dict[st
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
+        sleeper.stop()
+        for line in longest(gaps.noted, sleeper, cluster.layout.logs):
+            print(f"\n{line}", file=sys.__stderr__)
 
     took_s = time.monotonic() - begun
     certificates = {name: len(serials) for name, serials in sorted(watch.serials.items())}

@@ -27,8 +27,8 @@ CROWD_S = 3.5
 """Less than a door's patience with one of them."""
 JOINS, JOINS_TAKE_S = 10_000, 96.0
 """A link may ask for 5000 things a second, and a join counts for fifty."""
-WORDS, WORDS_AT_ONCE, WORDS_PER_S = 30_000, 10_000, 500
-"""How many we say; how many one node may say over the bus at once, and in each second."""
+WORDS, WORDS_AT_ONCE, WORDS_PER_S = 20_000, 1000, 100
+"""How many we say; how many one node may say over the bus at once, and in each second, of what is not its business."""
 HEARD_WITHIN_S = 2.0
 REFUSED_WITHIN_S = 10.0
 
