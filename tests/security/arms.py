@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from functools import cached_property
 from pathlib import Path
 
 from services.dev.cluster import Cluster
-from stoscore.enrolment import JoinToken, enrol
+from stoscore.enrolment import JoinToken, admin_call, enrol, issue_token
 from stoscore.files import private_directory
+from stoscore.messages import Revoked, RevokeIdentity
 from tests.security.insider import Insider
 from tests.support.ca import TestAuthority
-from tests.support.cluster import RunningCluster
 
 ROOT_FILE = "foreign-root.pem"
 
@@ -22,28 +21,13 @@ class Arms:
 
     def __init__(self, cluster: Cluster, directory: Path):
         self._cluster = cluster
-        self._running = RunningCluster(cluster)
         self.directory = private_directory(directory)
         self.foreign_authority = TestAuthority("foreign")
         (directory / ROOT_FILE).write_text(self.foreign_authority.root_pem)
 
     async def token(self, kind: str, name: str, role: str = "") -> JoinToken:
         """A join token, as an administrator makes it."""
-        words = [
-            "certs",
-            "token",
-            "--kind",
-            kind,
-            "--name",
-            name,
-            "--socket",
-            str(self._cluster.layout.certs_admin_socket),
-        ]
-        if role:
-            words += ["--role", role]
-        made = await asyncio.to_thread(self._running.stos, *words)
-        assert made.code == 0, made.errors
-        return JoinToken.decode(made.output.split()[-1])
+        return JoinToken.decode(await issue_token(self._cluster.layout.certs_admin_socket, kind, name, role=role))
 
     async def enrolled(self, kind: str, name: str, role: str = "") -> Path:
         """A real identity of that kind, through the front door."""
@@ -87,6 +71,6 @@ class Arms:
         return directory
 
     async def revoke(self, kind: str, name: str) -> None:
-        words = ["certs", "revoke", f"{kind}/{name}", "--socket", str(self._cluster.layout.certs_admin_socket)]
-        done = await asyncio.to_thread(self._running.stos, *words)
-        assert done.code == 0, done.errors
+        await admin_call(
+            self._cluster.layout.certs_admin_socket, "revoke", RevokeIdentity(kind=kind, name=name), Revoked
+        )

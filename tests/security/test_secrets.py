@@ -18,7 +18,7 @@ from tests.security import kernel, secrets_of
 from tests.security.secrets_of import Secret
 from tests.security.stage import Stage
 
-pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.long, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from tests.security import kernel
 from tests.security.kernel import Listening
 from tests.security.stage import VICTIM, Stage
 
-pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.long, pytest.mark.slow]
 
 STRANGER = "nobody"
 
@@ -55,6 +55,7 @@ def test_the_search_sees_all_that_are_known(stage: Stage, sockets: list[Listenin
     assert any(name.endswith(".sock") and "/" in name for name in seen), "the volume's NBD socket"
 
 
+@pytest.mark.asyncio(loop_scope="session")
 async def test_each_tcp_port_refuses_a_stranger(stage: Stage, sockets: list[Listening]) -> None:
     """Plain text gets no answer anywhere. TLS without a certificate gets one only at the enrolment door, which
     asks for a token instead (see the attacks on enrolment)."""
@@ -97,6 +98,7 @@ def test_each_unix_socket_refuses_another_user(sockets: list[Listening]) -> None
         assert Path(path).stat().st_mode & 0o007 == 0, path
 
 
+@pytest.mark.asyncio(loop_scope="session")
 async def test_a_port_that_nobody_knows_is_noticed(stage: Stage) -> None:
     """The enumeration bites: a process of the cluster that opens one more port would fail the test above."""
     code = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print('open', flush=True); sys.stdin.read()"
