@@ -629,6 +629,7 @@ class MetricModel(Message):
 
 class MetricsPage(Message):
     process: str
+    at_unix_ns: WhenNs
     samples: list[MetricModel]
     next: int = Field(default=0, ge=0)
     """`after` of the next page; 0: this is the last"""

@@ -7,6 +7,7 @@ gone takes only its own spans along. Files are read in a thread; looking leaves 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -80,7 +81,7 @@ class Observed:
             for one in told[:SAMPLES_MAX]
         ]
         following = request.after + SAMPLES_MAX if len(told) > SAMPLES_MAX else 0
-        return MetricsPage(process=str(self._bus.me), samples=models, next=following)
+        return MetricsPage(process=str(self._bus.me), at_unix_ns=time.time_ns(), samples=models, next=following)
 
 
 def kept(containing: str = "") -> Iterable[SpanRecord]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 
 def plain(text: object) -> str:
@@ -27,3 +29,26 @@ def fields(pairs: Sequence[tuple[str, object]]) -> str:
     """One thing, one line per property."""
     width = max(len(name) for name, _ in pairs)
     return "\n".join(f"{name.ljust(width)}  {plain(value)}".rstrip() for name, value in pairs)
+
+
+def yaml(document: Any) -> str:
+    """JSON's values as YAML blocks. Every string is quoted, so none is taken for a number, a date or "no"."""
+    return "\n".join(_yaml(document, ""))
+
+
+def _yaml(value: Any, indent: str) -> list[str]:
+    if isinstance(value, dict) and value:
+        lines = []
+        for key, item in value.items():
+            name = key if isinstance(key, str) and key.isidentifier() else json.dumps(str(key))
+            lines += _nested(f"{indent}{name}:", item, indent)
+        return lines
+    if isinstance(value, list) and value:
+        return [line for item in value for line in _nested(f"{indent}-", item, indent)]
+    return [f"{indent}{json.dumps(value)}"]
+
+
+def _nested(head: str, item: Any, indent: str) -> list[str]:
+    if isinstance(item, dict | list) and item:
+        return [head, *_yaml(item, indent + "  ")]
+    return [f"{head} {json.dumps(item)}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import TypeVar
 
 from stoscore import subjects
@@ -22,11 +23,16 @@ def _own(page: Message, who: Caller) -> bool:
     return getattr(page, "process", "") == str(who)
 
 
-async def ask_all(bus: Bus, verb: str, request: Message, answer: type[P]) -> dict[str, P]:
-    """role/name -> its answer, of all that answer in time."""
+async def ask_all(
+    bus: Bus, verb: str, request: Message, answer: type[P], known: Mapping[str, int] | None = None
+) -> dict[str, P]:
+    """role/name -> its answer, of all that answer in time. `known`: role -> how many answered before; when so many
+    have, nobody is waited for."""
 
     async def ask(role: str) -> list[P]:
-        return await bus.scatter(subjects.observe(role, verb), request, answer, timeout_s=WAIT_S, valid=_own)
+        enough = (known or {}).get(role)
+        subject = subjects.observe(role, verb)
+        return await bus.scatter(subject, request, answer, timeout_s=WAIT_S, enough=enough, valid=_own)
 
     pages = await asyncio.gather(*map(ask, OBSERVED))
     return {str(getattr(page, "process", "")): page for found in pages for page in found}

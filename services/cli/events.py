@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from services.cli.cluster import Directory, Session, run
-from services.cli.output import Format, Output, plain, write, write_json
+from services.cli.output import Format, Output, plain, write, write_as
 from stoscore.errors import invalid
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -111,15 +111,20 @@ def _event(at_unix_ms: int, kind: str, reporter: str, body: str) -> dict[str, An
 
 
 def _show_all(found: list[dict[str, Any]], output: Format) -> None:
-    if output is Format.JSON:
-        write_json([_document(event) for event in found])
+    if output is not Format.TABLE:
+        write_as(output, [_document(event) for event in found])
         return
     for event in found:
         write(_line(event))
 
 
 def _show(event: dict[str, Any], output: Format) -> None:
-    write(json.dumps(_document(event)) if output is Format.JSON else _line(event))
+    """One line an event; as a document of its own in YAML."""
+    if output is Format.YAML:
+        write("---")
+        write_as(output, _document(event))
+    else:
+        write(_line(event) if output is Format.TABLE else json.dumps(_document(event)))
 
 
 def _content(event: dict[str, Any]) -> dict[str, Any]:

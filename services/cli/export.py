@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import typer
 
 from services.cli.cluster import Directory, Session, run
-from services.cli.output import Format, Output, plain, write, write_json
+from services.cli.output import Format, Output, plain, write, write_as
 from stoscore.errors import precondition
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def export(
     """
     opened = run(directory, lambda session: session.volumes.export(name, listen, client, timeout_s=timeout))
     view = _view(opened)
-    if output is Format.JSON:
-        write_json(view)
+    if output is not Format.TABLE:
+        write_as(output, view)
         return
     told = f"is exported by {view['node']} on {view['address']} to {', '.join(view['clients'])}"
     write(f"volume {plain(view['name'])} {told}")
@@ -83,8 +83,8 @@ def unexport(name: Name, timeout: Timeout = 30.0, directory: Directory = None, o
         return await session.volumes.unexport(name, timeout_s=timeout)
 
     node = run(directory, work)
-    if output is Format.JSON:
-        write_json({"name": name, "node": node})
+    if output is not Format.TABLE:
+        write_as(output, {"name": name, "node": node})
     else:
         write(f"volume {plain(name)} is not exported")
 
@@ -100,8 +100,8 @@ def client_files(
       stos volume client-files ~/.stos/identity
     """
     made = make_client_files(identity_dir)
-    if output is Format.JSON:
-        write_json({"directory": str(made)})
+    if output is not Format.TABLE:
+        write_as(output, {"directory": str(made)})
     else:
         write(str(made))
 

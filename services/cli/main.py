@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from services.cli.lazy import LazyGroup
-from services.cli.output import Format, Output, report, wants_json, write, write_json
+from services.cli.output import Format, Output, report, wants_json, write, write_as
 from stoscore.errors import EXIT_CODE, Code, StosError
 
 app = typer.Typer(
@@ -77,8 +77,8 @@ def version(output: Output = Format.TABLE) -> None:
       stos version
       stos version -o json
     """
-    if output is Format.JSON:
-        write_json({"stos": _version(), "python": sys.version.split()[0], "platform": sys.platform})
+    if output is not Format.TABLE:
+        write_as(output, {"stos": _version(), "python": sys.version.split()[0], "platform": sys.platform})
     else:
         write(f"stos {_version()} (Python {sys.version.split()[0]}, {sys.platform})")
 

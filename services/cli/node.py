@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from services.cli.cluster import Directory, Session, run
-from services.cli.output import Format, Output, fields, table, write, write_json
+from services.cli.output import Format, Output, fields, table, write, write_as
 from stoscore.units import format_size
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
@@ -42,8 +42,8 @@ def ls(directory: Directory = None, output: Output = Format.TABLE) -> None:
         return [views.node(entry, roll[entry.node]) for entry in sorted(entries, key=lambda entry: entry.node)]
 
     rows = run(directory, work)
-    if output is Format.JSON:
-        write_json(rows)
+    if output is not Format.TABLE:
+        write_as(output, rows)
         return
     headings = ("NODE", "ZONE", "STATE", "CAPACITY", "PROMISED", "USED", "COPIES", "PRIMARIES", "FRONTENDS")
     write(table(headings, [_row(row) for row in rows]))
@@ -70,8 +70,8 @@ def show(
         return views.node(entry, (await call_roll(session.bus, [entry]))[entry.node])
 
     view = run(directory, work)
-    if output is Format.JSON:
-        write_json(view)
+    if output is not Format.TABLE:
+        write_as(output, view)
     else:
         write(_shown(view))
 
@@ -99,8 +99,8 @@ def join_token(
         return (await session.bus.request(subjects.certs("token"), request, IssuedToken)).token
 
     token = run(directory, work)
-    if output is Format.JSON:
-        write_json({"node": name, "token": token})
+    if output is not Format.TABLE:
+        write_as(output, {"node": name, "token": token})
     else:
         write(token)
 

@@ -15,17 +15,24 @@ from typing import Annotated, Any
 import typer
 
 from stoscore.errors import StosError
-from stoscore.tables import fields, plain, table
+from stoscore.tables import fields, plain, table, yaml
 
-__all__ = ["Format", "Output", "fields", "plain", "report", "table", "wants_json", "write", "write_json"]
+__all__ = ["Format", "Output", "fields", "plain", "report", "table", "wants_json", "write", "write_as", "write_json"]
+
+NAMES = ("name", "node", "trace_id", "check", "volume", "kind")
+"""What names a thing, the first that it has."""
 
 
 class Format(StrEnum):
     TABLE = "table"
     JSON = "json"
+    YAML = "yaml"
+    NAME = "name"
 
 
-Output = Annotated[Format, typer.Option("-o", "--output", help="table for people, json for programs")]
+Output = Annotated[
+    Format, typer.Option("-o", "--output", help="table for people, json or yaml for programs, name for pipes")
+]
 
 
 def write(text: str) -> None:
@@ -34,6 +41,18 @@ def write(text: str) -> None:
 
 def write_json(document: Any) -> None:
     write(json.dumps(document, indent=2))
+
+
+def write_as(output: Format, document: Any) -> None:
+    """For programs, in the form that was asked for; `name` is one name a line."""
+    if output is Format.YAML:
+        write(yaml(document))
+    elif output is Format.NAME:
+        rows = document if isinstance(document, list) else [document]
+        for row in rows:
+            write(plain(next((row[key] for key in NAMES if row.get(key)), "") if isinstance(row, dict) else row))
+    else:
+        write_json(document)
 
 
 def report(error: StosError, *, as_json: bool) -> None:

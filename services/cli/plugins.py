@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli.output import Format, Output, table, write, write_json
+from services.cli.output import Format, Output, table, write, write_as
 from stoscore import plugins
 from stoscore.errors import invalid
 
@@ -36,8 +36,8 @@ def listing(
         if wanted not in plugins.GROUPS:
             raise invalid(f"there is no plugin group {group!r}", f"groups: {', '.join(plugins.GROUPS)}")
         found = [plugin for plugin in found if plugin.group == wanted]
-    if output is Format.JSON:
-        write_json([asdict(plugin) for plugin in found])
+    if output is not Format.TABLE:
+        write_as(output, [asdict(plugin) for plugin in found])
         return
     rows = [(plugin.group, plugin.name, plugin.origin, plugin.target) for plugin in found]
     write(table(("GROUP", "NAME", "ORIGIN", "CODE"), rows))

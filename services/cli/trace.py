@@ -14,7 +14,7 @@ import typer
 
 from services.cli.cluster import TRACES, Directory, Session, run
 from services.cli.events import since_ms
-from services.cli.output import Format, Output, plain, table, write, write_json
+from services.cli.output import Format, Output, plain, table, write, write_as, write_json
 from stoscore.errors import invalid, not_found
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ def ls(
     since_unix_ms = since_ms(since, time.time())
     found = run(directory, lambda session: _summaries(session, since_unix_ms), sampled=False)
     views = [view for view in found if name in view["name"] and (view["errors"] or not failed)][:limit]
-    if output is Format.JSON:
-        write_json(views)
+    if output is not Format.TABLE:
+        write_as(output, views)
         return
     rows = [
         (

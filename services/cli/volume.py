@@ -9,7 +9,7 @@ import typer
 
 from services.cli.cluster import Directory, Session, run
 from services.cli.export import client_files, export, unexport
-from services.cli.output import Format, Output, fields, plain, table, write, write_json
+from services.cli.output import Format, Output, fields, plain, table, write, write_as
 from stoscore.errors import Code, StosError, invalid, unavailable
 from stoscore.units import format_size, parse_size
 
@@ -89,8 +89,8 @@ def create(
 
     entry, status = run(directory, work)
     view = views.volume(entry, status)
-    if output is Format.JSON:
-        write_json(view)
+    if output is not Format.TABLE:
+        write_as(output, view)
         return
     write(f"volume {plain(view['name'])}: {format_size(view['size_bytes'])}, {_told_copies(view)}")
 
@@ -107,8 +107,8 @@ def ls(directory: Directory = None, output: Output = Format.TABLE) -> None:
 
     found = run(directory, lambda session: session.volumes.list())
     rows = [views.volume(entry, status) for entry, status in found]
-    if output is Format.JSON:
-        write_json(rows)
+    if output is not Format.TABLE:
+        write_as(output, rows)
         return
     headings = ("NAME", "SIZE", "HEALTH", "IN SYNC", "PRIMARY", "EPOCH", "ATTACHED", "ID")
     write(table(headings, [_row(row) for row in rows]))
@@ -130,8 +130,8 @@ def show(name: Name, directory: Directory = None, output: Output = Format.TABLE)
         return {**view, "nodes": views.replicas(survey)}
 
     view = run(directory, work)
-    if output is Format.JSON:
-        write_json(view)
+    if output is not Format.TABLE:
+        write_as(output, view)
         return
     write(_shown(view))
 
@@ -168,8 +168,8 @@ def set_policy(
             name, replicas=replicas, failure_mode=mode, on_unavailable=below, timeout_s=timeout
         ),
     )
-    if output is Format.JSON:
-        write_json({"name": record.name, "volume": record.volume, **views.policy(record)})
+    if output is not Format.TABLE:
+        write_as(output, {"name": record.name, "volume": record.volume, **views.policy(record)})
     else:
         told = f"{copies_of(record.replicas)} copies, failure mode {record.failure_mode}"
         write(f"volume {plain(record.name)}: {told}, on-unavailable {record.on_unavailable}")
@@ -184,8 +184,8 @@ def rm(name: Name, timeout: Timeout = 30.0, directory: Directory = None, output:
       stos volume rm data
     """
     removed = run(directory, lambda session: session.volumes.delete(name, timeout_s=timeout))
-    if output is Format.JSON:
-        write_json({"name": name, "removed": removed})
+    if output is not Format.TABLE:
+        write_as(output, {"name": name, "removed": removed})
     else:
         write(f"volume {plain(name)} is removed" if removed else f"there was no volume {plain(name)}")
 
@@ -229,8 +229,8 @@ def connect(
         }
 
     view = run(directory, work)
-    if output is Format.JSON:
-        write_json(view)
+    if output is not Format.TABLE:
+        write_as(output, view)
     else:
         write(plain(view["uri"]))
 
@@ -252,8 +252,8 @@ def why(
     from services.cli.why import decisions
 
     chapters = run(directory, lambda session: decisions(session, name, since))
-    if output is Format.JSON:
-        write_json([views.chapter(chapter) for chapter in chapters])
+    if output is not Format.TABLE:
+        write_as(output, [views.chapter(chapter) for chapter in chapters])
     elif chapters:
         write("\n".join(plain(line) for line in story.as_text(name, chapters).split("\n")))
     else:
@@ -275,8 +275,8 @@ def move_primary(
       stos volume move-primary data --to n2
     """
     status = run(directory, lambda session: session.volumes.move_primary(name, to, timeout_s=timeout))
-    if output is Format.JSON:
-        write_json({"name": name, "primary": status.node, "epoch": status.epoch})
+    if output is not Format.TABLE:
+        write_as(output, {"name": name, "primary": status.node, "epoch": status.epoch})
     else:
         write(f"volume {plain(name)} is served by {plain(status.node)} (epoch {status.epoch})")
 
@@ -298,8 +298,8 @@ def disconnect(name: Name, timeout: Timeout = 30.0, directory: Directory = None,
         return attachment.node if attachment is not None else None
 
     node = run(directory, work)
-    if output is Format.JSON:
-        write_json({"name": name, "node": node, "disconnected": node is not None})
+    if output is not Format.TABLE:
+        write_as(output, {"name": name, "node": node, "disconnected": node is not None})
     elif node is None:
         write(f"volume {plain(name)} was not connected")
     else:

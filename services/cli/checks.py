@@ -1,0 +1,311 @@
+"""What `stos doctor` looks at, pure: facts of a cluster become findings, each with what to do.
+
+The order of the checks is the order in which somebody experienced would look: is everybody there, do the clocks agree,
+do certificates last, are disks and loops fast enough for the leases, and only then: how are the volumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from stoscore.messages import AuthorityView, MetricModel, NodeEntry, NodeStatus
+from stoscore.metrics import LATENCY_S
+from stoscore.units import format_size
+
+CLOCK_WARN_S, CLOCK_FAIL_S = 2.0, 60.0
+"""Certificates are backdated by ten minutes; logs and traces of clocks seconds apart can't be read together."""
+FREE_WARN, FREE_FAIL = 0.10, 0.03
+SYNC_WARN_S, SYNC_FAIL_S = 0.1, 0.5
+"""Of the slowest in a hundred; a lease is half a second."""
+LAG_WARN_S, LAG_FAIL_S = 0.1, 0.25
+CERTIFICATE_WARN_S, CERTIFICATE_FAIL_S = 2 * 86_400.0, 86_400.0
+"""They live four days and are renewed after one."""
+RECONNECTS_PER_HOUR = 6
+BAD_MOUNT_OPTIONS = {
+    "nobarrier": "what was synced may be lost with the power",
+    "barrier=0": "what was synced may be lost with the power",
+    "data=writeback": "files may hold blocks of other files after a crash",
+    "nobh": "the kernel ignores it or refuses it",
+}
+_EXPECTED = {"nats": 1, "certs": 1, "placement": 1, "csi": 1}
+_WAITS = {"nats": "requests", "certs": "renewals", "placement": "new copies", "csi": "pods with new volumes"}
+
+
+class Level(StrEnum):
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    level: Level
+    check: str
+    about: str
+    """node, volume or process; "" for the cluster"""
+    told: str
+    next_step: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A mounted file system of ours on this machine."""
+
+    device: str
+    directory: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the machine of the command itself has, for a node's first set-up."""
+
+    has_nbd: bool
+    has_fuse: bool
+    has_qemu: bool
+    mounts: tuple[Mount, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process's own figures, and by how much its clock certainly differs from ours."""
+
+    name: str
+    samples: tuple[MetricModel, ...]
+    clock_apart_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    nodes: tuple[NodeEntry, ...]
+    statuses: Mapping[str, NodeStatus]
+    silent: Mapping[str, str]
+    """node -> why it did not answer"""
+    processes: tuple[Process, ...]
+    volumes: tuple[dict[str, Any], ...]
+    """as `stos volume ls -o json`"""
+    authority: AuthorityView | None
+    overdue: tuple[str, ...] = ()
+    """identities whose certificate should have been renewed"""
+    machine: Machine | None = None
+    now_unix_s: float = 0.0
+    problems: tuple[str, ...] = field(default=())
+    """what could not be asked"""
+
+
+def examine(facts: Facts) -> list[Finding]:
+    """Every check says at least that it is fine."""
+    found: list[Finding] = [Finding(Level.FAIL, "reach", "", problem) for problem in facts.problems]
+    for name, check in _CHECKS.items():
+        findings = list(check(facts))
+        found += findings or [Finding(Level.OK, name, "", _FINE[name])]
+    return found
+
+
+def _reach(facts: Facts) -> Iterator[Finding]:
+    for node, why in sorted(facts.silent.items()):
+        yield Finding(Level.FAIL, "reach", node, f"does not answer: {why}", "is its process running? see its log")
+    there = [process.name.partition("/")[0] for process in facts.processes]
+    for role, least in _EXPECTED.items():
+        if there.count(role) < least:
+            meant = {"nats": "catalogue and events", "certs": "renewals", "placement": "new copies", "csi": "pods"}[
+                role
+            ]
+            yield Finding(Level.FAIL, "reach", role, f"no {role} answers: {meant} wait", f"start {role}")
+
+
+def _versions(facts: Facts) -> Iterator[Finding]:
+    versions: dict[str, list[str]] = {}
+    for process in facts.processes:
+        for sample in process.samples:
+            if sample.name == "stos.build":
+                versions.setdefault(sample.attributes[0], []).append(process.name)
+    if len(versions) > 1:
+        told = "; ".join(f"{version}: {', '.join(sorted(names))}" for version, names in sorted(versions.items()))
+        yield Finding(Level.WARN, "versions", "", f"several run: {told}", "finish the upgrade, nodes one after another")
+
+
+def _clocks(facts: Facts) -> Iterator[Finding]:
+    for process in facts.processes:
+        apart_s = process.clock_apart_s
+        if abs(apart_s) >= CLOCK_WARN_S:
+            level = Level.FAIL if abs(apart_s) >= CLOCK_FAIL_S else Level.WARN
+            told = f"its clock is {abs(apart_s):.1f} s {'ahead' if apart_s > 0 else 'behind'}"
+            yield Finding(level, "clock", process.name, told, "set up time synchronisation (chrony) there")
+
+
+def _nats(facts: Facts) -> Iterator[Finding]:
+    for process in facts.processes:
+        hours = max(_value(process, "stos.process.uptime") / 3600, 1.0)
+        connections = _value(process, "stos.bus.connections")
+        if connections / hours > RECONNECTS_PER_HOUR:
+            told = f"connected {connections:.0f} times within {hours:.0f} h"
+            yield Finding(Level.WARN, "nats", process.name, told, "look at NATS' log and the network between them")
+
+
+def _certificates(facts: Facts) -> Iterator[Finding]:
+    for process in facts.processes:
+        for sample in process.samples:
+            if sample.name == "stos.certificate.remaining" and sample.value < CERTIFICATE_WARN_S:
+                level = Level.FAIL if sample.value < CERTIFICATE_FAIL_S else Level.WARN
+                told = f"its certificate expires in {sample.value / 3600:.0f} h and was not renewed"
+                yield Finding(level, "certificates", process.name, told, "is certs reachable from there? see its log")
+    for identity in facts.overdue:
+        told = "should have renewed its certificate long ago"
+        yield Finding(Level.WARN, "certificates", identity, told, f"start it, or `stos certs revoke {identity}`")
+    if facts.authority is not None and not facts.authority.backup_is_current:
+        told = "the authority's keys have no current backup"
+        yield Finding(Level.WARN, "certificates", "", told, "`stos certs backup FILE`, and keep the file elsewhere")
+    trusts = {
+        sample.value for process in facts.processes for sample in process.samples if sample.name == "stos.trust.number"
+    }
+    if len(trusts) > 1:
+        told = "processes follow different trust states: a revocation has not reached everybody"
+        yield Finding(Level.WARN, "certificates", "", told, "look again in a minute; then see who can't reach NATS")
+
+
+def _disks(facts: Facts) -> Iterator[Finding]:
+    for node, status in sorted(facts.statuses.items()):
+        for volume, reason in sorted(status.broken.items()):
+            told = f"its copy of {volume} can't be used: {reason}"
+            yield Finding(
+                Level.FAIL, "disks", node, told, "`stos store check` there; another copy is made after a while"
+            )
+        for replica in status.replicas:
+            if replica.failure:
+                name = replica.record.name if replica.record else "?"
+                told = f"the disk of its copy of {name} failed: {replica.failure}"
+                yield Finding(Level.FAIL, "disks", node, told, "look at the disk, then restart the node's process")
+    for process in facts.processes:
+        yield from _space(process)
+        slow_s = slowest_percent(process, "stos.store.sync.duration")
+        if slow_s > SYNC_WARN_S:
+            level = Level.FAIL if slow_s > SYNC_FAIL_S else Level.WARN
+            told = f"one fdatasync in a hundred takes more than {slow_s:g} s"
+            yield Finding(level, "disks", process.name, told, "use a faster disk, or one that nobody else uses")
+        rotten = sum(one.value for one in process.samples if one.name == "stos.checksum.failures")
+        if rotten:
+            told = f"{rotten:.0f} blocks did not match their checksum"
+            yield Finding(
+                Level.WARN, "disks", process.name, told, "look at the disk: docs/runbooks/StosChecksumFailures.md"
+            )
+
+
+def _space(process: Process) -> Iterator[Finding]:
+    free, offered = _value(process, "stos.node.free"), _value(process, "stos.node.capacity")
+    used = _value(process, "stos.node.used")
+    whole = min(offered, free + used) if offered else 0
+    if whole and free / whole < FREE_WARN:
+        level = Level.FAIL if free / whole < FREE_FAIL else Level.WARN
+        told = f"{format_size(int(free))} of {format_size(int(whole))} are free"
+        yield Finding(
+            level, "disks", process.name, told, "add space, or move copies: `stos volume set NAME --replicas N`"
+        )
+
+
+def _loops(facts: Facts) -> Iterator[Finding]:
+    for process in facts.processes:
+        lag_s = slowest_percent(process, "stos.loop.lag")
+        if process.name.startswith("node/") and lag_s > LAG_WARN_S:
+            level = Level.FAIL if lag_s > LAG_FAIL_S else Level.WARN
+            told = f"one wake-up in a hundred is more than {lag_s:g} s late; a lease lasts half a second"
+            yield Finding(level, "loops", process.name, told, "give it CPU of its own (requests = limits), no swap")
+
+
+def _links(facts: Facts) -> Iterator[Finding]:
+    for node, status in sorted(facts.statuses.items()):
+        for peer, up in sorted(status.peers.items()):
+            if not up and peer in facts.statuses:
+                told = f"has no link to {peer}, which answers over NATS"
+                yield Finding(Level.FAIL, "links", node, told, "open the peer port (7770) between the nodes")
+        if status.dropped:
+            told = "; ".join(f"{count} × {why}" for why, count in sorted(status.dropped.items()))
+            yield Finding(
+                Level.WARN, "links", node, f"refused: {told}", "`stos events --kind audit` says whose they were"
+            )
+
+
+def _volumes(facts: Facts) -> Iterator[Finding]:
+    zones = {entry.node: entry.zone for entry in facts.nodes}
+    alive = {node for node, status in facts.statuses.items() if status.capacity_bytes}
+    for view in facts.volumes:
+        name = str(view["name"])
+        look = f"`stos volume why {name}`"
+        data = [voter["node"] for voter in view["voters"] if voter["kind"] == "data"]
+        if view["health"] == "unavailable":
+            gone = [node for node in data if node not in alive]
+            told = f"nobody serves it; silent: {', '.join(gone) or 'none of its nodes'}"
+            yield Finding(Level.FAIL, "volumes", name, told, f"bring its nodes back; {look}")
+        elif view["health"] == "degraded":
+            behind = [node for node in data if node not in view["in_sync"]]
+            told = f"{len(view['in_sync'])} of {view['copies']} copies are in sync; missing: {', '.join(behind) or '-'}"
+            more = "" if len(alive) >= view["copies"] else "; there are fewer nodes than copies"
+            yield Finding(Level.WARN, "volumes", name, told + more, f"{look}; `stos resync ls`")
+        elif view["health"] in ("creating", "deleting"):
+            told = f"{view['health']} has not ended"
+            yield Finding(Level.WARN, "volumes", name, told, "the same command again goes on with it")
+        used = {zones.get(node) for node in data}
+        if len(data) > 1 and len(used) == 1 and len(set(zones.values())) > 1:
+            told = f"all copies are in zone {next(iter(used))}"
+            yield Finding(
+                Level.WARN, "volumes", name, told, "let it move: `stos volume set` with one more copy, then back"
+            )
+
+
+def _machine(facts: Facts) -> Iterator[Finding]:
+    machine = facts.machine
+    if machine is None:
+        return
+    if not machine.has_nbd and not (machine.has_fuse and machine.has_qemu):
+        told = "this machine can't make a device of a volume: neither the nbd module nor FUSE with qemu-storage-daemon"
+        yield Finding(Level.WARN, "machine", "", told, "`modprobe nbd`; or install qemu-system-common and fuse3")
+    for mount in machine.mounts:
+        for option in mount.options:
+            if option in BAD_MOUNT_OPTIONS:
+                told = f"{mount.device} is mounted with {option}: {BAD_MOUNT_OPTIONS[option]}"
+                yield Finding(Level.FAIL, "machine", mount.directory, told, "mount it again without that option")
+
+
+def slowest_percent(process: Process, name: str) -> float:
+    """The end of the bucket in which the slowest hundredth begins; 0 where there are fewer than a hundred values."""
+    for sample in process.samples:
+        if sample.name == name and sum(sample.counts) >= 100:
+            rest = sum(sample.counts) / 100
+            for number in range(len(sample.counts) - 1, -1, -1):
+                rest -= sample.counts[number]
+                if rest < 0:
+                    return LATENCY_S[number - 1] if number else 0.0
+    return 0.0
+
+
+def _value(process: Process, name: str) -> float:
+    return sum(sample.value for sample in process.samples if sample.name == name)
+
+
+_CHECKS = {
+    "reach": _reach,
+    "versions": _versions,
+    "clock": _clocks,
+    "nats": _nats,
+    "certificates": _certificates,
+    "disks": _disks,
+    "loops": _loops,
+    "links": _links,
+    "volumes": _volumes,
+    "machine": _machine,
+}
+_FINE = {
+    "reach": "every node and every service answers",
+    "versions": "one version runs everywhere",
+    "clock": "the clocks agree",
+    "nats": "connections to NATS last",
+    "certificates": "certificates are renewed, the keys are backed up",
+    "disks": "disks have room, answer in time and return what was written",
+    "loops": "the nodes' event loops are on time",
+    "links": "the nodes reach each other directly",
+    "volumes": "every volume is served, with all its copies",
+    "machine": "this machine can attach volumes, and has them mounted as they should be",
+}

@@ -1,0 +1,65 @@
+"""`stos resync`: copies that catch up: how far they are, and what they still lack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from services.cli.cluster import Directory, Session, run
+from services.cli.output import Format, Output, table, write, write_as
+from stoscore.units import format_size
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
+
+
+@app.callback()
+def resync() -> None:
+    """See copies that catch up.
+
+    \b
+      stos resync ls
+    """
+
+
+@app.command()
+def ls(directory: Directory = None, output: Output = Format.TABLE) -> None:
+    """List every copy that is not in sync and known to a primary: its phase, what was sent and what is left.
+
+    What is left is an estimate from above: blocks are compared first, and only those that differ travel.
+
+    \b
+      stos resync ls
+      stos resync ls -o json
+    """
+    rows = run(directory, _resyncs, sampled=False)
+    if output is not Format.TABLE:
+        write_as(output, rows)
+        return
+    headings = ("VOLUME", "NODE", "FROM", "PHASE", "SENT", "LEFT")
+    write(table(headings, [_row(row) for row in rows]))
+
+
+async def _resyncs(session: Session) -> list[dict[str, Any]]:
+    from services.cli.roster import call_roll
+    from stoscore.messages import NodeStatus
+
+    roll = await call_roll(session.bus, await session.catalogue.nodes())
+    told = [status for status in roll.values() if isinstance(status, NodeStatus)]
+    return [
+        {
+            "name": replica.record.name,
+            "volume": replica.record.volume,
+            "primary": status.node,
+            **one.model_dump(mode="json", exclude={"v"}),
+        }
+        for status in told
+        for replica in status.replicas
+        if replica.record is not None
+        for one in replica.resyncs
+    ]
+
+
+def _row(row: dict[str, Any]) -> tuple[object, ...]:
+    sent, left = format_size(row["bytes_sent"]), format_size(row["bytes_left"])
+    return (row["name"], row["node"], row["primary"], row["phase"], sent, left)

@@ -1,0 +1,122 @@
+"""`stos top`: what the volumes and the nodes do right now, refreshed every second."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from services.cli.cluster import Directory, Session, run
+from services.cli.output import Format, Output, table, write, write_as
+
+if TYPE_CHECKING:
+    from stoscore.messages import MetricModel, MetricsPage
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+PREFIXES = ["stos.volume.", "stos.node.", "stos.resync.remaining", "process.", "stos.loop.lag"]
+_CLEAR, _HOME, _END_LINE, _END_SCREEN = "\x1b[2J", "\x1b[H", "\x1b[K", "\x1b[J"
+_HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"
+Pages = Mapping[str, "list[MetricModel]"]
+
+
+@app.command("top")
+def top(
+    every: Annotated[float, typer.Option(min=0.2, max=3600, help="seconds between two looks")] = 1.0,
+    times: Annotated[int, typer.Option(min=0, help="how often; 0: until Ctrl-C [default on a terminal]")] = 0,
+    directory: Directory = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Show what volumes and nodes do now: requests and bytes a second, latency, copies in sync, CPU, loop lag.
+
+    Without a terminal, or with -o json, it looks once; --times says otherwise.
+
+    \b
+      stos top
+      stos top --every 5
+      stos top --times 3 -o json
+    """
+    live = output is Format.TABLE and sys.stdout.isatty()
+    looks = times or (0 if live else 1)
+    try:
+        run(directory, lambda session: _watch(session, every, looks, output, live=live), sampled=False)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+async def _watch(session: Session, every_s: float, looks: int, output: Format, *, live: bool) -> None:
+    from services.cli.rates import busy
+
+    known: dict[str, int] = {}
+    before = await _look(session, known)
+    with _screen(live):
+        number = 0
+        while not looks or number < looks:
+            await _until(before[0] + every_s)
+            now = await _look(session, known)
+            view = busy(before[1], now[1], now[0] - before[0])
+            if output is not Format.TABLE:
+                write_as(output, view)
+            else:
+                _draw(view, live=live)
+            before = now
+            number += 1
+
+
+async def _until(moment_s: float) -> None:
+    import asyncio
+
+    await asyncio.sleep(max(0.0, moment_s - time.monotonic()))
+
+
+async def _look(session: Session, known: dict[str, int]) -> tuple[float, Pages]:
+    """`known`: how many processes of each role answered before; that many are waited for."""
+    from services.cli.asking import ask_all
+    from stoscore.messages import MetricsPage, MetricsRequest
+
+    samples: dict[str, list[MetricModel]] = {}
+    after = 0
+    while True:
+        request = MetricsRequest(prefixes=PREFIXES, after=after)
+        pages: dict[str, MetricsPage] = await ask_all(session.bus, "metrics", request, MetricsPage, known)
+        for process, page in pages.items():
+            samples.setdefault(process, []).extend(page.samples)
+        if not any(page.next for page in pages.values()):
+            break
+        after = max(page.next for page in pages.values())
+    for role in {process.partition("/")[0] for process in samples}:
+        known[role] = sum(process.startswith(f"{role}/") for process in samples)
+    return time.monotonic(), samples
+
+
+@contextmanager
+def _screen(live: bool) -> Iterator[None]:
+    """The cursor comes back whatever happens."""
+    if live:
+        sys.stdout.write(_HIDE + _CLEAR)
+    try:
+        yield
+    finally:
+        if live:
+            sys.stdout.write(_SHOW + "\n")
+            sys.stdout.flush()
+
+
+def _draw(view: dict[str, Any], *, live: bool) -> None:
+    from services.cli.rates import NODE_HEADINGS, VOLUME_HEADINGS, node_row, volume_row
+
+    volumes = table(VOLUME_HEADINGS, [volume_row(one) for one in view["volumes"]])
+    nodes = table(NODE_HEADINGS, [node_row(one) for one in view["nodes"]])
+    text = f"{nodes}\n\n{volumes}"
+    if not live:
+        write(text)
+        return
+    size = shutil.get_terminal_size()
+    lines = [line[: size.columns] for line in text.splitlines()][: size.lines - 1]
+    sys.stdout.write(_HOME + "".join(f"{line}{_END_LINE}\n" for line in lines) + _END_SCREEN)
+    sys.stdout.flush()
