@@ -93,7 +93,7 @@ def test_who_uses_a_volume_is_told_when_its_copies_move() -> None:
     more = same.next(volume.brain.epoch, replace(same.record, joining=(B,)))
     told = []
     for committed in (same, more):
-        node._record_committed(volume, committed, 0)
+        node._perform(volume, ev.RecordCommitted(committed), 0)
         told.append([order.node for order in node.take() if isinstance(order, TellServing)])
     assert told == [[], ["x"]]
 

@@ -13,26 +13,20 @@ from collections.abc import Callable
 from functools import partial
 
 from services.replica import permits
-from services.replica.brain import Brain, Detector, Facts, HardState, PairMessage, Promises, Record, Slot, Timing
+from services.replica.brain import Brain, Detector, Facts, HardState, PairMessage, Promises, Record, Timing
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
 from services.replica.brain.messages import BrainMessage
 from services.replica.driver.orders import (
     REPLICA_OWNER,
     Data,
-    Decided,
-    DropHome,
-    Erase,
-    FindHome,
     Order,
-    RecordChanged,
-    Remove,
-    Reply,
     Save,
     TellServing,
     ToBrain,
 )
 from services.replica.driver.pairs import Pairs
+from services.replica.driver.performing import Performing
 from services.replica.driver.volume import EarlyJoin, Pending, Volume
 from services.replica.replication import effects as fx
 from services.replica.replication.messages import (
@@ -46,15 +40,12 @@ from services.replica.replication.messages import (
     ToPrimary,
     ToReplica,
 )
-from services.replica.replication.primary import Primary
 from services.replica.replication.replica import Replica, Share
-from services.replica.replication.withheld import Writes
 
 _ASKS_A_MEMBER = ms.PreVote | ms.Propose | ms.Excluded | ms.Enquire
 """Said to a member; where there is none, it is answered so. Who is lost, not removed, is no answer (I1)."""
 Report = fx.ReportFailed | fx.ReportFollows | fx.ReportCaughtUp | fx.ReportSettled
 """Effects for the brain."""
-_WRITES = {"open": Writes.OPEN, "suspended": Writes.HELD, "failing": Writes.FAILED}
 
 
 class Node:
@@ -64,7 +55,7 @@ class Node:
         """`share_of(volume)`: what the store may hold unconfirmed, at this moment."""
         self.name = name
         self.timing = timing
-        self.pairs = Pairs(timing, nonce, now_ns, lambda order: self._orders.append(order))
+        self.pairs = Pairs(timing, nonce, now_ns, self._order)
         self.volumes: dict[str, Volume] = {}
         self.lost: set[str] = set()
         """Volumes whose directory here can't be used: lost voters, which is not the same as none (I1)."""
@@ -79,6 +70,14 @@ class Node:
         with the next one, because a busy volume's move all the time."""
         self._events: deque[tuple[Volume, ev.Event]] = deque()
         self._stepping = False
+        self._perform = Performing(
+            self,
+            order=self._order,
+            share_of=share_of,
+            data=self._data,
+            step=self._step,
+            tell_serving=self._tell_serving,
+        ).perform
 
     # ---- volumes --------------------------------------------------------------------------------------
 
@@ -129,6 +128,9 @@ class Node:
             attached = {record.attachment.node for record in led if record and record.attachment}
             self._others = frozenset((self.peers() | attached) - {self.name})
         return self._others
+
+    def _order(self, order: Order) -> None:
+        self._orders.append(order)
 
     def take(self) -> list[Order]:
         """The orders since the last call, in order."""
@@ -500,139 +502,6 @@ class Node:
         else:
             for effect in batch.after:
                 self._perform(volume, effect, now_ns)
-
-    def _perform(self, volume: Volume, effect: ev.Effect, now_ns: int) -> None:
-        match effect:
-            case ev.Send(message):
-                if message.target == volume.brain.me:
-                    self._step(volume, ev.Received(message), now_ns)
-                else:
-                    self._orders.append(ToBrain(message))
-            case ev.RaiseEpoch(epoch):
-                self.pairs.say(self.promises.raised(volume.id, epoch))
-                if volume.replica is not None:
-                    self._data(volume, volume.replica.raise_epoch(epoch), now_ns)
-            case ev.LiftPromise(node, epoch):
-                self.pairs.say(self.promises.lift(volume.id, node, epoch))
-            case ev.Settle():
-                if volume.primary is not None:
-                    self._data(volume, volume.primary.settle(), now_ns)
-            case ev.GoOn():
-                if volume.primary is not None:
-                    self._data(volume, volume.primary.go_on(), now_ns)
-            case ev.Claim(epoch):
-                self._claim(volume, epoch)
-            case ev.Lead(slot):
-                self._lead(volume, slot, now_ns)
-            case ev.StopLeading(_, successor):
-                self._stop_leading(volume, successor, now_ns)
-            case ev.Require():
-                self._require(volume, now_ns)
-            case ev.RecordCommitted(slot):
-                self._record_committed(volume, slot, now_ns)
-            case ev.Reply(request, code, error):
-                self._orders.append(Reply(request, code, error))
-            case ev.EraseData():
-                self._erase(volume, now_ns)
-            case ev.AskHome():
-                self._orders.append(FindHome(volume.id, effect))
-            case ev.DropHome(home):
-                self._orders.append(DropHome(volume.id, home))
-            case ev.ForgetVolume():
-                if volume.replica is not None:
-                    self._data(volume, volume.replica.leave(), now_ns)
-                self.forget(volume.id)
-                self._orders.append(Remove(volume.id))
-            case ev.Explain():
-                self._orders.append(Decided(volume.id, effect))
-
-    def _claim(self, volume: Volume, epoch: int) -> None:
-        """From those who are only joining too: their promise counts for nothing, and tells them who leads."""
-        slot = volume.brain.state.slot
-        assert slot is not None
-        others = tuple(member.node for member in slot.record.members if member.node != self.name)
-        self.pairs.say(self.promises.claim(volume.id, slot.stamp.generation, epoch, others))
-
-    def _lead(self, volume: Volume, slot: Slot, now_ns: int) -> None:
-        brain, record = volume.brain, slot.record
-        if brain.role != "leader" or brain.epoch != slot.stamp.epoch or record.deleted:
-            return  # deposed while the record became durable, or only the tombstone is left to lead
-        assert volume.replica is not None
-        self._data(volume, volume.replica.leave(), now_ns)
-        attachment = record.attachment
-        volume.primary = Primary(
-            me=self.name,
-            epoch=brain.epoch,
-            peers=self._copies(record),
-            in_sync=[voter.node for voter in record.in_sync],
-            size_blocks=volume.size_blocks,
-            gate=volume.replica.gate,
-            share=self._share_of(volume.id),
-            attach_epoch=record.attach_epoch,
-            attached_node=attachment.node if attachment else None,
-            writes=_WRITES[brain.writes],
-        )
-        up = [node for node in volume.primary.peers if self.detector.up(node)]
-        self._data(volume, volume.primary.start(up, now_ns), now_ns)
-
-    def _stop_leading(self, volume: Volume, successor: str, now_ns: int) -> None:
-        self.pairs.say(self.promises.unclaim(volume.id))
-        volume.parked = []
-        if volume.primary is not None:
-            self._data(volume, volume.primary.stop(successor), now_ns)
-            volume.primary = None
-
-    def _require(self, volume: Volume, now_ns: int) -> None:
-        if volume.primary is not None and volume.brain.required is not None:
-            nodes = [voter.node for voter in volume.brain.required.union()]
-            self._data(volume, volume.primary.require(nodes, _WRITES[volume.brain.writes]), now_ns)
-
-    def _record_committed(self, volume: Volume, slot: Slot, now_ns: int) -> None:
-        before, volume.committed = volume.committed, slot
-        record = slot.record
-        if before is None or before.record.members != record.members:
-            self._members_changed(volume, before, slot, now_ns)
-        if volume.primary is not None:
-            node = record.attachment.node if record.attachment else None
-            volume.primary.attachment(node, record.attach_epoch)
-            if volume.primary.serving and before is not None and before.record.members != record.members:
-                self._tell_serving(volume)  # who uses it has to know whom to ask when this primary is gone
-        self._orders.append(RecordChanged(volume.id, slot))
-
-    def _members_changed(self, volume: Volume, before: Slot | None, slot: Slot, now_ns: int) -> None:
-        """Who is a member now may have been there all the time, and who is none any more is not looked after."""
-        brain, record = volume.brain, slot.record
-        for member in before.record.members if before is not None else ():
-            if record.member_on(member.node) is None:
-                gone = ev.PeerDown if member.node in brain.up else ev.SilentOnBus
-                self._step(volume, gone(member.node), now_ns)
-        for member in record.members:
-            if member == brain.me or member.node in brain.up:
-                continue
-            if self.detector.up(member.node):
-                self._step(volume, ev.PeerUp(member.node), now_ns)
-            elif self.pairs.bus.up(member.node):
-                self._step(volume, ev.HeardOnBus(member.node), now_ns)
-        if brain.role == "leader" and brain.epoch == slot.stamp.epoch and not record.deleted:
-            self._claim(volume, brain.epoch)
-        if volume.primary is not None and volume.primary.epoch == slot.stamp.epoch:
-            copies = self._copies(record)
-            up = [node for node in copies if self.detector.up(node)]
-            self._data(volume, volume.primary.members(copies, up, now_ns), now_ns)
-
-    def _copies(self, record: Record) -> list[str]:
-        """The nodes of the other copies, in sync or not."""
-        return [member.node for member in record.members if member.kind == "data" and member.node != self.name]
-
-    def _erase(self, volume: Volume, now_ns: int) -> None:
-        if volume.primary is not None:
-            self._data(volume, volume.primary.stop(), now_ns)
-            volume.primary = None
-        if volume.replica is None:
-            self._step(volume, ev.DataErased(), now_ns)
-            return
-        self._data(volume, volume.replica.leave(), now_ns)
-        self._orders.append(Erase(volume.id))
 
     # ---- time -----------------------------------------------------------------------------------------
 
