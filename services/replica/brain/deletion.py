@@ -20,7 +20,9 @@ class Deletion:
         self.erased = erased
         self.erased_voters: set[Voter] = set()
         self._gone: set[Voter] = set()
-        """Voters of the tombstone whose nodes have nothing of the volume any more."""
+        """Members whose nodes have nothing of the volume any more."""
+        self._holding: set[Voter] = set()
+        """Members that hold the same tombstone."""
 
     def begin(self) -> None:
         """The tombstone is committed."""
@@ -55,32 +57,36 @@ class Deletion:
             local.when_durable(ev.ForgetVolume())
 
     def peer_knows_nothing(self, voter: Voter) -> None:
-        """It has forgotten the volume, or was never told of it. When a majority has, no other record than our tombstone
-        can be committed any more. *Two of five missed the last word and were started again: neither knew that the
-        tombstone was ever committed, so neither erased, and each waited for the other.*"""
+        """It has forgotten the volume, or was never told of it."""
         record = self._local.record
-        if record is None or not record.deleted or voter not in record.members:
-            return
-        self.erased_voters.add(voter)
-        if self._forget_alone() or self.erased or voter in self._gone or voter not in record.voters:
-            return
-        self._gone.add(voter)
-        if len(self._gone) >= majority(len(record.voters)):
-            self.begin()
+        if record is not None and record.deleted and voter in record.members:
+            self.erased_voters.add(voter)
+            self._gone.add(voter)
+            self._forget_alone()
 
     def enquired(self, message: ms.Enquire) -> None:
         """Another one that was not told the last word asks. *Two of five missed it: each knew that three had forgotten,
         neither that the other had nothing left to erase, and both kept the tombstone for ever.*"""
-        local, record = self._local, self._local.record
-        if record is not None and record.deleted and self.erased and message.sender in record.members:
-            local.send(ms.Erased(record.volume, local.me, message.sender, local.epoch))
+        local, slot = self._local, self._local.state.slot
+        if slot is None or not slot.record.deleted or message.sender not in slot.record.members:
+            return
+        if self.erased:
+            local.send(ms.Erased(message.volume, local.me, message.sender, local.epoch))
+        if message.stamp == slot.stamp:
+            self._holding.add(message.sender)
+            self._forget_alone()
 
-    def _forget_alone(self) -> bool:
-        """The last word of a deletion was lost: when nobody else has any data left, our tombstone serves nobody."""
-        alone = self.erased_voters >= set(self._local.other_members())
-        if alone:
+    def _forget_alone(self) -> None:
+        """The last word of a deletion was lost: when nobody else has any data left, our tombstone serves nobody. Nor
+        does it when who is left holds it as well and a majority of voters knows nothing any more: no other record can
+        be committed. *Two of five missed the last word and were started again: whether the tombstone was ever committed
+        neither knew, so neither erased. To erase would not do: should the volume live on all the same, we were a member
+        with empty blocks; without a directory we are none (I1).*"""
+        record, others = self._local.record, set(self._local.other_members())
+        assert record is not None
+        settled = len(self._gone & set(record.voters)) >= majority(len(record.voters))
+        if others <= self.erased_voters | (self._holding if settled else set()):
             self._local.at_once(ev.ForgetVolume())
-        return alone
 
     def told_to_forget(self) -> None:
         record = self._local.record
