@@ -109,7 +109,7 @@ class Orders:
 
     def _decided(self, order: Decided) -> None:
         explain = order.explain
-        self._world.coverage.decided(explain.kind)
+        self._world.decided(self._machine.name, order.volume, explain)
         if explain.kind == "fence" and not explain.inputs["change"]["force"]:
             self._world.checker.fences(self._machine, order.volume)
         self._machine.log(order.volume, explain.kind, explain.outcome, explain.alternatives)

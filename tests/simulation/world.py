@@ -18,6 +18,7 @@ from random import Random
 from typing import Any
 
 from services.replica.brain import Voter
+from services.replica.brain.events import Explain
 from services.replica.driver import Reply
 from stoscore.units import MS, SECOND
 from tests.simulation import knobs, nemesis
@@ -173,6 +174,9 @@ class World:
 
     def replied(self, machine: Machine, reply: Reply) -> None:
         any(volume.replied(machine, reply) for volume in [*self.volumes.values(), *self.tombs.values()])
+
+    def decided(self, node: str, volume: str, explain: Explain) -> None:
+        self.coverage.decided(explain.kind)
 
     # ---- story ----------------------------------------------------------------------------------------
 
