@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.replica.brain import PairMessage
 from services.replica.brain import messages as ms
-from services.replica.replication.messages import Ack, Copied, Digests, Failed, Flushed, Joined, Request
+from services.replica.replication.messages import Ack, Copied, Digests, Failed, Flushed, Join, Joined, Request
 from stoscore.units import MS
 from tests.simulation.network import Link
 
@@ -132,7 +132,9 @@ class Wires:
     def _data(self, link: int, sender: str, message: tuple[Any, ...]) -> None:
         _, volume, voters, epoch, data, payload = message
         machine = self._machine
-        if not self._between(volume, sender, *voters) or machine.orders.failed(volume):
+        if not self._between(volume, sender, *voters):
+            return
+        if machine.orders.failed(volume) and not isinstance(data, Join):  # that one is told so
             return
         machine.log("hears of", sender, volume, epoch, data)
         machine.live.to_replica(volume, link, sender, epoch, self._received(data, payload), machine.clock_ns())
