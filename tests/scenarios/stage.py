@@ -104,8 +104,9 @@ class Stage(World):
         return "\n".join(["    " + line if line else "" for line in [*self._user(), *self._chapters(), *self._end()]])
 
     def _user(self) -> list[str]:
+        pause = _rounded(self.pause_ns)
         errors = f"{self.errors} error{'s' * (self.errors > 1)}" if self.errors else "no error"
-        return [f"the user        longest pause {_rounded(self.pause_ns)}, {errors}, {self.answers} requests answered"]
+        return [f"the user        longest pause {pause}, {errors}, about {round(self.answers, -2)} requests answered"]
 
     def _chapters(self) -> list[str]:
         lines: list[str] = []
