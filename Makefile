@@ -8,7 +8,7 @@ OVERLAY ?= ha
 PROTOS := $(wildcard libs/stoscore/proto/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow conformance sim bench bench-failover lint proto clean
+.PHONY: help demo test test-slow conformance sim fuzz bench bench-failover lint proto clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[-a-z]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,7 +39,7 @@ test-slow: $(VENV)/.audit packages kustomize ## what takes minutes: defences tak
 	@$(BIN)/pytest -m long -rs
 
 $(VENV)/.audit: $(VENV)/.installed
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,audit]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,audit,fuzz]'
 	@touch $@
 
 conformance: $(VENV)/.installed packages ## csi-sanity of the Kubernetes project, with real devices and mounts (needs Go)
@@ -48,6 +48,11 @@ conformance: $(VENV)/.installed packages ## csi-sanity of the Kubernetes project
 
 sim: $(VENV)/.installed ## the deterministic simulation: SEEDS=200 for more, SEED=7 for one
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+SECONDS ?= 600
+
+fuzz: $(VENV)/.audit ## the fuzzer at the three places where bytes come in: TARGET=nbd (or peers, files), SECONDS=600
+	@$(BIN)/python -m tests.fuzz $(or $(TARGET),nbd) --seconds $(SECONDS)
 
 bench: $(VENV)/.installed packages ## ten jobs beside the floor, nbdkit and qemu: CPU per operation, latency, rate
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,bench]"
@@ -69,5 +74,5 @@ proto: $(VENV)/.installed ## generate the gRPC stubs again
 clean: ## stop this directory's clusters, remove what was made
 	@if [ -x $(BIN)/stos ]; then for dir in .stos/dev .demo/cluster; do \
 		[ ! -e $$dir/cluster.json ] || $(BIN)/stos dev stop --dir $$dir; done; fi
-	@rm -rf $(VENV) .tools .stos .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	@rm -rf $(VENV) .tools .stos .demo .fuzz .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -7,6 +7,7 @@ declare -A package_of=(
   [fio]=fio
   [faketime]=faketime
   [nbdinfo]=libnbd-bin
+  [nbdsh]=python3-libnbd
   [qemu-nbd]=qemu-utils
   [qemu-storage-daemon]=qemu-system-common
   [e2fsck]=e2fsprogs
@@ -14,6 +15,8 @@ declare -A package_of=(
   [fusermount3]=fuse3
   [ss]=iproute2
   [mkfs.xfs]=xfsprogs
+  [mkfs.btrfs]=btrfs-progs
+  [/usr/lib/postgresql/15/bin/pg_amcheck]=postgresql-15
   [nft]=nftables
   [nbdkit]=nbdkit
 )

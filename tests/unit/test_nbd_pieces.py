@@ -7,11 +7,11 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.replica.nbd.pieces import ZERO_BLOCKS_MAX, Piece, cut_read, cut_status, pieces, whole
+from services.replica.nbd.pieces import DATA_BLOCKS_MAX, ZERO_BLOCKS_MAX, Piece, cut_read, cut_status, pieces, whole
 from services.replica.nbd.protocol import NbdRequest
 from services.replica.nbd.wire import Command, CommandFlag
 from services.replica.replication.frontend import RequestKind
-from stoscore.units import BLOCK_BYTES
+from stoscore.units import BLOCK_BYTES, MIB
 
 SECTORS = 8 * 6
 """Of the volume."""
@@ -63,8 +63,9 @@ def test_a_read_is_cut_out_of_the_blocks_that_it_touches(where: tuple[int, int])
     offset, length = where
     volume = bytes(at * 7 % 251 for at in range(SECTORS * 512))
     read = request(Command.READ, offset, length)
-    (piece,) = pieces(read, memoryview(b""))
-    blocks = volume[piece.block * BLOCK_BYTES : (piece.block + piece.count) * BLOCK_BYTES]
+    found = pieces(read, memoryview(b""))
+    assert all(piece.kind == RequestKind.READ and 0 < piece.count <= DATA_BLOCKS_MAX for piece in found)
+    blocks = b"".join(volume[one.block * BLOCK_BYTES : (one.block + one.count) * BLOCK_BYTES] for one in found)
     assert cut_read(read, blocks) == volume[offset : offset + length]
 
 
@@ -77,6 +78,19 @@ def test_what_is_one_piece() -> None:
     assert whole(request(Command.WRITE, 512, 4096)) == -1
     assert pieces(request(Command.CACHE, 0, 4096), memoryview(b"")) == []
     assert pieces(request(Command.TRIM, 512, 4096), memoryview(b"")) == []
+
+
+def test_large_data_are_cut() -> None:
+    most = DATA_BLOCKS_MAX * BLOCK_BYTES
+    assert whole(request(Command.WRITE, 0, most)) == RequestKind.WRITE
+    assert whole(request(Command.WRITE, 0, most + BLOCK_BYTES)) == -1
+    payload = bytes(32 * MIB)
+    written = pieces(request(Command.WRITE, 512, len(payload)), memoryview(payload))
+    read = pieces(request(Command.READ, 512, len(payload)), memoryview(b""))
+    for found in (written, read):
+        assert max(piece.count for piece in found) == DATA_BLOCKS_MAX
+        assert found[0].block == 0 and sum(piece.count for piece in found) == len(payload) // BLOCK_BYTES + 1
+    assert [piece.kind for piece in written].count(RequestKind.PATCH) == 2
 
 
 def test_large_zeros_are_cut() -> None:

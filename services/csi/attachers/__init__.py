@@ -5,7 +5,8 @@ returns an object with the methods below. It keeps no state in memory. A node se
 started again finds what is attached by looking (at sysfs, at the process table, into that directory),
 because the devices and the filesystems on them live on without it.
 
-Every device has 4096-byte logical sectors, like a volume's blocks: a smaller request would be refused.
+Every device has 4096-byte logical sectors, like a volume's blocks: smaller requests are served, but each of them
+reads and writes its whole block.
 """
 
 from __future__ import annotations

@@ -74,19 +74,24 @@ class Send(Protocol):
 class Split:
     """A request that became several pieces: its client has one answer, when all of them have theirs."""
 
-    __slots__ = ("_left", "client", "errno")
+    __slots__ = ("_contents", "_first", "_left", "client", "errno")
 
-    def __init__(self, client: Client, pieces: int):
+    def __init__(self, client: Client, first: int, pieces: int):
+        """`first`: the first piece's cookie; the others follow."""
         self.client = client
+        self._first = first
         self._left = pieces
+        self._contents = [b""] * pieces
         self.errno = 0
 
-    def answer(self, request: NbdRequest, errno: int) -> bool:
+    def answer(self, cookie: int, request: NbdRequest, errno: int, content: bytes) -> bool:
         """True when this was the last one."""
         self._left -= 1
         self.errno = self.errno or errno
+        self._contents[cookie - self._first] = content
         if not self._left:
-            self.client.answer(request, self.errno)
+            blocks = b"".join(self._contents)
+            self.client.answer(request, self.errno, cut_read(request, blocks) if blocks else blocks)
         return not self._left
 
 
@@ -214,11 +219,11 @@ class Frontend:
         if not parts:
             client.answer(request, 0)
             return
-        owner = Split(client, len(parts)) if len(parts) > 1 else client
+        first = self._next_number
+        self._next_number = first + len(parts)
+        owner = Split(client, first, len(parts)) if len(parts) > 1 else client
         fua = bool(request.flags & _FUA)
-        for part in parts:
-            number = self._next_number
-            self._next_number = number + 1
+        for number, part in enumerate(parts, first):
             self._asked[number] = (owner, request, now_ns)
             data = bytes(part.payload)
             if part.kind == RequestKind.PATCH:
@@ -402,16 +407,17 @@ class Frontend:
     def _answer(self, answer: Answer) -> None:
         owner, request, asked_ns = self._asked.pop(answer.cookie)
         took_ns = time.monotonic_ns() - asked_ns
-        if isinstance(owner, Split):
-            if owner.answer(request, answer.errno):
-                self.figures.answered(request.command, request.length, took_ns, owner.errno)
-            return
-        self.figures.answered(request.command, request.length, took_ns, answer.errno)
         content = self._contents.pop(answer.token) if answer.token else b""
         if isinstance(content, list):
+            assert isinstance(owner, Client)
             owner.answer_status(request, cut_status(request, content))
+        elif isinstance(owner, Split):
+            if owner.answer(answer.cookie, request, answer.errno, content):
+                self.figures.answered(request.command, request.length, took_ns, owner.errno)
+            return
         else:
             owner.answer(request, answer.errno, cut_read(request, content) if content else content)
+        self.figures.answered(request.command, request.length, took_ns, answer.errno)
 
     # --- time ---
 

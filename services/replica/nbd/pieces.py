@@ -5,8 +5,9 @@
 
 A read asks for every block that it touches, and the answer is cut. A write or a write of zeros that does not begin or
 end on a block's bound is cut there: at each end one block is patched (read, changed, written), the middle goes its
-usual way. A trim may leave ends alone, and does. Zeros of whole blocks are cut too, so that no step of a copy's store
-takes long. The client's answer waits for all pieces.
+usual way. A trim may leave ends alone, and does. What is large is cut as well: a piece is one step in the loop of every
+copy's process, and leases are bounded by the loop's pauses. *A busy machine moved 32 MiB for longer than a lease: the
+primary was replaced, the frontend sent them again, for ever.* The client's answer waits for all pieces.
 """
 
 from __future__ import annotations
@@ -19,17 +20,20 @@ from services.replica.nbd.wire import Command, CommandFlag
 from services.replica.replication.frontend import RequestKind
 from stoscore.units import BLOCK_BYTES, MIB
 
+DATA_BLOCKS_MAX = 4 * MIB // BLOCK_BYTES
 ZERO_BLOCKS_MAX = 256 * MIB // BLOCK_BYTES
 
-_KIND = {
-    int(Command.READ): int(RequestKind.READ),
-    int(Command.WRITE): int(RequestKind.WRITE),
-    int(Command.FLUSH): int(RequestKind.FLUSH),
-    int(Command.TRIM): int(RequestKind.ZERO),
-    int(Command.WRITE_ZEROES): int(RequestKind.ZERO),
-    int(Command.BLOCK_STATUS): int(RequestKind.STATUS),
+_READ, _WRITE, _PATCH = int(RequestKind.READ), int(RequestKind.WRITE), int(RequestKind.PATCH)
+_ZERO, _STATUS = int(RequestKind.ZERO), int(RequestKind.STATUS)
+_WHOLE = {
+    int(Command.READ): (_READ, DATA_BLOCKS_MAX * BLOCK_BYTES),
+    int(Command.WRITE): (_WRITE, DATA_BLOCKS_MAX * BLOCK_BYTES),
+    int(Command.FLUSH): (int(RequestKind.FLUSH), 0),
+    int(Command.TRIM): (_ZERO, ZERO_BLOCKS_MAX * BLOCK_BYTES),
+    int(Command.WRITE_ZEROES): (_ZERO, ZERO_BLOCKS_MAX * BLOCK_BYTES),
+    int(Command.BLOCK_STATUS): (_STATUS, 1 << 32),
 }
-_ZERO, _WRITE, _PATCH = int(RequestKind.ZERO), int(RequestKind.WRITE), int(RequestKind.PATCH)
+"""Command -> kind, and up to how many bytes it is one piece."""
 
 
 class Piece(NamedTuple):
@@ -43,12 +47,12 @@ class Piece(NamedTuple):
 
 
 def whole(request: NbdRequest) -> int:
-    """The kind of a request that is one piece, as nearly all are: on whole blocks and, if it zeroes, not large. -1 for
-    any other."""
-    kind = _KIND.get(request.command, -1)
-    if (request.offset | request.length) % BLOCK_BYTES:
+    """The kind of a request that is one piece, as nearly all are: on whole blocks and not large. -1 for any other."""
+    command, _, _, offset, length = request
+    known = _WHOLE.get(command)
+    if known is None or (offset | length) % BLOCK_BYTES or length > known[1]:
         return -1
-    return -1 if kind == _ZERO and request.length > ZERO_BLOCKS_MAX * BLOCK_BYTES else kind
+    return known[0]
 
 
 def pieces(request: NbdRequest, payload: memoryview) -> list[Piece]:
@@ -62,7 +66,9 @@ def pieces(request: NbdRequest, payload: memoryview) -> list[Piece]:
     if command == Command.TRIM:
         first, last = -(-request.offset // BLOCK_BYTES), (request.offset + request.length) // BLOCK_BYTES
         return list(_zeros(first, last))
-    return [Piece(_KIND[command], first, last - first)]
+    if command == Command.BLOCK_STATUS:
+        return [Piece(_STATUS, first, last - first)]
+    return [Piece(_READ, at, min(DATA_BLOCKS_MAX, last - at)) for at in range(first, last, DATA_BLOCKS_MAX)]
 
 
 def _cut(request: NbdRequest, payload: memoryview | None) -> Iterator[Piece]:
@@ -77,6 +83,8 @@ def _cut(request: NbdRequest, payload: memoryview | None) -> Iterator[Piece]:
             part = payload[here : here + length] if payload is not None else bytes(length)
             yield Piece(_PATCH, block, 1, part, skip)
         elif payload is not None:
+            middle = min(middle, DATA_BLOCKS_MAX)
+            length = middle * BLOCK_BYTES
             yield Piece(_WRITE, block, middle, payload[here : here + length])
         else:
             yield from _zeros(block, block + middle)
