@@ -22,6 +22,7 @@ from services.replica.homes import Homes
 from services.replica.hosted import Hosted
 from services.replica.peers import PeerNetwork
 from services.replica.replicas import Replicas
+from services.replica.replication import effects as fx
 from services.replica.replication.replica import Share
 from services.replica.settings import ReplicaSettings
 from services.replica.shell import Shell, boot_time_ns
@@ -236,9 +237,15 @@ class _Replica:
         self._homes.drop(order)
 
     def decided(self, order: Decided) -> None:
-        volume = self._node.volumes.get(order.volume)
+        self._decisions.tell(order.volume, self._name(order.volume), order.explain, boot_time_ns())
+
+    def damaged(self, volume: str, epoch: int, damage: fx.Damage) -> None:
+        self._decisions.tell_damage(volume, self._name(volume), epoch, damage, boot_time_ns())
+
+    def _name(self, volume_id: str) -> str:
+        volume = self._node.volumes.get(volume_id)
         record = volume.brain.record if volume is not None else None
-        self._decisions.tell(order.volume, record.name if record else "", order.explain, boot_time_ns())
+        return record.name if record is not None else ""
 
     def _spawn(self, work: object) -> None:
         async def run() -> None:

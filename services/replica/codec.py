@@ -167,6 +167,22 @@ def _copy(envelope: Envelope, message: ms.Copy, payload: Parts) -> Parts:
     return header, body, *payload
 
 
+def _fetch(envelope: Envelope, message: ms.Fetch, _: Parts) -> Parts:
+    body = pack_ranges(message.ranges)
+    return envelope.pack(Type.FETCH, id=message.number, length=len(body)), body
+
+
+def _fetched(envelope: Envelope, message: ms.Fetched, payload: Parts) -> Parts:
+    body = pack_ranges(message.ranges)
+    length = len(body) + sum(map(len, payload))
+    return envelope.pack(Type.FETCHED, id=message.number, y=len(message.ranges), length=length), body, *payload
+
+
+def _rotten(envelope: Envelope, message: ms.Rotten, _: Parts) -> Parts:
+    body = pack_ranges(message.ranges)
+    return envelope.pack(Type.ROTTEN, length=len(body)), body
+
+
 def _failed(envelope: Envelope, message: ms.Failed, _: Parts) -> Parts:
     body = Refused(message.reason).pack()
     return envelope.pack(Type.FAILED, length=len(body)), body
@@ -191,6 +207,9 @@ _PACK: dict[type, Callable[[Envelope, Any, Parts], Parts]] = {
     ms.Digests: _digests,
     ms.Copy: _copy,
     ms.Copied: lambda e, m, _: (e.pack(Type.COPIED, x=m.number),),
+    ms.Fetch: _fetch,
+    ms.Fetched: _fetched,
+    ms.Rotten: _rotten,
     ms.Failed: _failed,
     ms.OpenRefused: _refused,
     ms.Done: lambda e, m, _: (e.pack(Type.IO_DONE, id=m.request, x=m.session, y=m.errno),),
@@ -220,8 +239,10 @@ def pack_status(envelope: Envelope, session: int, request: int, block: int, exte
     return envelope.pack(Type.IO_EXTENTS, id=request, x=session, y=block, length=len(body)), body
 
 
-TO_REPLICA = frozenset({Type.JOIN, Type.WRITE, Type.ZERO, Type.FLUSH, Type.COMMIT, Type.DIGEST, Type.COPY})
-TO_PRIMARY = frozenset({Type.JOINED, Type.ACK, Type.FLUSHED, Type.DIGESTS, Type.COPIED, Type.FAILED})
+TO_REPLICA = frozenset({Type.JOIN, Type.WRITE, Type.ZERO, Type.FLUSH, Type.COMMIT, Type.DIGEST, Type.COPY, Type.FETCH})
+TO_PRIMARY = frozenset({
+    Type.JOINED, Type.ACK, Type.FLUSHED, Type.DIGESTS, Type.COPIED, Type.FAILED, Type.FETCHED, Type.ROTTEN,
+})  # fmt: skip
 TO_FRONTEND = frozenset({Type.OPENED, Type.REFUSED, Type.IO_DONE, Type.IO_DATA, Type.IO_EXTENTS, Type.SERVING})
 FROM_FRONTEND = frozenset({Type.IO_WRITE, Type.IO_READ, Type.IO_ZERO, Type.IO_FLUSH, Type.IO_STATUS})
 PAIR = frozenset({Type.BEAT, Type.BEAT_ANSWER, Type.CLAIMS, Type.CONFIRM})
@@ -255,6 +276,8 @@ def unpack_to_replica(frame: Frame, token: int) -> ms.ToReplica:
         case Type.COPY:
             ranges = unpack_ranges(frame.payload[: frame.y * 16])
             return ms.Copy(frame.x, frame.id, tuple(ranges), token)
+        case Type.FETCH:
+            return ms.Fetch(frame.id, tuple(unpack_ranges(frame.payload)))
         case Type.JOIN:
             return ms.Join(frame.id)
     raise FrameError(f"frame type {frame.type} is no message to a replica")
@@ -274,6 +297,10 @@ def unpack_to_primary(frame: Frame, token: int) -> ms.ToPrimary:
         case Type.JOINED:
             share = tuple(unpack_ranges(frame.payload))
             return ms.Joined(frame.id, frame.x, frame.y, share, bool(frame.flags & JOINED_UNCLEAN))
+        case Type.FETCHED:
+            return ms.Fetched(frame.id, tuple(unpack_ranges(frame.payload[: frame.y * 16])), token)
+        case Type.ROTTEN:
+            return ms.Rotten(tuple(unpack_ranges(frame.payload)))
         case Type.FAILED:
             return ms.Failed(unpack_refused(frame.payload).message)
     raise FrameError(f"frame type {frame.type} is no message to a primary")

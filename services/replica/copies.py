@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
-from services.replica.store import BlockStore
+from services.replica.store import BlockStore, CorruptBlocks
 from stoscore.units import BLOCK_BYTES, SUM_BYTES
 
 Range = tuple[int, int]
@@ -24,6 +25,46 @@ def pack_copy(store: BlockStore, ranges: Sequence[Range]) -> tuple[bytes, ...]:
             if not zeros
         ]
     return b"".join(all_sums), *parts
+
+
+def pack_readable(store: BlockStore, ranges: Sequence[Range]) -> tuple[list[Range], tuple[bytes, ...], list[int]]:
+    """(ranges, payload as of `pack_copy`, bad blocks): what of these ranges matches its checksum, and what does not.
+    Raises StoreError."""
+    bad: list[int] = []
+    good: list[Range] = []
+    for block, count in ranges:
+        try:
+            store.read(block, count)
+        except CorruptBlocks as error:
+            bad += error.blocks
+            good += _without(block, count, error.blocks)
+        else:
+            good.append((block, count))
+    return good, pack_copy(store, good), bad
+
+
+def _without(block: int, count: int, bad: Sequence[int]) -> list[Range]:
+    edges = [block - 1, *sorted(bad), block + count]
+    return [(low + 1, high - low - 1) for low, high in pairwise(edges) if high - low > 1]
+
+
+def heal_copy(
+    store: BlockStore, ranges: Sequence[Range], sums: bytes | memoryview, data: bytes | memoryview, *, settled: bool
+) -> list[int]:
+    """Heals what does not match here with another copy's payload; the blocks that match now. Raises StoreError."""
+    sums, view = bytes(sums), memoryview(data)
+    whole: list[int] = []
+    at_sum = at_data = 0
+    for block, count in ranges:
+        part = sums[at_sum : at_sum + count * SUM_BYTES]
+        at_sum += len(part)
+        for first, length, zeros in _runs(part):
+            size = length * BLOCK_BYTES
+            content = bytes(size) if zeros else view[at_data : at_data + size]
+            at_data += 0 if zeros else size
+            run = part[first * SUM_BYTES : (first + length) * SUM_BYTES]
+            whole += store.heal(block + first, run, content, settled=settled)
+    return whole
 
 
 def store_copy(

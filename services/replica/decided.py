@@ -12,12 +12,14 @@ from typing import Any
 
 from services.replica.brain import events as ev
 from services.replica.brain import lost_voter
+from services.replica.replication import effects as fx
 from stoscore import subjects
 from stoscore.bus import Bus
 from stoscore.messages import DecisionEvent
 from stoscore.telemetry import get_logger, span
 
 log = get_logger("replica")
+BLOCKS_TOLD_MAX = 16
 WAITING_MAX = 10_000
 """Beyond it the oldest is dropped: a thousand volumes' worth of elections."""
 
@@ -60,6 +62,25 @@ class Decisions:
     def tell_lost(self, volume: str, reason: str, at_ns: int) -> None:
         """A voter that has no brain to speak for it."""
         self.tell(volume, "", lost_voter(self._node, reason), at_ns)
+
+    def tell_damage(self, volume: str, name: str, epoch: int, damage: fx.Damage, at_ns: int) -> None:
+        """No decision, but what a volume's story must not leave out."""
+        count = sum(length for _, length in damage.blocks)
+        what = f"{count} block{'s' if count > 1 else ''} of {damage.node}"
+        if damage.kind == "differing":
+            outcome = f"{what} differed from {damage.source}'s, which were kept, though both matched their checksums"
+        elif damage.source:
+            outcome = f"{what}, rotten, healed from {damage.source}"
+        else:
+            outcome = f"{what}, rotten, could not be healed: no other copy has them, and reading them fails"
+        inputs = {
+            "node": damage.node,
+            "found": damage.kind,
+            "source": damage.source,
+            "blocks": [list(piece) for piece in damage.blocks[:BLOCKS_TOLD_MAX]],
+            "count": count,
+        }
+        self.tell(volume, name, ev.Explain("heal", outcome, inputs, epoch=epoch), at_ns)
 
     def _send(self) -> None:
         subject = subjects.event(self._node, "decision")

@@ -21,7 +21,16 @@ from services.replica.codec import Envelope
 from services.replica.driver import Node, Volume
 from services.replica.frontends import Frontends
 from services.replica.hosted import Hosted
-from services.replica.peers import COMPARED_NODES_MAX, Frame, FrameError, Link, Type, split_blocks, split_copy
+from services.replica.peers import (
+    COMPARED_NODES_MAX,
+    HEALED_BLOCKS_MAX,
+    Frame,
+    FrameError,
+    Link,
+    Type,
+    split_blocks,
+    split_copy,
+)
 from services.replica.replication import messages as ms
 from services.replica.shell import Shell, boot_time_ns
 from services.replica.store import verify_sums
@@ -220,13 +229,7 @@ class Handlers:
                 raise FrameError("a write does not match its checksums")
             token = self.shell.hold(sums, data)
         elif frame.type == Type.COPY:
-            ranges, sums, data = split_copy(frame)
-            for block, count in ranges:
-                self._check_inside(hosted, block, count)
-            present = b"".join(bytes(sums[at : at + 8]) for at in range(0, len(sums), 8) if any(sums[at : at + 8]))
-            if verify_sums(data, present):
-                raise FrameError("a copy does not match its checksums")
-            token = self.shell.hold(sums, data)
+            token = self._hold_copy(hosted, frame)
         elif frame.type == Type.ZERO:
             self._check_inside(hosted, frame.y, frame.z)
             if frame.z > _ZERO_BLOCKS_MAX:
@@ -239,6 +242,8 @@ class Handlers:
         message = codec.unpack_to_replica(frame, token)
         if isinstance(message, ms.Digest):
             _check_comparison(message)
+        elif isinstance(message, ms.Fetch):
+            self._check_healing(hosted, message.ranges)
         number = self.shell.link_number(link)
         self._node.to_replica(hosted.volume, number, link.peer, frame.epoch, message, now_ns)
         if token:
@@ -252,15 +257,37 @@ class Handlers:
         hosted, volume = member
         if frame.type == Type.JOINED and not _is_asked_to_join(volume, link.peer, frame.id):
             return  # before it costs anything: its list may be long
-        token = self.shell.hold(frame.payload) if frame.type == Type.DIGESTS else 0
+        token = 0
+        if frame.type == Type.DIGESTS:
+            token = self.shell.hold(frame.payload)
+        elif frame.type == Type.FETCHED:
+            token = self._hold_copy(hosted, frame)
         message = codec.unpack_to_primary(frame, token)
-        if isinstance(message, ms.Joined):
+        if isinstance(message, ms.Rotten):
+            self._check_healing(hosted, message.ranges)
+        elif isinstance(message, ms.Joined):
             for block, count in message.share:
                 self._check_inside(hosted, block, count)
         self._node.to_primary(hosted.volume, link.peer, frame.epoch, message, now_ns)
         if token:
             self.shell.perform()
             self.shell.payloads.pop(token, None)
+
+    def _hold_copy(self, hosted: Hosted, frame: Frame) -> int:
+        """A token for verified blocks of another copy. Raises FrameError."""
+        ranges, sums, data = split_copy(frame)
+        for block, count in ranges:
+            self._check_inside(hosted, block, count)
+        present = b"".join(bytes(sums[at : at + 8]) for at in range(0, len(sums), 8) if any(sums[at : at + 8]))
+        if verify_sums(data, present):
+            raise FrameError("a copy does not match its checksums")
+        return self.shell.hold(sums, data)
+
+    def _check_healing(self, hosted: Hosted, ranges: tuple[tuple[int, int], ...]) -> None:
+        for block, count in ranges:
+            self._check_inside(hosted, block, count)
+        if sum(count for _, count in ranges) > HEALED_BLOCKS_MAX:
+            raise FrameError("more blocks to heal at once than one may ask for")
 
     def _check_inside(self, hosted: Hosted, block: int, count: int) -> None:
         if not count or block + count > hosted.blocks.size_blocks:

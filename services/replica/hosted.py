@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from services.replica.brain import HardState, Slot
 from services.replica.codec import Envelope
+from services.replica.health import Health
 from services.replica.lanes import Lane, Work
 from services.replica.replication.replica import Share
 from services.replica.store import BlockStore, StoreError, WitnessStore
@@ -36,6 +37,7 @@ class Hosted:
         store: BlockStore | WitnessStore,
         loop: asyncio.AbstractEventLoop,
         pool: Executor,
+        health: Health,
     ):
         self.volume = volume
         self.raw = bytes.fromhex(volume)
@@ -44,6 +46,7 @@ class Hosted:
         self.voter_store = store
         self.store: BlockStore | None = None if isinstance(store, WitnessStore) else store
         self.failure = ""
+        self.health = health
         self.votes = True
         """False: a hard state could not be stored, so no vote may be given any more."""
         self.erased = False

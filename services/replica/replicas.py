@@ -195,7 +195,7 @@ class Replicas:
     def _host(
         self, volume: str, incarnation: str, store: BlockStore | WitnessStore, state: HardState, *, fresh: bool
     ) -> None:
-        hosted = Hosted(volume, incarnation, store, asyncio.get_running_loop(), self._pool)
+        hosted = Hosted(volume, incarnation, store, asyncio.get_running_loop(), self._pool, self._settings.health())
         self._shell.add(hosted)
         marked = frozenset() if isinstance(store, WitnessStore) else frozenset(store.marked)
         unclean = False if isinstance(store, WitnessStore) else store.unclean

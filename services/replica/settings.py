@@ -8,6 +8,7 @@ from typing import ClassVar
 from pydantic import Field, field_validator
 
 from services.replica.brain import Timing
+from services.replica.health import Health
 from stoscore.limits import valid_node_name
 from stoscore.settings import ServiceSettings
 from stoscore.units import GIB, MS, SECOND
@@ -44,6 +45,10 @@ class ReplicaSettings(ServiceSettings):
         default=60.0, ge=0.0, le=86_400.0, description="seconds that a lost copy may come back before another is made"
     )
 
+    rotten_blocks_max: int = Field(
+        default=100, ge=0, description="rotten blocks within a day beyond which a copy is made elsewhere instead"
+    )
+
     @field_validator("node")
     @classmethod
     def _is_label(cls, node: str) -> str:
@@ -61,6 +66,9 @@ class ReplicaSettings(ServiceSettings):
 
     def capacity(self, free_bytes: int) -> int:
         return self.capacity_bytes or min(free_bytes, 1024 * GIB)
+
+    def health(self) -> Health:
+        return Health(self.rotten_blocks_max, 86_400 * SECOND)
 
     def timing(self) -> Timing:
         lease_ns = self.lease_ms * MS

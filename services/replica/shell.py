@@ -9,16 +9,16 @@ when the frame has been handled.
 from __future__ import annotations
 
 import asyncio
-import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from services.replica import codec
+from services.replica.brain import events as ev
 from services.replica.brain.messages import BrainMessage
 from services.replica.brain.messages import encode as encode_brain
 from services.replica.codec import Envelope, Parts
-from services.replica.copies import pack_copy, store_copy
+from services.replica.copies import heal_copy, pack_copy, pack_readable, store_copy
 from services.replica.driver import (
     Data,
     Decided,
@@ -79,6 +79,7 @@ class Surroundings(Protocol):
     def remove(self, hosted: Hosted) -> None: ...
     def find_home(self, order: FindHome) -> None: ...
     def drop_home(self, order: DropHome) -> None: ...
+    def damaged(self, volume: str, epoch: int, damage: fx.Damage) -> None: ...
 
 
 class Shell:
@@ -132,6 +133,9 @@ class Shell:
             fx.CommitTail: self._commit_tail,
             fx.Compare: self._compare,
             fx.SendCopy: self._send_copy,
+            fx.AnswerFetch: self._answer_fetch,
+            fx.Heal: self._heal,
+            fx.Damage: self._damage,
             fx.Release: self._release,
             fx.StartedServing: self._started_serving,
             fx.ResyncDone: self._resync_done,
@@ -416,10 +420,8 @@ class Shell:
         try:
             sums, data = hosted.blocks.read(effect.block, effect.count)
         except CorruptBlocks as error:
-            self.counted.rotten_blocks += 1
-            log.error("read fails: %s", error, extra={"volume": hosted.volume, "epoch": order.epoch})
-            done = ms.Done(effect.session, effect.request, errno.EIO)
-            link.send(*codec.pack_message(envelope, done))
+            self._saw_rot(hosted, error.blocks)
+            self.node.unreadable(hosted.volume, order.epoch, effect, error.blocks, boot_time_ns())
             return
         if self.node.lease_until(volume) <= boot_time_ns():  # P4: after the disk, as the answer leaves
             self.node.park(hosted.volume, effect)
@@ -446,16 +448,22 @@ class Shell:
         store = hosted.blocks
         store.tail_append(effect.seq, effect.block, effect.count)
         store.write(effect.block, sums, data)
+        if hosted.health.rotten:
+            hosted.health.overwrite(effect.block, effect.count)
 
     def _store_zero(self, hosted: Hosted, order: Data, effect: fx.StoreZero) -> None:
         hosted.blocks.tail_append(effect.seq, effect.block, effect.count)
         hosted.blocks.zero(effect.block, effect.count)
+        if hosted.health.rotten:
+            hosted.health.overwrite(effect.block, effect.count)
 
     def _store_copy(self, hosted: Hosted, order: Data, effect: fx.StoreCopy) -> None:
         sums, data = self.payloads.pop(effect.token)
         for block, count in effect.keep:
             hosted.blocks.tail_append(effect.seq, block, count)
         store_copy(hosted.blocks, effect.ranges, effect.keep, sums, data)
+        if hosted.health.rotten:
+            hosted.health.heal(at for block, count in effect.keep for at in range(block, block + count))
 
     def _commit_tail(self, hosted: Hosted, order: Data, effect: fx.CommitTail) -> None:
         hosted.blocks.tail_commit(effect.seq)
@@ -524,13 +532,67 @@ class Shell:
         try:
             payload = pack_copy(hosted.blocks, effect.ranges)
         except CorruptBlocks as error:
-            self.counted.rotten_blocks += 1
-            log.error("a copy can't be sent: %s", error, extra={"volume": hosted.volume, "epoch": order.epoch})
-            self.node.copy_failed(hosted.volume, order.epoch, effect.peer, str(error), boot_time_ns())
+            self._saw_rot(hosted, error.blocks)
+            self.node.unreadable(hosted.volume, order.epoch, effect, error.blocks, boot_time_ns())
             return
         message = ms.Copy(effect.number, effect.as_of, effect.ranges, 0)
         envelope = self.envelope(hosted, order.epoch, effect.peer)
         self.network.send(effect.peer, *codec.pack_message(envelope, message, payload))
+
+    # ---- rot ------------------------------------------------------------------------------------------
+
+    def rot_found(self, volume: str, blocks: Sequence[int]) -> None:
+        """The scrub read blocks that do not match their checksum."""
+        hosted = self.hosted.get(volume)
+        if hosted is not None and not hosted.failure and not self.stopped:
+            self._saw_rot(hosted, blocks)
+            self.node.rotten(volume, blocks, boot_time_ns())
+            self.settle()
+
+    def _saw_rot(self, hosted: Hosted, blocks: Sequence[int]) -> None:
+        now_ns = boot_time_ns()
+        new = hosted.health.see(blocks, now_ns)
+        if new:
+            log.warning("%d blocks do not match their checksum: %s", len(new), new[:8], extra={"volume": hosted.volume})
+        if hosted.health.worn_out(now_ns):
+            self._loop.call_soon(self._retire, hosted)
+
+    def _retire(self, hosted: Hosted) -> None:
+        """Another copy in another place is worth more than this one. Who leads hands over first, and the last copy
+        that is in sync stays: what it can still give is all that there is."""
+        volume = self.node.volumes.get(hosted.volume)
+        record = volume.brain.record if volume is not None else None
+        if hosted.failure or volume is None or record is None or self.stopped or len(record.in_sync) < 2:
+            return
+        reason = "its disk keeps producing rotten blocks"
+        if volume.brain.role == "leader":
+            if not volume.brain.handover.under_way:
+                self.node.ask(hosted.volume, ev.MoveAsked(0, reason=reason), boot_time_ns())
+        else:
+            self._failed(hosted, f"{reason}: {hosted.health.found} since it was started")
+        self.settle()
+
+    def _answer_fetch(self, hosted: Hosted, order: Data, effect: fx.AnswerFetch) -> None:
+        link = self._links.get(effect.link)
+        if link is None:
+            return
+        ranges, payload, bad = pack_readable(hosted.blocks, effect.ranges)
+        message = ms.Fetched(effect.number, tuple(ranges), 0)
+        link.send(*codec.pack_message(self.envelope(hosted, order.epoch, link.peer), message, payload))
+        if bad:
+            self._saw_rot(hosted, bad)
+            self.node.rotten(hosted.volume, bad, boot_time_ns())
+
+    def _heal(self, hosted: Hosted, order: Data, effect: fx.Heal) -> None:
+        sums, data = self.payloads.pop(effect.token)
+        whole = heal_copy(hosted.blocks, effect.ranges, sums, data, settled=effect.settled)
+        hosted.health.heal(whole)
+        self.node.healed(hosted.volume, order.epoch, effect.number, whole, boot_time_ns())
+
+    def _damage(self, hosted: Hosted, order: Data, effect: fx.Damage) -> None:
+        blocks = [at for block, count in effect.blocks for at in range(block, block + count)]
+        if effect.source or effect.node != self.node.name or hosted.health.lose(blocks):
+            self._around.damaged(hosted.volume, order.epoch, effect)
 
     def _release(self, hosted: Hosted, order: Data, effect: fx.Release) -> None:
         self.payloads.pop(effect.token, None)

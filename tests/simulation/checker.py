@@ -304,6 +304,12 @@ class Checker:
                 self._wrong("W2:", machine.name, "confirms a write of session", request.session, "beside", newest)
             self._acknowledged(machine.name, volume, epoch, request.block, contents or (0,) * request.count)
 
+    def fails(self, disk: Disk, request: Request, contents: tuple[int, ...]) -> None:
+        """Invariant 7: a read may fail where a block is rotten, and nowhere else."""
+        blocks = range(request.block, request.block + request.count)
+        if request.io is Io.READ and not any(block in disk.rotten for block in blocks):
+            self._wrong("invariant 7:", disk.me.node, "fails", request, "and every block matches its checksum")
+
     def _members(self, volume: str, epoch: int) -> Iterator[Disk]:
         """The clean replicas of the committed in-sync set; none when this epoch has been deposed."""
         chosen = self.volume(volume).chosen
@@ -344,6 +350,9 @@ class Checker:
         held = [disk.cache for disk in disks if disk is not None]
         for block in sorted(set(model.blocks).union(*held)):
             contents = {cache.get(block, 0) for cache in held}
+            whole = [disk for disk in disks if disk is not None and block not in disk.rotten]
+            if whole and len(whole) < len(held):
+                self._wrong("invariant 7: block", block, "is rotten and", whole[0].me.node, "has it")
             if len(contents) > 1:
                 self._wrong("copies differ in block", block, contents)
             allowed = model.now(block) | model.under_way(block)

@@ -16,6 +16,8 @@ AFTERMATH_NS = 300 * MS
 class Coverage:
     decisions: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
+    damages: Counter[str] = field(default_factory=Counter)
+    """Blocks that were rotten and healed, that differed, that were lost: how often told."""
     pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(earlier, later)"""
     _lasting: list[tuple[int, str]] = field(default_factory=list)
@@ -23,6 +25,9 @@ class Coverage:
 
     def decided(self, kind: str) -> None:
         self.decisions[kind] += 1
+
+    def damage(self, kind: str) -> None:
+        self.damages[kind] += 1
 
     def fault(self, kind: str, now_ns: int, lasts_ns: int = 0) -> None:
         self._lasting = [(end, earlier) for end, earlier in self._lasting if end >= now_ns]
@@ -34,6 +39,7 @@ class Coverage:
     def add(self, other: Coverage) -> None:
         self.decisions.update(other.decisions)
         self.faults.update(other.faults)
+        self.damages.update(other.damages)
         self.pairs.update(other.pairs)
 
     def missing(self, decisions: Iterable[str]) -> list[str]:
@@ -44,6 +50,7 @@ class Coverage:
         """For people: a row per decision, and a matrix with a cell per pair of faults."""
         kinds = sorted(set(decisions) | set(self.decisions))
         lines = ["decision           reached", *(f"{kind:<18} {self.decisions[kind]:>7}" for kind in kinds), ""]
+        lines += [*(f"told as {kind:<10} {self.damages[kind]:>7}" for kind in sorted(self.damages)), ""]
         names = list(faults)
         lines.append("fault              struck   while another lasted: . never, + reached, # ten times and more")
         lines.append(" " * 28 + "".join(chr(ord("A") + index % 26) for index in range(len(names))))

@@ -242,6 +242,11 @@ class Struck:
         self.after(self.lasting(), repaired)
 
     def rot(self, machine: Machine) -> None:
+        """One block, or one after the other of those that are used most."""
+        for _ in range(self.dice.choice((1, 4, 20, 60))):
+            self.after(self.dice.randint(0, 2 * SECOND), lambda: self._rot_one(machine))
+
+    def _rot_one(self, machine: Machine) -> None:
         volumes = sorted(machine.disks)
         if volumes:
             disk = machine.disks[self.dice.choice(volumes)]

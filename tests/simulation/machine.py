@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from services.replica.brain import HardState, Voter
 from services.replica.brain import events as ev
 from services.replica.driver import Node
-from stoscore.units import MS, SECOND
+from stoscore.units import MS, REGION_BLOCKS, SECOND
 from tests.simulation.lanes import VolumeLanes
 from tests.simulation.orders import Orders
 from tests.simulation.plan import NodePlan
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 DISK_NS = (MS // 5, 3 * MS)
 HAND_OVER_NS = 2 * SECOND
+SCRUB_NS = 1 * SECOND
 TOLD_LATE_NS = 5 * SECOND
 HAND_OVER_LOOK_NS = 5 * MS
 
@@ -133,6 +134,7 @@ class Machine:
         for volume in sorted(self.disks):
             self._open(volume, fresh=fresh)
         self.wires.begin()
+        self.later(SCRUB_NS, self._scrub)
         self._pump()
         for volume in sorted(self.disks):
             self.world.checker.leases(volume)
@@ -148,6 +150,16 @@ class Machine:
         self.lanes[volume] = VolumeLanes(self, disk)
         marked = frozenset(disk.marked)
         self.live.open(volume, disk.state, self.clock_ns(), marked=marked, unclean=disk.unclean, fresh=fresh)
+
+    def _scrub(self) -> None:
+        """All of every copy at once, now and then."""
+        self.later(SCRUB_NS, self._scrub)
+        for volume, disk in sorted(self.disks.items()):
+            if volume not in self.live.volumes or disk.failure:
+                continue
+            if disk.rotten:
+                self.live.rotten(volume, sorted(disk.rotten), self.clock_ns())
+            self.live.compare(volume, 0, -(-disk.size_blocks // REGION_BLOCKS), self.clock_ns())
 
     def _share_of(self, volume: str) -> Any:
         return self.disks[volume].share()

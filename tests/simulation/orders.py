@@ -5,7 +5,6 @@ A store that failed answers nothing any more: the orders that follow are dropped
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,17 @@ from services.replica.driver import (
     ToPeer,
 )
 from services.replica.replication import effects as fx
-from services.replica.replication.messages import Copy, Digests, Done, Failed, Joined, Opened, OpenRefused, Request
+from services.replica.replication.messages import (
+    Copy,
+    Digests,
+    Done,
+    Failed,
+    Fetched,
+    Joined,
+    Opened,
+    OpenRefused,
+    Request,
+)
 from tests.simulation.store import Disk, DiskFailed, Rotten
 
 if TYPE_CHECKING:
@@ -71,6 +80,9 @@ class Orders:
             fx.Compare: self._compare,
             fx.SendCopy: self._send_copy,
             fx.Release: lambda disk, order, effect: self._tokens.pop(effect.token, None),
+            fx.AnswerFetch: self._answer_fetch,
+            fx.Heal: self._heal,
+            fx.Damage: self._damage,
             fx.StartedServing: self._noted,
             fx.ResyncDone: self._noted,
         }
@@ -192,7 +204,9 @@ class Orders:
                 asked = self._asked.pop((effect.link, session, request), None)
                 if asked is None:
                     self._world.violated(f"{self._machine.name} answers {message} twice or unasked")
-                elif not error:
+                elif error:
+                    checker.fails(disk, *asked)
+                else:
                     checker.confirms(self._machine, disk.volume, order.epoch, *asked)
         self._reply(disk, order, effect.link, message)
 
@@ -200,10 +214,11 @@ class Orders:
         """The content is read at once, the disk takes its time, the lease is looked at as the answer leaves (P4)."""
         machine, volume = self._machine, disk.volume
         try:
-            contents: tuple[int, ...] | None = disk.read(effect.block, effect.count)
+            contents = disk.read(effect.block, effect.count)
         except Rotten as rotten:
-            machine.log(volume, "read fails:", rotten)
-            contents = None
+            machine.log(volume, "can't read:", rotten)
+            machine.live.unreadable(volume, order.epoch, effect, rotten.blocks, machine.clock_ns())
+            return
 
         def leave() -> None:
             node = machine.live
@@ -211,10 +226,6 @@ class Orders:
             if state is None or state.primary is None or state.primary.epoch != order.epoch or disk.failure:
                 return
             if not state.primary.serving:
-                return
-            if contents is None:
-                self._asked.pop((effect.link, effect.session, effect.request), None)
-                self._reply(disk, order, effect.link, Done(effect.session, effect.request, errno.EIO))
                 return
             if node.lease_until(state) <= machine.clock_ns():
                 machine.log("parks", volume, effect)
@@ -278,10 +289,33 @@ class Orders:
         try:
             payload = tuple(c for block, count in effect.ranges for c in disk.read(block, count))
         except Rotten as rotten:
-            machine.log(disk.volume, "a copy can't be sent:", rotten)
-            machine.live.copy_failed(disk.volume, order.epoch, effect.peer, str(rotten), machine.clock_ns())
+            machine.log(disk.volume, "can't copy:", rotten)
+            machine.live.unreadable(disk.volume, order.epoch, effect, rotten.blocks, machine.clock_ns())
             return
         self._send_data(disk, order, effect.peer, Copy(effect.number, effect.as_of, effect.ranges, 1), payload)
+
+    # ---- rot ------------------------------------------------------------------------------------------
+
+    def _answer_fetch(self, disk: Disk, order: Data, effect: fx.AnswerFetch) -> None:
+        blocks = [at for block, count in effect.ranges for at in range(block, block + count)]
+        good = [at for at in blocks if at not in disk.rotten]
+        fetched = Fetched(effect.number, tuple((at, 1) for at in good), 1)
+        self._reply(disk, order, effect.link, fetched, tuple(content for at in good for content in disk.read(at, 1)))
+        bad = sorted(set(blocks) - set(good))
+        if bad:
+            self._machine.live.rotten(disk.volume, bad, self._machine.clock_ns())
+
+    def _heal(self, disk: Disk, order: Data, effect: fx.Heal) -> None:
+        blocks = [at for block, count in effect.ranges for at in range(block, block + count)]
+        offered = zip(blocks, self._tokens.pop(effect.token), strict=True)
+        whole = [at for at, content in offered if disk.heal(at, content, settled=effect.settled)]
+        machine = self._machine
+        machine.log(disk.volume, "heals", whole, "of", effect)
+        machine.live.healed(disk.volume, order.epoch, effect.number, whole, machine.clock_ns())
+
+    def _damage(self, disk: Disk, order: Data, effect: fx.Damage) -> None:
+        self._machine.log(disk.volume, effect)
+        self._world.coverage.damage(effect.kind if effect.source else "lost")
 
     def _noted(self, disk: Disk, order: Data, effect: Any) -> None:
         self._machine.log(disk.volume, effect)

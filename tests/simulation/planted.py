@@ -33,8 +33,9 @@ from services.replica.brain import events as ev
 from services.replica.brain.promises import FOREVER_NS, BeatAnswer
 from services.replica.driver.volume import Pending
 from services.replica.replication import effects as fx
-from services.replica.replication import gate, primary, replica
+from services.replica.replication import gate, healing, primary, replica
 from services.replica.replication.peer import Peer
+from services.replica.store import Cure
 from tests.simulation.machine import Machine
 from tests.simulation.orders import Orders
 
@@ -344,6 +345,19 @@ def tombstone_not_kept() -> Patch:
     return patch.object(deletion.Deletion, "data_erased", data_erased)
 
 
+def heals_unverified() -> Patch:
+    """K3: whatever another copy offers is taken for the content of a rotten block."""
+    return patch("tests.simulation.store.judge", lambda *found, **named: Cure.DATA)
+
+
+def heals_unsettled() -> Patch:
+    """K3: what another copy offers counts although a write of the block is under way."""
+    return _both(
+        patch.object(primary.Primary, "_is_settled", lambda self, peer, ranges: True),
+        patch.object(healing.Healing, "written", lambda self, block, count: None),
+    )
+
+
 class _Both:
     def __init__(self, patches: tuple[Any, ...]):
         self._patches = patches
@@ -400,5 +414,7 @@ PLANTED: dict[str, Callable[[], Patch]] = {
         not_told_while_syncing,
         store_comes_back_empty,
         tombstone_not_kept,
+        heals_unverified,
+        heals_unsettled,
     )
 }

@@ -16,9 +16,11 @@ from random import Random
 from services.replica.brain import HardState, Voter
 from services.replica.replication import resync
 from services.replica.replication.replica import Share
+from services.replica.store import Cure, judge
 from stoscore.units import REGION_BLOCKS
 
 TAIL_ENTRIES = 4096
+GARBAGE = -1
 
 
 class StoreBroken(Exception):
@@ -30,11 +32,11 @@ class DiskFailed(Exception):
 
 
 class Rotten(Exception):
-    """A block's content does not match its checksum."""
+    """Blocks whose content does not match their checksum."""
 
-    def __init__(self, block: int):
-        super().__init__(f"block {block} does not match its checksum")
-        self.block = block
+    def __init__(self, blocks: tuple[int, ...]):
+        super().__init__(f"blocks {blocks} do not match their checksum")
+        self.blocks = blocks
 
 
 class Disk:
@@ -67,7 +69,10 @@ class Disk:
         """Closed cleanly since its last opening."""
         self.refuses: set[str] = set()
         """What the device fails at: "write", "sync", "mark", "save"."""
-        self.rotten: set[int] = set()
+        self.older: dict[int, int] = {}
+        """Block -> the content before the present one."""
+        self.rotten: dict[int, int] = {}
+        """Block -> what its data are by now; `cache` keeps what its checksum says."""
         self.rotted: set[int] = set()
         """Every block that has ever been rotten here."""
         self.lossy = False
@@ -83,9 +88,10 @@ class Disk:
             self.dirty[block] = [self.cache.get(block, 0), content]
         else:
             kept.append(content)
+        self.older[block] = self.cache.get(block, 0)
         self.cache[block] = content
         if self.rotten:
-            self.rotten.discard(block)
+            self.rotten.pop(block, None)
 
     def write(self, seq: int, block: int, contents: Sequence[int]) -> None:
         self.note(seq, block, len(contents))
@@ -100,11 +106,22 @@ class Disk:
         """Raises Rotten."""
         self._inside(block, count)
         if self.rotten:
-            for at in range(block, block + count):
-                if at in self.rotten:
-                    raise Rotten(at)
+            bad = tuple(at for at in range(block, block + count) if at in self.rotten)
+            if bad:
+                raise Rotten(bad)
         get = self.cache.get
         return tuple([get(b, 0) for b in range(block, block + count)])
+
+    def heal(self, block: int, content: int, *, settled: bool) -> bool:
+        """Another copy's content, judged as the store judges it; does the block match now?"""
+        if block not in self.rotten:
+            return True
+        cure = judge(self.cache.get(block, 0), self.rotten[block], content, settled=settled, disproved=False)
+        if cure is Cure.REFUSED:
+            return False
+        del self.rotten[block]
+        self.cache[block] = content  # with a rotten checksum: what the data are
+        return True
 
     def _inside(self, block: int, count: int) -> None:
         if block < 0 or count < 1 or block + count > self.size_blocks:
@@ -244,12 +261,14 @@ class Disk:
         self.doubted = set(self.marked)
 
     def rot(self, rng: Random) -> int | None:
-        """One block's content changes on the platter; says which."""
+        """One block's content changes on the platter, into nothing that anybody wrote or, a write that was lost, into
+        what it was before; says which."""
         held = [block for block in self.cache if block not in self.dirty]
         if not held:
             return None
         block = held[rng.randrange(len(held))]
-        self.rotten.add(block)
+        older = self.older.get(block, GARBAGE) if rng.random() < 0.5 else GARBAGE
+        self.rotten[block] = GARBAGE if older == self.cache[block] else older
         self.rotted.add(block)
         return block
 

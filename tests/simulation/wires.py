@@ -8,14 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 from services.replica.brain import PairMessage
 from services.replica.brain import messages as ms
-from services.replica.replication.messages import Ack, Copied, Digests, Failed, Flushed, Join, Joined, Request
+from services.replica.replication.messages import (
+    Ack,
+    Copied,
+    Digests,
+    Failed,
+    Fetched,
+    Flushed,
+    Join,
+    Joined,
+    Request,
+    Rotten,
+)
 from stoscore.units import MS
 from tests.simulation.network import Link
 
 if TYPE_CHECKING:
     from tests.simulation.machine import Machine
 
-TO_PRIMARY = (Joined, Ack, Flushed, Digests, Copied, Failed)
+TO_PRIMARY = (Joined, Ack, Flushed, Digests, Copied, Fetched, Rotten, Failed)
 HERE = -1
 """The number of the link to oneself: the frontend of a volume whose primary is on the same node."""
 HERE_NS = MS // 20

@@ -30,6 +30,7 @@ from tests.simulation.machine import DISK_NS, Machine
 from tests.simulation.network import Network
 from tests.simulation.plan import START_NS, Plan, VolumePlan, draw
 from tests.simulation.register import Registers
+from tests.simulation.store import Disk
 from tests.simulation.story import line, of_violation
 from tests.simulation.volume import SimVolume
 
@@ -178,6 +179,20 @@ class World:
     def decided(self, node: str, volume: str, explain: Explain) -> None:
         self.coverage.decided(explain.kind)
 
+    def _repair_hopeless(self, disk: Disk, left: set[str]) -> None:
+        """Rot heals where another copy has the block; where none has, an operator restores it from somewhere else."""
+        chosen = self.checker.volume(disk.volume).chosen
+        members = chosen.record.in_sync if chosen is not None else ()
+        others = [
+            other
+            for voter in members
+            if voter.node not in left and (other := self.machines[voter.node].disks.get(disk.volume)) is not None
+            if other is not disk and other.me == voter and not other.unclean and not other.failure
+        ]
+        for block in sorted(disk.rotten):
+            if disk.me not in members or all(block in other.rotten for other in others):
+                del disk.rotten[block]
+
     # ---- story ----------------------------------------------------------------------------------------
 
     def log(self, *words: Any) -> None:
@@ -268,7 +283,7 @@ class World:
             machine.fuse = None
             for disk in machine.disks.values():
                 disk.refuses.clear()
-                disk.rotten.clear()
+                self._repair_hopeless(disk, left)
             machine.unhang()
             machine.resume()
             if machine.stopping or any(disk.failure for disk in machine.disks.values()):

@@ -15,6 +15,7 @@ from services.replica.brain.record import Record
 from services.replica.driver import Data, Node, Order, Save, ToBrain
 from services.replica.frontends import Frontends
 from services.replica.handlers import Handlers
+from services.replica.health import Health
 from services.replica.hosted import Hosted
 from services.replica.peers import FrameReader, Link, PeerNetwork, Type
 from services.replica.replication import effects as fx
@@ -96,7 +97,9 @@ def new_shell() -> tuple[Node, Shell]:
 def host(shell: Shell, volume: str) -> tuple[Hosted, FullDisk]:
     """A replica of this volume, on a disk of its own."""
     disk = FullDisk()
-    hosted = Hosted(volume, ME.incarnation, cast(Any, disk), asyncio.get_running_loop(), cast(Any, None))
+    hosted = Hosted(
+        volume, ME.incarnation, cast(Any, disk), asyncio.get_running_loop(), cast(Any, None), Health(100, 1)
+    )
     hosted.run = lambda work, told: work()  # type: ignore[method-assign]
     shell.add(hosted)
     state = HardState(ME, 5, ME, Slot(Stamp(0, 5, 2), replace(RECORD, volume=volume)), 500_000_000)

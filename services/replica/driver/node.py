@@ -9,7 +9,7 @@ here until that state is durable, and so does everything after it (invariant 4).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from services.replica import permits
@@ -392,11 +392,34 @@ class Node:
         if volume is not None and volume.primary is not None and volume.primary.epoch == epoch:
             self._data(volume, volume.primary.compared(node, number, differing), now_ns)
 
-    def copy_failed(self, volume_id: str, epoch: int, node: str, reason: str, now_ns: int) -> None:
-        """Our store could not give a block that a peer lacks."""
+    def unreadable(
+        self, volume_id: str, epoch: int, waits: fx.AnswerRead | fx.SendCopy, blocks: Iterable[int], now_ns: int
+    ) -> None:
+        """A read, or a copy for a peer, met blocks of our store that do not match their checksum."""
         volume = self.volumes.get(volume_id)
         if volume is not None and volume.primary is not None and volume.primary.epoch == epoch:
-            self._data(volume, volume.primary.copy_failed(node, reason, now_ns), now_ns)
+            self._data(volume, volume.primary.rotten(blocks, waits, now_ns), now_ns)
+
+    def rotten(self, volume_id: str, blocks: Iterable[int], now_ns: int) -> None:
+        """Such blocks were found though nobody waits for them."""
+        volume = self.volumes.get(volume_id)
+        if volume is None or volume.replica is None:
+            return
+        primary, replica = volume.primary, volume.replica
+        found = primary.rotten(blocks, None, now_ns) if primary is not None else replica.rotten(blocks)
+        self._data(volume, found, now_ns)
+
+    def healed(self, volume_id: str, epoch: int, number: int, blocks: Iterable[int], now_ns: int) -> None:
+        """Of what a peer gave, these blocks match their checksum now."""
+        volume = self.volumes.get(volume_id)
+        if volume is not None and volume.primary is not None and volume.primary.epoch == epoch:
+            self._data(volume, volume.primary.healed(number, blocks, now_ns), now_ns)
+
+    def compare(self, volume_id: str, region: int, count: int, now_ns: int) -> None:
+        """The scrub has come to these regions: does every copy hold the same?"""
+        volume = self.volumes.get(volume_id)
+        if volume is not None and volume.primary is not None:
+            self._data(volume, volume.primary.compare(region, count, now_ns), now_ns)
 
     def erased(self, volume_id: str, now_ns: int) -> None:
         volume = self.volumes.get(volume_id)

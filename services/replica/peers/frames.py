@@ -63,6 +63,9 @@ class Type(IntEnum):
     COPY = 26  # id as-of seq, x copy number, y range count; payload: ranges, sums, data where sum != 0
     COPIED = 27  # x copy number
     FAILED = 28  # id what failed, x error code
+    FETCH = 29  # id request; payload: ranges
+    FETCHED = 30  # id request, y range count; payload: ranges, sums, data where sum != 0
+    ROTTEN = 31  # payload: ranges
     # Frontend and primary
     OPEN = 32  # id session
     OPENED = 33  # id session, x size in blocks; payload: copies (json)
@@ -91,6 +94,8 @@ COMPARED_NODES_MAX = 8192
 """Nodes of the hash tree that one DIGEST may ask for: twice what a primary asks for at a time."""
 EXTENTS_MAX = 16 * KIB
 """In one IO_EXTENTS."""
+HEALED_BLOCKS_MAX = 1024
+"""Blocks of one FETCH or ROTTEN: four times what a primary fetches at a time."""
 _RANGE_BYTES, _U64_BYTES = 16, 8
 
 PAYLOAD_BYTES_MAX: dict[int, int] = {
@@ -114,6 +119,9 @@ PAYLOAD_BYTES_MAX: dict[int, int] = {
     Type.COPY: FRAME_BYTES_MAX,
     Type.COPIED: 0,
     Type.FAILED: 64 * KIB,
+    Type.FETCH: HEALED_BLOCKS_MAX * _RANGE_BYTES,
+    Type.FETCHED: FRAME_BYTES_MAX,
+    Type.ROTTEN: HEALED_BLOCKS_MAX * _RANGE_BYTES,
     Type.OPEN: 0,
     Type.OPENED: 4 * KIB,
     Type.REFUSED: 64 * KIB,

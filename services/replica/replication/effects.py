@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from services.replica.replication.blockmap import Range
 from services.replica.replication.messages import DataMessage
@@ -26,13 +27,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class AnswerRead:
-    """Read and answer, if the lease still holds when the answer leaves (P4)."""
+    """Read and answer, if the lease still holds when the answer leaves (P4). `read_failed` when blocks do not match
+    their checksum. `heals`: how often it was healed for already."""
 
     link: int
     session: int
     request: int
     block: int
     count: int
+    heals: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,37 @@ class SendCopy:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerFetch:
+    """Send what matches its checksum, and report what does not."""
+
+    link: int
+    number: int
+    ranges: tuple[Range, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Heal:
+    """Heal our own blocks with what a peer holds; answered by `healed`. `settled`: no write of them was under way.
+    Consumes the token."""
+
+    number: int
+    ranges: tuple[Range, ...]
+    token: int
+    settled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """To people: blocks of `node`'s copy were rotten, or differed from ours though they matched their checksums, and
+    were replaced by `source`'s; "" when nobody had them."""
+
+    node: str
+    kind: Literal["rotten", "differing"]
+    blocks: tuple[Range, ...]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """The payload is not needed any more."""
 
@@ -188,6 +222,7 @@ Effect = (
     | AnswerRead
     | AnswerStatus
     | AnswerDigests
+    | AnswerFetch
     | StoreWrite
     | StoreZero
     | StoreCopy
@@ -197,6 +232,8 @@ Effect = (
     | CommitTail
     | Compare
     | SendCopy
+    | Heal
+    | Damage
     | Release
     | ReportFailed
     | ReportFollows

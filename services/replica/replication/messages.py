@@ -118,14 +118,38 @@ class Copied:
 
 
 @dataclass(frozen=True, slots=True)
+class Fetch:
+    """Primary: blocks of mine do not match their checksum; what do you hold?"""
+
+    number: int
+    ranges: tuple[Range, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What was asked for, without the blocks that are rotten there too."""
+
+    number: int
+    ranges: tuple[Range, ...]
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rotten:
+    """Blocks of this replica do not match their checksum: the primary's copy of them is wanted."""
+
+    ranges: tuple[Range, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The replica could not store or sync: it counts for nothing until it has been brought up to date again."""
 
     reason: str
 
 
-ToReplica = Join | Write | Zero | Flush | CommitPoint | Digest | Copy
-ToPrimary = Joined | Ack | Flushed | Digests | Copied | Failed
+ToReplica = Join | Write | Zero | Flush | CommitPoint | Digest | Copy | Fetch
+ToPrimary = Joined | Ack | Flushed | Digests | Copied | Fetched | Rotten | Failed
 
 
 class Refusal(IntEnum):

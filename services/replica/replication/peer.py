@@ -14,6 +14,7 @@ from typing import Literal
 
 from services.replica.replication.blockmap import BlockMap, Range
 from services.replica.replication.resync import Resync
+from services.replica.replication.scrub import FIRST_NUMBER, Scrub
 
 Phase = Literal["away", "joining", "syncing", "synced", "settling", "flushing", "waiting", "live"]
 
@@ -30,6 +31,8 @@ class Peer:
     unacked: dict[int, Range] = field(default_factory=dict)
     """Every write sent and not confirmed."""
     resync: Resync | None = None
+    scrub: Scrub | None = None
+    """What is compared with it, or sent again, although it is in sync."""
     join_number: int = 0
     retry_at_ns: int = 0
     settle_seq: int = 0
@@ -63,6 +66,10 @@ class Peer:
         """Does it owe a message other than the end of a sync?"""
         return bool(self.unacked) or self.phase in ("joining", "syncing", "settling")
 
+    def comparing(self, number: int) -> Resync | None:
+        """What the answer with this number belongs to."""
+        return self.scrub if number >= FIRST_NUMBER else self.resync
+
     def lose(self) -> None:
         """The link ended: everything not confirmed is missed."""
         for block, count in self.unacked.values():
@@ -73,4 +80,7 @@ class Peer:
             self.missed.update(rest)
             self.missed_all = self.missed_all or everything
             self.resync = None
+        if self.scrub is not None:
+            self.missed.update(self.scrub.unfinished()[0])
+            self.scrub = None
         self.phase = "away"

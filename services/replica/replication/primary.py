@@ -10,17 +10,18 @@ and whether enough of them are in sync for writes to be answered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from errno import EIO
 
-from services.replica.replication.blockmap import BlockMap
+from services.replica.replication.blockmap import BlockMap, Range
 from services.replica.replication.effects import (
     Answer,
     AnswerRead,
     AnswerStatus,
     CommitTail,
     Compare,
+    Damage,
     Effect,
     MarkRegions,
     Release,
@@ -29,6 +30,7 @@ from services.replica.replication.effects import (
     ReportFollows,
     ReportSettled,
     ResyncDone,
+    SendCopy,
     StartedServing,
     StoreWrite,
     StoreZero,
@@ -38,6 +40,7 @@ from services.replica.replication.effects import (
 )
 from services.replica.replication.flushes import Flushes
 from services.replica.replication.gate import Gate, Op, op_of
+from services.replica.replication.healing import Healing, Source
 from services.replica.replication.messages import (
     SEQ_BITS,
     Ack,
@@ -47,6 +50,7 @@ from services.replica.replication.messages import (
     Digests,
     Done,
     Failed,
+    Fetched,
     Flush,
     Flushed,
     Io,
@@ -55,6 +59,7 @@ from services.replica.replication.messages import (
     OpenRefused,
     Refusal,
     Request,
+    Rotten,
     ToPrimary,
     Write,
     Zero,
@@ -62,10 +67,11 @@ from services.replica.replication.messages import (
 )
 from services.replica.replication.peer import Peer
 from services.replica.replication.replica import Share
-from services.replica.replication.resync import Resync
+from services.replica.replication.resync import FANOUT, Resync
+from services.replica.replication.scrub import FIRST_NUMBER, Scrub
 from services.replica.replication.sessions import Sessions
 from services.replica.replication.withheld import Withheld, Writes
-from stoscore.units import MS
+from stoscore.units import MS, REGION_BLOCKS
 
 SELF_BIT = 1
 JOIN_RETRY_NS = 100 * MS
@@ -136,6 +142,7 @@ class Primary:
         self._now_ns = 0
         self._sessions = Sessions(attached_node, attach_epoch)
         self._withheld: list[Withheld] = []
+        self._healing = Healing(me, self._sources)
         self._moving = False
         self._settled = False
         self.writes = 0
@@ -212,11 +219,11 @@ class Primary:
         required = peer.node in self._required or peer.phase == "waiting"
         peer.lose()
         self._refresh()
-        out: list[Effect] = []
+        out = self._after_healing(self._healing.lost(peer.node, self._now_ns))
         if required:
             # Said again though it was said before: the brain forgets a failure of a member that came back meanwhile.
             peer.failed = False
-            out = self._report_failed(peer, reason)
+            out += self._report_failed(peer, reason)
         return out + self._recheck()
 
     def _report_failed(self, peer: Peer, reason: str) -> list[Effect]:
@@ -271,10 +278,17 @@ class Primary:
             case Joined():
                 return self._joined(peer, message)
             case Digests(number, level, token):
-                asked = peer.resync.asked(number) if peer.resync else None
+                resync = peer.comparing(number)
+                asked = resync.asked(number) if resync else None
                 if asked is None or asked[0] != level:
                     return [Release(token)]
                 return [Compare(node, number, level, asked[1], token)]
+            case Fetched():
+                return self._after_healing(self._healing.fetched(node, message, now_ns))
+            case Rotten(ranges):
+                return self._rotten_there(peer, ranges)
+            case Copied(number) if number >= FIRST_NUMBER:
+                return self._copied_again(peer, number)
             case Copied(number):
                 if peer.resync is None:
                     return []
@@ -321,10 +335,11 @@ class Primary:
     def compared(self, node: str, number: int, differing: Iterable[tuple[int, int]]) -> list[Effect]:
         """The shell compared a peer's digests with our store."""
         peer = self.peers.get(node)
-        if peer is None or peer.resync is None:
+        resync = peer.comparing(number) if peer is not None else None
+        if peer is None or resync is None:
             return []
-        peer.resync.compared(number, differing)
-        return self._pump(peer)
+        resync.compared(number, differing)
+        return self._pump_scrub(peer) if resync is peer.scrub else self._pump(peer)
 
     def _as_of(self) -> int:
         """Every write at or below is in our own store."""
@@ -493,7 +508,11 @@ class Primary:
                     peer.heard_ns = max(peer.heard_ns, now_ns)
                 peer.unacked[seq] = (block, count)
                 peer.commit_sent = self.commit
+                if peer.scrub is not None:
+                    peer.scrub.written(block, count)
             out.append(Tell(self._receivers, message))
+        if self._healing.under_way:
+            self._healing.written(block, count)
         op = op_of(message)
         passes, missing = self.gate.submit(op, now_ns)
         if passes:
@@ -659,6 +678,112 @@ class Primary:
         answer = Withheld(flush.link, flush.session, flush.request)
         return [answer.done()] if self.writes_are is Writes.OPEN else self._withhold(answer)
 
+    # ---- rot, here and there --------------------------------------------------------------------------
+
+    def rotten(self, blocks: Iterable[int], waits: AnswerRead | SendCopy | None, now_ns: int) -> list[Effect]:
+        """Blocks of our own store do not match their checksum, and this waits for them."""
+        self._now_ns = now_ns
+        return self._after_healing(self._healing.found(blocks, waits, now_ns))
+
+    def healed(self, number: int, blocks: Iterable[int], now_ns: int) -> list[Effect]:
+        self._now_ns = now_ns
+        return self._after_healing(self._healing.healed(number, blocks, now_ns))
+
+    def _sources(self, ranges: Sequence[Range]) -> list[Source]:
+        """Who may hold these blocks of ours, the best first."""
+        following = [peer for peer in self.peers.values() if peer.receives()]
+        found = [Source(peer.node, self._is_settled(peer, ranges)) for peer in following]
+        return sorted(found, key=lambda source: not source.settled)
+
+    def _is_settled(self, peer: Peer, ranges: Sequence[Range]) -> bool:
+        """It holds what is committed of these blocks, and nothing else: it is in sync, and no write of them is on its
+        way to it or to our own store."""
+        if not self.serving or peer.phase != "live" or peer.node not in self._required:
+            return False
+        under_way = BlockMap(self._under_way(peer))
+        return not any(at in under_way for block, count in ranges for at in range(block, block + count))
+
+    def _under_way(self, peer: Peer) -> list[Range]:
+        waiting = [
+            (op.message.block, op.message.count) for op in self.gate.waiting_ops() if not isinstance(op.message, Copy)
+        ]
+        return [*peer.unacked.values(), *waiting]
+
+    def _after_healing(self, effects: list[Effect]) -> list[Effect]:
+        """A copy that waited is sent as of now, if it is still wanted; one that nobody can give is given up."""
+        out: list[Effect] = []
+        for effect in effects:
+            if not isinstance(effect, SendCopy):
+                out.append(effect)
+            elif self._is_wanted(effect):
+                out.append(replace(effect, as_of=self._as_of()))
+        failed, self._healing.failed = self._healing.failed, []
+        for copy in failed:
+            if self._is_wanted(copy):
+                out += self._no_copy(self.peers[copy.peer], copy.number)
+        return out
+
+    def _is_wanted(self, copy: SendCopy) -> bool:
+        peer = self.peers.get(copy.peer)
+        resync = peer.comparing(copy.number) if peer is not None else None
+        return resync is not None and resync.copying(copy.number) == copy.ranges
+
+    def _no_copy(self, peer: Peer, number: int) -> list[Effect]:
+        """Blocks that it lacks are rotten here, and nobody has them. One that is in sync keeps what it has; one that
+        catches up begins again later."""
+        if peer.scrub is not None and number >= FIRST_NUMBER:
+            return [Damage(peer.node, "rotten", peer.scrub.gave_up(number), ""), *self._pump_scrub(peer)]
+        return self._drop(peer, "blocks that it lacks are rotten here", self._now_ns)
+
+    def _rotten_there(self, peer: Peer, ranges: tuple[Range, ...]) -> list[Effect]:
+        """It can't read them; its checksums say nothing about that."""
+        if peer.resync is not None:
+            peer.resync.force(ranges)
+            return self._pump(peer)
+        if not self.serving or not peer.receives():
+            return []
+        self._scrub_of(peer).copy(ranges)
+        return self._pump_scrub(peer)
+
+    def compare(self, region: int, count: int, now_ns: int) -> list[Effect]:
+        """The scrub has come to these regions: are they the same on every member that is in sync?"""
+        self._now_ns = now_ns
+        out: list[Effect] = []
+        end = min((region + count) * REGION_BLOCKS, self.size_blocks)
+        for peer in self.peers.values():
+            if not self.serving or peer.phase != "live" or peer.node not in self._required:
+                continue
+            scrub = self._scrub_of(peer)
+            span = FANOUT**scrub.level
+            first = region * REGION_BLOCKS // span
+            scrub.compare(scrub.level, (first, -(-end // span) - first), self._under_way(peer))
+            out += self._pump_scrub(peer)
+        return out
+
+    def _scrub_of(self, peer: Peer) -> Scrub:
+        if peer.scrub is None:
+            peer.scrub = Scrub(peer.node, self.size_blocks)
+        return peer.scrub
+
+    def _pump_scrub(self, peer: Peer) -> list[Effect]:
+        scrub = peer.scrub
+        assert scrub is not None
+        out = scrub.pump(self._as_of())
+        if scrub.done():
+            peer.scrub = None
+        return out
+
+    def _copied_again(self, peer: Peer, number: int) -> list[Effect]:
+        if peer.scrub is None:
+            return []
+        rotten, differing = peer.scrub.copied_blocks(number)
+        out: list[Effect] = []
+        if rotten:
+            out.append(Damage(peer.node, "rotten", rotten, self.me))
+        if differing:
+            out.append(Damage(peer.node, "differing", differing, self.me))
+        return out + self._pump_scrub(peer)
+
     # ---- time and the end -----------------------------------------------------------------------------
 
     def next_deadline_ns(self) -> int | None:
@@ -674,6 +799,9 @@ class Primary:
         quiet = self.gate.quiet_at_ns()
         if quiet is not None and self.serving and not self._background:
             due.append(quiet)
+        healing = self._healing.next_deadline_ns()
+        if healing is not None:
+            due.append(healing)
         return min(due) if due else None
 
     def time_passed(self, now_ns: int) -> list[Effect]:
@@ -696,7 +824,7 @@ class Primary:
             ticket = self._flushes.ticket()
             self._background[ticket] = self.gate.passed
             out.append(SyncStore(ticket))
-        return out
+        return out + self._after_healing(self._healing.time_passed(now_ns))
 
     def _patience_ns(self, peer: Peer) -> int | None:
         """When we stop waiting for a member, or for one that is about to become one; None: it owes nothing."""
@@ -721,11 +849,7 @@ class Primary:
         for entry in self._window.values():
             entry.since_ns = now_ns
         self._flushes.excuse(now_ns)
-
-    def copy_failed(self, node: str, reason: str, now_ns: int) -> list[Effect]:
-        """Our own store could not give a copy: that peer's catching up begins again later."""
-        peer = self.peers.get(node)
-        return self._drop(peer, reason, now_ns) if peer is not None and peer.receives() else []
+        self._healing.excuse(now_ns)
 
     def stop(self, successor: str = "") -> list[Effect]:
         """Another epoch: what waits is dropped, the frontend is sent on."""
@@ -733,5 +857,6 @@ class Primary:
         out: list[Effect] = [Release(op.message.token) for op in dropped if isinstance(op.message, Write)]
         out += self._sessions.send_on(successor)
         self._withheld.clear()
+        self._healing.stop()
         self.serving = False
         return out

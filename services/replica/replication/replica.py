@@ -14,6 +14,7 @@ from services.replica.replication.blockmap import BlockMap, Range
 from services.replica.replication.effects import (
     Answer,
     AnswerDigests,
+    AnswerFetch,
     CommitTail,
     Effect,
     MarkRegions,
@@ -32,14 +33,19 @@ from services.replica.replication.messages import (
     Copy,
     Digest,
     Failed,
+    Fetch,
     Flush,
     Flushed,
     Join,
     Joined,
+    Rotten,
     ToReplica,
     Write,
     Zero,
 )
+
+ROTTEN_BLOCKS_MAX = 1024
+"""Of one report; the rest is found again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +143,8 @@ class Replica:
                 return self._learn_commit(commit)
             case Digest(number, level, ranges):
                 return [AnswerDigests(link, number, level, ranges)]
+            case Fetch(number, ranges):
+                return [AnswerFetch(link, number, ranges)]
             case Join():
                 raise AssertionError("a join has its own entry")
 
@@ -209,6 +217,13 @@ class Replica:
             regions = self.gate.unmark(covers, self.commit)
             return [UnmarkRegions(regions)] if regions else []
         return []
+
+    def rotten(self, blocks: Iterable[int]) -> list[Effect]:
+        """Blocks that do not match their checksum: the primary sends its own."""
+        if self.link is None:
+            return []  # whoever joins us next hears of them when they are found again
+        ranges = BlockMap((block, 1) for block in sorted(blocks)[:ROTTEN_BLOCKS_MAX]).ranges()
+        return [Answer(self.link, Rotten(tuple(ranges)))]
 
     def failed(self, reason: str) -> list[Effect]:
         """Our disk could not store or sync: say so once and follow nobody until asked again (S3)."""

@@ -104,6 +104,14 @@ class Resync:
         """(level, ranges) of a comparison that waits for its answer."""
         return self._comparing.get(number)
 
+    def copying(self, number: int) -> tuple[Range, ...]:
+        """The ranges of a copy that is not confirmed."""
+        return self._copying.get(number, ())
+
+    def force(self, ranges: Iterable[Range]) -> None:
+        """To be copied whatever the checksums say: the peer can't read them."""
+        self._differing.extend(ranges)
+
     def compared(self, number: int, differing: Iterable[Range]) -> None:
         """The nodes (level > 0) or blocks (level 0) that differ, as ranges."""
         asked = self._comparing.pop(number, None)

@@ -1,6 +1,7 @@
 """One replica's blocks on one disk: data, checksums, intent log, tail, hard state. See docs/format.md."""
 
 from services.replica.store.check import Report, check
+from services.replica.store.cure import Cure, judge
 from services.replica.store.digest import Digest, digest
 from services.replica.store.directory import clear_leftovers, remove
 from services.replica.store.extents import EXTENTS_MAX
@@ -19,6 +20,7 @@ __all__ = [
     "STATE_BYTES_MAX",
     "BlockStore",
     "CorruptBlocks",
+    "Cure",
     "Digest",
     "FileStore",
     "FileStoreFactory",
@@ -32,6 +34,7 @@ __all__ = [
     "check",
     "clear_leftovers",
     "digest",
+    "judge",
     "node",
     "nodes",
     "read_format",

@@ -90,6 +90,14 @@ def punch(fd: int, offset: int, size: int, where: str) -> None:
         write_at(fd, memoryview(_ZERO_CHUNK)[: min(len(_ZERO_CHUNK), offset + size - at)], at, where)
 
 
+def first_data(fd: int, start: int, end: int, where: str) -> int | None:
+    """The first byte between two offsets that may be allocated. Raises StoreError."""
+    try:
+        return next((low for low, _ in data_ranges(fd, start, end)), None)
+    except OSError as error:
+        raise failed("find the data of", where, error) from error
+
+
 def data_ranges(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
     """(offset, end) of what is allocated between two byte offsets, in whole blocks; the rest reads as zeros.
     A file system without SEEK_HOLE says that everything is allocated, which is slower and as right."""

@@ -178,6 +178,25 @@ class FileStore:
         self._check_range(block, count)
         return self._layer.read(block, count)
 
+    def heal(self, block: int, sums: Buffer, data: Buffer, *, settled: bool) -> list[int]:
+        self._check_range(block, len(sums) >> 3)
+        try:
+            return self._layer.heal(block, sums, data, settled=settled)
+        except StoreError:
+            self.unclean = True
+            raise
+
+    def scan(self, block: int, count: int) -> bool:
+        self._check_range(block, count)
+        return self._layer.scan(block, count)
+
+    def recheck(self, block: int, count: int) -> list[int]:
+        self._check_range(block, count)
+        return self._layer.recheck(block, count)
+
+    def next_present(self, region: int) -> int | None:
+        return self._layer.next_present(region)
+
     def read_sums(self, block: int, count: int) -> bytes:
         self._check_range(block, count)
         return self._layer.sums.read(block, count)

@@ -15,7 +15,8 @@ import struct
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from services.replica.store.disk import data_ranges, failed, punch, read_at, sync_together, write_at
+from services.replica.store.cure import Cure, judge
+from services.replica.store.disk import data_ranges, failed, first_data, punch, read_at, sync_together, write_at
 from services.replica.store.extents import Extent, walk
 from services.replica.store.intent import regions_of
 from services.replica.store.port import CorruptBlocks
@@ -109,6 +110,64 @@ class Layer:
 
         return walk(block, count, sums)
 
+    # --- rot ---
+
+    def heal(self, block: int, sums: Buffer, data: Buffer, *, settled: bool) -> list[int]:
+        count = len(sums) // SUM_BYTES
+        stored = self.sums.read(block, count)
+        found = block_sums(read_at(self._data_fd, count * BLOCK_BYTES, block * BLOCK_BYTES, self._where))
+        view, whole = memoryview(data), []
+        for at, (have, want, offer) in enumerate(zip(_values(found), _values(stored), _values(sums), strict=True)):
+            region = (block + at) // REGION_BLOCKS
+            disproved = region in self.sums.suspect
+            cure = judge(want, have, offer, settled=settled, disproved=disproved)
+            if cure is Cure.REFUSED:
+                continue
+            if cure in (Cure.DATA, Cure.BOTH):
+                self._put(block + at, offer, view[at * BLOCK_BYTES : (at + 1) * BLOCK_BYTES])
+            if cure in (Cure.SUM, Cure.BOTH):
+                self.sums.write(block + at, offer.to_bytes(SUM_BYTES, "little"))
+            if disproved:
+                self.sums.set_dirty((region,))  # the next sync looks whether its checksums are proved by now
+            whole.append(block + at)
+        return whole
+
+    def _put(self, block: int, total: int, content: Buffer) -> None:
+        """One block's data, whatever its checksum says."""
+        if total:
+            write_at(self._data_fd, content, block * BLOCK_BYTES, self._where)
+        else:
+            punch(self._data_fd, block * BLOCK_BYTES, BLOCK_BYTES, self._where)
+
+    def scan(self, block: int, count: int) -> bool:
+        """The page cache would show what was written, not what the disk kept: clean pages are dropped first, and
+        afterwards, so that a scrub does not push out what the volume's user reads."""
+        place = (block * BLOCK_BYTES, count * BLOCK_BYTES)
+        os.posix_fadvise(self._data_fd, *place, os.POSIX_FADV_DONTNEED)
+        try:
+            return self.sums.scan(block, self._hash(block, count))
+        finally:
+            os.posix_fadvise(self._data_fd, *place, os.POSIX_FADV_DONTNEED)
+
+    def recheck(self, block: int, count: int) -> list[int]:
+        self.sums.reload(block // REGION_BLOCKS)
+        data = read_at(self._data_fd, count * BLOCK_BYTES, block * BLOCK_BYTES, self._where)
+        return [block + at for at in verify(data, self.sums.read(block, count))]
+
+    def next_present(self, region: int) -> int | None:
+        """Of data, or of checksums: a block may have lost either."""
+        found = [
+            low // step
+            for fd, step, size in (
+                (self._data_fd, REGION_BYTES, self.size_blocks * BLOCK_BYTES),
+                (self._files.sums, REGION_SUMS_BYTES, self.sums.regions * REGION_SUMS_BYTES),
+            )
+            if (low := first_data(fd, region * step, size, self._where)) is not None
+        ]
+        return min(found, default=None)
+
+    # --- durability ---
+
     def sync(self) -> None:
         """Everything that was written before the call survives a power loss after it (rule K1). Writes that go
         on meanwhile may be caught half: data without sums or the reverse. Their regions are marked, so after a
@@ -143,6 +202,10 @@ class Layer:
 
     def _hash(self, block: int, count: int) -> bytes:
         return hash_data(self._data_fd, block, count, self._where)
+
+
+def _values(sums: Buffer) -> tuple[int, ...]:
+    return struct.unpack(f"<{len(sums) // SUM_BYTES}Q", sums)
 
 
 def hash_data(fd: int, block: int, count: int, where: str) -> bytes:

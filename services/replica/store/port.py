@@ -63,6 +63,25 @@ class BlockStore(Protocol):
         """(blocks, they hold data) from `block` on, neighbours never alike; at least one, at most EXTENTS_MAX. May end
         before `count` blocks. What can't be told holds data. Raises StoreError."""
 
+    # --- rot ---
+    def heal(self, block: int, sums: bytes | memoryview, data: bytes | memoryview, *, settled: bool) -> list[int]:
+        """Another copy's content of len(sums) // 8 blocks, verified by the caller, for those that do not match their
+        checksum here; `settled`: see `cure`. The blocks that match now. The regions need no mark: a torn healing
+        leaves what it found, a block that does not match. Raises StoreError."""
+
+    def scan(self, block: int, count: int) -> bool:
+        """Read the range from the disk, past the page cache: does every block match, and do their checksums match the
+        region's root? False may be a write that is under way: `recheck` knows. All within one region. Worker thread,
+        beside reads and writes. Raises StoreError."""
+
+    def recheck(self, block: int, count: int) -> list[int]:
+        """After a scan that failed: put right what the roots and the cached checksums can, and say which blocks do
+        not match. Event loop's thread. Raises StoreError."""
+
+    def next_present(self, region: int) -> int | None:
+        """The first region from this one on that has anything; None at the end. Worker thread. Raises StoreError."""
+
+    # --- the hash tree ---
     def digests(self, level: int, index: int, count: int) -> bytes:
         """count * 8 bytes of hash-tree nodes. Level 0 is the checksums themselves; a node of level n + 1 is
         xxh3-64 over its up to 256 children's 8-byte values, and 0 when they are all 0."""

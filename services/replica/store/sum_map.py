@@ -105,6 +105,14 @@ class SumMap:
             self._cache.pop(touched, None)
             self._dirty[touched] = 1
 
+    def reload(self, region: int) -> None:
+        """The file may have rotten under the cache, or the root beside it. Where the root says something, it decides;
+        else what the cache holds was written last, and is written again."""
+        if region not in self._marked() and not self._dirty[region]:
+            self._cache.pop(region, None)
+        elif region in self._cache:
+            write_at(self._sums_fd, self._cache[region], region * REGION_SUMS_BYTES, self._where)
+
     def _load(self, region: int) -> bytearray:
         sums = self._trusted_region(region)
         if len(self._cache) >= _CACHED_REGIONS_MAX:
@@ -180,6 +188,17 @@ class SumMap:
 
     def _read_region(self, region: int) -> bytes:
         return read_at(self._sums_fd, REGION_SUMS_BYTES, region * REGION_SUMS_BYTES, self._where)
+
+    def scan(self, block: int, actual: bytes) -> bool:
+        """Are these the sums in the file, from `block` on and inside one region, and are that region's proved by its
+        root as far as it says anything? By the files alone: the cache belongs to the event loop."""
+        region, first = divmod(block, REGION_BLOCKS)
+        sums = self._read_region(region)
+        at = first * SUM_BYTES
+        if sums[at : at + len(actual)] != actual:
+            return False
+        says_nothing = region in self._marked() or self._dirty[region]
+        return bool(says_nothing) or self.root(region) == node(sums)
 
     # --- hash tree ---
 
