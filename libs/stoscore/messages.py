@@ -186,10 +186,27 @@ class ReplicaStatus(Message):
     resyncs: list[ResyncStatus] = []
     write_state: Literal["open", "suspended", "failing"] = "open"
     """what the record's in-sync set and failure mode make of a write"""
+    rotten_blocks: int = 0
+    """found in this copy since its process was started"""
+    healed_blocks: int = 0
+    """of these, healed from another copy"""
+    lost_blocks: int = 0
+    """of these, nobody has the content: reading them fails"""
+    scrubbed_unix_ms: int = 0
+    """when this copy was last read and verified to its end; 0: it has not been yet"""
 
 
 class ReplicaStatuses(Message):
     statuses: list[ReplicaStatus]
+
+
+class ScrubStatus(Message):
+    """How far a node is with reading everything again."""
+
+    done_bytes: int = 0
+    total_bytes: int = 0
+    ended_unix_ms: int = 0
+    """when it last came to the end; 0: it has not yet"""
 
 
 class NodeStatusRequest(Message):
@@ -243,6 +260,7 @@ class NodeStatus(Message):
     """connections to the peer link that were turned away since the process began, by kind"""
     dropped: dict[str, int] = {}
     """frames and brain messages that were not believed, by reason"""
+    scrub: ScrubStatus = ScrubStatus()
 
 
 class OpenFrontend(Message):

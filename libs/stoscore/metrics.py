@@ -89,6 +89,7 @@ INSTRUMENTS = (
         LATENCY_S,
     ),
     _counter("stos.checksum.failures", "{block}", "blocks whose content did not match their checksum", "place"),
+    _counter("stos.blocks.healed", "{block}", "of these, blocks of this node's copies healed from another copy"),
     _gauge("stos.volume.serving", "1", "1 where the volume is served, 0 at its leader while it is not", *_VOLUME),
     _gauge("stos.volume.in_sync", "{copy}", "copies that hold every acknowledged write, by the primary", *_VOLUME),
     _gauge("stos.volume.copies", "{copy}", "copies that were asked for", *_VOLUME),

@@ -22,6 +22,7 @@ def volume(entry: CatalogueEntry, status: ReplicaStatus | None) -> dict[str, Any
         "copies": copies_of(record.replicas if record else entry.replicas),
         "state": entry.state,
         "health": health(entry, status),
+        "lost_blocks": status.lost_blocks if status is not None else 0,
         "primary": status.node if status is not None and status.serving else None,
         "generation": record.generation if record else None,
         "epoch": status.epoch if status is not None else None,
@@ -39,11 +40,14 @@ def policy(of: RecordModel | CatalogueEntry) -> dict[str, Any]:
 
 
 def health(entry: CatalogueEntry, status: ReplicaStatus | None) -> str:
-    """creating, deleting, unavailable (nobody serves), degraded (copies missing or behind), or healthy."""
+    """creating, deleting, unavailable (nobody serves), damaged (blocks that nobody has), degraded (copies missing or
+    behind), or healthy."""
     if entry.state != "ready":
         return entry.state
     if status is None or status.record is None or not status.serving:
         return "unavailable"
+    if status.lost_blocks:
+        return "damaged"
     return "healthy" if len(status.record.in_sync) >= copies_of(status.record.replicas) else "degraded"
 
 

@@ -387,6 +387,9 @@ def _node_row(node: dict[str, Any]) -> tuple[object, ...]:
     notes = [
         f"{resync['node']} {resync['phase']}, {format_size(resync['bytes_left'])} left" for resync in node["resyncs"]
     ]
+    if node["rotten_blocks"]:
+        lost = f", {node['lost_blocks']} lost" if node["lost_blocks"] else ""
+        notes.append(f"{node['rotten_blocks']} rotten blocks found, {node['healed_blocks']} healed{lost}")
     if node["unclean"] and not node["failure"]:
         notes.insert(0, "stopped uncleanly")
     if node["failure"]:

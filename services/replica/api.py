@@ -15,6 +15,7 @@ from services.replica.guests import Guests
 from services.replica.hosted import Hosted
 from services.replica.records import from_model, to_model
 from services.replica.replicas import Replicas
+from services.replica.scrubber import Scrubber
 from services.replica.settings import ReplicaSettings
 from services.replica.shell import Shell, boot_time_ns
 from services.replica.status import in_short, replica_status
@@ -72,6 +73,7 @@ class Api:
         dial: Callable[[], None],
         dropped: Mapping[str, int],
         guests: Guests,
+        scrubber: Scrubber,
     ):
         """`dial`: look again whom to keep links to. `dropped`: what was not believed, by reason."""
         self._settings = settings
@@ -84,6 +86,7 @@ class Api:
         self._dial = dial
         self._dropped = dropped
         self._guests = guests
+        self._scrubber = scrubber
         self._asked: dict[int, asyncio.Future[None]] = {}
         self._request = 0
 
@@ -172,6 +175,7 @@ class Api:
             frontends=self._frontends.statuses(),
             strangers=dict(self._frontends.network.strangers),
             dropped=dict(self._dropped),
+            scrub=self._scrubber.status(),
         )
 
     async def _open(self, request: OpenFrontend, context: RequestContext) -> FrontendOpened:

@@ -24,6 +24,7 @@ from services.replica.peers import PeerNetwork
 from services.replica.replicas import Replicas
 from services.replica.replication import effects as fx
 from services.replica.replication.replica import Share
+from services.replica.scrubber import Scrubber
 from services.replica.settings import ReplicaSettings
 from services.replica.shell import Shell, boot_time_ns
 from services.replica.unfounded import Unfounded
@@ -100,6 +101,7 @@ class _Replica:
         self._frontends.network = self._network
         factory = load_plugin("stos.block_stores", "file")()
         self._replicas = Replicas(settings, cluster, factory, self._node, self._shell, pool)
+        self._scrubber = Scrubber(self._shell, settings.scrub_pace(), pool, settings.data_dir)
         self._homes = Homes(self._node, context.bus, self._shell.settle)
         self._unfounded = Unfounded(self._node, self._replicas, context.bus, self._catalogue)
         self._figures = Figures(
@@ -113,6 +115,7 @@ class _Replica:
         )
         self._addresses = Addresses(settings.data_dir)
         self._api: Api | None = None
+        self._scrubbing: asyncio.Task[None] | None = None
 
     def _share_of(self, volume: str) -> Share:
         return self._shell.hosted[volume].share()
@@ -144,9 +147,11 @@ class _Replica:
                 self._dial,
                 self._handlers.dropped,
                 Guests(self._node, self._replicas, self._catalogue),
+                self._scrubber,
             )
             await self._join_bus(self._api, advertised)
             self._spawn(self._unfounded.run())
+            self._scrubbing = asyncio.create_task(self._scrubber.run())
             self._shell.settle()
             self._context.ready()
             await self._context.stopping.wait()
@@ -176,6 +181,8 @@ class _Replica:
         await self._shell.hand_over()
         self._shell.stop()
         self._homes.stop()
+        if self._scrubbing is not None:
+            self._scrubbing.cancel()
         self._network.flush_all()
         await self._frontends.stop()
         await self._network.stop()

@@ -72,6 +72,7 @@ class Figures:
         yield sampled("stos.store.sync.duration", counted.syncs)
         yield Sample("stos.checksum.failures", counted.rotten_blocks, ("store",))
         yield Sample("stos.checksum.failures", self._frontends.rotten_blocks(), ("frontend",))
+        yield Sample("stos.blocks.healed", counted.healed_blocks)
         yield Sample("stos.resync.completed", counted.resyncs)
         yield Sample("stos.resync.sent", counted.resync_sent_blocks * BLOCK_BYTES)
         yield Sample("stos.resync.compared", counted.resync_compared_blocks * BLOCK_BYTES)

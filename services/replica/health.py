@@ -47,12 +47,13 @@ class Health:
     def lost(self) -> int:
         return len(self._lost)
 
-    def heal(self, blocks: Iterable[int]) -> None:
-        """They match again."""
+    def heal(self, blocks: Iterable[int]) -> int:
+        """They match again; how many of them did not before."""
         whole = self.rotten.intersection(blocks)
         self.rotten -= whole
         self._lost -= whole
         self.healed += len(whole)
+        return len(whole)
 
     def overwrite(self, block: int, count: int) -> None:
         """A write of the range replaced whatever was there."""

@@ -47,6 +47,8 @@ class Hosted:
         self.store: BlockStore | None = None if isinstance(store, WitnessStore) else store
         self.failure = ""
         self.health = health
+        self.scrubbed_unix_ms = 0
+        """When it was last read to its end, 0: not yet."""
         self.votes = True
         """False: a hard state could not be stored, so no vote may be given any more."""
         self.erased = False

@@ -9,9 +9,10 @@ from pydantic import Field, field_validator
 
 from services.replica.brain import Timing
 from services.replica.health import Health
+from services.replica.scrubbing import Pace
 from stoscore.limits import valid_node_name
 from stoscore.settings import ServiceSettings
-from stoscore.units import GIB, MS, SECOND
+from stoscore.units import GIB, MIB, MS, SECOND
 
 
 class ReplicaSettings(ServiceSettings):
@@ -45,6 +46,12 @@ class ReplicaSettings(ServiceSettings):
         default=60.0, ge=0.0, le=86_400.0, description="seconds that a lost copy may come back before another is made"
     )
 
+    scrub_period_s: float = Field(
+        default=604_800.0, ge=1.0, description="seconds within which everything stored here is read and verified again"
+    )
+    scrub_mib_s: float = Field(
+        default=32.0, ge=0.1, description="MiB a second that this reads at most, when it is behind its period"
+    )
     rotten_blocks_max: int = Field(
         default=100, ge=0, description="rotten blocks within a day beyond which a copy is made elsewhere instead"
     )
@@ -69,6 +76,9 @@ class ReplicaSettings(ServiceSettings):
 
     def health(self) -> Health:
         return Health(self.rotten_blocks_max, 86_400 * SECOND)
+
+    def scrub_pace(self) -> Pace:
+        return Pace(int(self.scrub_period_s * SECOND), int(self.scrub_mib_s * MIB))
 
     def timing(self) -> Timing:
         lease_ns = self.lease_ms * MS

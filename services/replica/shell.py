@@ -61,7 +61,7 @@ class Counted:
     def __init__(self) -> None:
         self.syncs = Histogram()
         """seconds from the order to the answer"""
-        self.rotten_blocks = 0
+        self.rotten_blocks = self.healed_blocks = 0
         self.resyncs = 0
         self.resync_sent_blocks = 0
         self.resync_compared_blocks = 0
@@ -463,7 +463,8 @@ class Shell:
             hosted.blocks.tail_append(effect.seq, block, count)
         store_copy(hosted.blocks, effect.ranges, effect.keep, sums, data)
         if hosted.health.rotten:
-            hosted.health.heal(at for block, count in effect.keep for at in range(block, block + count))
+            copied = (at for block, count in effect.keep for at in range(block, block + count))
+            self.counted.healed_blocks += hosted.health.heal(copied)
 
     def _commit_tail(self, hosted: Hosted, order: Data, effect: fx.CommitTail) -> None:
         hosted.blocks.tail_commit(effect.seq)
@@ -541,6 +542,18 @@ class Shell:
 
     # ---- rot ------------------------------------------------------------------------------------------
 
+    def compare(self, volume: str, region: int, count: int) -> None:
+        """The scrub has read these regions: with the other copies, if the volume is led here."""
+        if not self.stopped:
+            self.node.compare(volume, region, count, boot_time_ns())
+            self.settle()
+
+    def disk_failed(self, hosted: Hosted, reason: str) -> None:
+        """The scrub could not read."""
+        if not self.stopped:
+            self._failed(hosted, reason)
+            self.settle()
+
     def rot_found(self, volume: str, blocks: Sequence[int]) -> None:
         """The scrub read blocks that do not match their checksum."""
         hosted = self.hosted.get(volume)
@@ -552,6 +565,7 @@ class Shell:
     def _saw_rot(self, hosted: Hosted, blocks: Sequence[int]) -> None:
         now_ns = boot_time_ns()
         new = hosted.health.see(blocks, now_ns)
+        self.counted.rotten_blocks += len(new)
         if new:
             log.warning("%d blocks do not match their checksum: %s", len(new), new[:8], extra={"volume": hosted.volume})
         if hosted.health.worn_out(now_ns):
@@ -586,7 +600,7 @@ class Shell:
     def _heal(self, hosted: Hosted, order: Data, effect: fx.Heal) -> None:
         sums, data = self.payloads.pop(effect.token)
         whole = heal_copy(hosted.blocks, effect.ranges, sums, data, settled=effect.settled)
-        hosted.health.heal(whole)
+        self.counted.healed_blocks += hosted.health.heal(whole)
         self.node.healed(hosted.volume, order.epoch, effect.number, whole, boot_time_ns())
 
     def _damage(self, hosted: Hosted, order: Data, effect: fx.Damage) -> None:

@@ -29,6 +29,10 @@ def replica_status(node: Node, volume: Volume, hosted: Hosted, now_ns: int) -> R
         failure=brain.failure,
         writes=primary.writes if primary else 0,
         reads=primary.reads if primary else 0,
+        rotten_blocks=hosted.health.found,
+        healed_blocks=hosted.health.healed,
+        lost_blocks=hosted.health.lost,
+        scrubbed_unix_ms=hosted.scrubbed_unix_ms,
         resyncs=[_resync(peer) for peer in primary.peers.values() if unfinished(peer)] if primary else [],
         write_state=write_state(slot.record) if slot is not None else "open",
     )

@@ -242,7 +242,9 @@ class Struck:
         self.after(self.lasting(), repaired)
 
     def rot(self, machine: Machine) -> None:
-        """One block, or one after the other of those that are used most."""
+        """One block, or one after the other; sometimes a copy that was away, and lacks a lot, is there to heal from."""
+        if self.dice.random() < 0.4:
+            self.kill(self.backup(), self.dice.randint(100 * MS, 1 * SECOND))
         for _ in range(self.dice.choice((1, 4, 20, 60))):
             self.after(self.dice.randint(0, 2 * SECOND), lambda: self._rot_one(machine))
 

@@ -25,6 +25,7 @@ from services.replica.handlers import Handlers
 from services.replica.hosted import Hosted
 from services.replica.peers import PeerNetwork
 from services.replica.replicas import Replicas
+from services.replica.replication import effects as fx
 from services.replica.replication.replica import Share
 from services.replica.settings import ReplicaSettings
 from services.replica.shell import Shell, boot_time_ns
@@ -81,6 +82,7 @@ class WiredNode:
         self.frontends.network = self.network
         self.frontends.on_change = self.dial
         self.replicas = Replicas(settings, identity.cluster, FileStoreFactory(), self.node, self.shell, self._pool)
+        self.damages: list[fx.Damage] = []
         self._asked: dict[int, asyncio.Future[None]] = {}
 
     def _share_of(self, volume: str) -> Share:
@@ -122,6 +124,9 @@ class WiredNode:
 
     def decided(self, order: Decided) -> None:
         pass
+
+    def damaged(self, volume: str, epoch: int, damage: fx.Damage) -> None:
+        self.damages.append(damage)
 
     def record_changed(self, order: RecordChanged) -> None:
         self.dial()
