@@ -47,6 +47,8 @@ class Hosted:
         self.store: BlockStore | None = None if isinstance(store, WitnessStore) else store
         self.failure = ""
         self.health = health
+        self.retiring = False
+        """It has too many rotten blocks, and is to leave as soon as another copy can do without it."""
         self.scrubbed_unix_ms = 0
         """When it was last read to its end, 0: not yet."""
         self.votes = True

@@ -48,6 +48,7 @@ log = get_logger("replica")
 HAND_OVER_S = 3.0
 """How long an ending process waits for its volumes to be led elsewhere."""
 HAND_OVER_LOOK_S = 0.005
+RETIRE_AGAIN_S = 2.0
 
 
 def boot_time_ns() -> int:
@@ -568,23 +569,28 @@ class Shell:
         self.counted.rotten_blocks += len(new)
         if new:
             log.warning("%d blocks do not match their checksum: %s", len(new), new[:8], extra={"volume": hosted.volume})
-        if hosted.health.worn_out(now_ns):
+        if hosted.health.worn_out(now_ns) and not hosted.retiring:
+            hosted.retiring = True
             self._loop.call_soon(self._retire, hosted)
 
     def _retire(self, hosted: Hosted) -> None:
         """Another copy in another place is worth more than this one. Who leads hands over first, and the last copy
-        that is in sync stays: what it can still give is all that there is."""
+        that is in sync stays: what it can still give is all that there is. Looked at again until it has left."""
         volume = self.node.volumes.get(hosted.volume)
         record = volume.brain.record if volume is not None else None
-        if hosted.failure or volume is None or record is None or self.stopped or len(record.in_sync) < 2:
+        if self.stopped or hosted.failure or self.hosted.get(hosted.volume) is not hosted:
             return
-        reason = "its disk keeps producing rotten blocks"
-        if volume.brain.role == "leader":
-            if not volume.brain.handover.under_way:
-                self.node.ask(hosted.volume, ev.MoveAsked(0, reason=reason), boot_time_ns())
-        else:
-            self._failed(hosted, f"{reason}: {hosted.health.found} since it was started")
-        self.settle()
+        now_ns = boot_time_ns()
+        if volume is not None and record is not None and len(record.in_sync) > 1:
+            reason = "its disk keeps producing rotten blocks"
+            if volume.brain.role != "leader":
+                self._failed(hosted, f"{reason}: {hosted.health.found} since it was started")
+            elif not volume.brain.handover.under_way:
+                self.node.ask(hosted.volume, ev.MoveAsked(0, reason=reason), now_ns)
+            self.settle()
+        hosted.retiring = not hosted.failure and hosted.health.worn_out(now_ns)
+        if hosted.retiring:
+            self._loop.call_later(RETIRE_AGAIN_S, self._retire, hosted)
 
     def _answer_fetch(self, hosted: Hosted, order: Data, effect: fx.AnswerFetch) -> None:
         link = self._links.get(effect.link)
