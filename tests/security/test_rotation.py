@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
 import time
 from collections import defaultdict
@@ -21,9 +22,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from services.dev.admission import admit
 from services.dev.demo.recorder import Recorder
 from services.dev.demo.verify import disagreements
 from services.dev.layout import ADMIN
+from services.dev.members import members
 from stoscore import subjects
 from stoscore.bus import Bus
 from stoscore.errors import StosError
@@ -118,6 +121,12 @@ async def asking(cluster: AlteredCluster, directory: Path, node: str) -> AsyncIt
         await bus.close()
 
 
+def readmit_admin(cluster: AlteredCluster) -> None:
+    """Nobody renews the administrator's identity while no command runs, and here it lives for a minute."""
+    shutil.rmtree(cluster.layout.identity(ADMIN))
+    admit(cluster.layout, members(cluster.layout, cluster.state()))
+
+
 async def calm(recorder: Recorder, seconds: float) -> float:
     """The load goes on for that long; the longest pause in milliseconds."""
     recorder.gap.take()
@@ -155,6 +164,7 @@ async def rotate_under_load(cluster: AlteredCluster, directory: Path) -> dict[st
             await asyncio.to_thread(cluster.kill, primary)
             await completed(recorder, 500)
             failover_ms = recorder.gap.take() / 1e6
+            await asyncio.to_thread(readmit_admin, cluster)
             await asyncio.to_thread(cluster.start, primary)
             await running.in_sync(VOLUME, 3)
             pauses["come-back"] = recorder.gap.take() / 1e6
@@ -174,6 +184,7 @@ async def rotate_under_load(cluster: AlteredCluster, directory: Path) -> dict[st
             assert len(set.union(*watch.roots().values())) == 1
             pauses["after"] = await calm(recorder, max(LIFE_S / 2, begun + SECONDS - time.monotonic()))
             errors, writes = recorder.history.errors, recorder.history.completed
+        await asyncio.to_thread(readmit_admin, cluster)
         await running.in_sync(VOLUME, 3)
     finally:
         watching.cancel()
