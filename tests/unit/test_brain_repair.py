@@ -7,7 +7,7 @@ from dataclasses import replace
 from services.replica.brain import Brain, Facts, Record, Slot, Stamp, Voter
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
-from services.replica.brain.parting import ENQUIRE_NS_MIN, TOLD_TIMES_MAX
+from services.replica.brain.parting import ENQUIRE_LEASES, ENQUIRE_NS_MIN, TOLD_TIMES_MAX
 from services.replica.brain.repair import ARRIVAL_LEASES
 from stoscore.units import SECOND
 from tests.support.voters import LEASE, TIMING, A, B, C, W, accept, brain, elect, record, sent, slot, step
@@ -316,7 +316,11 @@ def test_a_member_without_a_leader_asks_whether_it_still_belongs() -> None:
     assert step(claimed, ev.TimePassed(), ENQUIRE_NS_MIN, Facts(promised_until_ns=1 << 60)) == []
     assert claimed.next_deadline_ns(Facts()) is None, "a leader claims it: an idle member costs nothing"
     step(claimed, ev.ClaimLost("a"), 1 << 40)
-    assert claimed.next_deadline_ns(Facts()) == (1 << 40) + ENQUIRE_NS_MIN
+    assert claimed.next_deadline_ns(Facts()) == (1 << 40) + ENQUIRE_LEASES * LEASE, "it may be in sync and not know it"
+    witness = brain(W, slot(record(A, B, W), 3, 7), epoch=3)
+    step(witness, ev.TimePassed(), SECOND)
+    step(witness, ev.ClaimLost("a"), 1 << 40)
+    assert witness.next_deadline_ns(Facts()) == (1 << 40) + ENQUIRE_NS_MIN, "it would never stand"
 
 
 def test_only_who_knows_its_record_committed_answers_and_only_to_who_is_no_member() -> None:

@@ -24,6 +24,7 @@ from stoscore.units import SECOND
 TOLD_TIMES_MAX = 6
 ENQUIRE_NS_MIN = 5 * SECOND
 ENQUIRE_NS_MAX = 300 * SECOND
+ENQUIRE_LEASES = 3
 
 
 @recorded
@@ -114,9 +115,13 @@ class Parting:
     # ---- who goes -------------------------------------------------------------------------------------
 
     def leaderless(self) -> None:
-        """Our leader is gone, or claims us no more."""
-        self._pause_ns = ENQUIRE_NS_MIN
-        self._enquire_at_ns = self._local.now_ns + self._pause_ns
+        """Our leader is gone, or claims us no more. Where we only do not know that we are in sync, nobody may lead
+        before we ask: that is not put off for longer than an election takes."""
+        local = self._local
+        may_be_in_sync = local.me.kind == "data" and bool(local.may_not_stand()) and not local.failure
+        first_ns = ENQUIRE_LEASES * local.timing.lease_ns if may_be_in_sync else ENQUIRE_NS_MIN
+        self._pause_ns = min(first_ns, ENQUIRE_NS_MIN)
+        self._enquire_at_ns = local.now_ns + self._pause_ns
 
     def excluded(self, message: ms.Excluded) -> bool:
         """True: we are to remove ourselves."""
