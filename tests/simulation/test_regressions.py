@@ -64,3 +64,10 @@ def test_power_lost_in_the_middle_of_orders_after_a_store_was_lost() -> None:
     """The operator's case, which the simulator made all the same: the witness that stored "in sync {n2}" lost its
     store, and a fuse let n2 lose power. Whether that set was ever committed nobody there can know."""
     run(2200027)
+
+
+def test_unclean_leader_beside_the_clean_member_that_it_admitted() -> None:
+    """S3. A primary that is alone in sync admits a copy, loses power before anybody else has stored that, hands the
+    record on to that copy and wins by the votes of those who hold the record before.
+    Told by test_brain_machine.py: test_s3_an_unclean_candidate_does_not_lead_beside_the_clean_member_that_it_admits."""
+    run(2400024)

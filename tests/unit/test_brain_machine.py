@@ -202,6 +202,17 @@ def test_s3_an_unclean_candidate_hands_the_record_on_to_the_clean_member_that_it
     assert member.state.slot == admits and member.candidacy.election_at_ns is not None
 
 
+def test_s3_an_unclean_candidate_does_not_lead_beside_the_clean_member_that_it_admits() -> None:
+    """The others hold the record before, which names A alone. By the time that both have answered B has been handed the
+    newer one, and two of three hold it."""
+    before = slot(record(A, B, C, in_sync=[A]), 2, 6)
+    admits = slot(record(A, B, C, in_sync=[A, B]), 2, 7)
+    for answers in ((B, C), (C, B)):
+        machine = stand_unclean(*(pre(voter, before) for voter in answers), accepted=admits)
+        assert machine.role == "pre-voting"
+    assert stand_unclean(pre(C, before), pre(B, before, unclean=True), accepted=admits).role == "voting"
+
+
 def test_s3_a_clean_member_does_not_follow_an_unclean_voter_out_of_the_set() -> None:
     before = slot(record(A, B, C, in_sync=[A, B]), 2, 6)
     alone = slot(record(A, B, C, in_sync=[A]), 2, 7)

@@ -27,7 +27,15 @@ def may_win(me: Voter, slot: Slot, answers: Mapping[Voter, PreVoteAnswer]) -> bo
     majority holds at this moment tells who they are: no later one can be committed. Its own may be a smaller set that
     it stored just before it lost power and nobody else did. Without such a majority every voter has to answer, and
     whoever one of their records names counts as a member, but for records that are certainly replaced. (A majority
-    stored the last committed record; where no newer one is on a majority, one still has it.)"""
+    stored the last committed record; where no newer one is on a majority, one still has it.)
+
+    A clean member by our own record, committed or not, holds every acknowledged write (S1, S4) and is handed that
+    record: with it on two of three, what a majority held a moment ago tells nothing. *A admitted B, stored that alone
+    and lost power. B was handed the record; C and B had answered with the one before, which names A alone: A led, and
+    B, clean and in sync, held writes that A had lost.*"""
+    named = (answers[voter] for voter in slot.record.in_sync if voter in answers)
+    if not all(answer.unclean for answer in named):
+        return False
     voters = len(slot.record.voters)
     held = [(slot.stamp, slot.record.in_sync), *((answer.stamp, answer.in_sync) for answer in answers.values())]
     stamps = [stamp for stamp, _ in held]
