@@ -30,6 +30,7 @@ from services.dev.members import members
 from stoscore import subjects
 from stoscore.bus import Bus
 from stoscore.errors import StosError
+from stoscore.following import Follower
 from stoscore.identity import Identity
 from stoscore.messages import NodeStatus, NodeStatusRequest
 from stoscore.renewal import keep_renewed
@@ -110,7 +111,9 @@ async def asking(cluster: AlteredCluster, directory: Path, node: str) -> AsyncIt
     identity = Identity.load(await Arms(cluster, directory).enrolled("user", "asker", "viewer"))
     bus = await Bus.connect(identity, list(cluster.state().nats_urls), name="asker", wait=True)
     asker = Asker()
-    tasks = [asyncio.create_task(asker.run(bus, node)), asyncio.create_task(keep_renewed(identity, bus))]
+    # As in every process that lives long: who never says that it uses the new root holds the rotation up.
+    works = (asker.run(bus, node), keep_renewed(identity, bus), Follower(identity, bus).run())
+    tasks = [asyncio.create_task(work) for work in works]
     try:
         yield asker
         assert not any(task.done() for task in tasks)
