@@ -482,7 +482,7 @@ def _deletes(role: str, kind: str, name: str) -> Case:
 
 async def trust_was_forged(stage: Stage, before: Scene) -> bool:
     """A node goes by what the stranger said."""
-    for _ in range(20):
+    for _ in range(50):
         if f"trust state {FORGED_NUMBER} is in use" in stage.cluster.layout.log("n1").read_text():
             return True
         await asyncio.sleep(0.1)

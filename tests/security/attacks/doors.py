@@ -60,7 +60,7 @@ def _answer(port: int, opener: bytes) -> bytes:
     """What is said to it within a moment."""
     try:
         with dial(port) as raw:
-            raw.settimeout(0.5)
+            raw.settimeout(2)
             raw.sendall(opener)
             return raw.recv(100)
     except OSError:

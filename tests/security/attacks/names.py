@@ -104,7 +104,7 @@ def tricky_subjects(scene: Scene, identity: Path | None, name: str, volume: str)
     for subject in subjects:
         try:
             with RawNats(scene, identity) as nats:
-                answer = answer_of(nats, subject, "{}", ("csi", "svc", name), whole=True, seconds=0.5)
+                answer = answer_of(nats, subject, "{}", ("csi", "svc", name), whole=True, seconds=1.0)
         except GONE as error:
             told.append(repr(error))
             continue
