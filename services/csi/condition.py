@@ -9,17 +9,20 @@ from stoscore.volumes import Survey
 
 
 def condition(survey: Survey) -> pb.VolumeCondition:
-    """Abnormal: fewer copies in sync than asked for, or nobody serves."""
+    """Abnormal: fewer copies in sync than asked for, blocks that nobody has, or nobody serves. Rot that was healed is
+    told and is nobody's concern: a disk with too much of it loses its copies by itself."""
     status = survey.serving
     if status is None or status.record is None:
         return pb.VolumeCondition(
             abnormal=True, message=f"no copy serves, I/O waits: {survey.told() or 'none is known'}"
         )
-    reasons = [reason for reason in (_copies(status.record, status), _writes(status)) if reason]
+    reasons = [reason for reason in (_copies(status.record, status), _writes(status), _lost(survey)) if reason]
     if reasons:
         return pb.VolumeCondition(abnormal=True, message="; ".join(reasons))
     count = len(status.record.in_sync)
-    return pb.VolumeCondition(message=f"{count} of {count} copies in sync, served by {status.node}")
+    healed = sum(copy.healed_blocks for copy in survey.statuses.values())
+    told = f"; {healed} rotten blocks healed" if healed else ""
+    return pb.VolumeCondition(message=f"{count} of {count} copies in sync, served by {status.node}{told}")
 
 
 def _copies(record: RecordModel, status: ReplicaStatus) -> str:
@@ -41,3 +44,9 @@ def _writes(status: ReplicaStatus) -> str:
         case "failing":
             return "writes fail: fewer copies in sync than the failure mode asks for"
     return ""
+
+
+def _lost(survey: Survey) -> str:
+    """By their primary: a backup's rot is healed from it."""
+    lost = survey.serving.lost_blocks if survey.serving is not None else 0
+    return f"{lost} rotten blocks that no other copy has: reading them fails" if lost else ""

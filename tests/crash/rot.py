@@ -1,4 +1,5 @@
-"""One byte of a replica's directory rots, any byte: is it noticed, or harmless? Never wrong data, never a crash.
+"""One byte of a replica's directory rots, any byte: is it noticed, or harmless? Never wrong data, never a crash; and
+with a second copy at hand every block is healed.
 
 python -m tests.crash.rot            every byte that says something, and a sample of the zeros between
 python -m tests.crash.rot --every    every byte of every file
@@ -69,15 +70,25 @@ class Replica:
             assert store.load_state() == STATE, "another hard state"
             found = {self._read(store, block) for block in range(SIZE_BLOCKS)}
             store.digests(1, 0, 1)
+            if not store.scan(0, SIZE_BLOCKS):
+                for block in store.recheck(0, SIZE_BLOCKS):  # bytes where nothing is, which no read looks at
+                    self._heal(store, block)
+                assert store.recheck(0, SIZE_BLOCKS) == [], "a scrub leaves it as it was"
         finally:
             store.close(clean=False)
         return "corrupt block" if "corrupt" in found else "harmless"
+
+    def _heal(self, store: FileStore, block: int) -> None:
+        other = self.content.get(block, ZEROS)
+        assert store.heal(block, block_sums(other), other, settled=True) == [block], "another copy does not heal it"
 
     def _read(self, store: FileStore, block: int) -> str:
         try:
             _, data = store.read(block, 1)
         except CorruptBlocks as error:
             assert error.blocks == (block,)
+            self._heal(store, block)
+            assert store.read(block, 1)[1] == self.content.get(block, ZEROS)
             return "corrupt"
         assert data == self.content.get(block, ZEROS), f"wrong data in block {block}"
         return "good"

@@ -59,3 +59,10 @@ def test_nobody_serves() -> None:
     assert found.abnormal
     assert found.message == "no copy serves, I/O waits: n1: replica in epoch 3; n2: no answer"
     assert condition(Survey()).abnormal
+
+
+def test_blocks_that_nobody_has_are_abnormal_and_healed_ones_are_told() -> None:
+    found = condition(asked(status(3, rotten_blocks=5, healed_blocks=3, lost_blocks=2)))
+    assert found.abnormal and "2 rotten blocks" in found.message
+    found = condition(asked(status(3, rotten_blocks=3, healed_blocks=3)))
+    assert not found.abnormal and "3 rotten blocks healed" in found.message
