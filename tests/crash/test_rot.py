@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from services.replica.store import layer
+from services.replica.store.file_store import FileStore
 from stoscore.units import BLOCK_BYTES
 from tests.crash.rot import Replica, sweep
 from tests.crash.run import IN_MEMORY
@@ -28,6 +30,25 @@ def test_rot_is_noticed_or_harmless(place: Path) -> None:
     assert found[f"{DATA}: corrupt block"] > 500
     assert found["format.json: refused"] > 5
     assert found["state: harmless"] > 0, "the second copy answers"
+
+
+def _nothing_is_verified(patch: pytest.MonkeyPatch) -> None:
+    """K3: what does not match its checksum is returned."""
+    patch.setattr(layer, "verify", lambda data, sums: [])
+
+
+def _the_data_are_always_right(patch: pytest.MonkeyPatch) -> None:
+    """K3: every opening adopts what it finds, in regions too that nobody was writing to."""
+    patch.setattr(FileStore, "_rehash_under_pen", lambda store: store._layer.rehash(0, store.size_blocks))
+
+
+@pytest.mark.parametrize("plant", [_nothing_is_verified, _the_data_are_always_right])
+def test_a_planted_bug_is_found(
+    plant: Callable[[pytest.MonkeyPatch], None], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises(AssertionError, match="wrong data"):
+        sweep(place, one_in=23)
 
 
 def test_two_blocks_are_swapped(place: Path) -> None:

@@ -37,8 +37,8 @@ class Agreed:
     chosen: Slot | None = None
     gone: set[Voter] = field(default_factory=set)
     """Replicas that lost their store."""
-    leases: dict[str, int] = field(default_factory=dict)
-    """Node -> end of its lease when its promises were last looked at."""
+    leases: dict[str, tuple[int, HardState]] = field(default_factory=dict)
+    """Node -> what its lease rested on when it was last looked at: promises heard, and its own state."""
     sessions: dict[tuple[str, int], int] = field(default_factory=dict)
     """(node, epoch) -> newest session that this primary opened."""
 
@@ -212,13 +212,13 @@ class Checker:
                 self._backed(machine, state)
 
     def _lease(self, machine: Machine, volume: Volume) -> None:
-        """A lease that grew rests on promises that last as long."""
-        agreed = self.volume(volume.id)
-        until = machine.live.lease_until(volume)
-        if until != agreed.leases.get(machine.name):
-            agreed.leases[machine.name] = until
+        """A lease rests on promises that last as long. It grows only with what is heard or stored."""
+        agreed, brain = self.volume(volume.id), volume.brain
+        heard, state = agreed.leases.get(machine.name, (-1, None))
+        if heard != machine.promises_heard or state is not brain.state:
+            agreed.leases[machine.name] = machine.promises_heard, brain.state
             self._backed(machine, volume)
-        elif volume.brain.epoch < agreed.newest:
+        elif brain.epoch < agreed.newest:
             self._backed(machine, volume)
 
     def _backed(self, machine: Machine, volume: Volume) -> None:
@@ -310,15 +310,34 @@ class Checker:
         if request.io is Io.READ and not any(block in disk.rotten for block in blocks):
             self._wrong("invariant 7:", disk.me.node, "fails", request, "and every block matches its checksum")
 
-    def _members(self, volume: str, epoch: int) -> Iterator[Disk]:
-        """The clean replicas of the committed in-sync set; none when this epoch has been deposed."""
+    def commits(self, disk: Disk, epoch: int, seq: int) -> None:
+        """W4, T2: a primary forgets what it might have to compare. At or below its commit point every member of the
+        committed in-sync set holds the same, whatever the writes were answered."""
+        done = [entry for entry in disk.tail if entry[0] <= seq]
+        if not done:
+            return
+        for other in self._members(disk.volume, epoch):
+            if other is disk:
+                continue
+            later = [entry for entry in (*disk.tail, *other.tail) if entry[0] > seq]
+            moving = {b for _, block, count in later for b in range(block, block + count)}
+            for at, block, count in done:
+                for b in range(block, block + count):
+                    if b not in moving and disk.cache.get(b, 0) != other.cache.get(b, 0):
+                        self._wrong(
+                            "W4:", disk.me.node, "commits", at, "epoch", epoch, "block", b, "holds",
+                            disk.cache.get(b, 0), "and in-sync", other.me.node, "holds", other.cache.get(b, 0),
+                        )  # fmt: skip
+
+    def _members(self, volume: str, epoch: int, *, unclean: bool = False) -> Iterator[Disk]:
+        """The clean (or the unclean) replicas of the committed in-sync set; none when this epoch has been deposed."""
         chosen = self.volume(volume).chosen
         assert chosen is not None
         if epoch < chosen.stamp.epoch:
             return  # whatever it answers now all confirmed: taken over, and maybe overwritten by now
         for voter in chosen.record.in_sync:
             disk = self._disk(volume, voter)
-            if disk is not None and not disk.unclean:
+            if disk is not None and disk.unclean is unclean:
                 yield disk
 
     def _acknowledged(self, name: str, volume: str, epoch: int, block: int, contents: tuple[int, ...]) -> None:
@@ -338,6 +357,10 @@ class Checker:
             wrong = registers.check_flush(volume, disk, epoch, request.session, request.request)
             if wrong:
                 self._wrong("invariant 6:", name, "acknowledges a flush in epoch", epoch, "and", wrong)
+        for disk in self._members(volume, epoch, unclean=True):
+            wrong = "" if disk.failure else registers.check_lost(volume, disk, epoch, request.session, request.request)
+            if wrong:
+                self._wrong("S3:", name, "acknowledges a flush in epoch", epoch, "and in-sync", wrong)
         registers.volume(volume).flushes_sent.pop((request.session, request.request), None)
 
     # ---- the end --------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ the order in which they were asked (W3), so the register model knows exactly wha
 from __future__ import annotations
 
 import errno as errors
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,8 @@ class Asked:
 class Frontend:
     """One attached volume at one node, as long as its process lives."""
 
-    def __init__(self, machine: Machine, volume: SimVolume, attach_epoch: int, number: int, nodes: list[str]):
+    def __init__(self, machine: Machine, volume: SimVolume, attach_epoch: int, number: int, copies: Mapping[str, int]):
+        """`copies`: node -> incarnation, of the data replicas as the record has them."""
         self.machine = machine
         self.world = machine.world
         self.owner = volume
@@ -58,7 +60,8 @@ class Frontend:
         self._cookie = number * SESSIONS
         self._tokens: dict[int, tuple[int, ...]] = {}
         self._timer_ns: int | None = None
-        self.core = fe.FrontendCore(nodes, first_session=number * SESSIONS)
+        self._copies = dict(copies)
+        self.core = fe.FrontendCore(list(copies), first_session=number * SESSIONS)
         machine.frontends[self.volume] = self
         machine.log("frontend", number, "for", self.volume, "attach epoch", attach_epoch)
         self._step(fe.LinkUp(machine.name))
@@ -75,8 +78,15 @@ class Frontend:
     def link_down(self, node: str) -> None:
         self._step(fe.LinkDown(node))
 
-    def serving(self, node: str, epoch: int) -> None:
+    def uses(self, node: str) -> bool:
+        return self.core.knows(node)
+
+    def serving(self, node: str, epoch: int, copies: Mapping[str, int]) -> None:
+        """The volume's copies move while it is used. Who they are counts from the primary that serves us only."""
         self._step(fe.ServingHint(node, epoch))
+        if copies and copies != self._copies and self.core.primary == node:
+            self._copies = dict(copies)
+            self.core.use(copies)
 
     def answer(self, node: str, epoch: int, message: Any, payload: tuple[int, ...]) -> None:
         self.epoch = epoch
@@ -113,7 +123,8 @@ class Frontend:
                 case fe.Answer(cookie, errno, token):
                     self._answered(cookie, errno, self._tokens.pop(token) if token else ())
                 case fe.SendOpen(node, session):
-                    self.machine.wires.send(node, ("open", self.volume, self.attach_epoch, Open(session)))
+                    target = self._copies.get(node, 0)
+                    self.machine.wires.send(node, ("open", self.volume, target, self.attach_epoch, Open(session)))
                 case fe.Release(token):
                     del self._tokens[token]
                 case fe.SendClose():
@@ -127,7 +138,8 @@ class Frontend:
         message = Request(session, request, IO[fe.RequestKind(kind)], block, count, fua, int(bool(token)))
         if kind == fe.RequestKind.FLUSH:
             self.world.registers.flush_sent(self.volume, session, request)
-        self.machine.wires.send(node, ("request", self.volume, message, payload))
+        target = self._copies.get(node, 0)
+        self.machine.wires.send(node, ("request", self.volume, target, self.attach_epoch, message, payload))
 
     def _arm(self) -> None:
         due = self.core.next_deadline_ns()

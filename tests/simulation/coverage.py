@@ -36,6 +36,11 @@ class Coverage:
             self.pairs[earlier, kind] += 1
         self._lasting.append((now_ns + lasts_ns + AFTERMATH_NS, kind))
 
+    @property
+    def struck(self) -> int:
+        """Faults that did something."""
+        return self.faults.total()
+
     def add(self, other: Coverage) -> None:
         self.decisions.update(other.decisions)
         self.faults.update(other.faults)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 Pairs = list[tuple[str, str]]
+LOOK_NS = MS // 2
 LOST_GRACE_NS_MAX = 3 * SECOND
 """A store is lost only where a new one is made while the run lasts."""
 
@@ -66,6 +67,13 @@ class Struck:
     def after(self, delay_ns: int, what: Callable[[], None]) -> None:
         """Only as long as faults are in season."""
         self.world.schedule(delay_ns, self._if_faulty, what)
+
+    def when(self, seen: Callable[[], bool], what: Callable[[], None], within_ns: int) -> None:
+        """At the very moment that something is seen, which no dice would hit."""
+        if seen():
+            what()
+        elif within_ns > 0:
+            self.after(LOOK_NS, lambda: self.when(seen, what, within_ns - LOOK_NS))
 
     def _if_faulty(self, what: Callable[[], None]) -> None:
         if self.world.faulty:
@@ -394,6 +402,7 @@ SIMPLE: dict[str, tuple[int, Callable[[Struck], None]]] = {
     "lose a store": (3, lambda s: s.lose_store(s.some())),
     "move": (3, lambda s: s.move(s.volume())),
     "steal": (1, lambda s: s.move(s.volume(), "an operator says so")),
+    "suspect the application": (2, lambda s: s.move(s.volume(), "dead")),
     "lose the application": (3, lambda s: s.lose_application(s.volume())),
     "move primary": (6, lambda s: s.move_primary(s.volume())),
     "change policy": (3, lambda s: s.change_policy(s.volume())),

@@ -21,6 +21,7 @@ def leave_behind(world: World) -> frozenset[str]:
     left: set[str] = set()
     names = list(world.names)
     dice.shuffle(names)
+    names.sort(key=lambda name: world.machines[name].alive)  # who is dead already had better stay so
     for name in names:
         if len(left) < len(names) - 1 and enough(world, left | {name}):
             left.add(name)

@@ -65,6 +65,8 @@ class Machine:
         self.stopping = False
         self.fuse: int | None = None
         """Kill the process after so many orders."""
+        self.promises_heard = 0
+        """Messages between pairs that arrived here: no lease grows without one."""
         self.wires = Wires(self)
         self.orders = Orders(self)
         self._inbox: deque[Callable[[], None]] = deque()

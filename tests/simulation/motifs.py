@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from services.replica.brain import events as ev
 from stoscore.units import MS, SECOND
 from tests.simulation.faults import Struck
 
@@ -123,6 +124,89 @@ def flush_alone(s: Struck) -> None:
     s.after(s.dice.randint(100 * MS, 1500 * MS), dark)
 
 
+def unheard_change(s: Struck) -> None:
+    """A record reaches one voter late, whose turn it is when the primary dies; it may not come back for long."""
+    volume = s.volume()
+    primary, late = s.primary(volume), s.backup(volume)
+    s.lag([(primary.name, late.name)], (300 * MS, 450 * MS), 1 * SECOND)
+    s.dice.choice((s.change_policy, s.move))(volume)
+    away = s.dice.choice((1 * SECOND, 20 * SECOND))
+    s.after(s.dice.randint(60 * MS, 280 * MS), lambda: s.kill(primary, away))
+
+
+def half_elected(s: Struck) -> None:
+    """A candidate has voted for itself, and nobody hears of it in time: the old primary goes on below its epoch."""
+    volume = s.volume()
+    primary, backup = s.primary(volume), s.backup(volume)
+
+    def votes() -> bool:
+        state = backup.node.volumes.get(volume) if backup.node is not None else None
+        return state is not None and state.brain.role == "voting"
+
+    def muffle() -> None:
+        s.nats_down([backup.name], 600 * MS)
+        s.cut(s.around(backup.name, "out"), s.dice.randint(200 * MS, 600 * MS))
+
+    s.pause(primary, s.dice.randint(600 * MS, 900 * MS))
+    s.when(votes, muffle, 1 * SECOND)
+
+
+def failing_writes(s: Struck) -> None:
+    """Writes fail by the policy while one copy is late with them; then the primary goes."""
+    volume = s.volume()
+    primary = s.primary(volume)
+    others = [node for node in s.world.data_nodes(volume) if node != primary.name]
+    if volume not in s.world.volumes or len(others) < 2:
+        return
+    s.dice.shuffle(others)
+    late, lost = others[:2]
+    s.world.volumes[volume].change_policy(ev.PolicyAsked(0, failure_mode="hard", on_unavailable="error"))
+
+    def begin() -> None:
+        s.lag([(primary.name, late)], (100 * MS, 300 * MS), 2 * SECOND)
+        s.after(50 * MS, lambda: s.kill(s.world.machines[lost], 2 * SECOND))
+        s.after(s.dice.randint(300 * MS, 1 * SECOND), lambda: s.kill(primary))
+
+    s.after(300 * MS, begin)
+
+
+def old_socket(s: Struck) -> None:
+    """The primary hangs up on a copy that it does not hear, with writes on their way, and dials again: the old ones
+    arrive after the new ones."""
+    volume = s.volume()
+    primary, backup = s.primary(volume).name, s.backup(volume).name
+    if primary == backup:
+        return
+    s.lag([(primary, backup)], (600 * MS, 1500 * MS), s.dice.randint(200 * MS, 600 * MS))
+    s.after(s.dice.randint(0, 200 * MS), lambda: s.cut([(backup, primary)], s.dice.randint(460 * MS, 700 * MS)))
+
+
+def alone_in_its_record(s: Struck) -> None:
+    """The primary lets go of a copy in a record that nobody else gets to see, and loses power."""
+    volume = s.volume()
+    primary, backup = s.primary(volume), s.backup(volume)
+    late = [node for node in s.others(primary.name) if node != backup.name]
+    s.lag([(primary.name, node) for node in late], (150 * MS, 300 * MS), 500 * MS)
+    s.kill(backup, s.dice.randint(100 * MS, 400 * MS))
+    s.after(s.dice.randint(10 * MS, 120 * MS), lambda: s.power_off(primary, s.dice.randint(50 * MS, 600 * MS)))
+
+
+def late_beat(s: Struck) -> None:
+    """The primary lives on the promise of one voter, which hears it late: just when its promise has ended."""
+    volume = s.volume()
+    primary = s.primary(volume)
+    others = [node for node in s.voters(volume) if node != primary.name]
+    if len(others) < 2:
+        return
+    promiser = s.dice.choice(others)
+    rivals = [node for node in s.others(primary.name) if node != promiser]
+    lasts = 2 * SECOND
+    s.nats_down([primary.name], lasts)
+    s.cut(s.both_ways(primary.name, rivals), lasts)
+    late = s.dice.randint(380 * MS, 470 * MS)
+    s.after(s.dice.randint(0, 600 * MS), lambda: s.lag([(primary.name, promiser)], (late, late + 10 * MS), lasts))
+
+
 def one_after_another(s: Struck) -> None:
     """A rolling upgrade in a hurry."""
     at = 0
@@ -146,6 +230,12 @@ MOTIFS: dict[str, tuple[int, Callable[[Struck], None]]] = {
         frontend_again,
         to_and_fro,
         flush_alone,
+        unheard_change,
+        half_elected,
+        failing_writes,
+        old_socket,
+        alone_in_its_record,
+        late_beat,
         one_after_another,
     )
 }

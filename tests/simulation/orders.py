@@ -24,6 +24,7 @@ from services.replica.driver import (
     ToBrain,
     ToPeer,
 )
+from services.replica.driver.orders import REPLICA_OWNER
 from services.replica.replication import effects as fx
 from services.replica.replication.messages import (
     Copy,
@@ -37,6 +38,7 @@ from services.replica.replication.messages import (
     Request,
 )
 from tests.simulation.store import Disk, DiskFailed, Rotten
+from tests.simulation.wires import Envelope
 
 if TYPE_CHECKING:
     from tests.simulation.machine import Machine
@@ -76,7 +78,7 @@ class Orders:
             fx.MarkRegions: lambda disk, order, effect: machine.lanes[disk.volume].mark(effect.regions),
             fx.UnmarkRegions: lambda disk, order, effect: disk.unmark(effect.regions),
             fx.SyncStore: lambda disk, order, effect: machine.lanes[disk.volume].sync(order.owner, effect),
-            fx.CommitTail: lambda disk, order, effect: disk.tail_commit(effect.seq),
+            fx.CommitTail: self._commit_tail,
             fx.Compare: self._compare,
             fx.SendCopy: self._send_copy,
             fx.Release: lambda disk, order, effect: self._tokens.pop(effect.token, None),
@@ -127,7 +129,10 @@ class Orders:
         self._machine.log(order.volume, explain.kind, explain.outcome, explain.alternatives)
 
     def _tell_serving(self, order: TellServing) -> None:
-        self._machine.wires.send(order.node, ("serving", order.volume, order.epoch))
+        record = self._machine.live.volumes[order.volume].brain.record
+        members = record.members if record is not None else ()
+        copies = {member.node: int(member.incarnation, 16) for member in members if member.kind == "data"}
+        self._machine.wires.send(order.node, ("serving", order.volume, order.epoch, copies))
 
     def _hang_up(self, order: HangUp) -> None:
         link = self._machine.wires.out.get(order.node)
@@ -147,7 +152,7 @@ class Orders:
         disk, effect = self._machine.disks.get(order.volume), order.effect
         if disk is None:
             if isinstance(effect, fx.Answer):  # a frontend that asks a node without the volume is sent on
-                self._machine.wires.answer(effect.link, (order.volume, ("", ""), order.epoch, effect.message, ()))
+                self._machine.wires.answer(effect.link, (order.volume, (0, 0, 0), order.epoch, effect.message, ()))
             return
         if disk.failure and not _after_failure(effect):
             return
@@ -170,11 +175,12 @@ class Orders:
         disk.votes = votes
         machine.live.store_changed(volume, machine.clock_ns(), unclean=True, failure=reason, votes=votes)
 
-    def _voters(self, disk: Disk, node: str) -> tuple[str, str]:
-        """Both ends' incarnations as this replica's record has them (I1)."""
-        record = self._machine.live.volumes[disk.volume].brain.record
-        voter = record.member_on(node) if record is not None else None
-        return disk.me.incarnation, voter.incarnation if voter is not None else ""
+    def _envelope(self, disk: Disk, node: str) -> Envelope:
+        """Both ends' incarnations (I1) and the generation (I4), as this replica's record has them."""
+        slot = self._machine.live.volumes[disk.volume].brain.state.slot
+        voter = slot.record.member_on(node) if slot is not None else None
+        target = int(voter.incarnation, 16) if voter is not None else 0
+        return int(disk.me.incarnation, 16), target, slot.stamp.generation if slot is not None else 0
 
     def _tell(self, disk: Disk, order: Data, effect: fx.Tell) -> None:
         message = effect.message
@@ -184,12 +190,12 @@ class Orders:
 
     def _send_data(self, disk: Disk, order: Data, peer: str, message: Any, payload: tuple[int, ...]) -> None:
         if peer in self._machine.wires.out:
-            voters = self._voters(disk, peer)
-            self._machine.wires.send(peer, ("data", disk.volume, voters, order.epoch, message, payload))
+            envelope = self._envelope(disk, peer)
+            self._machine.wires.send(peer, ("data", disk.volume, envelope, order.epoch, message, payload))
 
     def _reply(self, disk: Disk, order: Data, link: int, message: Any, payload: tuple[int, ...] = ()) -> None:
-        voters = self._voters(disk, self._machine.wires.peer_at(link))
-        self._machine.wires.answer(link, (disk.volume, voters, order.epoch, message, payload))
+        envelope = self._envelope(disk, self._machine.wires.peer_at(link))
+        self._machine.wires.answer(link, (disk.volume, envelope, order.epoch, message, payload))
 
     def _answer(self, disk: Disk, order: Data, effect: fx.Answer) -> None:
         message, checker = effect.message, self._world.checker
@@ -263,6 +269,11 @@ class Orders:
     def note_copy(self, disk: Disk, effect: fx.StoreCopy, block: int, contents: tuple[int, ...]) -> None:
         """A copy is noted like a write, under the number at which it was read."""
         disk.write(effect.seq, block, contents)
+
+    def _commit_tail(self, disk: Disk, order: Data, effect: fx.CommitTail) -> None:
+        if order.owner != REPLICA_OWNER:
+            self._world.checker.commits(disk, order.epoch, effect.seq)
+        disk.tail_commit(effect.seq)
 
     # ---- comparing and copying ------------------------------------------------------------------------
 

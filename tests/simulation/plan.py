@@ -77,6 +77,8 @@ class Plan:
     """Requests of all clients together, at least."""
     grace_ns: int
     """How long a lost copy is waited for before another one is made."""
+    spare: tuple[Fault, ...] = ()
+    """Strike after the others, one by one, while fewer than `FAULTS_MIN` have done anything."""
     knobs: Mapping[str, Any] = field(default_factory=dict)
 
     def timing(self, node: NodePlan, life: int) -> Timing:
@@ -95,8 +97,9 @@ def draw(seed: int, *, drift_ppm: int | None = None) -> Plan:
     volumes = tuple(_volume(rng, f"v{index + 1}", names, operations // count) for index in range(count))
     delays = ((MS // 10, 2 * MS), (MS // 10, 2 * MS), (MS, 15 * MS), (5 * MS, 50 * MS))
     grace = rng.choice((300 * MS, 1 * SECOND, 3 * SECOND, Timing().grace_ns))
+    faults, spare = _faults(rng)
     return Plan(
-        seed, nodes, volumes, rng.choice(delays), _faults(rng), FAULTS_NS, operations, grace, knobs.draw(rng)
+        seed, nodes, volumes, rng.choice(delays), faults, FAULTS_NS, operations, grace, spare, knobs.draw(rng)
     )  # fmt: skip
 
 
@@ -132,8 +135,9 @@ def volume_voters(rng: Random, names: list[str]) -> tuple[Voter, ...]:
     )
 
 
-def _faults(rng: Random) -> tuple[Fault, ...]:
-    """Each seed has a mixture of its own: some kinds never, some more than usual; spread, or in clusters."""
+def _faults(rng: Random) -> tuple[tuple[Fault, ...], tuple[Fault, ...]]:
+    """(those with a moment of their own, spare ones). Each seed has a mixture of its own: some kinds never, some more
+    than usual; spread, or in clusters."""
     weights = {kind: weight * rng.choice((0, 1, 1, 1, 2)) for kind, weight in WEIGHTS.items()}
     if not any(weights.values()):
         weights = dict(WEIGHTS)
@@ -145,4 +149,6 @@ def _faults(rng: Random) -> tuple[Fault, ...]:
     else:
         centres = [rng.randrange(START_NS, end) for _ in range(rng.randint(3, 8))]
         moments = [min(rng.choice(centres) + rng.randrange(600 * MS), end - 1) for _ in range(count)]
-    return tuple(Fault(at, kind, rng.getrandbits(48)) for at, kind in zip(sorted(moments), kinds, strict=True))
+    faults = tuple(Fault(at, kind, rng.getrandbits(48)) for at, kind in zip(sorted(moments), kinds, strict=True))
+    spare = tuple(Fault(end, rng.choice(("kill one", "break links")), rng.getrandbits(48)) for _ in range(FAULTS_MIN))
+    return faults, spare

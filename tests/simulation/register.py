@@ -248,6 +248,20 @@ class Registers:
                 return f"block {block} of {disk.me.node} may be any of {contents} after a power loss, not {content}"
         return ""
 
+    def check_lost(self, volume: str, disk: Disk, epoch: int, session: int, request: int) -> str:
+        """A flush is about to be answered: has this member, which lost power, every write acknowledged before it?"""
+        model = self.volume(volume)
+        mark = model.flushes_sent.get((session, request))
+        if mark is None or epoch < model.relaxed_epoch:
+            return ""
+        for block, state in model.blocks.items():
+            if state.number > mark or state.pending or state.floats or len(state.now()) > 1:
+                continue
+            (content,) = state.now()
+            if disk.cache.get(block, 0) != content:
+                return f"{disk.me.node} has lost {content} in block {block} and counts"
+        return ""
+
     def check_durable(self, volume: str, disk: Disk) -> str:
         """Were every copy to lose power now and this one to lead: would what was flushed be there?"""
         model = self.volume(volume)

@@ -82,11 +82,12 @@ class SimVolume:
         to show that it is served."""
         if self.world.draining or self._deleting:
             return False
-        return self.world.faulty or self._operations > 0 or not self.answered()
+        return self.world.faulty or not self.done or not self.answered()
 
     @property
     def done(self) -> bool:
-        return self._operations <= 0
+        """Its own work, and that of a volume that was deleted before its end."""
+        return self._operations <= 0 and not self.world.owes_requests
 
     def next_request(self) -> tuple[RequestKind, int, int, bool]:
         """(kind, block, count, fua)"""
@@ -194,8 +195,8 @@ class SimVolume:
         if record.attachment is not None and record.attachment.node == self.wanted and target.listening():
             self._steal = ""
             self.world.frontends += 1
-            nodes = [member.node for member in record.members if member.kind == "data"]
-            self.frontend = Frontend(target, self, record.attach_epoch, self.world.frontends, nodes)
+            copies = {member.node: int(member.incarnation, 16) for member in record.members if member.kind == "data"}
+            self.frontend = Frontend(target, self, record.attach_epoch, self.world.frontends, copies)
 
     # ---- deleted and made anew ------------------------------------------------------------------------
 

@@ -1,4 +1,8 @@
-"""What reaches one machine over its links and the bus, handed to its node as the production handlers do."""
+"""What reaches one machine over its links and the bus, believed and handed to its node as the production handlers do.
+
+The judgements are production's (`services/replica/permits.py`): a frame counts only as far as its link and the
+volume's record go, here as there.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from services.replica import permits
 from services.replica.brain import PairMessage
 from services.replica.brain import messages as ms
+from services.replica.brain.promises import Claims
+from services.replica.driver import Volume
 from services.replica.replication.messages import (
     Ack,
     Copied,
@@ -17,6 +24,8 @@ from services.replica.replication.messages import (
     Flushed,
     Join,
     Joined,
+    OpenRefused,
+    Refusal,
     Request,
     Rotten,
 )
@@ -30,6 +39,8 @@ TO_PRIMARY = (Joined, Ack, Flushed, Digests, Copied, Fetched, Rotten, Failed)
 HERE = -1
 """The number of the link to oneself: the frontend of a volume whose primary is on the same node."""
 HERE_NS = MS // 20
+Envelope = tuple[int, int, int]
+"""(sender's incarnation, target's, generation), as a frame's header has them; 0 where it is not known."""
 
 
 class Wires:
@@ -135,64 +146,115 @@ class Wires:
         self._handlers[message[0]](link, sender, message)
 
     def _pair(self, link: int, sender: str, message: tuple[Any, ...]) -> None:
-        self._machine.live.pair_message(sender, message[1], self._machine.clock_ns())
+        self.hear_pair(sender, message[1], by_bus=False)
+
+    def hear_pair(self, sender: str, message: PairMessage, *, by_bus: bool) -> None:
+        machine = self._machine
+        machine.promises_heard += 1
+        if isinstance(message, Claims):
+            here = {volume: entry for volume, entry in message.entries.items() if volume in machine.live.volumes}
+            message = replace(message, entries=here)
+        machine.live.pair_message(sender, message, machine.clock_ns(), by_bus=by_bus)
 
     def _brain(self, link: int, sender: str, message: tuple[Any, ...]) -> None:
-        self._machine.live.brain_message(message[1], self._machine.clock_ns())
+        self.hear_brain(message[1])
+
+    def hear_brain(self, message: ms.BrainMessage) -> None:
+        machine = self._machine
+        volume = machine.live.volumes.get(message.volume)
+        why = permits.brain(volume.brain.state if volume is not None else None, message)
+        if not why:
+            machine.live.brain_message(message, machine.clock_ns())
+            return
+        machine.log("does not believe", message, why)
+        if why == permits.STRANGER:
+            machine.live.say_unknown(message)
 
     def _data(self, link: int, sender: str, message: tuple[Any, ...]) -> None:
-        _, volume, voters, epoch, data, payload = message
+        _, volume_id, envelope, epoch, data, payload = message
         machine = self._machine
-        if not self._between(volume, sender, *voters):
+        volume = self._member(volume_id, sender, envelope)
+        is_join = isinstance(data, Join)
+        if volume is None or (machine.orders.failed(volume_id) and not is_join):
             return
-        if machine.orders.failed(volume) and not isinstance(data, Join):  # that one is told so
-            return
-        machine.log("hears of", sender, volume, epoch, data)
-        machine.live.to_replica(volume, link, sender, epoch, self._received(data, payload), machine.clock_ns())
+        if is_join and epoch == volume.brain.epoch:
+            why = permits.lead(volume.brain.state, volume.brain.leader, sender)
+            if why:
+                machine.log("does not believe", sender, volume_id, epoch, data, why)
+                return
+        machine.log("hears of", sender, volume_id, epoch, data)
+        machine.live.to_replica(volume_id, link, sender, epoch, self._received(data, payload), machine.clock_ns())
 
-    def _between(self, volume: str, sender: str, source: str, target: str) -> bool:
-        """Both incarnations are the ones that our record names (I1), as `handlers.py` has it."""
+    def _member(self, volume_id: str, sender: str, envelope: Envelope) -> Volume | None:
+        """Our copy, if the record names both ends with these incarnations in this generation (I1, I4)."""
         machine = self._machine
-        state = machine.live.volumes.get(volume)
-        voter = state.brain.record.member_on(sender) if state is not None and state.brain.record else None
-        return (
-            state is not None
-            and voter is not None
-            and (voter.incarnation, state.brain.me.incarnation)
-            == (
-                source,
-                target,
-            )
+        volume = machine.live.volumes.get(volume_id)
+        if volume is None:
+            return None
+        source, target, generation = envelope
+        mine = int(volume.brain.me.incarnation, 16)
+        why = permits.data(
+            volume.brain.state.slot, mine=mine, node=sender, sender=source, target=target, generation=generation
         )
+        if why:
+            machine.log("does not believe data of", sender, volume_id, why)
+        return None if why else volume
+
+    def _knows(self, volume_id: str, sender: str, target: int) -> bool:
+        """The node at the link's end may learn that the volume is here."""
+        volume = self._machine.live.volumes.get(volume_id)
+        if volume is None:
+            return False
+        mine = int(volume.brain.me.incarnation, 16)
+        return permits.knows(volume.brain.record, mine=mine, node=sender, target=target)
 
     def _open(self, link: int, sender: str, message: tuple[Any, ...]) -> None:
-        _, volume, attach_epoch, opened = message
+        _, volume, target, attach_epoch, opened = message
         machine = self._machine
+        if not self._knows(volume, sender, target):
+            self._refuse_session(link, volume, opened.session)
+            return
         machine.log("hears of", sender, volume, opened, "attach epoch", attach_epoch)
         machine.live.open_session(volume, link, sender, attach_epoch, opened, machine.clock_ns())
 
+    def _refuse_session(self, link: int, volume: str, session: int, code: Refusal = Refusal.NOT_PRIMARY) -> None:
+        primary = self._machine.live.volumes[volume].primary if code is Refusal.NOT_READY else None
+        newest = primary.newest_session if primary is not None else 0
+        epoch = primary.epoch if primary is not None else 0
+        self.answer(link, (volume, (0, 0, 0), epoch, OpenRefused(session, code, newest=newest), ()))
+
     def _request(self, link: int, sender: str, message: tuple[Any, ...]) -> None:
-        _, volume, request, payload = message
+        """Of the session that this link opened, and of the attachment under which it opened it (W1, W2)."""
+        _, volume, target, attach_epoch, request, payload = message
         machine = self._machine
+        if not self._knows(volume, sender, target):
+            self._refuse_session(link, volume, request.session)
+            return
+        primary = machine.live.volumes[volume].primary
+        if primary is not None and not primary.serves(link, request.session, attach_epoch):
+            self._refuse_session(link, volume, request.session, Refusal.NOT_READY)
+            return
         machine.log("hears of", sender, volume, request, payload)
         machine.orders.asked(link, request, payload)
         machine.live.request(volume, link, self._received(request, payload), machine.clock_ns())
 
     def _serving(self, link: int, sender: str, message: tuple[Any, ...]) -> None:
-        _, volume, epoch = message
+        _, volume, epoch, copies = message
         frontend = self._machine.frontends.get(volume)
-        if frontend is not None:
-            frontend.serving(sender, epoch)
+        if frontend is not None and frontend.uses(sender):
+            frontend.serving(sender, epoch, copies)
 
     def _on_answer(self, sender: str, message: tuple[Any, ...]) -> None:
-        volume, voters, epoch, data, payload = message
+        volume_id, envelope, epoch, data, payload = message
         machine = self._machine
         if isinstance(data, TO_PRIMARY):
-            if self._between(volume, sender, *voters):
-                machine.log("hears of", sender, volume, epoch, data)
-                machine.live.to_primary(volume, sender, epoch, self._received(data, payload), machine.clock_ns())
-        elif volume in machine.frontends:
-            machine.frontends[volume].answer(sender, epoch, data, payload)
+            volume = self._member(volume_id, sender, envelope)
+            if volume is None or (isinstance(data, Joined) and not _is_asked_to_join(volume, sender, data.number)):
+                return
+            machine.log("hears of", sender, volume_id, epoch, data)
+            machine.live.to_primary(volume_id, sender, epoch, self._received(data, payload), machine.clock_ns())
+        elif volume_id in machine.frontends and machine.frontends[volume_id].uses(sender):
+            machine.frontends[volume_id].answer(sender, epoch, data, payload)
 
     def _received(self, message: Any, payload: tuple[int, ...]) -> Any:
         """The payload of a message gets a token of its own in this process."""
@@ -229,7 +291,7 @@ class Wires:
     def pair(self, node: str, message: PairMessage, *, by_bus: bool) -> None:
         if by_bus:
             sender, target = self._machine.name, self._machine.world.machines[node]
-            self._publish(target, lambda: target.live.pair_message(sender, message, target.clock_ns(), by_bus=True))
+            self._publish(target, lambda: target.wires.hear_pair(sender, message, by_bus=True))
         elif node in self.out:
             self._machine.world.network.send(self.out[node], ("pair", message))
 
@@ -241,7 +303,7 @@ class Wires:
         if self.send(message.target.node, ("brain", message)):
             return
         target = machine.world.machines[message.target.node]
-        self._publish(target, lambda: target.live.brain_message(message, target.clock_ns()))
+        self._publish(target, lambda: target.wires.hear_brain(message))
 
     def _publish(self, target: Machine, hear: Callable[[], None]) -> None:
         world, sender = self._machine.world, self._machine.name
@@ -251,3 +313,8 @@ class Wires:
             hear()
 
         world.network.publish(sender, target.name, lambda: target.run(arrive), lossy=world.faulty)
+
+
+def _is_asked_to_join(volume: Volume, node: str, join_number: int) -> bool:
+    peer = volume.primary.peers.get(node) if volume.primary is not None else None
+    return peer is not None and peer.phase == "joining" and peer.join_number == join_number

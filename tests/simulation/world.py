@@ -28,7 +28,7 @@ from tests.simulation.healing import enough, leave_behind, obstacle
 from tests.simulation.homes import Homes
 from tests.simulation.machine import DISK_NS, Machine
 from tests.simulation.network import Network
-from tests.simulation.plan import START_NS, Plan, VolumePlan, draw
+from tests.simulation.plan import FAULTS_MIN, OPERATIONS_MIN, START_NS, Plan, VolumePlan, draw
 from tests.simulation.register import Registers
 from tests.simulation.store import Disk
 from tests.simulation.story import line, of_violation
@@ -39,6 +39,8 @@ SOME_HEALED_NS = 20 * SECOND
 ALL_HEALED_NS = 20 * SECOND
 """Everything healed: this long until all copies are in sync and everything asked is answered."""
 STORY = 4000
+SPARE_NS = 200 * MS
+"""Between two spare faults."""
 
 
 class Violation(AssertionError):
@@ -105,6 +107,11 @@ class World:
                 return True
         self.now_ns = max(self.now_ns, end_ns)
         return done is not None and done()
+
+    @property
+    def owes_requests(self) -> bool:
+        """Fewer than planned were made: a volume was deleted with work left."""
+        return self.operations < self.plan.operations
 
     # ---- small things ---------------------------------------------------------------------------------
 
@@ -229,14 +236,26 @@ class World:
         for fault in self.plan.faults:
             self.schedule(fault.at_ns - self.now_ns, nemesis.strike, self, fault)
         self.run_until(START_NS + self.plan.faults_ns)
+        for fault in self.plan.spare:
+            if self.coverage.struck >= FAULTS_MIN:
+                break
+            nemesis.strike(self, fault)
+            self.run_until(self.now_ns + SPARE_NS)
         self._heal_some()
         self._heal_all()
+        self._check_effort()
         for volume in sorted(self.volumes):
             self.checker.copies(volume)
         for volume in sorted({**self.volumes, **self.tombs}):
             wrong = self.registers.volume(volume).history.contradiction()
             if wrong:
                 self.violated(f"{volume} is not linearizable: {wrong}")
+
+    def _check_effort(self) -> None:
+        """A run that asks and breaks too little proves too little. (A plan that was made smaller may.)"""
+        assert self.operations >= min(self.plan.operations, OPERATIONS_MIN), f"{self.operations} requests are too few"
+        full = len(self.plan.faults) >= FAULTS_MIN
+        assert not full or self.coverage.struck >= FAULTS_MIN, f"{self.coverage.struck} faults are too few"
 
     def _begin(self) -> None:
         for volume in self.volumes.values():

@@ -1,0 +1,267 @@
+"""Planted bugs of replication: who has to confirm, in which order writes apply, take-over, delta sync, sessions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from errno import EIO
+from typing import Any
+from unittest.mock import patch
+
+from services.replica.brain import membership
+from services.replica.replication import effects as fx
+from services.replica.replication import gate, healing, primary, replica
+from services.replica.replication.frontend_order import Unanswered
+from services.replica.replication.messages import Ack, Done, Zero
+from services.replica.replication.peer import Peer
+from services.replica.replication.sessions import Sessions
+from services.replica.replication.withheld import Writes
+from services.replica.store import Cure
+from tests.simulation.orders import Orders
+from tests.simulation.patches import Patch, Plant, both
+from tests.simulation.wires import Wires
+
+
+def latest_set_only() -> Patch:
+    """S1: only the latest proposed set has to confirm."""
+    return patch.object(membership.Required, "union", lambda self: self.proposed or self.committed)
+
+
+def latest_proposal_only() -> Patch:
+    """S1: a later proposal replaces an earlier one, and the committed set counts for nothing."""
+
+    def propose(self: membership.Required, in_sync: Any) -> None:
+        self.committed = self.proposed = frozenset(in_sync)
+
+    return patch.object(membership.Required, "propose", propose)
+
+
+def copy_replaces_write() -> Patch:
+    """T4: a copy replaces a later write."""
+    return patch.object(replica.Replica, "_not_replaced", lambda self, as_of, ranges: ranges)
+
+
+def old_epoch_stored() -> Patch:
+    """T1: what waits at the gate is stored after its epoch has ended."""
+    return patch.object(gate.Gate, "drop_waiting", lambda self: [])
+
+
+def share_not_compared() -> Patch:
+    """D1, T2: what the peer itself may hold unconfirmed is not compared."""
+    real = primary.Primary._joined
+
+    def joined(self: primary.Primary, peer: Any, message: Any) -> Any:
+        return real(self, peer, replace(message, share=()))
+
+    return patch.object(primary.Primary, "_joined", joined)
+
+
+def own_share_not_compared() -> Patch:
+    """T2: what the new primary itself holds unconfirmed is not compared."""
+    real = primary.Primary.__init__
+
+    def init(self: primary.Primary, **given: Any) -> None:
+        given["share"] = replace(given["share"], ranges=())
+        real(self, **given)
+
+    return patch.object(primary.Primary, "__init__", init)
+
+
+def admitted_unsynced() -> Patch:
+    """S4: a replica enters the set without fdatasync."""
+    real = primary.Primary._settle
+
+    def settle(self: primary.Primary, peer: Any) -> Any:
+        out = real(self, peer)
+        return [*out, *self._caught_up(peer, peer.flush_ticket)] if out else out
+
+    return patch.object(primary.Primary, "_settle", settle)
+
+
+def unmarked_early() -> Patch:
+    """T3: regions are unmarked whatever the commit point says."""
+    real = gate.Gate.unmark
+    return patch.object(gate.Gate, "unmark", lambda self, synced, commit: real(self, synced, 1 << 62))
+
+
+def gate_not_resent() -> Patch:
+    """A write that waits for its mark while a peer joins reaches neither the comparison nor the peer."""
+    return patch.object(gate.Gate, "waiting_ops", lambda self: [])
+
+
+def copies_not_noted() -> Patch:
+    """T2: a copy leaves no note in the tail, so nobody compares it after its primary died in mid-take-over."""
+    real = Orders.note_copy
+
+    def note_copy(self: Orders, disk: Any, effect: fx.StoreCopy, block: int, contents: Any) -> None:
+        real(self, disk, replace(effect, seq=0), block, contents)
+
+    return patch.object(Orders, "note_copy", note_copy)
+
+
+def unclean_confirms() -> Patch:
+    """S3: what an unclean peer confirms counts."""
+    real = primary.Primary._joined
+
+    def joined(self: primary.Primary, peer: Any, message: Any) -> Any:
+        return real(self, peer, replace(message, unclean=False))
+
+    return patch.object(primary.Primary, "_joined", joined)
+
+
+def order_at_the_gate() -> Patch:
+    """W1: a write passes an earlier one that waits for a mark."""
+
+    def submit(self: gate.Gate, op: Any, now_ns: int) -> Any:
+        self._blocked.clear()
+        return real(self, op, now_ns)
+
+    real = gate.Gate.submit
+    return patch.object(gate.Gate, "submit", submit)
+
+
+def opened_unsettled() -> Patch:
+    """W2: a newer session begins before the older one's writes are settled."""
+
+    def open_now(self: primary.Primary) -> Any:
+        return [] if self._sessions.opening is None else self._sessions.open()
+
+    return patch.object(primary.Primary, "_open_when_settled", open_now)
+
+
+def older_link_heard() -> Patch:
+    """W5: a new link does not end the old one of the same node, and a replica takes data from both."""
+    real = replica.Replica.receive
+
+    def receive(self: replica.Replica, link: int, message: Any, epoch: int, now_ns: int) -> Any:
+        return real(self, self.link if self.link is not None else link, message, epoch, now_ns)
+
+    def accepted(self: Wires, link: Any) -> None:
+        self.incoming[link.number] = link
+
+    return both(
+        patch.object(Wires, "accepted", accepted),
+        patch.object(replica.Replica, "receive", receive),
+        patch.object(replica.Replica, "link_lost", lambda self, link: []),
+    )
+
+
+def map_starts_at_sent() -> Patch:
+    """D1: the map of what a peer misses starts at the last write sent to it, not at the last confirmed."""
+    real = Peer.lose
+
+    def lose(self: Peer) -> None:
+        self.unacked.clear()
+        real(self)
+
+    return patch.object(Peer, "lose", lose)
+
+
+def not_told_while_syncing() -> Patch:
+    """D2: a peer that is being brought up to date does not get the new writes."""
+    return patch.object(Peer, "receives", lambda self: self.phase not in ("away", "joining", "syncing"))
+
+
+def told_is_forgotten() -> Patch:
+    """T2: a replica forgets its tail when it has told it, not when the take-over that asked for it is completed."""
+    real = replica.Replica.join
+
+    def join(self: replica.Replica, link: int, message: Any, epoch: int, share: replica.Share) -> Any:
+        out = real(self, link, message, epoch, share)
+        return [*out, fx.CommitTail(share.last_seq)] if out else out
+
+    return patch.object(replica.Replica, "join", join)
+
+
+def attachment_not_compared() -> Patch:
+    """W1, invariant 5: a frontend is served whatever its attach epoch is."""
+    real = Sessions.ask
+
+    def ask(self: Sessions, link: int, node: str, session: int, attach_epoch: int, *, serving: bool) -> Any:
+        return real(self, link, self.attached_node or node, session, self.attach_epoch, serving=serving)
+
+    def attach(self: Sessions, node: str | None, attach_epoch: int) -> bool:
+        self.attached_node, self.attach_epoch = node, attach_epoch
+        return False
+
+    def is_open(self: Sessions, link: int, session: int, attach_epoch: int) -> bool:
+        return session == self.session and link == self.link
+
+    return both(
+        patch.object(Sessions, "ask", ask),
+        patch.object(Sessions, "attach", attach),
+        patch.object(Sessions, "is_open", is_open),
+    )
+
+
+def trim_is_a_hint() -> Patch:
+    """W1: a replica confirms a trim and does not store it."""
+    real = replica.Replica._store
+
+    def store(self: replica.Replica, op: Any) -> Any:
+        if isinstance(op.message, Zero) and self.link is not None:
+            return [fx.Answer(self.link, Ack((op.seq,)))]
+        return real(self, op)
+
+    return patch.object(replica.Replica, "_store", store)
+
+
+def overlapping_sent() -> Patch:
+    """W3: a frontend sends what overlaps an unanswered write."""
+    return patch.object(Unanswered, "conflicts", lambda self, other: False)
+
+
+def failed_write_left_unequal() -> Patch:
+    """W4: what fails by the policy is answered at once, and the commit point passes it wherever it is."""
+    real = primary.Primary.require
+
+    def require(self: primary.Primary, nodes: Any, writes: Writes = Writes.OPEN) -> Any:
+        out = real(self, nodes, writes)
+        if writes is Writes.FAILED:
+            for entry in self._window.values():
+                if entry.acked & primary.SELF_BIT and not entry.settled:
+                    entry.settled = True
+                    out.append(fx.Answer(entry.link, Done(entry.session, entry.request, EIO)))
+            out += self._advance()
+        return out
+
+    return patch.object(primary.Primary, "require", require)
+
+
+def heals_unverified() -> Patch:
+    """K3: whatever another copy offers is taken for the content of a rotten block."""
+    return patch("tests.simulation.store.judge", lambda *found, **named: Cure.DATA)
+
+
+def heals_unsettled() -> Patch:
+    """K3: what another copy offers counts although a write of the block is under way."""
+    return both(
+        patch.object(primary.Primary, "_is_settled", lambda self, peer, ranges: True),
+        patch.object(healing.Healing, "written", lambda self, block, count: None),
+    )
+
+
+DATA: tuple[Plant, ...] = (
+    latest_set_only,
+    latest_proposal_only,
+    copy_replaces_write,
+    old_epoch_stored,
+    share_not_compared,
+    own_share_not_compared,
+    admitted_unsynced,
+    unmarked_early,
+    gate_not_resent,
+    copies_not_noted,
+    unclean_confirms,
+    order_at_the_gate,
+    opened_unsettled,
+    older_link_heard,
+    map_starts_at_sent,
+    not_told_while_syncing,
+    told_is_forgotten,
+    attachment_not_compared,
+    trim_is_a_hint,
+    overlapping_sent,
+    failed_write_left_unequal,
+    heals_unverified,
+    heals_unsettled,
+)
