@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from services.replica.brain import Record, Slot, Voter
+from services.replica.brain import events as ev
 from services.replica.brain.policy import needed_copies
 from tests.simulation.faults import Struck
 
@@ -62,10 +63,27 @@ def _known_in_sync(world: World, chosen: Slot, left: set[str]) -> set[Voter]:
 
 def _can_go_on(world: World, record: Record, left: set[str]) -> bool:
     """A majority of voters that have their store is there, and as many copies as a write needs."""
-    there = [voter for voter in record.voters if voter.node not in left and _has_store(world, record.volume, voter)]
+    there = _there(world, record, left)
+    return len(there) * 2 > len(record.voters) and not _waits(record, there)
+
+
+def _there(world: World, record: Record, left: set[str]) -> list[Voter]:
+    return [voter for voter in record.voters if voter.node not in left and _has_store(world, record.volume, voter)]
+
+
+def _waits(record: Record, there: list[Voter]) -> bool:
     copies = sum(voter.kind == "data" for voter in there)
-    waits = copies < needed_copies(record.failure_mode, record.copies) and record.on_unavailable == "suspend"
-    return len(there) * 2 > len(record.voters) and not waits
+    return copies < needed_copies(record.failure_mode, record.copies) and record.on_unavailable == "suspend"
+
+
+def relent(world: World) -> None:
+    """Everything healed, and a copy that is lost for good is one that writes wait for: the operator has them wait for
+    fewer, or the rest of the work would never be done."""
+    for name, volume in world.volumes.items():
+        chosen = world.checker.volume(name).chosen
+        there = _there(world, chosen.record, set()) if chosen is not None else []
+        if chosen is not None and len(there) * 2 > len(chosen.record.voters) and _waits(chosen.record, there):
+            volume.change_policy(ev.PolicyAsked(0, failure_mode="alwayson"))
 
 
 def _has_store(world: World, volume: str, voter: Voter) -> bool:
@@ -105,6 +123,8 @@ def obstacle(world: World, *, all_nodes: bool) -> str:
     for name, volume in sorted(world.volumes.items()):
         chosen = world.checker.volume(name).chosen
         if chosen is not None and not _can_go_on(world, chosen.record, set(world.left_behind)):
+            if all_nodes and volume.changing:
+                return f"{name}: its policy is about to change"
             continue  # too many stores are lost for good
         found = _not_served(world, name, volume) or (_not_in_sync(world, name) if all_nodes else "")
         if found:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+
 import pytest
 
+from tests.simulation import campaign
 from tests.simulation.planted import PLANTED
 from tests.simulation.world import Violation, World
 
@@ -39,16 +42,20 @@ FOUND = {
 planted; the number says how rare it may become as the cores and the fault mix change."""
 
 
-def found(plant: str, seeds: range) -> bool:
-    with PLANTED[plant]():
-        for seed in seeds:
-            try:
-                World(seed).run()
-            except Violation as violation:
-                if isinstance(violation.__cause__, TypeError | AttributeError | NameError):
-                    raise  # the patch no longer fits the code, which finds nothing
-                return True
+def violates(seed: int) -> bool:
+    try:
+        World(seed).run()
+    except Violation as violation:
+        if isinstance(violation.__cause__, TypeError | AttributeError | NameError):
+            raise  # the patch no longer fits the code, which finds nothing
+        return True
     return False
+
+
+def found(plant: str, seeds: range) -> bool:
+    """Each process inherits the bug."""
+    with PLANTED[plant](), multiprocessing.get_context("fork").Pool(campaign.jobs_default()) as pool:
+        return any(pool.imap_unordered(violates, seeds))
 
 
 @pytest.mark.parametrize("plant", FOUND)

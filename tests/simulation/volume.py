@@ -124,6 +124,10 @@ class SimVolume:
             self.frontend.replaced = True
 
     @property
+    def changing(self) -> bool:
+        return bool(self._changes)
+
+    @property
     def deleting(self) -> bool:
         return self._deleting
 

@@ -24,7 +24,7 @@ from stoscore.units import MS, SECOND
 from tests.simulation import knobs, nemesis
 from tests.simulation.checker import Checker
 from tests.simulation.coverage import Coverage
-from tests.simulation.healing import enough, leave_behind, obstacle
+from tests.simulation.healing import enough, leave_behind, obstacle, relent
 from tests.simulation.homes import Homes
 from tests.simulation.machine import DISK_NS, Machine
 from tests.simulation.network import Network
@@ -280,6 +280,7 @@ class World:
     def _heal_all(self) -> None:
         self.left_behind = frozenset()
         self._heal(set())
+        relent(self)
         if not self.run_until(self.now_ns + ALL_HEALED_NS, lambda: not self._obstacle(True)):
             self.violated(f"invariant 8: no progress after everything healed: {self._obstacle(True)}")
         self.draining = True
