@@ -146,9 +146,10 @@ def half_elected(s: Struck) -> None:
     def muffle() -> None:
         s.nats_down([backup.name], 600 * MS)
         s.cut(s.around(backup.name, "out"), s.dice.randint(200 * MS, 600 * MS))
+        primary.resume()
 
-    s.pause(primary, s.dice.randint(600 * MS, 900 * MS))
-    s.when(votes, muffle, 1 * SECOND)
+    s.pause(primary, 1200 * MS)
+    s.when(votes, muffle, 1200 * MS)
 
 
 def failing_writes(s: Struck) -> None:

@@ -29,8 +29,6 @@ from services.replica.brain.promises import FOREVER_NS, BeatAnswer
 from services.replica.driver.volume import Pending
 from tests.simulation.machine import Machine
 from tests.simulation.patches import Patch, Plant, both
-from tests.simulation.volume import SimVolume
-from tests.simulation.world import World
 
 
 def counted_from_receipt() -> Patch:
@@ -236,31 +234,6 @@ def goes_on_after_naming() -> Patch:
     return patch.object(leading.Leading, "stop", stop)
 
 
-def id_used_again() -> Patch:
-    """I2: a volume that is made under the name of a deleted one gets its id, and a node that still has a replica of
-    that id says that it has made it."""
-    real_anew, real_make = SimVolume.anew, SimVolume.make_replicas
-
-    def anew(self: SimVolume, number: int) -> Any:
-        plan = replace(real_anew(self, number), name=self.id)
-        machines = self.world.machines
-        kept = {node: machines[node].disks[self.id].me for node in machines if self.id in machines[node].disks}
-        return replace(plan, voters=tuple(kept.get(voter.node, voter) for voter in plan.voters))
-
-    def make_replicas(self: SimVolume) -> None:
-        world: World = self.world
-        if world.tombs.pop(self.id, None) is None:
-            real_make(self)
-            return
-        world.checker.volumes.pop(self.id)
-        world.registers.volumes.pop(self.id)
-        for voter in self.plan.voters:
-            if self.id not in world.machines[voter.node].disks:
-                world.machines[voter.node].make_replica(self.id, voter, self.plan.size_blocks)
-
-    return both(patch.object(SimVolume, "anew", anew), patch.object(SimVolume, "make_replicas", make_replicas))
-
-
 BRAIN: tuple[Plant, ...] = (
     counted_from_receipt,
     vote_before_durable,
@@ -285,5 +258,4 @@ BRAIN: tuple[Plant, ...] = (
     behind_replica_stands,
     refusal_is_a_failed_copy,
     goes_on_after_naming,
-    id_used_again,
 )

@@ -1,8 +1,12 @@
-"""The checks and the fault mix are strong enough: a rule taken out of the cores is missed within so many seeds."""
+"""The checks and the fault mix are strong enough: a rule taken out of the cores is missed within so many seeds.
+
+A hit counts only if the same seed goes well without the bug.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -11,54 +15,97 @@ from tests.simulation.planted import PLANTED
 from tests.simulation.world import Violation, World
 
 FOUND = {
-    "counted_from_receipt": (1, 3),
-    "vote_before_durable": (1, 2),
-    "latest_set_only": (3, 10),
-    "latest_proposal_only": (3, 10),
-    "copy_replaces_write": (10, 25),
-    "old_epoch_stored": (10, 25),
-    "share_not_compared": (1, 5),
-    "own_share_not_compared": (10, 25),
-    "reads_without_lease": (1, 2),
-    "vote_after_restart": (5, 15),
-    "promises_forgotten": (1, 2),
-    "admitted_unsynced": (6, 20),
-    "unmarked_early": (1, 5),
-    "gate_not_resent": (10, 25),
-    "record_not_compared": (18, 40),
-    "two_changes_at_once": (7, 20),
-    "one_vote_is_enough": (9, 25),
-    "own_copy_commits": (1, 2),
-    "never_resigns": (7, 20),
-    "drift_forgotten": (1, 5),
-    "last_member_leaves": (1, 3),
-    "opened_unsettled": (5, 15),
-    "map_starts_at_sent": (6, 20),
-    "not_told_while_syncing": (1, 3),
-    "store_comes_back_empty": (9, 25),
-    "tombstone_not_kept": (3, 15),
+    "counted_from_receipt": 10,
+    "vote_before_durable": 10,
+    "reads_without_lease": 10,
+    "promises_forgotten": 10,
+    "own_copy_commits": 10,
+    "last_member_leaves": 10,
+    "drift_forgotten": 10,
+    "latest_set_only": 10,
+    "latest_proposal_only": 10,
+    "share_not_compared": 10,
+    "unmarked_early": 10,
+    "not_told_while_syncing": 10,
+    "goes_on_after_naming": 20,
+    "taken_for_dead": 20,
+    "trim_is_a_hint": 10,
+    "overlapping_sent": 10,
+    "attachment_not_compared": 20,
+    "tombstone_not_kept": 20,
+    "failed_write_left_unequal": 30,
+    "vote_after_restart": 30,
+    "map_starts_at_sent": 20,
+    "admitted_unsynced": 20,
+    "opened_unsettled": 20,
+    "never_resigns": 20,
+    "two_changes_at_once": 20,
+    "one_vote_is_enough": 20,
+    "own_vote_counted_twice": 60,
+    "behind_replica_stands": 60,
+    "told_is_forgotten": 60,
+    "unclean_confirms": 60,
+    "store_comes_back_empty": 30,
+    "copy_replaces_write": 30,
+    "old_epoch_stored": 100,
+    "own_share_not_compared": 100,
+    "gate_not_resent": 100,
+    "record_not_compared": 150,
+    "refusal_is_a_failed_copy": 150,
+    "refusal_without_record": 150,
+    "older_link_heard": 150,
 }
-"""Planted bug -> (the first seed to try, how many seeds at most). The search begins where the bug was found when it was
-planted; the number says how rare it may become as the cores and the fault mix change."""
+"""Planted bug -> within how many seeds, from the first on: about four times what it took when this was written."""
+HIDDEN = {
+    "order_at_the_gate": "a frontend sends no two writes that overlap (W3), so none passes another at the gate",
+    "promise_outlives_vote": "a beat has to arrive within milliseconds after the promise before it has ended",
+    "copies_not_noted": "a copy that nobody compares again has to differ from the next primary's block",
+    "lost_while_waiting": "a member has to be lost again between two records",
+    "heals_unverified": "a block has to rot, and the other copy's to rot or to be written in between",
+    "heals_unsettled": "a block has to rot while a write of it is under way",
+    "unclean_by_own_record": "a voter that holds the newest record answers in time, nearly always",
+}
+"""Planted bugs that take thousands of seeds, with what hides them; tests of the cores tell their stories."""
+QUICK_SEEDS = 20
+"""What may need more is in the slow suite."""
+FORK = multiprocessing.get_context("fork")
 
 
-def violates(seed: int) -> bool:
+def violates(seed: int) -> tuple[int, bool]:
     try:
         World(seed).run()
     except Violation as violation:
         if isinstance(violation.__cause__, TypeError | AttributeError | NameError):
             raise  # the patch no longer fits the code, which finds nothing
-        return True
-    return False
+        return seed, True
+    return seed, False
 
 
-def found(plant: str, seeds: range) -> bool:
+@pytest.fixture(scope="module")
+def goes_well() -> Iterator[Callable[[int], bool]]:
+    """Whether a seed goes well without a bug: judged by a process that was there before any was planted."""
+    known: dict[int, bool] = {}
+    with FORK.Pool(1) as clean:
+
+        def well(seed: int) -> bool:
+            if seed not in known:
+                known[seed] = not clean.apply(violates, (seed,))[1]
+            return known[seed]
+
+        yield well
+
+
+def _rare(plant: str) -> object:
+    return pytest.param(plant, marks=[pytest.mark.long] if FOUND[plant] > QUICK_SEEDS else [])
+
+
+@pytest.mark.parametrize("plant", [_rare(plant) for plant in FOUND])
+def test_found(plant: str, goes_well: Callable[[int], bool]) -> None:
     """Each process inherits the bug."""
-    with PLANTED[plant](), multiprocessing.get_context("fork").Pool(campaign.jobs_default()) as pool:
-        return any(pool.imap_unordered(violates, seeds))
+    seeds = range(1, FOUND[plant] + 1)
+    with PLANTED[plant](), FORK.Pool(campaign.jobs_default()) as pool:
+        assert any(violated and goes_well(seed) for seed, violated in pool.imap_unordered(violates, seeds))
 
 
-@pytest.mark.parametrize("plant", FOUND)
-def test_found(plant: str) -> None:
-    first, count = FOUND[plant]
-    assert found(plant, range(first, first + count))
+def test_every_planted_bug_is_found_or_says_why_not() -> None:
+    assert set(PLANTED) == set(FOUND) | set(HIDDEN)

@@ -23,6 +23,11 @@ RULES = [
     *(f"D{n}" for n in range(1, 4)),
     *(f"K{n}" for n in range(1, 5)),
 ]
+UNPLANTED = {
+    "I4": "nothing raises a generation: the operator's override is not built",
+    "K4": "snapshots are not built",
+}
+"""Rules without a planted bug, with the reason."""
 ROWS = {cells[0]: cells for line in TEXT.splitlines() if len(cells := [c.strip() for c in line.split("|")[1:-1]]) == 3}
 
 
@@ -38,12 +43,16 @@ def test_a_rule_has_code_and_a_guard_that_exist(rule: str) -> None:
         found = importlib.import_module(module)
         for part in path.split("."):
             found = getattr(found, part)
+    file = ""
     for name in names(guard):
         if name.startswith("tests/"):
-            assert (ROOT / name).exists(), name
+            file = (ROOT / name).read_text()
+        elif name.startswith("_"):
+            assert f"\ndef {name}(" in file, f"{name} is no planted bug of the file before it"
         elif "." in name:
             owner, _, attribute = name.partition(".")
             assert any(hasattr(getattr(m, owner, None), attribute) for m in (checker, register, store)), name
         else:
-            assert name in PLANTED, name
+            assert name in PLANTED, f"{name} is no planted bug of the simulation"
     assert names(code) or "not built" in code
+    assert "planted" in guard or rule in UNPLANTED
