@@ -210,9 +210,9 @@ class Candidacy:
     def _may_win_unclean(self) -> bool:
         local = self._local
         self._must_be_unclean = ()
-        if not local.unclean:
-            return True
         assert local.state.slot is not None
+        if not local.unclean or local.state.slot.record.deleted:
+            return True  # of a tombstone nobody has lost any data
         answers = {v: answer for v, answer in self.answers.items() if isinstance(answer, ms.PreVoteAnswer)}
         self._must_be_unclean = tuple(voter for voter, answer in sorted(answers.items()) if answer.unclean)
         return may_win(local.me, local.state.slot, answers)
