@@ -25,7 +25,7 @@ from stoscore.units import GIB, MIB
 
 CONFIG_VARIABLE = "STOS_CONFIG"
 COMMON = "common"
-SERVICES = ("certs", "csi", "nats_server", "placement", "replica")
+SERVICES = ("certs", "csi", "holder", "nats_server", "placement", "replica")
 """Services whose variables share the STOS_ prefix with the common settings."""
 _NOT_SETTINGS = (CONFIG_VARIABLE, "STOS_DIR")
 _NOT_SERVICES = ("STOS_DEMO_", "STOS_DEV_", "STOS_TEST_", "STOS_BENCH_")

@@ -20,6 +20,7 @@ from services.replica.guests import Guests
 from services.replica.handlers import Handlers
 from services.replica.homes import Homes
 from services.replica.hosted import Hosted
+from services.replica.nbd import HeldListeners
 from services.replica.peers import PeerNetwork
 from services.replica.replicas import Replicas
 from services.replica.replication import effects as fx
@@ -79,7 +80,8 @@ class _Replica:
         nonce = secrets.randbits(63)
         self._node = Node(settings.node, settings.timing(), nonce, self._share_of, boot_time_ns())
         identity, audit = context.identity, context.bus.audit
-        self._frontends = Frontends(settings.node, settings.run_dir, settings.data_dir, identity, audit)
+        listeners = HeldListeners(settings.holder, get_logger("frontends")) if settings.holder else None
+        self._frontends = Frontends(settings.node, settings.run_dir, settings.data_dir, identity, audit, listeners)
         self._handlers = Handlers(self._node, self._frontends, audit)
         host, _, port = settings.listen.rpartition(":")
         self._network = PeerNetwork(

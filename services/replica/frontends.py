@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from services.replica.nbd import Frontend, IoFigures, RemoteDoor, RemoteIdentity
+from services.replica.nbd import Frontend, IoFigures, Listeners, OwnListeners, RemoteDoor, RemoteIdentity
 from services.replica.peers import Frame, PeerNetwork
 from services.replica.trail import Trail
 from stoscore.errors import StosError, precondition
@@ -43,12 +43,21 @@ class _Open:
 class Frontends:
     """Volume -> its NBD frontend here."""
 
-    def __init__(self, node: str, run_dir: Path, state_dir: Path, identity: RemoteIdentity, audit: Trail):
+    def __init__(
+        self,
+        node: str,
+        run_dir: Path,
+        state_dir: Path,
+        identity: RemoteIdentity,
+        audit: Trail,
+        listeners: Listeners | None = None,
+    ):
         self._node = node
         self._run_dir = run_dir
         self._file = state_dir / FILE
         self._identity = identity
         self._audit = audit
+        self._listeners = listeners or OwnListeners()
         self._open: dict[bytes, _Open] = {}
         self._changing = asyncio.Lock()
         """Held by each request: the same one may come twice at a time."""
@@ -98,6 +107,7 @@ class Frontends:
             self.network.send,
             self.network.connected,
             on_fenced=lambda: self._fenced(raw, request.attach_epoch),
+            listeners=self._listeners,
         )
         frontend.on_node = lambda node: self.on_change()
         frontend.on_copies = lambda copies: self._moved(raw, copies)
@@ -143,7 +153,7 @@ class Frontends:
             remembered = json.loads(self._file.read_text())
             requests = [OpenFrontend.model_validate(item) for item in remembered]
         except FileNotFoundError:
-            return
+            requests = []
         except (ValueError, ValidationError) as error:
             log.error("the list of frontends can't be read, none is opened again: %s", error)
             return
@@ -158,6 +168,7 @@ class Frontends:
                 known.remote = self._door(known, request.remote)
                 known.request = request
                 known.remote.start_when_possible()
+        await self._listeners.keep([known.frontend.socket_path for known in self._open.values()])
 
     async def stop(self) -> None:
         """The process ends; what is open stays remembered."""

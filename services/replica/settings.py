@@ -24,6 +24,11 @@ class ReplicaSettings(ServiceSettings):
     zone: str = Field(default="default", max_length=63, description="failure domain; copies go to different ones")
     data_dir: Path = Field(default=Path("/var/lib/stos/data"), description="directory of the replicas")
     run_dir: Path = Field(default=Path("/run/stos"), description="directory of the NBD sockets")
+    holder: Path | None = Field(
+        default=None,
+        description="Unix socket of the holder (`stos serve holder`), which keeps the NBD sockets open while this "
+        "service restarts; by default the sockets are the service's own",
+    )
     listen: str = Field(
         default="0.0.0.0:7770",
         description="host:port of the peer link",

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from services.replica.nbd.client import Client
 from services.replica.nbd.figures import IoFigures
+from services.replica.nbd.listeners import Listeners
 from services.replica.nbd.pieces import cut_read, cut_status, pieces, whole
 from services.replica.nbd.protocol import Export, NbdRequest
 from services.replica.nbd.server import NbdServer
@@ -110,6 +111,7 @@ class Frontend:
         send: Send,
         connected: Callable[[str], bool],
         on_fenced: Callable[[], None] = lambda: None,
+        listeners: Listeners | None = None,
     ):
         """`voters`: node -> incarnation of each copy. Naming it shows a copy that we were told of the volume.
         `on_fenced`: told once, when the volume is attached elsewhere and every request has been answered so."""
@@ -127,7 +129,7 @@ class Frontend:
         # set back, a primary names the newest session it knows in its refusal.
         self._core = FrontendCore(tuple(voters), first_session=time.time_ns())
         self.export = Export(name, size_bytes)
-        self._server = NbdServer(self.export, socket_path, self, self._log)
+        self._server = NbdServer(self.export, socket_path, self, self._log, listeners)
         self._next_number = 1
         self._asked: dict[int, tuple[Client | Split, NbdRequest, int]] = {}
         """By cookie: who waits for what, and since when."""
@@ -172,7 +174,7 @@ class Frontend:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        await self._server.close()
+        await self._server.leave()
 
     def status(self) -> FrontendStatus:
         return FrontendStatus(
