@@ -16,6 +16,7 @@ PRIVILEGED = {
 ROOT = {
     "StatefulSet/nats/own-the-directory": "gives a directory of the host to the server's user",
     "DaemonSet/node/own-the-directories": "gives directories of the host to the service's user",
+    "DaemonSet/holder/own-the-directory": "gives a directory of the host to the holder's user",
     "DaemonSet/csi-node/csi": "mounts",
     "DaemonSet/csi-node/node-driver-registrar": "kubelet's sockets belong to root",
     "DaemonSet/csi-node/liveness-probe": "the driver's socket belongs to root",
@@ -23,6 +24,7 @@ ROOT = {
 ADDED = {
     "StatefulSet/nats/own-the-directory": {"CHOWN", "FOWNER"},
     "DaemonSet/node/own-the-directories": {"CHOWN", "FOWNER"},
+    "DaemonSet/holder/own-the-directory": {"CHOWN", "FOWNER"},
 }
 HOST_NETWORK = {"DaemonSet/csi-node": "the kernel offers nbd's netlink in the host's network namespace only"}
 UNPROBED = {"DaemonSet/csi-node/liveness-probe": "it is the probe"}
@@ -35,6 +37,7 @@ ASKS_KUBERNETES = {
 }
 HOST_PATHS = {
     "DaemonSet/node": {"/var/lib/stos", "/run/stos"},
+    "DaemonSet/holder": {"/run/stos"},
     "DaemonSet/csi-node": {
         "/var/lib/kubelet",
         "/var/lib/kubelet/plugins/csi.stos.dev",

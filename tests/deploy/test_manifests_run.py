@@ -19,6 +19,7 @@ from services.csi.settings import CsiSettings
 from services.nats.settings import SETTINGS as NATS
 from services.nats.settings import NatsSettings
 from services.placement.settings import PlacementSettings
+from services.replica.holder import HolderSettings
 from services.replica.settings import ReplicaSettings
 from stoscore import health, plugins
 from stoscore.admission import SERVICE_ROLE
@@ -40,10 +41,15 @@ from tests.support.manifests import (
 SETTINGS: dict[str, tuple[str, type[ServiceSettings]]] = {
     "certs": ("certs", CertsSettings),
     "csi": ("csi", CsiSettings),
+    "holder": ("holder", HolderSettings),
     "nats": (NATS, NatsSettings),
     "placement": ("placement", PlacementSettings),
     "replica": ("replica", ReplicaSettings),
 }
+
+
+ENROLS_ITSELF = {"certs"}
+NO_IDENTITY = {"holder"}
 
 
 @pytest.fixture(params=BUILDS)
@@ -98,7 +104,7 @@ def test_every_setting_is_understood(build_name: str, clean: pytest.MonkeyPatch)
         with clean.context() as patched:
             common, _ = loaded(objects, container, patched)
             assert common.health_dir is not None
-            if service_of(container) != "certs":
+            if service_of(container) not in ENROLS_ITSELF | NO_IDENTITY:
                 assert common.service_account_token_file is not None
                 assert common.cluster == "stos-0a1b2c3d"
 
@@ -114,8 +120,10 @@ def test_every_path_that_is_written_lies_on_a_volume(objects: tuple[Object, ...]
             assert isinstance(own, CsiSettings)
             half = [own.node_socket, own.state_dir] if own.serves_node else [own.controller_socket]
             paths = [common.health_dir, *half]
-        if service_of(container) != "certs":
+        if service_of(container) not in ENROLS_ITSELF | NO_IDENTITY:
             paths.append(common.identity_dir)
+        if service_of(container) not in NO_IDENTITY:
+            paths.append(common.trace_dir or common.identity_dir)
         for path in paths:
             if path is not None and not path.is_relative_to("/proc"):
                 assert writable(container, path), f"{container.name}: {path} is on no volume"
@@ -148,6 +156,22 @@ def test_sockets_lie_where_the_other_side_looks(objects: tuple[Object, ...], cle
     csi = next(one for one in services(objects) if one.workload == "DaemonSet/csi-node")
     assert isinstance(replica, ReplicaSettings)
     assert host_path(node, replica.run_dir) == host_path(csi, replica.run_dir) == str(replica.run_dir)
+
+
+def test_the_node_finds_its_holder(objects: tuple[Object, ...], clean: pytest.MonkeyPatch) -> None:
+    """One directory, one user: a socket is 0600, and the holder holds what lies beside its own only."""
+    with clean.context() as patched:
+        node, _, replica = settings_of(objects, "DaemonSet/node", patched)
+    with clean.context() as patched:
+        container, _, holder = settings_of(objects, "DaemonSet/holder", patched)
+    assert isinstance(replica, ReplicaSettings)
+    assert isinstance(holder, HolderSettings)
+    assert replica.holder == holder.socket
+    assert replica.run_dir == holder.socket.parent
+    assert host_path(node, holder.socket) == host_path(container, holder.socket)
+    assert node.security["runAsUser"] == container.security["runAsUser"]
+    # An upgrade of the nodes must not replace both at once.
+    assert one(objects, "DaemonSet", "holder")["spec"]["updateStrategy"] == {"type": "OnDelete"}
 
 
 def host_path(container: Container, path: Path) -> str:
@@ -184,6 +208,8 @@ def test_addresses_lead_to_services(objects: tuple[Object, ...], clean: pytest.M
     reachable = addresses(objects)
     asked: set[str] = set()
     for container in services(objects):
+        if service_of(container) in NO_IDENTITY:
+            continue
         with clean.context() as patched:
             common, own = loaded(objects, container, patched)
         asked |= {url.removeprefix("tls://") for url in common.nats_urls} | set(common.enrol_addresses)
@@ -246,7 +272,8 @@ def test_every_pod_gets_the_identity_that_its_service_needs(
         _, _, certs = settings_of(objects, "StatefulSet/certs", patched)
     assert isinstance(certs, CertsSettings)
     rules = {(rule.namespace, rule.account): rule for rule in parse_accounts(certs.kubernetes_accounts)}
-    enrolling = [container for container in services(objects) if service_of(container) != "certs"]
+    without = ENROLS_ITSELF | NO_IDENTITY
+    enrolling = [container for container in services(objects) if service_of(container) not in without]
     accounts = {("stos", container.pod["serviceAccountName"]) for container in enrolling}
     assert set(rules) == accounts
     for container in enrolling:
@@ -264,7 +291,7 @@ def test_newcomers_look_where_certs_publishes(objects: tuple[Object, ...], clean
         _, _, certs = settings_of(objects, "StatefulSet/certs", patched)
     assert isinstance(certs, CertsSettings)
     for container in services(objects):
-        if service_of(container) == "certs":
+        if service_of(container) in ENROLS_ITSELF | NO_IDENTITY:
             continue
         (cluster,) = [entry for entry in container.spec["env"] if entry["name"] == "STOS_CLUSTER"]
         assert cluster["valueFrom"]["configMapKeyRef"] == {"name": certs.kubernetes_configmap, "key": CLUSTER}
@@ -400,4 +427,4 @@ def test_directories_are_made_for_who_writes_them(objects: tuple[Object, ...], t
             found = Path(f"{tmp_path}{directory}").stat()
             assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (user, 0o700)
             made += 1
-    assert made == 3
+    assert made == 4

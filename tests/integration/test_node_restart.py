@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from services.csi import host
+from services.csi.commands import run
 from services.dev.demo.csi import CsiClient, mounted_as
 from services.dev.demo.tools import why_no_mount
 from stoscore.units import MIB
@@ -137,8 +138,7 @@ async def test_a_mounted_file_system_sees_a_pause(
     there = host.mount_at(str(staging))
     assert there is not None
     await host.unmount(str(staging))
-    checked = subprocess.run(["e2fsck", "-fn", there.source], capture_output=True, text=True, timeout=60)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    (await run(["e2fsck", "-fn", there.source])).check()
     await csi.unstage(volume.volume_id, staging)
     await csi.controller_unpublish(volume.volume_id, "app")
     await csi.delete(volume.volume_id)
