@@ -123,6 +123,7 @@ async def test_a_mounted_file_system_sees_a_pause(
         await writer.until(writer.completed + 50)
         writer.longest_s = 0.0
         await asyncio.to_thread(running.cluster.kill, "app", number)
+        await running.wait("app has ended", lambda: "app" not in running.cluster.running())
         await asyncio.to_thread(running.cluster.start, "app")
         await writer.until(writer.completed + 50)
         gaps[number.name] = writer.longest_s
