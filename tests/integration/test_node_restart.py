@@ -6,6 +6,7 @@ import asyncio
 import mmap
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -34,11 +35,11 @@ BLOCK_BYTES, BLOCKS = 4096, 256
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[RunningCluster]:
     cluster = AlteredCluster(tmp_path / "dev")
-    socket = cluster.layout.socket_directory("app") / "holder.sock"
-    cluster = AlteredCluster(tmp_path / "dev", settings={"app": {"STOS_REPLICA_HOLDER": str(socket)}})
+    door = cluster.layout.socket_directory("app") / "holder.sock"
+    cluster = AlteredCluster(tmp_path / "dev", settings={"app": {"STOS_REPLICA_HOLDER": str(door)}})
     cluster.up()
     try:
-        with holder(socket):
+        with holder(door):
             yield RunningCluster(cluster)
     finally:
         cluster.stop()
@@ -52,13 +53,19 @@ def holder(path: Path) -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(command, env=clean | {"STOS_HOLDER_SOCKET": str(path)}) as process:
         try:
             until = time.monotonic() + 60
-            while not path.exists():
+            while not answers(path):
                 assert process.poll() is None
                 assert time.monotonic() < until
                 time.sleep(0.05)
             yield process
         finally:
             process.terminate()
+
+
+def answers(path: Path) -> bool:
+    """A name alone says nothing: a holder that was killed leaves it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as knock:
+        return knock.connect_ex(str(path)) == 0
 
 
 @pytest.fixture
