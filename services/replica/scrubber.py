@@ -76,7 +76,9 @@ class Scrubber:
         """Volume -> bytes of the regions in which it has anything."""
         found = {}
         for volume in self._volumes():
-            with suppress(StoreError):  # the disk tells again when it is read
+            with suppress(
+                StoreError, OSError, KeyError
+            ):  # it was removed meanwhile, or the disk tells again when it is read
                 found[volume] = await self._in_pool(partial(_present_bytes, self._shell.hosted[volume].blocks))
         return found
 
@@ -103,7 +105,8 @@ class Scrubber:
             while region is not None and region < end and self._is_readable(hosted):
                 await self._region(scrub, hosted, region)
                 region = await self._in_pool(partial(store.next_present, region + 1))
-        except StoreError as error:
+        except (StoreError, OSError) as error:
+            # A copy that is removed closes its files under a scan, which is no fault of the disk.
             if self._is_readable(hosted):
                 self._shell.disk_failed(hosted, str(error))
         if not self._is_readable(hosted):
