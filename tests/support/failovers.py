@@ -20,7 +20,7 @@ async def fail_over(running: RunningCluster, volume: str, copies: int = 3) -> No
 
     await asyncio.to_thread(running.cluster.kill, victim)
     try:
-        await running.wait("another primary", moved)
+        await running.wait("another primary", moved, 120.0)
     finally:
         await asyncio.to_thread(running.cluster.start, victim)
     await running.wait("all in sync", lambda: len(running.json("volume", "show", volume)["in_sync"]) == copies, 120.0)

@@ -20,6 +20,7 @@ from services.replica.replication.frontend import (
     FrontendCore,
     LinkDown,
     LinkUp,
+    Merge,
     Opened,
     Refused,
     RefusedCode,
@@ -99,6 +100,74 @@ def test_a_request_goes_to_the_primary_and_its_answer_to_the_client() -> None:
     assert bench.step(Done("n1", session, sent.request, 1, 0)) == [Answer(50, 0, 0), Release(500)]
     assert bench.core.unanswered == 0
     assert bench.core.next_deadline_ns() is None
+
+
+def patching() -> tuple[Bench, SendRequest]:
+    """A patch of block 3 was asked for, with FUA, and its block is being read."""
+    bench = serving()
+    (read,) = requests(bench.step(ClientRequest(1, PATCH, 3, 1, True, 10)))
+    return bench, read
+
+
+def test_a_patch_is_a_read_a_merge_and_a_write() -> None:
+    bench, read = patching()
+    assert read == SendRequest("n1", bench.opens["n1"], read.request, READ, 3, 1, False, 0)
+    merge, write = bench.step(Data("n1", read.session, read.request, 1, 70, READ, 1))
+    assert merge == Merge(10, 70)
+    assert write == SendRequest("n1", read.session, read.request, WRITE, 3, 1, True, 10)
+    assert bench.step(Data("n1", read.session, read.request, 1, 71, READ, 1)) == [Release(71)], "merged once"
+    assert bench.step(Done("n1", read.session, read.request, 1, 0)) == [Answer(1, 0, 0), Release(10)]
+
+
+def test_other_requests_on_the_block_wait_for_the_whole_patch() -> None:
+    bench, read = patching()
+    assert not requests(bench.ask(2, WRITE, 3))
+    assert not requests(bench.ask(3, READ, 3))
+    bench.step(Data("n1", read.session, read.request, 1, 70, READ, 1))
+    (write,) = requests(bench.step(Done("n1", read.session, read.request, 1, 0)))
+    assert write.token == 2
+
+
+def fail_over(bench: Bench) -> list[Effect]:
+    bench.step(LinkUp("n2"))
+    bench.step(LinkDown("n1"))
+    bench.after(SECOND)
+    return bench.opened("n2", 2)
+
+
+def test_a_failover_before_the_merge_reads_again_and_one_after_it_sends_what_was_merged() -> None:
+    bench, read = patching()
+    (again,) = requests(fail_over(bench))
+    assert (again.node, again.kind, again.token) == ("n2", READ, 0)
+    bench, read = patching()
+    bench.step(Data("n1", read.session, read.request, 1, 70, READ, 1))
+    (again,) = requests(fail_over(bench))
+    assert (again.node, again.kind, again.token, again.fua) == ("n2", WRITE, 10, True)
+
+
+@pytest.mark.parametrize("errno", [0, EIO, 28])
+def test_a_patch_whose_block_can_not_be_read_fails(errno: int) -> None:
+    bench, read = patching()
+    assert bench.step(Done("n1", read.session, read.request, 1, errno)) == [Answer(1, errno or EIO, 0), Release(10)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind", "count"),
+    [(READ, READ, 2), (READ, STATUS, 1), (PATCH, READ, 2), (PATCH, STATUS, 1), (STATUS, READ, 1)],
+)
+def test_another_answer_than_the_one_asked_for_is_an_error(asked: int, kind: int, count: int) -> None:
+    bench = serving()
+    (sent,) = requests(bench.step(ClientRequest(1, asked, 0, 1, False, 10 if asked == PATCH else 0)))
+    effects = bench.step(Data("n1", sent.session, sent.request, 1, 70, kind, count))
+    assert effects[:2] == [Release(70), Answer(1, EIO, 0)]
+
+
+def test_a_status_may_end_early_and_not_late() -> None:
+    for count, errno in ((1, 0), (8, 0), (9, EIO), (0, EIO)):
+        bench = serving()
+        (sent,) = requests(bench.ask(1, STATUS, 0, 8))
+        effects = bench.step(Data("n1", sent.session, sent.request, 1, 70, STATUS, count))
+        assert Answer(1, errno, 0 if errno else 70) in effects
 
 
 def test_a_read_brings_its_content() -> None:

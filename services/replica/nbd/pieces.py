@@ -6,8 +6,8 @@
 A read asks for every block that it touches, and the answer is cut. A write or a write of zeros that does not begin or
 end on a block's bound is cut there: at each end one block is patched (read, changed, written), the middle goes its
 usual way. A trim may leave ends alone, and does. What is large is cut as well: a piece is one step in the loop of every
-copy's process, and leases are bounded by the loop's pauses. *A busy machine moved 32 MiB for longer than a lease: the
-primary was replaced, the frontend sent them again, for ever.* The client's answer waits for all pieces.
+copy's process, and leases are bounded by the loop's pauses. *On a busy machine a client that wrote and read 32 MiB in
+one piece was not done after four minutes.* The client's answer waits for all pieces.
 """
 
 from __future__ import annotations
