@@ -35,6 +35,8 @@ def test_new_writes_are_dropped_for_the_frontend_sends_them_again_and_reads_go_o
     assert primary.request(LINK, Request(1, 3, Io.FLUSH, 0, 0), 0) == []
     (read,) = primary.request(LINK, Request(1, 4, Io.READ, 0, 1), 0)
     assert isinstance(read, fx.AnswerRead)
+    (status,) = primary.request(LINK, Request(1, 5, Io.STATUS, 0, 9), 0)
+    assert isinstance(status, fx.AnswerStatus)
 
 
 def test_it_sends_the_frontend_to_the_successor() -> None:

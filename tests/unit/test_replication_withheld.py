@@ -91,6 +91,7 @@ def test_a_new_write_fails_at_once_and_touches_no_copy() -> None:
     assert write(primary, 1) == [fx.Release(101), fx.Answer(LINK, Done(1, 1, EIO))]
     assert primary.request(LINK, Request(1, 2, Io.FLUSH, 0, 0), 0) == [fx.Answer(LINK, Done(1, 2, EIO))]
     assert primary.request(LINK, Request(1, 3, Io.READ, 0, 1), 0) == [fx.AnswerRead(LINK, 1, 3, 0, 1)]
+    assert primary.request(LINK, Request(1, 4, Io.STATUS, 0, 9), 0) == [fx.AnswerStatus(LINK, 1, 4, 0, 9)]
 
 
 def test_what_waits_fails_when_the_policy_says_so_now() -> None:
