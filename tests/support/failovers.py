@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from tests.support.cluster import RunningCluster
 
 PAUSE_S = 1.0
+WAIT_S = 180.0
 
 
 async def fail_over(running: RunningCluster, volume: str, copies: int = 3) -> None:
     """Kill the primary, wait until another one serves, start it again and wait until it is in sync."""
-    victim = (await asyncio.to_thread(running.json, "volume", "show", volume))["primary"]
+    shown: dict[str, Any] = {}
 
-    def moved() -> bool:
-        return running.json("volume", "show", volume)["primary"] not in (None, victim)
+    def looks(holds: Callable[[], bool]) -> Callable[[], bool]:
+        """A busy machine's command may find nobody who answers in time: then it is asked again."""
 
+        def look() -> bool:
+            told = running.stos("volume", "show", volume, "-o", "json")
+            if told.code:
+                return False
+            shown.update(told.json)
+            return holds()
+
+        return look
+
+    await running.wait("a primary", looks(lambda: shown["primary"] is not None), WAIT_S)
+    victim = shown["primary"]
     await asyncio.to_thread(running.cluster.kill, victim)
     try:
-        await running.wait("another primary", moved, 120.0)
+        await running.wait("another primary", looks(lambda: shown["primary"] not in (None, victim)), WAIT_S)
     finally:
         await asyncio.to_thread(running.cluster.start, victim)
-    await running.wait("all in sync", lambda: len(running.json("volume", "show", volume)["in_sync"]) == copies, 120.0)
+    await running.wait("all in sync", looks(lambda: len(shown["in_sync"]) == copies), WAIT_S)
 
 
 @asynccontextmanager
