@@ -55,7 +55,7 @@ async def copies_are_equal(running: RunningCluster, volume: str) -> None:
     await running.in_sync(volume, 3)
     copies = running.copies(volume)
     assert len(copies) == 3 and disagreements(copies) == []
-    assert running.stos("volume", "rm", volume).code == 0
+    await running.wait("its removal", lambda: running.stos("volume", "rm", volume).code == 0, 120.0)
 
 
 def fill(where: Path, files: int) -> dict[Path, str]:
