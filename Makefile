@@ -8,7 +8,7 @@ OVERLAY ?= ha
 PROTOS := $(wildcard libs/stoscore/proto/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow conformance sim fuzz bench bench-failover lint proto clean
+.PHONY: help demo test test-slow conformance sim fuzz bench bench-failover bench-idle lint proto clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[-a-z]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ bench: $(VENV)/.installed packages ## ten jobs beside the floor, nbdkit and qemu
 bench-failover: $(VENV)/.installed packages ## the primary lost KILLS=300 times and more: the distribution of the gaps
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@$(BIN)/python -m benchmarks.failover --kills $(KILLS)
+
+bench-idle: $(VENV)/.installed ## what a cluster costs that does nothing, with 10 and with 300 volumes
+	@$(BIN)/python -m benchmarks.idle
 
 lint: $(VENV)/.installed ## ruff, mypy, import-linter
 	@$(BIN)/ruff check
