@@ -152,7 +152,6 @@ async def rotate_under_load(cluster: AlteredCluster, directory: Path) -> None:
     running = RunningCluster(cluster)
     made = await asyncio.to_thread(running.stos, "volume", "create", VOLUME, "--size", "64MiB")
     assert made.code == 0, made.errors
-    primary = running.json("volume", "show", VOLUME)["primary"]
     watch, gaps, sleeper = Watch(cluster), Pauses(), Sleeper()
     watching = asyncio.create_task(watch.run())
     sleeper.start()
@@ -162,6 +161,8 @@ async def rotate_under_load(cluster: AlteredCluster, directory: Path) -> None:
             recorder.gap = gaps
             pauses = {"before": await calm(recorder, SECONDS * 0.25)}
 
+            await asyncio.to_thread(readmit_admin, cluster)
+            primary = (await asyncio.to_thread(running.json, "volume", "show", VOLUME))["primary"]
             recorder.gap.take()
             await asyncio.to_thread(cluster.kill, primary)
             await completed(recorder, 500)
