@@ -19,6 +19,7 @@ declare -A package_of=(
   [/usr/lib/postgresql/15/bin/pg_amcheck]=postgresql-15
   [nft]=nftables
   [nbdkit]=nbdkit
+  [promtool]=prometheus
 )
 PATH="$PATH:/usr/sbin:/sbin"
 

@@ -13,7 +13,8 @@ _UNIT = {"s": "_seconds", "By": "_bytes"}
 
 def prometheus_name(instrument: Instrument) -> str:
     """stos.volume.io.duration (s) -> stos_volume_io_duration_seconds"""
-    name = instrument.name.replace(".", "_") + _UNIT.get(instrument.unit, "")
+    unit = _UNIT.get(instrument.unit, "")
+    name = instrument.name.replace(".", "_").removesuffix(unit) + unit
     return f"{name}_total" if instrument.kind == "counter" else name
 
 

@@ -67,13 +67,12 @@ class Span:
         kind: Kind = "internal",
         links: tuple[Link, ...] = (),
         sampled: bool = True,
-        span_id: str = "",
     ):
         match = TRACEPARENT.fullmatch(parent) if parent else None
         trace_id, self._parent_id = (match[1], match[2]) if match else (os.urandom(16).hex(), "")
         flags = match[3] if match else ("01" if sampled else "00")
         self.name = name
-        self.traceparent = f"00-{trace_id}-{span_id or os.urandom(8).hex()}-{flags}"
+        self.traceparent = f"00-{trace_id}-{os.urandom(8).hex()}-{flags}"
         self._attributes = attributes
         self._kind = kind
         self._links = links
@@ -129,14 +128,13 @@ def span(
     span_kind: Kind = "internal",
     links: tuple[Link, ...] = (),
     sampled: bool = True,
-    span_id: str = "",
     **attributes: Value,
 ) -> Iterator[Span]:
     """Work under a span: child of `parent_traceparent`, or of the current span, or the root of a new trace. `sampled`
     False (of a root) keeps the whole trace out of stores and exporters: those who look at traces should not fill them.
-    `span_id`: one that was promised by a link before the work began."""
+    """
     parent = parent_traceparent or current_traceparent()
-    opened = Span(name, parent, attributes, kind=span_kind, links=links, sampled=sampled, span_id=span_id)
+    opened = Span(name, parent, attributes, kind=span_kind, links=links, sampled=sampled)
     token = _SPAN.set(opened)
     try:
         yield opened
@@ -149,9 +147,25 @@ def span(
         opened.end()
 
 
-def record(name: str, duration_ns: int, *, parent: str = "", error: str = "", **attributes: Value) -> str:
-    """A span of work that is over: where opening one beforehand would cost too much. Gives its traceparent."""
-    told = Span(name, parent, attributes)
+def promise() -> str:
+    """The traceparent of a root span that will be recorded later, so that others can link to it before."""
+    return f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01"
+
+
+def record(
+    name: str,
+    duration_ns: int,
+    *,
+    parent: str = "",
+    error: str = "",
+    links: tuple[Link, ...] = (),
+    promised: str = "",
+    **attributes: Value,
+) -> str:
+    """A span of work that is over: where opening one beforehand would cost too much. Gives its traceparent; `promised`:
+    the one that it was promised."""
+    told = Span(name, parent, attributes, links=links)
+    told.traceparent = promised or told.traceparent
     told._start_ns -= duration_ns
     told._started_ns -= duration_ns
     if error:

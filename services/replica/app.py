@@ -97,6 +97,7 @@ class _Replica:
         )
         self._shell = Shell(self._node, self._network, self, asyncio.get_running_loop())
         self._handlers.shell = self._shell
+        self._shell.on_resynced = self._resynced
         self._by_bus = ByBus(
             settings.node, self._handlers, self._shell, boot_time_ns, asyncio.get_running_loop().call_soon
         )
@@ -246,7 +247,12 @@ class _Replica:
         self._homes.drop(order)
 
     def decided(self, order: Decided) -> None:
-        self._decisions.tell(order.volume, self._name(order.volume), order.explain, boot_time_ns())
+        volume = self._node.volumes.get(order.volume)
+        record = volume.brain.record if volume is not None else None
+        causes, kind = self._handlers.causes, order.explain.kind
+        links = causes.of(kind, order.volume, (voter.node for voter in record.voters) if record else ())
+        told = self._decisions.tell(order.volume, self._name(order.volume), order.explain, boot_time_ns(), links)
+        causes.decided(kind, order.volume, told)
 
     def damaged(self, volume: str, epoch: int, damage: fx.Damage) -> None:
         self._decisions.tell_damage(volume, self._name(volume), epoch, damage, boot_time_ns())
@@ -255,6 +261,9 @@ class _Replica:
         volume = self._node.volumes.get(volume_id)
         record = volume.brain.record if volume is not None else None
         return record.name if record is not None else ""
+
+    def _resynced(self, volume: str, done: fx.ResyncDone) -> None:
+        self._handlers.causes.resynced(volume, done.node, done.blocks_compared, done.blocks_sent)
 
     def _spawn(self, work: object) -> None:
         async def run() -> None:

@@ -16,6 +16,7 @@ from services.replica.replication import effects as fx
 from stoscore import subjects
 from stoscore.bus import Bus
 from stoscore.messages import DecisionEvent
+from stoscore.spans import Link
 from stoscore.telemetry import get_logger, span
 
 log = get_logger("replica")
@@ -35,13 +36,13 @@ class Decisions:
         self._waiting: deque[DecisionEvent] = deque(maxlen=WAITING_MAX)
         bus.on_connected.append(self._send_waiting)
 
-    def tell(self, volume: str, name: str, explain: ev.Explain, at_ns: int) -> None:
-        """`at_ns`: this node's clock."""
+    def tell(self, volume: str, name: str, explain: ev.Explain, at_ns: int, links: tuple[Link, ...] = ()) -> str:
+        """`at_ns`: this node's clock. `links`: what its span has to do with. Gives its traceparent."""
         self.counted[explain.kind] += 1
         about: dict[str, Any] = {"volume": volume, "epoch": explain.epoch, "version": explain.version}
         told: dict[str, Any] = {f"input.{key}": _flat(value) for key, value in explain.inputs.items()}
         title = f"brain {explain.kind}"
-        with span(title, explain.cause or None, outcome=explain.outcome, **about, **told) as opened:
+        with span(title, explain.cause or None, links=links, outcome=explain.outcome, **about, **told) as opened:
             log.info("%s: %s", explain.kind, explain.outcome, extra={**about, "inputs": dict(explain.inputs)})
             event = DecisionEvent(
                 volume=volume,
@@ -58,6 +59,7 @@ class Decisions:
             )
         self._waiting.append(event)
         self._send()
+        return event.cause
 
     def tell_lost(self, volume: str, reason: str, at_ns: int) -> None:
         """A voter that has no brain to speak for it."""

@@ -17,6 +17,7 @@ from dataclasses import replace
 from services.replica import codec, permits
 from services.replica.brain import BeatAnswer, Claims, PairMessage, messages
 from services.replica.brain.messages import BadMessage, Newer
+from services.replica.causes import Causes
 from services.replica.codec import Envelope
 from services.replica.driver import Node, Volume
 from services.replica.frontends import Frontends
@@ -66,6 +67,7 @@ class Handlers:
         self._audit = audit
         self.shell: Shell
         """Set once by the app: shell and handlers need each other."""
+        self.causes = Causes()
         self.dropped: Counter[str] = Counter()
         """Frames that were not believed, by reason."""
 
@@ -74,6 +76,7 @@ class Handlers:
     def link_up(self, link: Link) -> None:
         if link.outgoing:
             if link.peer != self._node.name:
+                self.causes.link_up(link.peer)
                 self._node.link_up(link.peer, boot_time_ns())
             self._frontends.link_up(link.peer)
         else:
@@ -86,6 +89,7 @@ class Handlers:
             return
         if link.outgoing:
             self._frontends.link_down(link.peer)
+            self.causes.link_down(link.peer, reason)
             self._node.link_down(link.peer, now_ns)
         else:
             self._node.incoming_link_lost(self.shell.forget_link(link), now_ns)

@@ -90,6 +90,7 @@ class Shell:
         self.node = node
         self.network = network
         self.counted = Counted()
+        self.on_resynced: Callable[[str, fx.ResyncDone], None] = lambda volume, done: None
         self.hosted: dict[str, Hosted] = {}
         self.by_raw: dict[bytes, Hosted] = {}
         self.payloads: dict[int, Parts] = {}
@@ -626,6 +627,7 @@ class Shell:
         )
 
     def _resync_done(self, hosted: Hosted, order: Data, effect: fx.ResyncDone) -> None:
+        self.on_resynced(hosted.volume, effect)
         self.counted.resyncs += 1
         self.counted.resync_sent_blocks += effect.blocks_sent
         self.counted.resync_compared_blocks += effect.blocks_compared

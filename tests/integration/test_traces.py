@@ -1,5 +1,6 @@
-"""One trace runs from CreateVolume through NATS to placement's bids, the replicas' creation and the brain's
-decisions: seen by a real OTLP receiver, exported by the real processes of an embedded cluster."""
+"""One trace runs from CreateVolume through NATS to placement's bids, the replicas' creation and the brain's decisions;
+a failover is linked to the silence before it and to the resync after it: seen by a real OTLP receiver, exported by the
+real processes of an embedded cluster."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from services.dev.cluster import Cluster
 from services.dev.demo.csi import CsiClient, raw_block
 from stoscore.units import MIB
+from tests.support.cluster import RunningCluster
 
 pytestmark = pytest.mark.slow
 
@@ -74,6 +76,7 @@ async def test_one_trace_from_create_to_the_decision(
         client = CsiClient(*sockets)
         await client.create("traced", 64 * MIB, raw_block(), {"replicas": "2"})
         await client.close()
+        killed = await _failover_and_back(cluster)
     finally:
         # An orderly end flushes what is left to export.
         ThreadPoolExecutor(1).submit(cluster.stop).result()
@@ -85,3 +88,38 @@ async def test_one_trace_from_create_to_the_decision(
     assert any("bid" in name for name in made), "the nodes' bids"
     assert {"brain found", "brain lead"} <= made, "the brains' decisions"
     assert received.orphans("csi.CreateVolume") == []
+    _check_failover(received, killed)
+
+
+async def _failover_and_back(cluster: Cluster) -> str:
+    """Kills the primary, starts it again when another leads, waits until it is in sync. Its name."""
+    running = RunningCluster(cluster)
+    await running.in_sync("traced", 3)
+    killed = str(running.json("volume", "show", "traced")["primary"])
+    assert running.stos("dev", "kill", killed).code == 0
+    await running.wait(
+        "another leads", lambda: running.json("volume", "show", "traced")["primary"] not in (None, killed)
+    )
+    assert running.stos("dev", "start", killed).code == 0
+    await running.in_sync("traced", 3)
+    return killed
+
+
+def _check_failover(received: Receiver, killed: str) -> None:
+    lead = next(
+        span
+        for _, span in received.spans
+        if span.name == "brain lead" and "missed beats" in {_attribute(link, "stos.link") for link in span.links}
+    )
+    by_id = {span.span_id: span for _, span in received.spans}
+    linked = {_attribute(link, "stos.link"): by_id.get(link.span_id) for link in lead.links}
+    lost, resync = linked["missed beats"], linked["resync"]
+    assert lost is not None and resync is not None, "both were exported as well"
+    assert (lost.name, _attribute(lost, "stos.peer")) == ("peer.lost", killed)
+    assert (resync.name, _attribute(resync, "stos.peer")) == ("resync", killed)
+    assert lost.end_time_unix_nano <= lead.start_time_unix_nano <= resync.end_time_unix_nano
+    assert lead.span_id in {link.span_id for link in resync.links}, "and back"
+
+
+def _attribute(of: Any, key: str) -> str:
+    return next((str(item.value.string_value) for item in of.attributes if item.key == key), "")
