@@ -110,6 +110,7 @@ RULES = (
         ("detach", _OPERATE, CHANGE, "takes it back"),
         ("delete", _OPERATE, CHANGE, "commits the tombstone: the data is gone"),
         ("move", _OPERATE, CHANGE, "hands the volume over to another copy"),
+        ("expand", _OPERATE, CHANGE, "makes the volume larger"),
         ("policy", _OPERATE, CHANGE, "changes copies, failure mode and what happens below it"),
     ),
     *_rules("node", "", ("bid", "placement", READ, "only placement gathers bids")),

@@ -25,6 +25,7 @@ from stoscore.limits import (
     VOLUME_BYTES_MAX,
     VOTERS_MAX,
 )
+from stoscore.units import BLOCK_BYTES
 
 VolumeId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}\Z")]
 VolumeName = Annotated[
@@ -345,6 +346,16 @@ class SetPolicy(Message):
     replicas: int | None = Field(default=None, ge=0, le=REPLICAS_MAX)
     failure_mode: FailureMode | None = None
     on_unavailable: OnUnavailable | None = None
+
+
+class ExpandVolume(Message):
+    """vol.<v>.expand -> VolumeExpanded: at least that many bytes. Answered when it is committed; idempotent."""
+
+    size_bytes: int = Field(ge=BLOCK_BYTES, le=VOLUME_BYTES_MAX, multiple_of=BLOCK_BYTES)
+
+
+class VolumeExpanded(Message):
+    record: RecordModel
 
 
 class PolicySet(Message):

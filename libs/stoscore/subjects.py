@@ -22,7 +22,7 @@ def node(node_id: str, verb: str) -> str:
 
 def volume(node_id: str, volume_id: str, verb: str) -> str:
     """Answered by that node if it is the volume's primary, else NOT_PRIMARY with a hint:
-    describe, attach, detach, delete, move, policy."""
+    describe, attach, detach, delete, move, policy, expand."""
     return f"{PREFIX}.node.{node_id}.vol.{volume_id}.{verb}"
 
 

@@ -22,12 +22,15 @@ MESSAGE_CHARS_MAX = 600
 PACKAGE = {
     "blkid": "util-linux",
     "cmp": "diffutils",
+    "dd": "coreutils",
     "losetup": "mount (Debian) or util-linux",
     "mkfs.ext4": "e2fsprogs",
     "mkfs.xfs": "xfsprogs",
     "mount": "mount (Debian) or util-linux",
     "qemu-storage-daemon": "qemu-system-common (Debian, Ubuntu) or qemu-img (Fedora)",
+    "resize2fs": "e2fsprogs",
     "stat": "coreutils",
+    "xfs_growfs": "xfsprogs",
     "umount": "mount (Debian) or util-linux",
 }
 """What to install for each program."""

@@ -28,6 +28,7 @@ CAPABILITIES = (
     pb.ControllerServiceCapability.RPC.GET_VOLUME,
     pb.ControllerServiceCapability.RPC.VOLUME_CONDITION,
     pb.ControllerServiceCapability.RPC.GET_CAPACITY,
+    pb.ControllerServiceCapability.RPC.EXPAND_VOLUME,
     pb.ControllerServiceCapability.RPC.MODIFY_VOLUME,
     pb.ControllerServiceCapability.RPC.SINGLE_NODE_MULTI_WRITER,
 )
@@ -85,6 +86,16 @@ class Controller(rpc.ControllerServicer):  # type: ignore[misc, unused-ignore]  
 
         await self._pending.run(volume, modify)
         return pb.ControllerModifyVolumeResponse()
+
+    async def ControllerExpandVolume(
+        self, request: pb.ControllerExpandVolumeRequest, context: Any
+    ) -> pb.ControllerExpandVolumeResponse:
+        """The node has work in any case: its device learns the new size there."""
+        volume = validate.volume_id(request.volume_id)
+        sizes = validate.expansion(request)
+        timeout_s = self._remaining_s(context)
+        grown = await self._pending.run(volume, lambda: self._placing.expand(volume, sizes, timeout_s))
+        return pb.ControllerExpandVolumeResponse(capacity_bytes=grown.size_bytes, node_expansion_required=True)
 
     # ---- give to a node and take back -----------------------------------------------------------------
 

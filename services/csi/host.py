@@ -27,6 +27,7 @@ from services.csi.mounts import (
 from stoscore.errors import Code, StosError, invalid, precondition
 from stoscore.units import MIB
 
+GROW_S = 120.0
 _BUSY = "target is busy"
 _BLKID_NOTHING_FOUND = 2
 
@@ -123,6 +124,23 @@ async def mount(device: Device, path: str, fs_type: str, flags: Sequence[str]) -
     done = await run(["mount", "-t", fs_type, *options, device.path, path])
     if done.code != 0:
         raise StosError(Code.INTERNAL, f"can't mount {device.path}: {' '.join(done.errors.split())[:400]}")
+
+
+async def grow_filesystem(device: Device) -> None:
+    """To the size of its device, mounted as it is. Nothing happens when it has that size."""
+    shown = next((mount for mount in mounts() if device.mounted_as_filesystem(mount) and mount.root == "/"), None)
+    if shown is None:
+        raise precondition(f"{device.path} is not mounted", next_step="stage the volume first")
+    if shown.fs_type == "xfs":
+        (await run(["xfs_growfs", "-d", shown.path])).check()
+        return
+    done = await run(["resize2fs", device.path], timeout_s=GROW_S)
+    if done.code != 0 and "Permission denied" in done.errors:
+        raise precondition(
+            f"the kernel lets nobody grow the mounted ext4 on {device.path} without CAP_SYS_RESOURCE",
+            next_step="run the node service privileged, or with that capability, and ask again",
+        )
+    done.check()
 
 
 async def bind(source: str, path: str, *, readonly: bool) -> None:

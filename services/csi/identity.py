@@ -33,8 +33,12 @@ class Identity(rpc.IdentityServicer):  # type: ignore[misc, unused-ignore]  # ge
     ) -> pb.GetPluginCapabilitiesResponse:
         services = pb.PluginCapability.Service
         offered = (services.CONTROLLER_SERVICE, services.VOLUME_ACCESSIBILITY_CONSTRAINTS)
+        expansion = pb.PluginCapability.VolumeExpansion
         return pb.GetPluginCapabilitiesResponse(
-            capabilities=[pb.PluginCapability(service=services(type=kind)) for kind in offered]
+            capabilities=[
+                *(pb.PluginCapability(service=services(type=kind)) for kind in offered),
+                pb.PluginCapability(volume_expansion=expansion(type=expansion.ONLINE)),
+            ]
         )
 
     async def Probe(self, request: pb.ProbeRequest, context: Any) -> pb.ProbeResponse:

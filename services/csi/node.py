@@ -18,6 +18,7 @@ CAPABILITIES = (
     pb.NodeServiceCapability.RPC.STAGE_UNSTAGE_VOLUME,
     pb.NodeServiceCapability.RPC.GET_VOLUME_STATS,
     pb.NodeServiceCapability.RPC.VOLUME_CONDITION,
+    pb.NodeServiceCapability.RPC.EXPAND_VOLUME,
     pb.NodeServiceCapability.RPC.SINGLE_NODE_MULTI_WRITER,
 )
 # size and counts of blocks, then of inodes, by `stat --file-system`
@@ -101,6 +102,20 @@ class Node(rpc.NodeServicer):  # type: ignore[misc, unused-ignore]  # generated 
         condition = await self._staging.condition(volume, device)
         usage = _block_usage(device) if as_block else await _filesystem_usage(path)
         return pb.NodeGetVolumeStatsResponse(usage=usage, volume_condition=condition)
+
+    async def NodeExpandVolume(self, request: pb.NodeExpandVolumeRequest, context: Any) -> pb.NodeExpandVolumeResponse:
+        if not request.volume_id or not request.volume_path:
+            raise invalid(f"{'volume_path' if request.volume_id else 'volume_id'} is empty")
+        volume = validate.volume_id(request.volume_id)
+        path = validate.path(request.volume_path, "volume_path")
+        if request.HasField("volume_capability"):
+            validate.access(request.volume_capability, refusal=Code.FAILED_PRECONDITION)
+        wanted = request.capacity_range
+        least_bytes = validate.size(wanted) if request.HasField("capacity_range") and wanted.required_bytes else 0
+        size_bytes = await self._pending.run(
+            volume, lambda: self._staging.expand(volume, path, least_bytes, timeout_s=self._timeout_s)
+        )
+        return pb.NodeExpandVolumeResponse(capacity_bytes=size_bytes)
 
     async def NodeGetCapabilities(
         self, request: pb.NodeGetCapabilitiesRequest, context: Any

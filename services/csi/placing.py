@@ -61,6 +61,19 @@ class Placing:
             raise unavailable(f"volume {wanted.name} has no record yet", "ask again")
         return status.record
 
+    async def expand(self, volume: str, sizes: validate.Sizes, timeout_s: float) -> RecordModel:
+        """Raises OUT_OF_RANGE when the volume is larger already than the request allows."""
+        _, survey = await self._volumes.survey(volume)
+        known = survey.serving or survey.newest
+        has_bytes = known.record.size_bytes if known and known.record else 0
+        if sizes.limit_bytes and has_bytes > sizes.limit_bytes:
+            raise StosError(
+                Code.OUT_OF_RANGE,
+                f"the volume has {has_bytes} bytes, above limit_bytes {sizes.limit_bytes}",
+                next_step="a volume never shrinks",
+            )
+        return await self._volumes.expand(volume, max(sizes.chosen_bytes, has_bytes), timeout_s=timeout_s)
+
     async def attach(self, volume: str, node: str, timeout_s: float) -> Attached:
         """Raises RESOURCE_EXHAUSTED when the node has as many volumes as it may have."""
         self._attaching[node] += 1

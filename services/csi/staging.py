@@ -21,7 +21,7 @@ from services.csi.condition import condition
 from services.csi.mounts import Device, Mount
 from services.csi.port import VolumesPort
 from services.csi.validate import FS_DEFAULT, Access
-from stoscore.errors import Code, StosError, not_found, precondition
+from stoscore.errors import Code, StosError, not_found, precondition, unavailable
 from stoscore.messages import FrontendOpened
 from stoscore.proto import csi_pb2 as pb
 from stoscore.telemetry import span
@@ -164,6 +164,33 @@ class Staging:
                 raise precondition(f"target_path {target} is a mount of {there.what}, not of volume {volume}")
             await host.unmount(target)
         host.remove_target(target)
+
+    # ---- expand --------------------------------------------------------------------------------------
+
+    async def expand(self, volume: str, path: str, least_bytes: int, *, timeout_s: float) -> int:
+        """Frontend, device and file system learn the size that the volume has by now: what it is. Raises NOT_FOUND when
+        the path does not show the volume, OUT_OF_RANGE when the volume itself has less than that."""
+        device, as_block = await self.shown_at(volume, path)
+        held = await holder(self._attachers, volume)
+        if held is None:
+            raise not_found(f"volume {volume} is not attached on this node")
+        _, survey = await self._volumes.survey(volume)
+        if survey.serving is None or survey.serving.record is None:
+            raise unavailable(f"no copy of the volume serves now ({survey.told()})", "ask again")
+        size_bytes = survey.serving.record.size_bytes
+        if size_bytes < least_bytes:
+            raise StosError(
+                Code.OUT_OF_RANGE,
+                f"the volume has {size_bytes} bytes, not {least_bytes}",
+                next_step="expand it in the cluster first (ControllerExpandVolume)",
+            )
+        opened = await self._volumes.open_frontend(volume, self._node, timeout_s=timeout_s)
+        if host.size_of(device) < size_bytes:
+            with span("csi.resize", volume=volume, attacher=held[0].name):
+                await held[0].resize(volume, _export(opened), size_bytes)
+        if not as_block:
+            await host.grow_filesystem(device)
+        return size_bytes
 
     # ---- look ----------------------------------------------------------------------------------------
 

@@ -112,6 +112,14 @@ def capacity(wanted: pb.CapacityRange | None, fs_type: str) -> Sizes:
     return Sizes(chosen, wanted.required_bytes if wanted else 0, wanted.limit_bytes if wanted else 0)
 
 
+def expansion(request: pb.ControllerExpandVolumeRequest) -> Sizes:
+    if not request.HasField("capacity_range"):
+        raise invalid("capacity_range is missing")
+    if request.HasField("volume_capability"):
+        access(request.volume_capability)
+    return capacity(request.capacity_range, "")
+
+
 def size(wanted: pb.CapacityRange | None, minimum_bytes: int = VOLUME_BYTES_MIN) -> int:
     """The size to make, a whole number of MiB within the range; the default when there is no range.
 

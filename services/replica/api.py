@@ -38,6 +38,7 @@ from stoscore.messages import (
     DescribeVolume,
     DetachVolume,
     Empty,
+    ExpandVolume,
     FoundVolume,
     FrontendOpened,
     Message,
@@ -52,7 +53,9 @@ from stoscore.messages import (
     ReplicaStatus,
     ReplicaStatuses,
     SetPolicy,
+    VolumeExpanded,
 )
+from stoscore.units import BLOCK_BYTES, format_size
 
 M = TypeVar("M", bound=Message)
 Handler = Callable[[M, RequestContext], Awaitable[Message]]
@@ -106,6 +109,7 @@ class Api:
         await bus.serve(subjects.volume(me, "*", "detach"), DetachVolume, self._detach)
         await bus.serve(subjects.volume(me, "*", "delete"), DeleteVolume, self._delete)
         await bus.serve(subjects.volume(me, "*", "policy"), SetPolicy, self._policy)
+        await bus.serve(subjects.volume(me, "*", "expand"), ExpandVolume, self._expand)
         await bus.serve(subjects.volume(me, "*", "move"), MoveVolume, self._move)
         await bus.serve(subjects.BID, BidRequest, self._bid)
 
@@ -250,6 +254,21 @@ class Api:
         slot = volume.brain.state.slot
         assert slot is not None
         return PolicySet(record=to_model(slot))
+
+    async def _expand(self, request: ExpandVolume, context: RequestContext) -> VolumeExpanded:
+        hosted, volume = self._led(context)
+        more = request.size_bytes - hosted.blocks.size_blocks * BLOCK_BYTES
+        left = self._replicas.capacity_bytes - self._replicas.provisioned_bytes()
+        if more > max(left, 0):
+            raise StosError(
+                Code.RESOURCE_EXHAUSTED,
+                f"node {self._settings.node} has room for {format_size(max(left, 0))} more, not {format_size(more)}",
+                next_step="choose a smaller size, delete volumes or add disks",
+            )
+        await self._ask(volume, lambda number: ev.ExpandAsked(number, request.size_bytes, context.traceparent))
+        slot = volume.brain.state.slot
+        assert slot is not None
+        return VolumeExpanded(record=to_model(slot))
 
     def _find(self, volume_id: str) -> tuple[Hosted, Volume]:
         hosted, volume = self._shell.hosted.get(volume_id), self._node.volumes.get(volume_id)

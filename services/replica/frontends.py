@@ -91,6 +91,11 @@ class Frontends:
             # Whoever asks again has asked the primary before: its copies may all have moved since.
             known.request = known.request.model_copy(update={"voters": request.voters})
             known.frontend.learn(_copies(request))
+        if known.request.size_bytes < request.size_bytes:
+            known.request = known.request.model_copy(update={"size_bytes": request.size_bytes})
+            known.frontend.grow(request.size_bytes)
+            if known.remote is not None:
+                known.remote.offer(known.frontend.export)
         if request.remote is not None:
             await self._export(known, request.remote, who)
         self._remember()

@@ -61,5 +61,5 @@ class Guests:
         entry = await self._catalogue.by_id(request.volume)
         if entry.state != "ready":
             raise precondition(f"volume {entry.name} is {entry.state}: nothing of it is rebuilt now")
-        if request.kind == "data" and request.size_bytes != entry.size_bytes:
+        if request.kind == "data" and request.size_bytes < entry.size_bytes:
             raise precondition(f"volume {entry.name} has {entry.size_bytes} bytes, not {request.size_bytes}")

@@ -13,7 +13,7 @@ from services.replica.health import Health
 from services.replica.lanes import Lane, Work
 from services.replica.replication.replica import Share
 from services.replica.store import BlockStore, StoreError, WitnessStore
-from stoscore.units import REGION_BLOCKS
+from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 
 Failure = StoreError | None
 
@@ -103,7 +103,15 @@ class Hosted:
             self._told_saved = [item for item in self._told_saved if item[0] > ticket]
             told(ticket, failure)
 
-        self._states.run(lambda: lambda: self.voter_store.save_state(encoded), done)
+        record = state.slot.record if state.slot is not None else None
+
+        def work() -> None:
+            if record is not None and self.store is not None and not record.deleted:
+                # Before it counts as accepted: whoever is counted for a larger volume has the room.
+                self.store.grow(record.size_bytes // BLOCK_BYTES)
+            self.voter_store.save_state(encoded)
+
+        self._states.run(lambda: work, done)
 
     async def until_saved(self, ticket: int) -> None:
         """Raises StoreError when the disk fails."""

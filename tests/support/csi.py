@@ -152,6 +152,13 @@ class MemoryVolumes:
         self.records[volume] = self._record(volume).model_copy(update=changes)
         return self.records[volume]
 
+    async def expand(self, volume: str, size_bytes: int, *, timeout_s: float = 30.0) -> RecordModel:
+        record = self._record(volume)
+        if size_bytes > self._pool_bytes:
+            raise StosError(Code.RESOURCE_EXHAUSTED, "no room for more")
+        self.records[volume] = record.model_copy(update={"size_bytes": max(size_bytes, record.size_bytes)})
+        return self.records[volume]
+
     async def move_primary(self, volume: str, to: str | None = None, *, timeout_s: float = 30.0) -> ReplicaStatus:
         self.asked.append(f"move {self._record(volume).name} to {to}")
         return _status(self._record(volume))

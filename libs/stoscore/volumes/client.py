@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError, invalid, not_found, precondition
-from stoscore.limits import REPLICAS_MAX, valid_node_name, valid_volume_id
+from stoscore.limits import REPLICAS_MAX, VOLUME_BYTES_MAX, valid_node_name, valid_volume_id
 from stoscore.messages import (
     Apart,
     Attached,
@@ -27,6 +27,7 @@ from stoscore.messages import (
     CountAttached,
     DetachVolume,
     Empty,
+    ExpandVolume,
     FailureMode,
     FrontendOpened,
     Moved,
@@ -38,11 +39,13 @@ from stoscore.messages import (
     RemoteExport,
     ReplicaStatus,
     SetPolicy,
+    VolumeExpanded,
 )
+from stoscore.units import format_size
 from stoscore.volumes.creation import Creation, voter_nodes
 from stoscore.volumes.deadline import Deadline, retry
 from stoscore.volumes.deletion import Deletion
-from stoscore.volumes.naming import check_name, check_spec
+from stoscore.volumes.naming import check_name, check_spec, round_size
 from stoscore.volumes.nodes import Nodes
 from stoscore.volumes.primary import DESCRIBE_S, Replicas, Survey
 
@@ -173,6 +176,21 @@ class Volumes:
         entry = await self._ready(volume, deadline)
         message = SetPolicy(replicas=replicas, failure_mode=failure_mode, on_unavailable=on_unavailable)
         answer = await self._replicas.ask(entry.volume, voter_nodes(entry), "policy", message, PolicySet, deadline)
+        return answer.record
+
+    async def expand(self, volume: str, size_bytes: int, *, timeout_s: float = 30.0) -> RecordModel:
+        """At least that size, rounded up to a whole MiB, in use or not: the record with it, as soon as it is agreed on.
+        A frontend that is open learns it when it is opened again. Raises OUT_OF_RANGE, RESOURCE_EXHAUSTED."""
+        if not 0 < size_bytes <= VOLUME_BYTES_MAX:
+            raise StosError(
+                Code.OUT_OF_RANGE,
+                f"a volume of {size_bytes} bytes is not possible",
+                next_step=f"choose a size of at most {format_size(VOLUME_BYTES_MAX)}",
+            )
+        deadline = Deadline.after(timeout_s)
+        entry = await self._ready(volume, deadline)
+        message = ExpandVolume(size_bytes=round_size(size_bytes))
+        answer = await self._replicas.ask(entry.volume, voter_nodes(entry), "expand", message, VolumeExpanded, deadline)
         return answer.record
 
     async def detach(self, volume: str, node: str | None = None, *, timeout_s: float = 30.0) -> None:

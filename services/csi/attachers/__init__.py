@@ -48,6 +48,10 @@ class Attacher(Protocol):
         """The path of the volume's device. Repeating it returns the same device; a failure leaves nothing
         half made."""
 
+    async def resize(self, volume: str, export: Export, size_bytes: int) -> None:
+        """The attached device has at least that size, as the export has by now; what is on it goes on. Idempotent.
+        Raises when it can't be had."""
+
     async def detach(self, volume: str) -> None:
         """Take the device away, and all that attach started. Idempotent. Raises FAILED_PRECONDITION while
         something holds the device open."""

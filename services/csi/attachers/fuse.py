@@ -5,7 +5,7 @@
 The daemon belongs to no process of ours: it is started detached, survives a restart of the node service,
 and ends with the volume's detach. It waits for a frontend that went away (`reconnect-delay`) instead of
 failing the I/O, so a restart of the replica service is a pause. Its directory holds, per volume, the file
-`disk` (a zero-sized mount point for FUSE) and `loop` (which loop device stands on it).
+`disk` (a zero-sized mount point for FUSE), `loop` (which loop device stands on it) and the daemon's monitor, two pipes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 
 from services.csi import host
-from services.csi.attachers import Export, loops, processes
+from services.csi.attachers import Export, loops, processes, qmp
 from services.csi.attachers.fuse_connection import one_at_a_time
 from services.csi.commands import missing, run, search_path
 from stoscore.errors import StosError, invalid, precondition
@@ -67,6 +67,7 @@ class FuseAttacher:
             await self.detach(volume)
         private_directory(disk.parent)
         disk.touch(mode=0o600)
+        qmp.make_pipes(_monitor(disk))
         try:
             (await run(daemon_command(export, disk))).check()
             await one_at_a_time(disk)
@@ -76,6 +77,16 @@ class FuseAttacher:
             await self.detach(volume)
             raise
         return made.path
+
+    async def resize(self, volume: str, export: Export, size_bytes: int) -> None:
+        """The frontend has dropped the daemon's connection, and a new one learns the export's new size. The daemon makes
+        it at its next request, which is a read of ours; then its own node has to be told, and the loop device."""
+        loop, disk = self._loop(volume), self._disk(volume)
+        if loop is None:
+            raise precondition(f"volume {volume} is not attached")
+        (await run(["dd", f"if={disk}", "of=/dev/null", "bs=4096", "count=1", "iflag=direct", "status=none"])).check()
+        await qmp.ask(_monitor(disk), "block_resize", {"node-name": "disk", "size": size_bytes})
+        await loops.resize(loop, size_bytes)
 
     async def detach(self, volume: str) -> None:
         disk = self._disk(volume)
@@ -123,7 +134,12 @@ class FuseAttacher:
 def daemon_command(export: Export, disk: Path) -> list[str]:
     """The two parts that `_server` and `_fuse_export` give are also how a running daemon is recognised."""
     blockdev = f"driver=nbd,node-name=disk,{_server(export)}reconnect-delay={RECONNECT_S},discard=unmap"
-    return [DAEMON, "--daemonize", "--blockdev", blockdev, "--export", _fuse_export(disk)]
+    monitor = ["--chardev", f"pipe,id=qmp,path={_escaped(str(_monitor(disk)))}", "--monitor", "chardev=qmp"]
+    return [DAEMON, "--daemonize", *monitor, "--blockdev", blockdev, "--export", _fuse_export(disk)]
+
+
+def _monitor(disk: Path) -> Path:
+    return disk.with_name("monitor")
 
 
 def _server(export: Export) -> str:

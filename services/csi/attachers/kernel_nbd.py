@@ -86,6 +86,22 @@ class KernelNbdAttacher:
             )
         return f"/dev/nbd{index}"
 
+    async def resize(self, volume: str, export: Export, size_bytes: int) -> None:
+        """The frontend has dropped the kernel's connection; the one that replaces it brings the new size."""
+        self._remember(volume, export)
+        index = devices().get(volume)
+        if index is None:
+            raise precondition(f"volume {volume} is not attached")
+        clock = asyncio.get_running_loop()
+        until = clock.time() + _HANDSHAKE_S
+        while int((SYSFS / f"nbd{index}" / "size").read_text()) * 512 < size_bytes:
+            if clock.time() >= until:
+                raise StosError(
+                    Code.INTERNAL, f"/dev/nbd{index} does not grow to {size_bytes} bytes", next_step="ask again"
+                )
+            await self._reconnect(volume, index)
+            await asyncio.sleep(_RETRY_S)
+
     async def detach(self, volume: str) -> None:
         index = devices().get(volume)
         if index is not None:
@@ -129,6 +145,7 @@ class KernelNbdAttacher:
         negotiated = await asyncio.to_thread(negotiate, export.socket, export.name, timeout_s=_HANDSHAKE_S)
         with negotiated.connection:
             payload = u32(_INDEX, index) + text(_BACKEND, BACKEND_PREFIX + volume) + _sockets(negotiated)
+            payload += u64(_SIZE_BYTES, negotiated.size_bytes) + u64(_BLOCK_BYTES, SECTOR_BYTES)
             try:
                 _ask(_RECONFIGURE, payload)
             except OSError as error:

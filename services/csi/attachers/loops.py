@@ -76,6 +76,18 @@ async def make(file: Path) -> Loop:
     raise StosError(Code.INTERNAL, f"losetup made {name or 'nothing'} and sysfs does not show it")
 
 
+async def resize(loop: Loop, size_bytes: int) -> None:
+    """The device learns that its file is larger. Raises INTERNAL when it does not. The file may be FUSE's, whose sizes the
+    kernel believes for a second."""
+    clock = asyncio.get_running_loop()
+    until = clock.time() + _RELEASE_S
+    while _number(SYSFS / loop.name / "size") * 512 < size_bytes:
+        if clock.time() >= until:
+            raise StosError(Code.INTERNAL, f"{loop.path} does not grow to {size_bytes} bytes", next_step="ask again")
+        (await run(["losetup", "--set-capacity", loop.path])).check()
+        await asyncio.sleep(_POLL_S)
+
+
 async def release(loop: Loop) -> None:
     """Detach the device from its file. Raises FAILED_PRECONDITION while something has it open."""
     # The kernel does not refuse to detach a mounted device but does it later, at the unmount, under whoever

@@ -11,9 +11,9 @@ from services.replica.brain.membership import with_member, without
 from services.replica.brain.policy import needed_copies
 from services.replica.brain.quorum import majority
 from services.replica.brain.record import InvalidRecord, Record
-from stoscore.units import in_seconds
+from stoscore.units import format_size, in_seconds
 
-Requested = ev.AttachAsked | ev.DetachAsked | ev.DeleteAsked | ev.PolicyAsked
+Requested = ev.AttachAsked | ev.DetachAsked | ev.DeleteAsked | ev.PolicyAsked | ev.ExpandAsked
 """Changes that somebody waits for: they are answered with `ev.Reply`."""
 Change = ev.MemberFailed | ev.MemberCaughtUp | Requested
 
@@ -98,6 +98,8 @@ def outcome_of(change: Change, record: Record, around: Circumstances) -> Outcome
             return _deleted(record)
         case ev.PolicyAsked():
             return _with_policy(change, record)
+        case ev.ExpandAsked():
+            return _expanded(change, record)
 
 
 def _attached(asked: ev.AttachAsked, record: Record, around: Circumstances) -> Outcome:
@@ -145,6 +147,21 @@ def _with_policy(asked: ev.PolicyAsked, record: Record) -> Outcome:
     needed = needed_copies(wanted.failure_mode, wanted.copies)
     told = f"{wanted.copies} copies, a write needs {needed} ({wanted.failure_mode}), else {wanted.on_unavailable}"
     return Outcome(wanted, "policy", told)
+
+
+def _expanded(asked: ev.ExpandAsked, record: Record) -> Outcome:
+    """Voters grow their stores before they say that they accepted the record, so whoever counts for a majority has the
+    room by then, and a copy that lags behind refuses what lies beyond its end."""
+    if record.deleted:
+        return Outcome(code="NOT_FOUND", error=f"volume {record.name} is being deleted")
+    if asked.size_bytes <= record.size_bytes:
+        return Outcome()
+    wanted = replace(record, size_bytes=asked.size_bytes)
+    try:
+        wanted.validate()
+    except InvalidRecord as broken:
+        return Outcome(None, "refuse", f"the size stays: {broken}", code="INVALID_ARGUMENT", error=str(broken))
+    return Outcome(wanted, "expand", f"{format_size(record.size_bytes)} become {format_size(asked.size_bytes)}")
 
 
 def _deleted(record: Record) -> Outcome:

@@ -58,6 +58,7 @@ _KNOWN: dict[str, type] = {
         ev.DetachAsked,
         ev.DeleteAsked,
         ev.PolicyAsked,
+        ev.ExpandAsked,
     )
 }
 

@@ -169,6 +169,15 @@ class PolicyAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpandAsked:
+    """The volume is to have at least that many bytes. It never shrinks."""
+
+    request: int
+    size_bytes: int
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class DataErased:
     """The store gave the space back after a committed tombstone."""
 
@@ -201,6 +210,7 @@ Event = (
     | DetachAsked
     | DeleteAsked
     | PolicyAsked
+    | ExpandAsked
     | MoveAsked
     | Settled
     | SessionRefused

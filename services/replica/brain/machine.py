@@ -215,6 +215,7 @@ class Brain:
                 | ev.DetachAsked()
                 | ev.DeleteAsked()
                 | ev.PolicyAsked()
+                | ev.ExpandAsked()
             ):
                 if self.role == "leader":
                     self.leading.change(event, now_ns)

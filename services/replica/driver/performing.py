@@ -152,6 +152,7 @@ class Performing:
         if volume.primary is not None:
             node = record.attachment.node if record.attachment else None
             volume.primary.attachment(node, record.attach_epoch)
+            volume.primary.size_blocks = volume.size_blocks
             if volume.primary.serving and before is not None and before.record.members != record.members:
                 self._tell_serving(volume)  # who uses it has to know whom to ask when this primary is gone
         self._order(RecordChanged(volume.id, slot))

@@ -76,6 +76,11 @@ class Door:
         if reason:
             self.logger.info("NBD connection closed: %s", reason, extra={"volume_name": self.export.name})
 
+    def offer(self, export: Export) -> None:
+        """This from now on; clients of the one before are dropped."""
+        self.export = export
+        self.hang_up()
+
     def hang_up(self) -> None:
         """Drop every client after its replies so far."""
         for client in list(self.clients):

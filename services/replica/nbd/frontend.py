@@ -158,6 +158,11 @@ class Frontend:
             if self._connected(node):
                 self.on_link_up(node)
 
+    def grow(self, size_bytes: int) -> None:
+        """A client learns an export's size in its handshake and never again: it has to come anew."""
+        self.export = Export(self.name, size_bytes)
+        self._server.offer(self.export)
+
     async def close(self) -> None:
         """Answer everything with ESHUTDOWN, end the session and remove the socket. Idempotent."""
         self._closed = True

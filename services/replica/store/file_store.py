@@ -24,6 +24,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from services.replica.store import growing
 from services.replica.store.extents import Extent
 from services.replica.store.files import OpenFiles, make_data, open_data
 from services.replica.store.format import Format, read_format
@@ -94,7 +95,7 @@ class FileStore:
     def open(cls, directory: Path, *, cluster: str, boot_id: str, volume: str | None = None) -> FileStore:
         """Open and recover. Raises FormatError (foreign, newer, torn) and StoreError (in use, not writable,
         the disk failed); then nothing stays open or locked."""
-        format = read_format(directory, cluster=cluster, volume=volume)
+        format = growing.settled(directory, read_format(directory, cluster=cluster, volume=volume))
         if format.kind != "data":
             raise FormatError(f"{directory} is a {format.kind} of volume {format.volume} and holds no data")
         files = open_data(directory, format)
@@ -293,6 +294,17 @@ class FileStore:
 
     def load_state(self) -> bytes | None:
         return self._state.load()
+
+    def grow(self, size_blocks: int) -> None:
+        if size_blocks <= self.size_blocks:
+            return
+        format = replace(self.format, size_blocks=size_blocks)
+        growing.announce(self.directory, format)
+        growing.extend(self.directory, self.format, format)
+        self._intent.grow(regions_of(size_blocks))
+        growing.finish(self.directory)
+        self._layer.grow(size_blocks)
+        self.format, self.size_blocks = format, size_blocks
 
     def close(self, clean: bool = True) -> None:
         """Idempotent. Clean: sync, forget what is finished, set the clean mark. Not clean: as a kill leaves it."""

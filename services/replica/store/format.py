@@ -72,7 +72,7 @@ def read_format(directory: Path, *, cluster: str | None = None, volume: str | No
         raise FormatError(f"{directory} is no replica directory: it has no {FILE}") from None
     except OSError as error:
         raise failed("read", str(path), error) from error
-    found = _parse(raw, path)
+    found = parse_format(raw, path)
     if cluster is not None and found.cluster != cluster:
         raise FormatError(f"{directory} belongs to cluster {found.cluster!r} and this is cluster {cluster!r}")
     if volume is not None and found.volume != volume:
@@ -80,7 +80,8 @@ def read_format(directory: Path, *, cluster: str | None = None, volume: str | No
     return found
 
 
-def _parse(raw: bytes, path: Path) -> Format:
+def parse_format(raw: bytes, path: Path) -> Format:
+    """Raises FormatError."""
     try:
         fields = json.loads(raw)
     except ValueError:

@@ -101,6 +101,23 @@ class IntentLog:
             for pair in (self._header_pair, *self._pairs):
                 pair.settle()
 
+    def grow(self, regions: int) -> None:
+        """Cells for that many regions, empty and durable, before anything is marked there. The file is long enough.
+        Worker thread."""
+        cells = range(len(self._pairs), -(-regions // CELL_REGIONS))
+        if not cells:
+            return
+        pairs = [SlotPair(self._fd, (1 + cell) * CELL_BYTES, COPY_BYTES, self._where) for cell in cells]
+        for _ in range(2):
+            for pair in pairs:
+                pair.put(bytes(BITMAP_BYTES))
+            sync_data(self._fd, self._where)
+            for pair in pairs:
+                pair.settle()
+        with self._lock:
+            self._bits.extend(bytes(len(pairs) * BITMAP_BYTES))
+            self._pairs.extend(pairs)
+
     def open(self) -> None:
         """Read what the last opening left. Raises FormatError when a cell is unreadable."""
         raw = self._header_pair.load()

@@ -110,6 +110,11 @@ class Layer:
 
         return walk(block, count, sums)
 
+    def grow(self, size_blocks: int) -> None:
+        """The files are of that size already."""
+        self.sums.grow(regions_of(size_blocks))
+        self.size_blocks = size_blocks
+
     # --- rot ---
 
     def heal(self, block: int, sums: Buffer, data: Buffer, *, settled: bool) -> list[int]:

@@ -126,4 +126,8 @@ class BlockStore(Protocol):
     def load_state(self) -> bytes | None:
         """None in a directory that never had one. Raises FormatError when neither slot is readable."""
 
+    def grow(self, size_blocks: int) -> None:
+        """Durably that many blocks, never fewer than before; the new ones read as zeros. Whole or not at all, also when
+        power is lost in the middle. Worker thread, while everything else goes on."""
+
     def close(self, clean: bool = True) -> None: ...

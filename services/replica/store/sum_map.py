@@ -76,6 +76,11 @@ class SumMap:
         self.regions = regions
         self.suspect: frozenset[int] = frozenset()
 
+    def grow(self, regions: int) -> None:
+        """The new regions are absent, as their roots of 0 say. Worker thread."""
+        self._dirty.extend(bytes(regions - self.regions))
+        self.regions = regions
+
     # --- event loop's thread ---
 
     def read(self, block: int, count: int) -> bytes:
