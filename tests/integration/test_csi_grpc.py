@@ -114,11 +114,13 @@ async def test_who_it_is(csi: Csi) -> None:
         assert info.name == "csi.stos.dev"
         assert info.vendor_version
     offered = (await csi.identity.GetPluginCapabilities(pb.GetPluginCapabilitiesRequest())).capabilities
-    service = pb.PluginCapability.Service
-    assert {capability.service.type for capability in offered} == {
+    service, expansion = pb.PluginCapability.Service, pb.PluginCapability.VolumeExpansion
+    assert {capability.service.type for capability in offered if capability.HasField("service")} == {
         service.CONTROLLER_SERVICE,
         service.VOLUME_ACCESSIBILITY_CONSTRAINTS,
     }
+    (online,) = (capability for capability in offered if capability.HasField("volume_expansion"))
+    assert online.volume_expansion.type == expansion.ONLINE
 
 
 async def test_it_is_ready_while_it_reaches_the_cluster(csi: Csi) -> None:
@@ -148,7 +150,7 @@ async def test_what_is_offered_is_what_is_there(csi: Csi) -> None:
     }
     unimplemented = grpc.StatusCode.UNIMPLEMENTED
     await refused(csi.controller.CreateSnapshot(pb.CreateSnapshotRequest()), unimplemented, "CreateSnapshot")
-    await refused(csi.node.NodeExpandVolume(pb.NodeExpandVolumeRequest()), unimplemented)
+    await refused(csi.controller.ListSnapshots(pb.ListSnapshotsRequest()), unimplemented)
 
 
 # ---- create and delete -------------------------------------------------------------------------------
@@ -369,6 +371,44 @@ async def test_a_live_volume_is_changed(csi: Csi) -> None:
     await refused(modify(NOBODY, replicas="1"), NOT_FOUND)
     await refused(modify(NOBODY), NOT_FOUND)
     await refused(modify(""), INVALID)
+
+
+async def test_a_volume_grows_and_never_shrinks(csi: Csi) -> None:
+    volume = (await csi.create(create_request("v", GIB))).volume_id
+
+    async def expand(required: int, limit: int = 0, volume_id: str = volume) -> Any:
+        sizes = pb.CapacityRange(required_bytes=required, limit_bytes=limit)
+        request = pb.ControllerExpandVolumeRequest(volume_id=volume_id, capacity_range=sizes)
+        return await csi.controller.ControllerExpandVolume(request)
+
+    for _ in range(2):
+        grown = await expand(2 * GIB - 1)
+        assert (grown.capacity_bytes, grown.node_expansion_required) == (2 * GIB, True)
+    assert (await expand(GIB)).capacity_bytes == 2 * GIB
+    await refused(expand(GIB, GIB), OUT_OF_RANGE, "never shrinks")
+    await refused(expand(64 * TIB + 1), OUT_OF_RANGE)
+    await refused(expand(TIB), grpc.StatusCode.RESOURCE_EXHAUSTED)
+    await refused(expand(-1), INVALID, "negative")
+    await refused(expand(0), INVALID, "0 bytes")
+    await refused(expand(GIB, volume_id=NOBODY), NOT_FOUND)
+    await refused(expand(GIB, volume_id=""), INVALID)
+    bare = pb.ControllerExpandVolumeRequest(volume_id=volume)
+    await refused(csi.controller.ControllerExpandVolume(bare), INVALID, "capacity_range")
+    assert (await csi.create(create_request("v", GIB))).capacity_bytes == 2 * GIB
+
+
+async def test_bad_requests_to_expand_on_the_node(csi: Csi, tmp_path: Path) -> None:
+    volume = (await csi.create()).volume_id
+
+    def expand(volume_id: str = volume, path: str = str(tmp_path)) -> Awaitable[Any]:
+        request = pb.NodeExpandVolumeRequest(volume_id=volume_id, volume_path=path)
+        return csi.node.NodeExpandVolume(request)  # type: ignore[no-any-return]
+
+    await refused(expand(), NOT_FOUND, "is not at")
+    await refused(expand(volume_id=""), INVALID, "volume_id")
+    await refused(expand(path=""), INVALID, "volume_path")
+    await refused(expand(path="relative"), INVALID, "volume_path")
+    await refused(expand(volume_id=NOBODY), NOT_FOUND)
 
 
 async def test_a_node_has_no_more_volumes_than_it_may(csi: Csi) -> None:

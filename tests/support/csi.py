@@ -66,6 +66,7 @@ class MemoryVolumes:
         """volume -> path of the NBD socket that serves it"""
         self.asked: list[str] = []
         self.unserved: set[str] = set()
+        self._made_bytes: dict[str, int] = {}
         self._nodes = nodes
         self._pool_bytes = pool_bytes
 
@@ -85,7 +86,7 @@ class MemoryVolumes:
         self.asked.append(f"create {name} zones={','.join(zones)}" + (f" near={near}" if near else ""))
         for record in self.records.values():
             if record.name == name:
-                made_as = (record.size_bytes, record.replicas, record.failure_mode, record.on_unavailable)
+                made_as = (self._made_bytes[record.volume], record.replicas, record.failure_mode, record.on_unavailable)
                 if made_as != (size_bytes, replicas, failure_mode, on_unavailable):
                     raise StosError(
                         Code.ALREADY_EXISTS,
@@ -112,6 +113,7 @@ class MemoryVolumes:
             zones=list(zones),
         )
         self.records[record.volume] = record
+        self._made_bytes[record.volume] = size_bytes
         return _status(record)
 
     async def get(self, name_or_id: str) -> tuple[CatalogueEntry, ReplicaStatus | None]:

@@ -79,8 +79,8 @@ class FuseAttacher:
         return made.path
 
     async def resize(self, volume: str, export: Export, size_bytes: int) -> None:
-        """The frontend has dropped the daemon's connection, and a new one learns the export's new size. The daemon makes
-        it at its next request, which is a read of ours; then its own node has to be told, and the loop device."""
+        """The frontend has dropped the daemon's connection, and a new one learns the export's new size. The daemon
+        makes it at its next request, a read of ours; then its own node has to be told, and the loop device."""
         loop, disk = self._loop(volume), self._disk(volume)
         if loop is None:
             raise precondition(f"volume {volume} is not attached")

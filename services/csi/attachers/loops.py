@@ -77,8 +77,8 @@ async def make(file: Path) -> Loop:
 
 
 async def resize(loop: Loop, size_bytes: int) -> None:
-    """The device learns that its file is larger. Raises INTERNAL when it does not. The file may be FUSE's, whose sizes the
-    kernel believes for a second."""
+    """The device learns that its file is larger. Raises INTERNAL when it does not. The file may be FUSE's, and of that
+    the kernel believes an old size for a second."""
     clock = asyncio.get_running_loop()
     until = clock.time() + _RELEASE_S
     while _number(SYSFS / loop.name / "size") * 512 < size_bytes:

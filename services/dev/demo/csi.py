@@ -71,6 +71,17 @@ class CsiClient:
         request = csi_pb2.ControllerUnpublishVolumeRequest(volume_id=volume_id, node_id=node)
         await self._controller.ControllerUnpublishVolume(request, timeout=_TIMEOUT_S)
 
+    async def expand(self, volume_id: str, size_bytes: int) -> int:
+        """Returns the size that the volume has in the cluster."""
+        sizes = csi_pb2.CapacityRange(required_bytes=size_bytes)
+        request = csi_pb2.ControllerExpandVolumeRequest(volume_id=volume_id, capacity_range=sizes)
+        return int((await self._controller.ControllerExpandVolume(request, timeout=_TIMEOUT_S)).capacity_bytes)
+
+    async def expand_on_node(self, volume_id: str, path: Path) -> int:
+        """Returns the size that it has where it is used."""
+        request = csi_pb2.NodeExpandVolumeRequest(volume_id=volume_id, volume_path=str(path))
+        return int((await self._node.NodeExpandVolume(request, timeout=_TIMEOUT_S)).capacity_bytes)
+
     async def stage(self, volume: Any, context: Mapping[str, str], staging: Path, capability: Any) -> None:
         request = csi_pb2.NodeStageVolumeRequest(
             volume_id=volume.volume_id,
