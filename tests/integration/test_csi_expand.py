@@ -1,4 +1,4 @@
-"""A volume in use grows: its copies, its frontend, its device and its file system, and nothing that was there changes."""
+"""A volume in use grows: its copies, its frontend, its device and its file system; nothing that was there changes."""
 
 from __future__ import annotations
 
