@@ -75,11 +75,7 @@ async def test_a_mounted_file_system_grows_under_load(running: RunningCluster, c
     (used.target / "kept").write_bytes(kept)
     before = os.statvfs(used.target)
     view = await asyncio.to_thread(running.json, "volume", "show", "mounted")
-    away = (
-        next(voter["node"] for voter in view["in_sync"] if voter["node"] != view["primary"])
-        if isinstance(view["in_sync"][0], dict)
-        else next(node for node in view["in_sync"] if node != view["primary"])
-    )
+    away = next(node for node in view["in_sync"] if node != view["primary"])
     await asyncio.to_thread(running.cluster.kill, away)
     stop = asyncio.Event()
     writing = asyncio.create_task(_write_on(used.target / "busy", stop))
