@@ -34,6 +34,7 @@ from stoscore.messages import (
     RemoteStatus,
     ReplicaStatus,
     ReplicaStatuses,
+    VolumeExpanded,
 )
 
 Answer = Callable[[Any], Awaitable[Message]]
@@ -169,6 +170,8 @@ class ModelCluster:
         if verb == "policy":
             named = {name: value for name, value in message.model_dump(exclude={"v"}).items() if value is not None}
             return PolicySet(record=self._commit(record, **named))
+        if verb == "expand":
+            return VolumeExpanded(record=self._commit(record, size_bytes=max(record.size_bytes, message.size_bytes)))
         assert verb == "delete", verb
         if record.attachment:
             raise precondition(f"attached to {record.attachment.node}")

@@ -421,3 +421,20 @@ async def test_where_copies_are_wanted_reaches_placement(world: World) -> None:
     assert (asked.apart, asked.near) == ("zone", "n2")
     with pytest.raises(StosError):
         await world.volumes.create("b", MIB, labels={"stos.dev/apart": "continent"})
+
+
+async def test_a_volume_grows_to_whole_mib_and_its_frontend_learns_it(world: World) -> None:
+    status = await world.volumes.create("a", MIB)
+    assert status.record is not None
+    volume = status.record.volume
+    for _ in range(2):
+        assert (await world.volumes.expand(volume, 3 * MIB - 1)).size_bytes == 3 * MIB
+    assert (await world.volumes.expand(volume, MIB)).size_bytes == 3 * MIB
+    assert (await world.volumes.create("a", MIB)).record is not None  # what it was made as is remembered
+    for impossible in (0, -1, (64 << 40) + 1):
+        with pytest.raises(StosError) as caught:
+            await world.volumes.expand(volume, impossible)
+        assert caught.value.code is Code.OUT_OF_RANGE
+    with pytest.raises(StosError) as caught:
+        await world.volumes.expand("0" * 32, MIB)
+    assert caught.value.code is Code.NOT_FOUND

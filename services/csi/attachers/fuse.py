@@ -135,7 +135,7 @@ def daemon_command(export: Export, disk: Path) -> list[str]:
     """The two parts that `_server` and `_fuse_export` give are also how a running daemon is recognised."""
     blockdev = f"driver=nbd,node-name=disk,{_server(export)}reconnect-delay={RECONNECT_S},discard=unmap"
     monitor = ["--chardev", f"pipe,id=qmp,path={_escaped(str(_monitor(disk)))}", "--monitor", "chardev=qmp"]
-    return [DAEMON, "--daemonize", *monitor, "--blockdev", blockdev, "--export", _fuse_export(disk)]
+    return [DAEMON, "--daemonize", "--blockdev", blockdev, "--export", _fuse_export(disk), *monitor]
 
 
 def _monitor(disk: Path) -> Path:
