@@ -10,12 +10,13 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from services.placement import bids, plan
+from services.placement import plan
+from services.placement.bids import Bidding
 from services.placement.policies import Policy
 from services.placement.room import room
 from services.placement.settings import PlacementSettings
 from stoscore import plugins, subjects, telemetry
-from stoscore.bus import Bus, RequestContext
+from stoscore.bus import RequestContext
 from stoscore.errors import Code, StosError
 from stoscore.host import HostContext
 from stoscore.messages import Bid, Capacity, CapacityRequest, Ranking, RankRequest
@@ -39,7 +40,7 @@ def load_policies(settings: PlacementSettings) -> tuple[Policy, ...]:
 class Placement:
     """Turns one request into one ranking: gather, plan, tell."""
 
-    bus: Bus
+    bidding: Bidding
     settings: PlacementSettings
     policies: tuple[Policy, ...]
     instance: str
@@ -55,7 +56,7 @@ class Placement:
                 patience_ms = min(self.settings.bid_patience_ms, int(context.left_s() * 1000) - ANSWER_MS)
                 if patience_ms <= self.settings.bid_wait_ms:
                     raise
-                ranking = self._plan(await self._bids(request.size_bytes, patience_ms), request)
+                ranking = self._plan(await self._bids(request.size_bytes, patience_ms, thorough=True), request)
         except StosError as error:
             _log.info("placement refused: %s", error.message, extra={"volume": request.volume, "code": error.code})
             raise
@@ -80,8 +81,8 @@ class Placement:
         """How much room there is, by the bids of the moment."""
         return room(await self._bids(0, self.settings.bid_wait_ms), request, self.policies)
 
-    async def _bids(self, size_bytes: int, wait_ms: int) -> list[Bid]:
-        return await bids.gather(self.bus, size_bytes, wait_s=wait_ms / 1000)
+    async def _bids(self, size_bytes: int, wait_ms: int, *, thorough: bool = False) -> list[Bid]:
+        return await self.bidding.gather(size_bytes, wait_s=wait_ms / 1000, thorough=thorough)
 
     def _plan(self, offers: list[Bid], request: RankRequest) -> Ranking:
         with telemetry.span(
@@ -105,7 +106,7 @@ class PlacementService:
 
     async def run(self, context: HostContext) -> None:
         settings = load(PlacementSettings, self.name)
-        placement = Placement(context.bus, settings, load_policies(settings), context.identity.name)
+        placement = Placement(Bidding(context.bus), settings, load_policies(settings), context.identity.name)
         await asyncio.gather(
             context.bus.serve(subjects.placement("rank"), RankRequest, placement.rank, queue=QUEUE),
             context.bus.serve(subjects.placement("explain"), RankRequest, placement.explain, queue=QUEUE),
