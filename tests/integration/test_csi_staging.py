@@ -213,6 +213,39 @@ async def test_a_restarted_service_goes_on_where_the_old_one_stopped(machine: Ma
     assert machine.left() == []
 
 
+async def test_one_writer_is_one_target(machine: Machine) -> None:
+    """ReadWriteOncePod; with the modes of several writers there may be more."""
+    single = pb.VolumeCapability.AccessMode.SINGLE_NODE_SINGLE_WRITER
+    await machine.provision(mounted(mode=single))
+    await machine.stage()
+    for _ in range(2):
+        await machine.publish("a")
+    await refused(machine.publish("b"), PRECONDITION, "one writer")
+    await machine.unpublish("a")
+    await machine.publish("b")
+    machine.capability = mounted(mode=pb.VolumeCapability.AccessMode.SINGLE_NODE_MULTI_WRITER)
+    await machine.publish("c")
+    for pod in ("b", "c"):
+        await machine.unpublish(pod)
+    await machine.unstage()
+    assert machine.left() == []
+
+
+async def test_a_group_may_own_what_is_in_it(machine: Machine) -> None:
+    """What Kubernetes does for fsGroup: owner and rights are the file system's, and last."""
+    await machine.provision(mounted())
+    await machine.stage()
+    await machine.publish("a")
+    os.chown(machine.pods / "a", 0, 2000)
+    (machine.pods / "a").chmod(0o2775)
+    (machine.pods / "a" / "file").write_text("data")
+    await machine.unpublish("a")
+    await machine.unstage()
+    await machine.stage()
+    assert (machine.staging / "file").stat().st_gid == machine.staging.stat().st_gid == 2000
+    await machine.unstage()
+
+
 async def test_a_raw_block_volume(machine: Machine) -> None:
     await machine.provision(block())
     await machine.stage()
@@ -244,7 +277,9 @@ async def test_stats_of_a_filesystem(machine: Machine) -> None:
     await machine.stage()
     await machine.publish("a")
     request = pb.NodeGetVolumeStatsRequest(volume_id=machine.volume, volume_path=str(machine.pods / "a"))
-    sizes, inodes = (await machine.node.NodeGetVolumeStats(request)).usage
+    stats = await machine.node.NodeGetVolumeStats(request)
+    assert "1 of 3 copies in sync" in stats.volume_condition.message
+    sizes, inodes = stats.usage
     assert SIZE_BYTES * 0.8 < sizes.total <= SIZE_BYTES
     assert 0 < sizes.used < sizes.used + sizes.available <= sizes.total  # ext4 keeps a little for itself
     assert inodes.total > inodes.available > 0
