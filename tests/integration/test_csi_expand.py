@@ -89,7 +89,9 @@ async def test_a_mounted_file_system_grows_under_load(running: RunningCluster, c
     stop.set()
     assert await writing > 0
     await asyncio.to_thread(running.cluster.start, away)
-    await running.in_sync("mounted", 3)
+    await running.wait(
+        "all of it copied", lambda: len(running.json("volume", "show", "mounted")["in_sync"]) == 3, 300.0
+    )
     assert (used.target / "kept").read_bytes() == kept
     assert (used.target / "large").read_bytes() == large
     copies = await asyncio.to_thread(running.copies, "mounted")
