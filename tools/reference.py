@@ -51,6 +51,7 @@ SPANS = {
     "serve {}": "the work on a question, by who answers; kind server",
     "csi.{}": "a CSI call, until its answer; kind server",
     "csi.attach": "a device is made of a volume",
+    "csi.resize": "an attached device grows with its volume",
     "csi.mount": "its file system is made or mounted",
     "volume.create": "all steps of a volume's creation",
     "volume.delete": "all steps of its deletion",
