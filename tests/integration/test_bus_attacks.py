@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from services.nats.catalogue import KEYS
-from services.placement.bids import gather
+from services.placement.bids import Bidding
 from stoscore import access, bus_answering, subjects
 from stoscore.access import addressed
 from stoscore.bus import Bus, RequestContext
@@ -170,7 +170,7 @@ async def test_a_node_bids_once_and_for_itself(bus_of: BusOf) -> None:
 
     session.subscribe(f"{subjects.BID}.by.*.*", "", many)
     await session.round_trip()
-    bids = await gather(placement, 4096, wait_s=0.5)
+    bids = await Bidding(placement).gather(4096, wait_s=0.5)
     assert [item.node for item in bids] == ["n1"]
     assert replies
 

@@ -7,11 +7,12 @@ import secrets
 
 import pytest
 
-from services.nats.catalogue import KEYS, PAGE
+from services.nats.catalogue import KEYS
 from stoscore import jetstream, subjects
 from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError
+from stoscore.limits import PAGE_ENTRIES_MAX
 from stoscore.messages import CatalogueEntry, Empty, NodeEntry
 from tests.integration.conftest import BusOf
 from tests.support.control_plane import ControlPlane
@@ -98,7 +99,7 @@ async def test_a_damaged_entry_hides_nothing_else(bus_of: BusOf) -> None:
 
 
 async def test_more_entries_than_one_page(bus_of: BusOf) -> None:
-    names = {f"many-{number:04}" for number in range(PAGE + 20)}
+    names = {f"many-{number:04}" for number in range(PAGE_ENTRIES_MAX + 20)}
     await asyncio.gather(*(written(bus_of, name, entry(name).model_dump_json().encode()) for name in names))
     listed = [item.name for item in await Catalogue(await bus_of("user", "admin")).list()]
     assert names <= set(listed)
