@@ -142,6 +142,7 @@ def data_frames(scene: Scene, sender: int, target: int, **fields: Any) -> dict[T
         Type.COMMIT: (pack(Type.COMMIT, x=seq, **common),),
         Type.DIGEST: (pack(Type.DIGEST, id=1, x=0, length=len(ranges), **common), ranges),
         Type.COPY: (pack(Type.COPY, id=seq, x=1, y=1, length=len(copy), **common), copy),
+        Type.FETCH: (pack(Type.FETCH, id=1, length=len(ranges), **common), ranges),
     }
 
 
@@ -150,6 +151,8 @@ def answer_frames(scene: Scene, sender: int, target: int) -> dict[Type, tuple[by
     common: dict[str, Any] = {"volume": scene.raw, "sender": sender, "target": target, "epoch": scene.epoch}
     seqs = pack_u64s([first_seq(scene.epoch) + 1])
     ranges = pack_ranges([(0, 1)])
+    data = b"evil" * 1024
+    blocks = ranges + block_sums(data) + data
     failed = json.dumps({"message": "no", "hint": ""}).encode()
     return {
         Type.JOINED: (pack(Type.JOINED, id=1, length=len(ranges), **common), ranges),
@@ -158,6 +161,8 @@ def answer_frames(scene: Scene, sender: int, target: int) -> dict[Type, tuple[by
         Type.DIGESTS: (pack(Type.DIGESTS, id=1, x=0, length=8, **common), bytes(8)),
         Type.COPIED: (pack(Type.COPIED, x=1, **common),),
         Type.FAILED: (pack(Type.FAILED, length=len(failed), **common), failed),
+        Type.FETCHED: (pack(Type.FETCHED, id=1, y=1, length=len(blocks), **common), blocks),
+        Type.ROTTEN: (pack(Type.ROTTEN, length=len(ranges), **common), ranges),
     }
 
 

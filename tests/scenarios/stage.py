@@ -30,7 +30,6 @@ class Stage(World):
         super().__init__(_plan(script))
         self.script = script
         self.story: list[DecisionEvent] = []
-        self.answers = 0
         self.errors = 0
         self.pause_ns = 0
         self._answered_ns = 0
@@ -85,7 +84,6 @@ class Stage(World):
         super().log(*words)
         if len(words) > 1 and words[1] == "client" and self.now_ns >= START_NS:
             self._count_pause()
-            self.answers += 1
             self.errors += bool(words[-1]) and self._is_current(words[2])
 
     def _is_current(self, frontend: int) -> bool:
@@ -106,7 +104,7 @@ class Stage(World):
     def _user(self) -> list[str]:
         pause = _rounded(self.pause_ns)
         errors = f"{self.errors} error{'s' * (self.errors > 1)}" if self.errors else "no error"
-        return [f"the user        longest pause {pause}, {errors}, about {round(self.answers, -2)} requests answered"]
+        return [f"the user        longest pause {pause}, {errors}"]
 
     def _chapters(self) -> list[str]:
         lines: list[str] = []

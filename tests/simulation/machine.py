@@ -60,6 +60,7 @@ class Machine:
         """Volumes whose directory here can't be read: lost voters."""
         self.heard_ns: dict[str, int] = {}
         """Node -> when it was last heard, in the world's time."""
+        self._beat_ns: dict[str, int] = {}
         self._missed_ns: dict[str, int] = {}
         """Node -> when it was last heard again after a silence as long as a lease."""
         self.stopping = False
@@ -95,12 +96,20 @@ class Machine:
             self._missed_ns[node] = self.world.now_ns
         self.heard_ns[node] = self.world.now_ns
 
+    def hears_beat(self, node: str) -> None:
+        """A node is alive by its beats, whatever else still arrives from it (P6)."""
+        self._beat_ns[node] = self.world.now_ns
+
     def missed(self, node: str) -> bool:
-        """It is silent for as long as a lease, or was until a moment ago: what was decided then is told now."""
-        return self._is_silent(node) or self.world.now_ns - self._missed_ns.get(node, 0) < TOLD_LATE_NS
+        """No beat of it for as long as a lease, or no word until a moment ago: what was decided then is told now."""
+        told_late = self.world.now_ns - self._missed_ns.get(node, 0) < TOLD_LATE_NS
+        return told_late or self._is_silent(node) or self._is_long_ago(self._beat_ns, node)
 
     def _is_silent(self, node: str) -> bool:
-        silent_ns = self.world.now_ns - self.heard_ns.get(node, -SECOND)
+        return self._is_long_ago(self.heard_ns, node)
+
+    def _is_long_ago(self, moments: dict[str, int], node: str) -> bool:
+        silent_ns = self.world.now_ns - moments.get(node, -SECOND)
         return silent_ns * 102 >= self.live.timing.lease_ns * 100
 
     # ---- life -----------------------------------------------------------------------------------------

@@ -126,6 +126,7 @@ class Wires:
     def from_dialler(self, link: Link, message: Any) -> None:
         def arrive() -> None:
             if link.number in self.incoming:
+                self._heard(link.dialler.name)
                 self._on_incoming(link.number, link.dialler.name, message)
 
         self._machine.run(arrive)
@@ -133,9 +134,13 @@ class Wires:
     def from_acceptor(self, link: Link, message: Any) -> None:
         def arrive() -> None:
             if self.out.get(link.acceptor.name) is link:
+                self._heard(link.acceptor.name)
                 self._on_answer(link.acceptor.name, message)
 
         self._machine.run(arrive)
+
+    def _heard(self, node: str) -> None:
+        self._machine.hears(node)
 
     def _on_incoming(self, link: int, sender: str, message: tuple[Any, ...]) -> None:
         self._handlers[message[0]](link, sender, message)
@@ -145,7 +150,7 @@ class Wires:
 
     def hear_pair(self, sender: str, message: PairMessage, *, by_bus: bool) -> None:
         machine = self._machine
-        machine.hears(sender)  # a node is alive by its beats (P6), whatever else still arrives from it
+        machine.hears_beat(sender)
         machine.promises_heard += 1
         if isinstance(message, Claims):
             here = {volume: entry for volume, entry in message.entries.items() if volume in machine.live.volumes}
@@ -304,7 +309,11 @@ class Wires:
     def _publish(self, target: Machine, hear: Callable[[], None]) -> None:
         world, sender = self._machine.world, self._machine.name
 
-        world.network.publish(sender, target.name, lambda: target.run(hear), lossy=world.faulty)
+        def arrive() -> None:
+            target.hears(sender)
+            hear()
+
+        world.network.publish(sender, target.name, lambda: target.run(arrive), lossy=world.faulty)
 
 
 def _is_asked_to_join(volume: Volume, node: str, join_number: int) -> bool:

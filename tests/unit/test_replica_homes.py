@@ -35,10 +35,22 @@ VOLUME = "ab" * 16
 
 
 @dataclass
+class Voting:
+    """A brain, as far as a search for a home looks at it."""
+
+    record: Record | None = None
+
+
+@dataclass
+class Hosted:
+    brain: Voting = field(default_factory=Voting)
+
+
+@dataclass
 class Told:
     """A node that keeps what its brains are told."""
 
-    volumes: dict[str, object] = field(default_factory=lambda: {VOLUME: object()})
+    volumes: dict[str, object] = field(default_factory=lambda: {VOLUME: Hosted()})
     events: list[ev.Event] = field(default_factory=list)
 
     def ask(self, volume: str, event: ev.Event, now_ns: int) -> None:

@@ -155,8 +155,8 @@ def test_no_order_of_creates_and_deletes_breaks_the_rule() -> None:
 def _id_from_the_name(patch: pytest.MonkeyPatch) -> None:
     real = Creation._ranked_entry
 
-    async def ranked(self: Creation, spec: VolumeSpec, deadline: Deadline) -> CatalogueEntry:
-        entry = await real(self, spec, deadline)
+    async def ranked(self: Creation, spec: VolumeSpec, near: str | None, deadline: Deadline) -> CatalogueEntry:
+        entry = await real(self, spec, near, deadline)
         return entry.model_copy(update={"volume": hashlib.sha256(spec.name.encode()).hexdigest()[:32]})
 
     patch.setattr(Creation, "_ranked_entry", ranked)
@@ -165,8 +165,8 @@ def _id_from_the_name(patch: pytest.MonkeyPatch) -> None:
 def _entered_after_making(patch: pytest.MonkeyPatch) -> None:
     real = Creation._ranked_entry
 
-    async def ranked(self: Creation, spec: VolumeSpec, deadline: Deadline) -> CatalogueEntry:
-        entry = await real(self, spec, deadline)
+    async def ranked(self: Creation, spec: VolumeSpec, near: str | None, deadline: Deadline) -> CatalogueEntry:
+        entry = await real(self, spec, near, deadline)
         await self._make_replicas(entry, deadline)
         return entry
 
