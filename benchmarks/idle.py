@@ -23,6 +23,7 @@ from pathlib import Path
 from rich.progress import track
 
 from benchmarks.contenders import ROOT
+from benchmarks.contenders.contract import cpu_us
 from services.dev.cluster import Cluster
 from services.dev.layout import ADMIN
 from services.dev.state import ClusterState
@@ -38,7 +39,6 @@ CREATED_AT_ONCE = 8
 SETTLE_S = 15.0
 GROWTH_MAX = 1.5
 """Allowed between few and many: what else goes on (renewals, signs of life) varies from one interval to the next."""
-_TICKS_A_SECOND = 100
 _SOCKET = re.compile(r"^\S+ +\d+ +\d+ +\S+:(?P<here>\d+) +\S+:(?P<there>\d+).*?pid=(?P<pid>\d+)")
 _SEGMENTS = re.compile(r"\bdata_segs_out:(\d+)")
 _BYTES = re.compile(r"\bbytes_sent:(\d+)")
@@ -119,14 +119,14 @@ async def _create(cluster: Cluster, state: ClusterState, numbers: range) -> None
 
 async def _count(state: ClusterState, volumes: int, seconds: float) -> Idle:
     await asyncio.sleep(SETTLE_S)
-    nats = {process.pid for name, process in state.processes.items() if "nats-server" in _program(process.pid)}
+    nats = _nats_servers({process.pid for process in state.processes.values()})
     replicas = {state.processes[name].pid for name in state.processes if name in state.nodes}
-    before, cpu_before = _traffic(nats, replicas), sum(map(_cpu_ticks, replicas))
+    before, cpu_before = _traffic(nats, replicas), sum(map(cpu_us, replicas))
     await asyncio.sleep(seconds)
-    after, cpu_after = _traffic(nats, replicas), sum(map(_cpu_ticks, replicas))
+    after, cpu_after = _traffic(nats, replicas), sum(map(cpu_us, replicas))
     bus, links = ((after[kind].segments - before[kind].segments) / seconds for kind in ("nats", "link"))
     bus_bytes, link_bytes = ((after[kind].bytes - before[kind].bytes) / seconds for kind in ("nats", "link"))
-    cpu = (cpu_after - cpu_before) / _TICKS_A_SECOND / seconds * 100
+    cpu = (cpu_after - cpu_before) / 1e6 / seconds * 100
     rss = sum(map(_rss_mib, replicas)) / len(replicas)
     return Idle(volumes, bus, bus_bytes, links, link_bytes, cpu, rss)
 
@@ -153,13 +153,11 @@ def _sent(line: str) -> Counts:
     return Counts(int(segments[1]) if segments else 0, int(sent[1]) if sent else 0)
 
 
-def _program(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
-
-
-def _cpu_ticks(pid: int) -> int:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
+def _nats_servers(parents: set[int]) -> set[int]:
+    """The servers that this cluster's `serve nats` started."""
+    listed = subprocess.run(["ps", "-C", "nats-server", "-o", "pid=,ppid="], capture_output=True, text=True).stdout
+    pairs = (line.split() for line in listed.splitlines())
+    return {int(pid) for pid, parent in pairs if int(parent) in parents}
 
 
 def _rss_mib(pid: int) -> float:
