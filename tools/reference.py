@@ -116,7 +116,8 @@ def _default(value: Any) -> str:
 def _cli() -> Iterator[str]:
     yield from ("# Commands", "", MADE, "")
     yield "`kubectl stos …` is the same program."
-    yield "Exit codes: 0 done; 1 an unexpected error, or a finding of `stos doctor`;"
+    yield "Exit codes: 0 done; 1 an unexpected error, a finding of `stos doctor`, or something that"
+    yield "`stos support-bundle` could not get;"
     codes: dict[int, list[str]] = {}
     for code, number in EXIT_CODE.items():
         codes.setdefault(number, []).append(code.value)

@@ -154,6 +154,7 @@ RULES = (
             ("traces", _LOOK, READ, "the traces of which a process keeps spans"),
             ("spans", _LOOK, READ, "the spans of one trace that a process keeps"),
             ("metrics", _LOOK, READ, "what a process has counted"),
+            ("settings", _LOOK, READ, "what a process runs with"),
         )
     ),
 )

@@ -38,6 +38,8 @@ class Access:
     identity_dir: Path
     told: str
     """The cluster, in words."""
+    directory: Path | None = None
+    """Of an embedded cluster."""
 
 
 def find(directory: Path | None) -> Access:
@@ -56,7 +58,7 @@ def _embedded(directory: Path) -> Access:
     try:
         cluster = json.loads(description.read_text("utf-8"))
         identity_dir = directory.absolute() / str(cluster["user_identity_dir"])
-        return Access(tuple(str(url) for url in cluster["nats_urls"]), identity_dir, f"in {directory}")
+        return Access(tuple(str(url) for url in cluster["nats_urls"]), identity_dir, f"in {directory}", directory)
     except (FileNotFoundError, NotADirectoryError):
         raise unavailable(f"no cluster runs in {directory}", START) from None
     except OSError as error:

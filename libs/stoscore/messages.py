@@ -664,6 +664,16 @@ class MetricsPage(Message):
     """`after` of the next page; 0: this is the last"""
 
 
+class SettingsRequest(Message):
+    """observe.<role>.settings -> SettingsPage: what this process runs with."""
+
+
+class SettingsPage(Message):
+    process: str
+    settings: dict[str, str]
+    """replica.port -> 7001; secrets are in files and never among them"""
+
+
 # ---- the catalogue, as svc/nats answers for it -------------------------------------------------------
 
 

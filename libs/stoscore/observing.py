@@ -1,4 +1,4 @@
-"""What a process tells of itself when somebody looks: the traces of which it keeps spans, and its metrics.
+"""What a process tells of itself when somebody looks: the traces of which it keeps spans, its metrics, its settings.
 
 Every process answers for itself and nobody gathers beforehand, so looking needs no collector, and a process that is
 gone takes only its own spans along. Files are read in a thread; looking leaves no traces of its own.
@@ -11,13 +11,15 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from stoscore import metrics, subjects, telemetry
+from stoscore import metrics, settings, subjects, telemetry
 from stoscore.bus import Bus, RequestContext
 from stoscore.errors import StosError
 from stoscore.messages import (
     MetricModel,
     MetricsPage,
     MetricsRequest,
+    SettingsPage,
+    SettingsRequest,
     SpansPage,
     SpansRequest,
     TracesPage,
@@ -26,6 +28,7 @@ from stoscore.messages import (
 )
 from stoscore.metrics_endpoint import MetricsEndpoint
 from stoscore.process_metrics import BusMetrics
+from stoscore.redaction import redact
 from stoscore.span_store import read
 from stoscore.spans import SpanRecord, encode
 from stoscore.units import KIB, MS
@@ -56,6 +59,7 @@ class Observed:
             await self._bus.serve(subjects.observe(role, "traces"), TracesRequest, self._traces)
             await self._bus.serve(subjects.observe(role, "spans"), SpansRequest, self._spans)
             await self._bus.serve(subjects.observe(role, "metrics"), MetricsRequest, self._metrics)
+            await self._bus.serve(subjects.observe(role, "settings"), SettingsRequest, self._settings)
         except StosError as error:
             log.warning("nobody can look at this process: %s", error)
 
@@ -82,6 +86,10 @@ class Observed:
         ]
         following = request.after + SAMPLES_MAX if len(told) > SAMPLES_MAX else 0
         return MetricsPage(process=str(self._bus.me), at_unix_ns=time.time_ns(), samples=models, next=following)
+
+    async def _settings(self, request: SettingsRequest, context: RequestContext) -> SettingsPage:
+        told = {name: redact(value)[0] for name, value in settings.in_use().items()}
+        return SettingsPage(process=str(self._bus.me), settings=told)
 
 
 def kept(containing: str = "") -> Iterable[SpanRecord]:

@@ -138,6 +138,7 @@ def split_words(value: object) -> object:
 
 
 S = TypeVar("S", bound=ServiceSettings)
+_loaded: dict[str, ServiceSettings] = {}
 
 
 def load(cls: type[S], service: str) -> S:
@@ -149,11 +150,27 @@ def load(cls: type[S], service: str) -> S:
     for field in variables:
         values.pop(field, None)
     try:
-        return cls(_env_prefix=prefix, **values)  # type: ignore[call-arg, unused-ignore]
+        settings = cls(_env_prefix=prefix, **values)  # type: ignore[call-arg, unused-ignore]
     except ValidationError as error:
         raise _explain(error, prefix, variables, values) from None
     except SettingsError as error:
         raise invalid(f"settings of {service}: {error}") from None
+    _loaded[service] = settings
+    return settings
+
+
+def in_use() -> dict[str, str]:
+    """What this process runs with, defaults included: "replica.port" -> "7001". No setting is a secret: those are in
+    files, and the settings say where."""
+    return {
+        f"{service}.{name}": _shown(getattr(settings, name))
+        for service, settings in sorted(_loaded.items())
+        for name in sorted(type(settings).model_fields)
+    }
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else "" if value is None else str(value)
 
 
 def _prefix(service: str) -> str:

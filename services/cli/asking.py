@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from stoscore import subjects
@@ -36,3 +37,8 @@ async def ask_all(
 
     pages = await asyncio.gather(*map(ask, OBSERVED))
     return {str(getattr(page, "process", "")): page for found in pages for page in found}
+
+
+def of_each_role(processes: Iterable[str]) -> dict[str, int]:
+    """node/n1, node/n2, csi/a -> {"node": 2, "csi": 1}: so many will answer again."""
+    return dict(Counter(process.partition("/")[0] for process in processes))

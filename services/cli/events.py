@@ -50,13 +50,13 @@ def events(
 
     async def work(session: Session) -> None:
         live = await _listen(session, kinds, reporter) if follow else None
-        past = await _past(session, kinds, since_unix_ms, reporter)
+        kept = await past(session, kinds, since_unix_ms, reporter)
         if live is None:
-            _show_all(past, output)
+            _show_all(kept, output)
             return
-        for event in past:
+        for event in kept:
             _show(event, output)
-        seen = {(event["reporter"], event["body"]) for event in past[-SEEN_MAX:]}
+        seen = {(event["reporter"], event["body"]) for event in kept[-SEEN_MAX:]}
         while True:
             event = await live.get()
             if (event["reporter"], event["body"]) not in seen:
@@ -80,7 +80,7 @@ def since_ms(text: str, now_s: float) -> int:
     return int((moment if moment.tzinfo else moment.astimezone()).timestamp() * 1000)
 
 
-async def _past(session: Session, kinds: list[Kind], since_unix_ms: int, reporter: str) -> list[dict[str, Any]]:
+async def past(session: Session, kinds: list[Kind], since_unix_ms: int, reporter: str) -> list[dict[str, Any]]:
     from stoscore import history
 
     found = [
@@ -112,7 +112,7 @@ def _event(at_unix_ms: int, kind: str, reporter: str, body: str) -> dict[str, An
 
 def _show_all(found: list[dict[str, Any]], output: Format) -> None:
     if output is not Format.TABLE:
-        write_as(output, [_document(event) for event in found])
+        write_as(output, [document(event) for event in found])
         return
     for event in found:
         write(_line(event))
@@ -122,9 +122,9 @@ def _show(event: dict[str, Any], output: Format) -> None:
     """One line an event; as a document of its own in YAML."""
     if output is Format.YAML:
         write("---")
-        write_as(output, _document(event))
+        write_as(output, document(event))
     else:
-        write(_line(event) if output is Format.TABLE else json.dumps(_document(event)))
+        write(_line(event) if output is Format.TABLE else json.dumps(document(event)))
 
 
 def _content(event: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _content(event: dict[str, Any]) -> dict[str, Any]:
     return content if isinstance(content, dict) else {"unreadable": event["body"][:200]}
 
 
-def _document(event: dict[str, Any]) -> dict[str, Any]:
+def document(event: dict[str, Any]) -> dict[str, Any]:
     """As it was told; `reporter` and `at_unix_ms` are the server's word, not the event's own."""
     own = {key: value for key, value in _content(event).items() if key != "v"}
     return {**own, "kind": event["kind"], "reporter": event["reporter"], "at_unix_ms": event["at_unix_ms"]} | (

@@ -76,7 +76,7 @@ async def _until(moment_s: float) -> None:
 
 async def _look(session: Session, known: dict[str, int]) -> tuple[float, Pages]:
     """`known`: how many processes of each role answered before; that many are waited for."""
-    from services.cli.asking import ask_all
+    from services.cli.asking import ask_all, of_each_role
     from stoscore.messages import MetricsPage, MetricsRequest
 
     samples: dict[str, list[MetricModel]] = {}
@@ -89,8 +89,7 @@ async def _look(session: Session, known: dict[str, int]) -> tuple[float, Pages]:
         if not any(page.next for page in pages.values()):
             break
         after = max(page.next for page in pages.values())
-    for role in {process.partition("/")[0] for process in samples}:
-        known[role] = sum(process.startswith(f"{role}/") for process in samples)
+    known |= of_each_role(samples)
     return time.monotonic(), samples
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -61,7 +62,7 @@ def ls(
       stos trace ls --failed -o json
     """
     since_unix_ms = since_ms(since, time.time())
-    found = run(directory, lambda session: _summaries(session, since_unix_ms), sampled=False)
+    found = run(directory, lambda session: summaries_of_all(session, since_unix_ms), sampled=False)
     views = [view for view in found if name in view["name"] and (view["errors"] or not failed)][:limit]
     if output is not Format.TABLE:
         write_as(output, views)
@@ -101,7 +102,7 @@ def show(
     wanted = trace_id.strip().lower()
     if not re.fullmatch(r"[0-9a-f]{4,32}", wanted):
         raise invalid(f"{trace_id!r} is no trace id", "see `stos trace ls`; logs and events have it as trace_id")
-    told, silent = run(directory, lambda session: _spans(session, wanted), sampled=False)
+    told, silent = run(directory, lambda session: spans_of(session, wanted), sampled=False)
     ids = sorted({item.span.trace_id for item in told})
     if not ids:
         raise not_found(f"no process keeps spans of trace {wanted}", "see `stos trace ls`; old spans make room")
@@ -110,7 +111,7 @@ def show(
     for process in silent:
         typer.echo(f"warning: {plain(process)} did not answer; its spans are missing", err=True)
     if output is Shape.JSON:
-        write_json([_document(item) for item in sorted(told, key=lambda item: item.span.start_ns)])
+        write_json([document(item) for item in sorted(told, key=lambda item: item.span.start_ns)])
     elif output is Shape.HTML:
         from services.cli.trace_html import render
 
@@ -121,7 +122,7 @@ def show(
         write("\n".join(draw(arrange(told), shutil.get_terminal_size().columns, attributes=attributes)))
 
 
-async def _summaries(session: Session, since_unix_ms: int) -> list[dict[str, Any]]:
+async def summaries_of_all(session: Session, since_unix_ms: int) -> list[dict[str, Any]]:
     from services.cli.asking import ask_all
     from stoscore.messages import TracesPage, TracesRequest
     from stoscore.observing import summaries
@@ -140,8 +141,10 @@ async def _summaries(session: Session, since_unix_ms: int) -> list[dict[str, Any
     return sorted(views, key=lambda view: int(view["start_unix_ns"]), reverse=True)
 
 
-async def _spans(session: Session, wanted: str) -> tuple[list[Told], list[str]]:
-    """The spans, and the nodes that did not answer."""
+async def spans_of(
+    session: Session, wanted: str, known: Mapping[str, int] | None = None
+) -> tuple[list[Told], list[str]]:
+    """The spans, and the nodes that did not answer. `known`: as for `ask_all`."""
     from services.cli.asking import ask_all
     from services.cli.waterfall import Told
     from stoscore.messages import SpansPage, SpansRequest
@@ -154,7 +157,7 @@ async def _spans(session: Session, wanted: str) -> tuple[list[Told], list[str]]:
             told[span.trace_id, span.span_id] = Told(str(session.bus.me), span)
     after, answered = 0, set[str]()
     while len(told) < SPANS_MAX:
-        pages = await ask_all(session.bus, "spans", SpansRequest(trace=wanted, after=after), SpansPage)
+        pages = await ask_all(session.bus, "spans", SpansRequest(trace=wanted, after=after), SpansPage, known)
         answered |= pages.keys()
         for process, page in pages.items():
             for line in page.spans:
@@ -186,7 +189,7 @@ def _view(trace_id: str, parts: list[TraceSummary]) -> dict[str, Any]:
     }
 
 
-def _document(item: Told) -> dict[str, Any]:
+def document(item: Told) -> dict[str, Any]:
     span = item.span
     return {
         "trace_id": span.trace_id,

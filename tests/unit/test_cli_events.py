@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from services.cli.events import _document, _event, _line, since_ms
+from services.cli.events import _event, _line, document, since_ms
 from stoscore.errors import StosError
 
 NOW_S = 2_000_000_000.0
@@ -54,13 +54,13 @@ def test_a_refusal_on_one_line() -> None:
 def test_a_decision_on_one_line() -> None:
     body = {"v": 1, "name": "data", "kind": "lead", "outcome": "elected", "inputs": {"votes": "n1 n2"}, "node": "n1"}
     assert _line(_event(0, "decision", "n1", json.dumps(body))).endswith("data lead elected votes=n1 n2")
-    assert _document(_event(5, "decision", "n1", json.dumps(body)))["decision"] == "lead"
+    assert document(_event(5, "decision", "n1", json.dumps(body)))["decision"] == "lead"
 
 
 def test_the_reporter_is_the_servers_word() -> None:
     """Whoever writes an event writes its content; below whose name it was kept, the server has proved."""
-    document = _document(_event(7, "audit", "n1", json.dumps(REFUSED | {"reporter": "svc:certs", "at_unix_ms": 9})))
-    assert (document["reporter"], document["at_unix_ms"], document["kind"]) == ("n1", 7, "audit")
+    told = document(_event(7, "audit", "n1", json.dumps(REFUSED | {"reporter": "svc:certs", "at_unix_ms": 9})))
+    assert (told["reporter"], told["at_unix_ms"], told["kind"]) == ("n1", 7, "audit")
 
 
 @pytest.mark.parametrize("body", ["", "rubbish", "[]", "null", '"x"', "\x1b[2J\n"])
