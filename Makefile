@@ -8,7 +8,7 @@ OVERLAY ?= ha
 PROTOS := $(wildcard libs/stoscore/proto/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow conformance sim fuzz bench bench-failover bench-idle lint proto clean
+.PHONY: help demo test test-slow conformance sim fuzz bench bench-failover bench-delta bench-idle lint proto clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[-a-z]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,10 @@ bench: $(VENV)/.installed packages ## ten jobs beside the floor, nbdkit and qemu
 bench-failover: $(VENV)/.installed packages ## the primary lost KILLS=300 times and more: the distribution of the gaps
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@$(BIN)/python -m benchmarks.failover --kills $(KILLS)
+
+bench-delta: $(VENV)/.installed packages ## copies taken away and brought back: bytes on the wire, seconds, beside what was missed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	@$(BIN)/python -m benchmarks.delta
 
 bench-idle: $(VENV)/.installed ## what a cluster costs that does nothing, with 10 and with 300 volumes
 	@$(BIN)/python -m benchmarks.idle

@@ -1,0 +1,95 @@
+"""`make bench-delta`: what the return of a copy costs, on the wire and in time, beside what it missed.
+
+    python -m benchmarks.delta [--cases map tree power nothing] [--out DIRECTORY]
+
+Three nodes with copies of a full volume of 1 GiB and one with the application, TLS on. Bytes are the kernel's counters
+of the peer links' sockets; after each case all copies are read from disk, every checksum computed from the data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.contenders import ROOT
+from benchmarks.delta import figures
+from benchmarks.delta.arena import Arena, open_arena
+from benchmarks.delta.cases import CASES
+from benchmarks.delta.link import link_seconds
+from stoscore.errors import StosError
+from stoscore.units import GIB
+
+OUT = ROOT / "benchmarks" / "results"
+DISK_BYTES = 8 * GIB
+
+
+def main(arguments: Sequence[str]) -> int:
+    """0 when every bound held; 1 when one did not, or a case failed; 2 when it can't run here."""
+    options = _options(arguments)
+    free = shutil.disk_usage(options.dir or tempfile.gettempdir()).free
+    if free < DISK_BYTES:
+        print(f"bench-delta: {free >> 30} GiB are free and {DISK_BYTES >> 30} GiB are needed", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    directory = Path(tempfile.mkdtemp(prefix="stos-delta-", dir=options.dir))
+    try:
+        return asyncio.run(_measure(directory / "cluster", options))
+    except KeyboardInterrupt:
+        print("bench-delta: interrupted; everything it started is stopped and removed", file=sys.stderr)
+        return 130
+    except (StosError, TimeoutError, OSError) as error:
+        print(f"bench-delta: {error}", file=sys.stderr)
+        return 1
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench-delta", description="Take a copy away, and bring it back.")
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), help="which, in this order")
+    parser.add_argument("--out", type=Path, default=OUT, help="directory for delta.json, .csv and .png")
+    parser.add_argument("--dir", type=Path, help=f"where the cluster is kept meanwhile; {DISK_BYTES >> 30} GiB")
+    return parser.parse_args(arguments)
+
+
+async def _measure(directory: Path, options: argparse.Namespace) -> int:
+    results: list[figures.Result] = []
+    failed = ""
+    async with open_arena(directory) as arena:
+        await arena.fill()
+        try:
+            for case in options.cases:
+                results.append(await _one(arena, case))
+                print(figures.table(results[-1:]), file=sys.stderr, flush=True)
+        except (StosError, TimeoutError) as error:
+            failed = str(error)  # what was measured until then is worth keeping
+    if results:
+        figures.save(options.out, results)
+        _plot(options.out / "delta.png", results)
+        print(figures.table(results))
+    if failed:
+        print(f"gave up: {failed}", file=sys.stderr)
+    return 0 if not failed and all(result["holds"] for result in results) else 1
+
+
+async def _one(arena: Arena, case: str) -> figures.Result:
+    cost = await CASES[case](arena)
+    bare = await asyncio.to_thread(link_seconds, arena.identity_dir(arena.nodes[0]), cost.bytes_sent)
+    return figures.judged(cost, bare)
+
+
+def _plot(path: Path, results: Sequence[figures.Result]) -> None:
+    try:
+        figures.plot(path, results)
+    except ImportError:
+        print("no plot: matplotlib is not installed (pip install -e '.[bench]')", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
