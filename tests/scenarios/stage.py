@@ -8,11 +8,13 @@ from typing import Any
 from services.cli.story import Chapter, tell
 from services.replica.brain import Timing, Voter
 from services.replica.brain.events import Explain
+from services.replica.replication.effects import Damage
 from stoscore.messages import DecisionEvent
 from stoscore.units import MS, SECOND
 from tests.scenarios import steps
 from tests.scenarios.script import Script, read, seconds
 from tests.simulation.plan import START_NS, NodePlan, Plan, VolumePlan
+from tests.simulation.store import Disk
 from tests.simulation.volume import SimVolume
 from tests.simulation.world import World
 
@@ -30,6 +32,8 @@ class Stage(World):
         super().__init__(_plan(script))
         self.script = script
         self.story: list[DecisionEvent] = []
+        self.healed: list[tuple[int, str]] = []
+        """(when, what rot was healed or lost)"""
         self.errors = 0
         self.pause_ns = 0
         self._answered_ns = 0
@@ -80,6 +84,12 @@ class Stage(World):
         )  # fmt: skip
         self.story.append(event)
 
+    def damaged(self, disk: Disk, damage: Damage) -> None:
+        super().damaged(disk, damage)
+        blocks = ", ".join(str(at) for block, count in damage.blocks for at in range(block, block + count))
+        how = f"healed by {damage.source}" if damage.source else "and nobody has it"
+        self.healed.append((self.used_ns, f"block {blocks} of {damage.node} was {damage.kind}, {how}"))
+
     def log(self, *words: Any) -> None:
         super().log(*words)
         if len(words) > 1 and words[1] == "client" and self.now_ns >= START_NS:
@@ -104,7 +114,8 @@ class Stage(World):
     def _user(self) -> list[str]:
         pause = _rounded(self.pause_ns)
         errors = f"{self.errors} error{'s' * (self.errors > 1)}" if self.errors else "no error"
-        return [f"the user        longest pause {pause}, {errors}"]
+        healed = [f"{_at(at_ns)}    {what}" for at_ns, what in self.healed]
+        return [f"the user        longest pause {pause}, {errors}", *(["", "rot", *healed] if healed else [])]
 
     def _chapters(self) -> list[str]:
         lines: list[str] = []
@@ -120,9 +131,8 @@ class Stage(World):
 
     def _chapter(self, chapter: Chapter) -> list[str]:
         often = f" ({chapter.times} times)" if chapter.times > 1 else ""
-        at = f"{(chapter.event.at_ns - START_NS) / SECOND:.2f} s"
         turned_down = [f"{'':12}turned down: {told}" for told in chapter.event.alternatives]
-        return [f"{at:>8}    {chapter.text}{often}", *turned_down]
+        return [f"{_at(chapter.event.at_ns - START_NS)}    {chapter.text}{often}", *turned_down]
 
     def _end(self) -> list[str]:
         if steps.VOLUME not in self.volumes:
@@ -157,6 +167,11 @@ def play(name: str) -> Stage:
     stage = Stage(read(name))
     stage.play()
     return stage
+
+
+def _at(used_ns: int) -> str:
+    at = f"{used_ns / SECOND:.2f} s"
+    return f"{at:>8}"
 
 
 def _rounded(ns: int) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from services.replica.brain import events as ev
 from stoscore.units import MS
 from tests.scenarios.script import BadScript
+from tests.simulation.store import GARBAGE
 
 if TYPE_CHECKING:
     from tests.scenarios.stage import Stage
@@ -123,6 +124,23 @@ def _slow(stage: Stage, name: str) -> None:
     _machine(stage, name).disk_ns = HUNG_NS
 
 
+def _rot(stage: Stage, nodes: str) -> None:
+    """The same block on each, one that nobody is about to write."""
+    disks = [_machine(stage, name).disks[VOLUME] for name in re.findall(r"n\d", nodes)]
+    used = stage.volumes[VOLUME].plan.hot
+    for block in sorted(set(disks[0].cache) - set(used) - set(disks[0].rotted)):
+        if all(disk.spoil(block, GARBAGE) for disk in disks):
+            return
+    raise BadScript(f"no block to rot on {nodes}")
+
+
+# ---- services -----------------------------------------------------------------------------------------
+
+
+def _services(stage: Stage, *, down: int) -> None:
+    stage.services_down = down
+
+
 # ---- the volume ---------------------------------------------------------------------------------------
 
 
@@ -134,6 +152,11 @@ def _move_primary(stage: Stage, name: str) -> None:
 
 def _policy(stage: Stage, **asked: object) -> None:
     stage.volumes[VOLUME].change_policy(ev.PolicyAsked(0, **asked))  # type: ignore[arg-type]
+
+
+def _grow(stage: Stage, blocks: str) -> None:
+    volume = stage.volumes[VOLUME]
+    volume.expand(int(blocks) - volume.size_blocks)
 
 
 def _mode(value: str) -> object:
@@ -163,12 +186,16 @@ _SENTENCES: tuple[tuple[str, Callable[..., None]], ...] = (
     (r"(n\d) can't store its state", lambda stage, name: _refuse(stage, "save", name)),
     (r"the disk of (n\d) hangs", _hang),
     (r"the disk of (n\d) is slow", _slow),
+    (r"(?:a|another) block rots on (n\d(?:(?:, | and )n\d)*)", _rot),
+    (r"csi, placement and certs end", lambda stage: _services(stage, down=1)),
+    (r"csi, placement and certs start", lambda stage: _services(stage, down=0)),
     (r"the application moves to (n\d)", lambda stage, name: stage.volumes[VOLUME].move_to(name)),
     (r"the application is started again on (n\d)", lambda stage, name: stage.volumes[VOLUME].move_to(name, "dead")),
     (r"the primary is asked to move to (n\d)", _move_primary),
     (r"replicas becomes (\d)", lambda stage, value: _policy(stage, replicas=int(value))),
     (r"failure-mode becomes (\w+)", lambda stage, value: _policy(stage, failure_mode=_mode(value))),
     (r"on-unavailable becomes (\w+)", lambda stage, value: _policy(stage, on_unavailable=value)),
+    (r"the volume grows to (\d+) blocks", _grow),
     (r"the volume is deleted", lambda stage: stage.volumes[VOLUME].delete()),
     (r"the end", lambda stage: None),
 )

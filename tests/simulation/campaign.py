@@ -122,6 +122,8 @@ def _told(found: Iterable[Result], count: int, total: Total) -> Iterator[Result]
     started = told = time.monotonic()
     for result in found:
         yield result
+        if result.violation:
+            print(f"VIOLATION with seed {result.seed}: {result.violation}", flush=True)
         now = time.monotonic()
         if now - told >= TELL_EVERY_S:
             told = now

@@ -98,7 +98,7 @@ class Frontend:
                 else:
                     self._step(fe.Done(node, session, request, epoch, errno))
             case Opened(session):
-                self._step(fe.Opened(node, session, epoch, self.owner.plan.size_blocks))
+                self._step(fe.Opened(node, session, epoch, self.owner.size_blocks))
             case OpenRefused(session, code, hint, newest):
                 self._step(fe.Refused(node, session, int(code), hint, newest))
             case _:

@@ -14,7 +14,6 @@ from services.replica import brain
 KIND_AT = {"Verdict": 0, "Outcome": 1}
 """Constructor -> position of its argument that names the kind."""
 UNREACHABLE = {
-    "expand": "volumes of the simulation do not grow yet: tests/integration/test_csi_expand.py and the unit tests do",
     "misunderstood": "a message of another version of the program: there is one version here",
 }
 """Kinds that no simulation reaches, with the reason."""

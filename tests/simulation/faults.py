@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 from services.replica.brain import Record, Stamp, Voter
 from services.replica.brain import events as ev
-from stoscore.units import MS, SECOND
+from stoscore.units import MS, REGION_BLOCKS, SECOND
+from tests.simulation.store import GARBAGE
 
 if TYPE_CHECKING:
     from tests.simulation.machine import Machine
     from tests.simulation.world import World
 
 Pairs = list[tuple[str, str]]
-LOOK_NS = MS // 2
 LOST_GRACE_NS_MAX = 3 * SECOND
 """A store is lost only where a new one is made while the run lasts."""
 
@@ -68,12 +68,9 @@ class Struck:
         """Only as long as faults are in season."""
         self.world.schedule(delay_ns, self._if_faulty, what)
 
-    def when(self, seen: Callable[[], bool], what: Callable[[], None], within_ns: int) -> None:
-        """At the very moment that something is seen, which no dice would hit."""
-        if seen():
-            what()
-        elif within_ns > 0:
-            self.after(LOOK_NS, lambda: self.when(seen, what, within_ns - LOOK_NS))
+    def when(self, at: Machine, seen: Callable[[], bool], what: Callable[[], None], within_ns: int) -> None:
+        """At the very moment at which something is seen on a machine."""
+        at.watch(seen, lambda: self._if_faulty(what), within_ns)
 
     def _if_faulty(self, what: Callable[[], None]) -> None:
         if self.world.faulty:
@@ -264,6 +261,29 @@ class Struck:
             if block is not None:
                 self._note("bit rot", 0, machine.name, disk.volume, block)
 
+    def lacked(self, volume: str, backup: Machine) -> list[int]:
+        """The blocks of the primary that a copy which is being brought up to date does not have."""
+        primary = self.primary(volume)
+        state = primary.node.volumes.get(volume) if primary.node is not None else None
+        peer = state.primary.peers.get(backup.name) if state is not None and state.primary is not None else None
+        if peer is None or peer.phase != "syncing" or volume not in backup.disks:
+            return []
+        mine, other = primary.disks[volume], backup.disks[volume].cache
+        return [b for b, content in mine.cache.items() if content != other.get(b, 0) and b not in mine.dirty]
+
+    def rot_what_lacks(self, volume: str, backup: Machine) -> None:
+        lacked, primary = sorted(self.lacked(volume, backup)), self.primary(volume)
+        for block in self.dice.sample(lacked, min(len(lacked), 4)):
+            old = backup.disks[volume].cache.get(block, 0)
+            for machine in self.world.machines.values():
+                disk = machine.disks.get(volume)
+                if (
+                    disk is not None
+                    and machine is not backup
+                    and disk.spoil(block, old if machine is primary else GARBAGE)
+                ):
+                    self._note("bit rot", 0, machine.name, volume, block)
+
     # ---- volumes --------------------------------------------------------------------------------------
 
     def move(self, volume: str, steal: str = "") -> None:
@@ -291,6 +311,22 @@ class Struck:
         if volume in self.world.volumes:
             self._note("policy", 0, volume, asked)
             self.world.volumes[volume].change_policy(asked)
+
+    def expand(self, volume: str) -> None:
+        if volume in self.world.volumes and not self.world.volumes[volume].deleting:
+            more = self.dice.choice((1, 100, 1500, REGION_BLOCKS + 1))
+            self._note("expand", 0, volume, more)
+            self.world.volumes[volume].expand(more)
+
+    def services_away(self) -> None:
+        lasts = self.lasting()
+        self._note("services", lasts)
+        self.world.services_down += 1
+
+        def back() -> None:
+            self.world.services_down -= 1
+
+        self.after(lasts, back)
 
     def move_primary(self, volume: str) -> None:
         primary = self.primary(volume)
@@ -406,12 +442,14 @@ SIMPLE: dict[str, tuple[int, Callable[[Struck], None]]] = {
     "lose the application": (3, lambda s: s.lose_application(s.volume())),
     "move primary": (6, lambda s: s.move_primary(s.volume())),
     "change policy": (3, lambda s: s.change_policy(s.volume())),
+    "expand": (2, lambda s: s.expand(s.volume())),
+    "services away": (1, lambda s: s.services_away()),
     "delete": (1, lambda s: s.delete(s.volume())),
 }
 """Kind -> (weight, what it does)."""
 BLOWS = (
     "kill", "fuse", "stop", "power", "pause", "cut", "cut one way", "lag", "break", "slow network", "nats", "slow disk",
     "hung disk", "failed write", "failed sync", "failed mark", "failed save", "full disk", "bit rot", "lost store",
-    "move", "move primary", "policy", "delete",
+    "move", "move primary", "policy", "expand", "services", "delete",
 )  # fmt: skip
 """What the coverage table counts."""

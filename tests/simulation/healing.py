@@ -126,6 +126,8 @@ def obstacle(world: World, *, all_nodes: bool) -> str:
             if all_nodes and volume.changing:
                 return f"{name}: its policy is about to change"
             continue  # too many stores are lost for good
+        if all_nodes and volume.growing:
+            return f"{name}: has not grown"
         found = _not_served(world, name, volume) or (_not_in_sync(world, name) if all_nodes else "")
         if found:
             return found
@@ -170,6 +172,8 @@ def _not_in_sync(world: World, volume: str) -> str:
         disk = world.machines[voter.node].disks.get(volume)
         if disk is None or disk.unclean:
             return f"{volume}: unclean on {voter.node}"
+        if disk.rotten:
+            return f"{volume}: rotten on {voter.node}: blocks {sorted(disk.rotten)}"
     return ""
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from services.replica.brain import Voter
 from services.replica.brain import events as ev
 from services.replica.driver import DropHome, FindHome
-from stoscore.units import MS, SECOND
+from stoscore.units import BLOCK_BYTES, MS, SECOND
 
 if TYPE_CHECKING:
     from tests.simulation.machine import Machine
@@ -37,7 +37,7 @@ class Homes:
         machine.later(machine.rng.randint(1 * MS, 100 * MS), lambda: self._find(machine, order))
 
     def _find(self, machine: Machine, order: FindHome) -> None:
-        refused = self._reach(machine, "")
+        refused = "placement does not answer" if self._world.services_down else self._reach(machine, "")
         asked, volume = order.asked, order.volume
         names = [name for name in self._world.names if name not in asked.exclude and not self._reach(machine, name)]
         names = [name for name in names if volume not in self._world.machines[name].disks]
@@ -47,7 +47,7 @@ class Homes:
         target = self._world.machines[machine.rng.choice(names)]
         home = Voter(target.name, self._world.incarnation(), asked.kind)
         machine.log(volume, "has a", asked.kind, "member made on", target.name)
-        target.make_replica(volume, home, self._world.size_blocks(volume))
+        target.make_replica(volume, home, asked.size_bytes // BLOCK_BYTES)
         found = ev.HomeFound(home)
         machine.later(machine.rng.randint(1 * MS, 100 * MS), lambda: self._tell(machine, volume, found))
 

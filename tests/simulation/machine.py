@@ -70,8 +70,14 @@ class Machine:
         """Messages between pairs that arrived here: no lease grows without one."""
         self.wires = Wires(self)
         self.orders = Orders(self)
-        self._inbox: deque[Callable[[], None]] = deque()
+        self._inbox: deque[tuple[int, Callable[..., None], tuple[Any, ...]]] = deque()
         self._timer_ns: int | None = None
+        self._timer_due: int | None = None
+        """What the timer was set for, on this machine's clock."""
+        self._silence_ns = 0
+        """Who was not heard for so long is silent: a lease, less what two clocks may differ."""
+        self._watched: list[tuple[int, Callable[[], bool], Callable[[], None]]] = []
+        """(until, what to wait for, what to do then)"""
         self._spins = 0
         self._pumping = False
 
@@ -87,14 +93,16 @@ class Machine:
         return max(0, (local_ns - self.plan.offset_ns) * 1_000_000 // (1_000_000 + self.plan.ppm) + 1)
 
     def disk_time(self) -> int:
-        return self.rng.randint(*self.disk_ns)
+        least, most = self.disk_ns
+        return least + int(self.rng.random() * (most - least))
 
     # ---- who is heard ---------------------------------------------------------------------------------
 
     def hears(self, node: str) -> None:
-        if self._is_silent(node):
-            self._missed_ns[node] = self.world.now_ns
-        self.heard_ns[node] = self.world.now_ns
+        now = self.world.now_ns
+        if now - self.heard_ns.get(node, -SECOND) >= self._silence_ns:
+            self._missed_ns[node] = now
+        self.heard_ns[node] = now
 
     def hears_beat(self, node: str) -> None:
         """A node is alive by its beats, whatever else still arrives from it (P6)."""
@@ -109,8 +117,7 @@ class Machine:
         return self._is_long_ago(self.heard_ns, node)
 
     def _is_long_ago(self, moments: dict[str, int], node: str) -> bool:
-        silent_ns = self.world.now_ns - moments.get(node, -SECOND)
-        return silent_ns * 102 >= self.live.timing.lease_ns * 100
+        return self.world.now_ns - moments.get(node, -SECOND) >= self._silence_ns
 
     # ---- life -----------------------------------------------------------------------------------------
 
@@ -139,6 +146,7 @@ class Machine:
         self.starts += 1
         now = self.clock_ns()
         timing = self.world.plan.timing(self.plan, self.starts)
+        self._silence_ns = -(-timing.lease_ns * 100 // 102)
         self.node = Node(self.name, timing, self.rng.getrandbits(48), self._share_of, now)
         self.log("starts", f"lease {timing.lease_ns // MS} ms")
         self.node.lost.update(self.unreadable)
@@ -200,6 +208,8 @@ class Machine:
             state = lanes.state_under_way()
             if state is not None and self.rng.random() < 0.5:
                 self.orders.state_durable(disk, state)
+            elif state is not None:
+                self.orders.make_room(disk, state)
             if power:
                 disk.power_lost(self.rng, lanes.marking())
             else:
@@ -263,11 +273,8 @@ class Machine:
         self.log("goes on")
         self.paused = False
         inbox, self._inbox = self._inbox, deque()
-        for item in inbox:
-            if self.paused:
-                self._inbox.append(item)
-            else:
-                item()
+        for life, what, arguments in inbox:
+            self._fire(life, what, *arguments)
 
     def unhang(self) -> None:
         self.disk_hangs = False
@@ -277,23 +284,22 @@ class Machine:
 
     # ---- events ---------------------------------------------------------------------------------------
 
-    def later(self, delay_ns: int, what: Callable[[], None]) -> None:
+    def later(self, delay_ns: int, what: Callable[..., None], *arguments: Any) -> None:
         """Something that this process waits for."""
-        self.world.schedule(delay_ns, self._fire, self.life, what)
+        self.world.schedule(delay_ns, self._fire, self.life, what, *arguments)
 
-    def _fire(self, life: int, what: Callable[[], None]) -> None:
+    def _fire(self, life: int, what: Callable[..., None], *arguments: Any) -> None:
         if life == self.life:
-            self.run(what)
+            self.run(what, *arguments)
 
-    def run(self, what: Callable[[], None]) -> None:
+    def run(self, what: Callable[..., None], *arguments: Any) -> None:
         """One event of this process; queued while it is paused."""
         if self.node is None:
             return
         if self.paused:
-            life = self.life
-            self._inbox.append(lambda: self._fire(life, what))
+            self._inbox.append((self.life, what, arguments))
             return
-        what()
+        what(*arguments)
         self._pump()
 
     def ask(self, volume: str, event: ev.Event) -> None:
@@ -319,7 +325,21 @@ class Machine:
             self._pumping = False
         if self.node is not None:
             self.world.checker.look(self)
+            if self._watched:
+                self._look_out()
             self._set_timer()
+
+    def watch(self, seen: Callable[[], bool], what: Callable[[], None], within_ns: int) -> None:
+        """At the very moment at which something is seen after an event of this process, which no dice would hit."""
+        self._watched.append((self.world.now_ns + within_ns, seen, what))
+
+    def _look_out(self) -> None:
+        now = self.world.now_ns
+        self._watched = [waiting for waiting in self._watched if waiting[0] >= now]
+        for waiting in list(self._watched):
+            if waiting[1]():
+                self._watched.remove(waiting)
+                self.world.schedule(0, waiting[2])
 
     def _burn(self) -> None:
         assert self.fuse is not None
@@ -334,6 +354,9 @@ class Machine:
         if due is None:
             self._timer_ns = None
             return
+        if due == self._timer_due and self._timer_ns is not None:
+            return
+        self._timer_due = due
         at = max(self.world.now_ns, self.world_ns(due))
         if self._timer_ns is not None and self._timer_ns <= at:
             return

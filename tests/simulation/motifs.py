@@ -149,7 +149,7 @@ def half_elected(s: Struck) -> None:
         primary.resume()
 
     s.pause(primary, 1200 * MS)
-    s.when(votes, muffle, 1200 * MS)
+    s.when(backup, votes, muffle, 1200 * MS)
 
 
 def failing_writes(s: Struck) -> None:
@@ -208,6 +208,16 @@ def late_beat(s: Struck) -> None:
     s.after(s.dice.randint(0, 600 * MS), lambda: s.lag([(primary.name, promiser)], (late, late + 10 * MS), lasts))
 
 
+def stale_source(s: Struck) -> None:
+    """A copy is back and lacks a lot; just then what it lacks rots on every other one, on the primary into what was
+    there before: a disk that lost its latest writes. Nobody offers another content than the old one."""
+    volume = s.volume()
+    backup = s.backup(volume)
+    s.kill(backup, s.dice.randint(200 * MS, 1 * SECOND))
+    behind, rot = lambda: bool(s.lacked(volume, backup)), lambda: s.rot_what_lacks(volume, backup)
+    s.when(s.primary(volume), behind, rot, 3 * SECOND)
+
+
 def one_after_another(s: Struck) -> None:
     """A rolling upgrade in a hurry."""
     at = 0
@@ -237,6 +247,7 @@ MOTIFS: dict[str, tuple[int, Callable[[Struck], None]]] = {
         old_socket,
         alone_in_its_record,
         late_beat,
+        stale_source,
         one_after_another,
     )
 }

@@ -37,7 +37,8 @@ from services.replica.replication.messages import (
     OpenRefused,
     Request,
 )
-from tests.simulation.store import Disk, DiskFailed, Rotten
+from stoscore.units import BLOCK_BYTES
+from tests.simulation.store import Disk, DiskFailed, Outside, Rotten
 from tests.simulation.wires import Envelope
 
 if TYPE_CHECKING:
@@ -118,8 +119,15 @@ class Orders:
         self._machine.lanes[order.volume].save(order.ticket, order.state)
 
     def state_durable(self, disk: Disk, state: HardState) -> None:
+        """A larger volume has its room before its record counts as accepted."""
+        self.make_room(disk, state)
         disk.state = HardState.decode(state.encode())
         self._world.checker.stored(disk, disk.state)
+
+    def make_room(self, disk: Disk, state: HardState) -> None:
+        record = state.slot.record if state.slot is not None else None
+        if record is not None and disk.me.kind == "data" and not record.deleted:
+            disk.grow(record.size_bytes // BLOCK_BYTES)
 
     def _decided(self, order: Decided) -> None:
         explain = order.explain
@@ -278,7 +286,11 @@ class Orders:
     # ---- comparing and copying ------------------------------------------------------------------------
 
     def _answer_digests(self, disk: Disk, order: Data, effect: fx.AnswerDigests) -> None:
-        values = tuple(v for index, count in effect.ranges for v in disk.digests(effect.level, index, count))
+        try:
+            values = tuple(v for index, count in effect.ranges for v in disk.digests(effect.level, index, count))
+        except Outside:
+            self._machine.wires.ends(effect.link, "asks for digests beyond the end")
+            return
         self._reply(disk, order, effect.link, Digests(effect.number, effect.level, 1), values)
 
     def _compare(self, disk: Disk, order: Data, effect: fx.Compare) -> None:
@@ -326,7 +338,7 @@ class Orders:
 
     def _damage(self, disk: Disk, order: Data, effect: fx.Damage) -> None:
         self._machine.log(disk.volume, effect)
-        self._world.coverage.damage(effect.kind if effect.source else "lost")
+        self._world.damaged(disk, effect)
 
     def _noted(self, disk: Disk, order: Data, effect: Any) -> None:
         self._machine.log(disk.volume, effect)

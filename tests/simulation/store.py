@@ -27,6 +27,10 @@ class StoreBroken(Exception):
     """The cores broke the store's contract."""
 
 
+class Outside(Exception):
+    """Blocks beyond the end of the volume as it is here: this copy has not grown yet."""
+
+
 class DiskFailed(Exception):
     """The disk refused: an error of its own, or no space left."""
 
@@ -94,6 +98,7 @@ class Disk:
             self.rotten.pop(block, None)
 
     def write(self, seq: int, block: int, contents: Sequence[int]) -> None:
+        self._inside(block, len(contents))
         self.note(seq, block, len(contents))
         for offset, content in enumerate(contents):
             if "write" in self.refuses:
@@ -127,13 +132,21 @@ class Disk:
         if block < 0 or count < 1 or block + count > self.size_blocks:
             raise StoreBroken(f"blocks {block} to {block + count} of a volume of {self.size_blocks}")
 
+    def holds(self, block: int, count: int) -> bool:
+        return block + count <= self.size_blocks
+
+    def grow(self, size_blocks: int) -> None:
+        """Whole or not at all, and never back."""
+        self.size_blocks = max(self.size_blocks, size_blocks)
+
     def digests(self, level: int, index: int, count: int) -> tuple[int, ...]:
         """Nodes of the hash tree over the stored checksums, which rot does not change; level 0 is the blocks."""
+        span = resync.FANOUT**level
+        if index + count > -(-self.size_blocks // span):
+            raise Outside
         if level == 0:
-            self._inside(index, count)
             get = self.cache.get
             return tuple([get(b, 0) for b in range(index, index + count)])
-        span = resync.FANOUT**level
         held: dict[int, list[tuple[int, int]]] = {}
         low, high = index * span, (index + count) * span
         inside = range(low, high) if high - low < len(self.cache) else self.cache
@@ -268,9 +281,16 @@ class Disk:
             return None
         block = held[rng.randrange(len(held))]
         older = self.older.get(block, GARBAGE) if rng.random() < 0.5 else GARBAGE
-        self.rotten[block] = GARBAGE if older == self.cache[block] else older
-        self.rotted.add(block)
+        self.spoil(block, older)
         return block
+
+    def spoil(self, block: int, content: int) -> bool:
+        """The platter holds another content than was written there; False: it was not written yet."""
+        if block not in self.cache or block in self.dirty:
+            return False
+        self.rotten[block] = GARBAGE if content == self.cache[block] else content
+        self.rotted.add(block)
+        return True
 
     def validate(self) -> None:
         assert all(seq > self.commit for seq, _, _ in self.tail), "the tail holds what is committed"

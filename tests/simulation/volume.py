@@ -37,6 +37,10 @@ class SimVolume:
         self.frontend: Frontend | None = None
         self.may_fail = plan.on_unavailable == "error"
         """Requests may be answered with an error: the policy says so, or said so."""
+        self.size_blocks = plan.size_blocks
+        """As its user knows it: what it grew by is used from the answer on."""
+        self._wanted_blocks = plan.size_blocks
+        self._hot = plan.hot
         self._operations = operations
         self._founded = False
         self._asked: dict[int, str] = {}
@@ -93,11 +97,11 @@ class SimVolume:
         """(kind, block, count, fua)"""
         self._operations -= 1
         self.world.operations += 1
-        dice, size = self.dice, self.plan.size_blocks
+        dice, size = self.dice, self.size_blocks
         kind = dice.choices(KINDS, KIND_WEIGHTS)[0]
         if kind is RequestKind.FLUSH:
             return kind, 0, 0, False
-        block = dice.choice(self.plan.hot) if dice.random() < 0.7 else dice.randrange(size)
+        block = dice.choice(self._hot) if dice.random() < 0.7 else dice.randrange(size)
         count = dice.choices((1, 2, 4, 40), (80, 10, 8, 2))[0]
         fua = kind is not RequestKind.READ and dice.random() < FUA_SHARE
         return kind, block, min(count, size - block), fua
@@ -117,6 +121,9 @@ class SimVolume:
         self.may_fail = self.may_fail or asked.on_unavailable == "error"
         self._changes.append(asked)
 
+    def expand(self, more_blocks: int) -> None:
+        self._wanted_blocks = max(self._wanted_blocks, self.size_blocks + more_blocks)
+
     def delete(self) -> None:
         self.world.log("deletes", self.id)
         self._deleting = self._detach = True
@@ -126,6 +133,10 @@ class SimVolume:
     @property
     def changing(self) -> bool:
         return bool(self._changes)
+
+    @property
+    def growing(self) -> bool:
+        return self.size_blocks < self._wanted_blocks and not self._deleting
 
     @property
     def deleting(self) -> bool:
@@ -150,7 +161,7 @@ class SimVolume:
         if self.id not in self.world.volumes:
             return
         self.world.schedule(TEND_NS, self._tend)
-        if self.served() and not self._changes:
+        if self.world.services_down or (self.served() and not self._changes and not self.growing):
             return
         leaders = [m for m in self.world.machines.values() if self.id in m.leading and m.listening()]
         if leaders:
@@ -162,6 +173,9 @@ class SimVolume:
         if self._changes:
             self._asked[request] = "policy"
             event = replace(self._changes[0], request=request)
+        elif self.growing:
+            self._asked[request] = "expand"
+            event = ev.ExpandAsked(request, self._wanted_blocks * BLOCK_BYTES)
         elif self._detach:
             self._asked[request] = "detach"
             event = ev.DetachAsked(request, None)
@@ -184,6 +198,8 @@ class SimVolume:
         elif reply.code:
             if reply.code == "FAILED_PRECONDITION" and self._steal == "dead":
                 self._detach, self._steal = True, ""  # its holder is alive: ask it to let go
+        elif asked == "expand":
+            self._expanded(machine)
         elif asked == "detach":
             self._detach = False
         elif asked == "delete":
@@ -201,6 +217,14 @@ class SimVolume:
             self.world.frontends += 1
             copies = {member.node: int(member.incarnation, 16) for member in record.members if member.kind == "data"}
             self.frontend = Frontend(target, self, record.attach_epoch, self.world.frontends, copies)
+
+    def _expanded(self, machine: Machine) -> None:
+        """The application sees the new size and uses it at once, where it begins most of all."""
+        record = machine.live.volumes[self.id].brain.record
+        assert record is not None
+        before, self.size_blocks = self.size_blocks, max(self.size_blocks, record.size_bytes // BLOCK_BYTES)
+        if self.size_blocks > before:
+            self._hot = (*self._hot, before, self.dice.randrange(before, self.size_blocks))
 
     # ---- deleted and made anew ------------------------------------------------------------------------
 

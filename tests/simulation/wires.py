@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from errno import EINVAL
 from typing import TYPE_CHECKING, Any
 
 from services.replica import permits
@@ -18,16 +19,22 @@ from services.replica.driver import Volume
 from services.replica.replication.messages import (
     Ack,
     Copied,
+    Copy,
     Digests,
+    Done,
     Failed,
+    Fetch,
     Fetched,
     Flushed,
+    Io,
     Join,
     Joined,
     OpenRefused,
     Refusal,
     Request,
     Rotten,
+    Write,
+    Zero,
 )
 from stoscore.units import MS
 from tests.simulation.network import Link
@@ -183,8 +190,26 @@ class Wires:
             if why:
                 machine.log("does not believe", sender, volume_id, epoch, data, why)
                 return
+        if not self._is_inside(volume_id, data):
+            self.ends(link, "writes beyond the end")
+            return
         machine.log("hears of", sender, volume_id, epoch, data)
         machine.live.to_replica(volume_id, link, sender, epoch, self._received(data, payload), machine.clock_ns())
+
+    def _is_inside(self, volume_id: str, message: Any) -> bool:
+        disk = self._machine.disks[volume_id]
+        if isinstance(message, Write | Zero):
+            return disk.holds(message.block, message.count)
+        told = message.share if isinstance(message, Joined) else ()
+        if isinstance(message, Copy | Fetch | Fetched | Rotten):
+            told = message.ranges
+        return all(disk.holds(*part) for part in told)
+
+    def ends(self, link: int, why: str) -> None:
+        """What came on it is impossible here; the production handlers raise FrameError."""
+        if link in self.incoming:
+            self._machine.log("ends", self.incoming[link], why)
+            self._machine.world.network.close_acceptor(self.incoming[link])
 
     def _member(self, volume_id: str, sender: str, envelope: Envelope) -> Volume | None:
         """Our copy, if the record names both ends with these incarnations in this generation (I1, I4)."""
@@ -235,9 +260,15 @@ class Wires:
         if primary is not None and not primary.serves(link, request.session, attach_epoch):
             self._refuse_session(link, volume, request.session, Refusal.NOT_READY)
             return
+        if primary is not None and request.io is not Io.FLUSH and request.block + request.count > self._size(volume):
+            self.answer(link, (volume, (0, 0, 0), primary.epoch, Done(request.session, request.request, EINVAL), ()))
+            return
         machine.log("hears of", sender, volume, request, payload)
         machine.orders.asked(link, request, payload)
         machine.live.request(volume, link, self._received(request, payload), machine.clock_ns())
+
+    def _size(self, volume: str) -> int:
+        return self._machine.disks[volume].size_blocks
 
     def _serving(self, link: int, sender: str, message: tuple[Any, ...]) -> None:
         _, volume, epoch, copies = message
@@ -251,6 +282,10 @@ class Wires:
         if isinstance(data, TO_PRIMARY):
             volume = self._member(volume_id, sender, envelope)
             if volume is None or (isinstance(data, Joined) and not _is_asked_to_join(volume, sender, data.number)):
+                return
+            if not self._is_inside(volume_id, data):
+                machine.log("hangs up on", sender, "which tells of blocks beyond the end")
+                machine.world.network.close_dialler(self.out[sender])
                 return
             machine.log("hears of", sender, volume_id, epoch, data)
             machine.live.to_primary(volume_id, sender, epoch, self._received(data, payload), machine.clock_ns())

@@ -20,6 +20,7 @@ from typing import Any
 from services.replica.brain import Voter
 from services.replica.brain.events import Explain
 from services.replica.driver import Reply
+from services.replica.replication.effects import Damage
 from stoscore.units import MS, SECOND
 from tests.simulation import knobs, nemesis
 from tests.simulation.checker import Checker
@@ -86,6 +87,8 @@ class World:
         self.homes = Homes(self)
         self._share = -(-self.plan.operations // len(self.plan.volumes))
         self.volumes = {volume.name: SimVolume(self, volume, self._share) for volume in self.plan.volumes}
+        self.services_down = 0
+        """How many faults keep csi, placement and certs away: nothing new is asked for, and no home is found."""
         self.making = 0
         """Volumes that are about to be made."""
         self.tombs: dict[str, SimVolume] = {}
@@ -125,10 +128,6 @@ class World:
 
     def incarnation(self) -> str:
         return f"{self.dice.getrandbits(64):016x}"
-
-    def size_blocks(self, volume: str) -> int:
-        known = self.volumes.get(volume) or self.tombs[volume]
-        return known.plan.size_blocks
 
     def voters(self, volume: str) -> tuple[Voter, ...]:
         """As the last committed record has them."""
@@ -185,6 +184,9 @@ class World:
 
     def decided(self, node: str, volume: str, explain: Explain) -> None:
         self.coverage.decided(explain.kind)
+
+    def damaged(self, disk: Disk, damage: Damage) -> None:
+        self.coverage.damage(damage.kind if damage.source else "lost")
 
     def _repair_hopeless(self, disk: Disk, left: set[str]) -> None:
         """Rot heals where another copy has the block; where none has, an operator restores it from somewhere else."""
@@ -296,6 +298,7 @@ class World:
     def _heal(self, left: set[str]) -> None:
         self.log("everything heals, without" if left else "everything heals", *sorted(left))
         self.network.heal_all(left)
+        self.services_down = 0
         for machine in self.machines.values():
             if machine.name in left:
                 continue

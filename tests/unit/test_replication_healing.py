@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from services.replica.replication import effects as fx
-from services.replica.replication.healing import PATIENCE_NS, UNSETTLED_MAX
+from services.replica.replication.healing import LOST_PAUSE_NS, PATIENCE_NS, UNSETTLED_MAX
 from services.replica.replication.messages import (
     Ack,
     Copied,
@@ -207,6 +207,28 @@ def test_rot_that_nobody_can_heal_costs_no_member_its_place() -> None:
     out = primary.receive("b", Fetched(1, (), 7), 0)
     assert fx.Damage("b", "rotten", ((3, 1),), "") in out
     assert primary.peers["b"].phase == "live" and primary.peers["b"].scrub is None
+
+
+def test_what_nobody_has_is_not_asked_for_again_at_once() -> None:
+    """Rotten on both: who is asked finds its own rot and asks for the block, which asks it, for ever."""
+    primary = serving(("b",))
+    (copy,) = of(fx.SendCopy, primary.receive("b", Rotten(((3, 1),)), 0))
+    assert isinstance(copy, fx.SendCopy)
+    primary.rotten((3,), copy, 0)
+    primary.receive("b", Fetched(1, (), 7), 0)
+    (again,) = of(fx.SendCopy, primary.receive("b", Rotten(((3, 1),)), 0))
+    assert isinstance(again, fx.SendCopy)
+    assert fetches(primary.rotten((3,), again, 0)) == []
+    assert FAILED in primary.rotten((3,), read(primary), LOST_PAUSE_NS - 1)
+    assert fetches(primary.rotten((3,), None, LOST_PAUSE_NS)) == [("b", Fetch(2, ((3, 1),)))]
+
+
+def test_who_follows_anew_may_have_what_nobody_had() -> None:
+    primary = serving((), in_sync=("a",))
+    assert FAILED in primary.rotten((3,), read(primary), 0)
+    primary.members(("b",), ("b",), 0)
+    primary.receive("b", Joined(1, 0, 0, (), False), 0)
+    assert fetches(primary.rotten((3,), read(primary, 2), 0)) == [("b", Fetch(2, ((3, 1),)))]
 
 
 # ---- comparing ----------------------------------------------------------------------------------------

@@ -26,6 +26,9 @@ HEALS_MAX = 64
 """How often one read is healed for: a read of 32 MiB, every block of it rotten, twice."""
 WOUNDS_MAX = 1024
 PATIENCE_NS = 2000 * MS
+LOST_PAUSE_NS = 1000 * MS
+"""So long nobody is asked again for a block that nobody had, unless another copy begins to follow. *Rotten on all
+copies: each that was asked found its own rot and asked the primary for the block, which asked them, for ever.*"""
 UNSETTLED_MAX = 8
 """How often one peer is asked again because of writes under way: a hot block may never be seen settled."""
 
@@ -64,6 +67,8 @@ class Healing:
         self._me = me
         self._sources = sources
         self._wounds: dict[int, Wound] = {}
+        self._lost: dict[int, int] = {}
+        """Block that nobody had -> when it is asked for again."""
         self._number = 0
         self.under_way = False
         self.failed: list[SendCopy] = []
@@ -76,6 +81,8 @@ class Healing:
         rotten = BlockMap()
         for block in sorted(blocks)[:FETCH_BLOCKS]:
             rotten.add(block, 1)
+        if self._is_lost(rotten, now_ns):
+            return self._give_up([waits] if waits is not None else [])
         known = next((wound for wound in self._wounds.values() if _holds(wound.blocks, rotten)), None)
         if known is not None:
             known.waits += [waits] if waits is not None else []
@@ -93,6 +100,15 @@ class Healing:
             if any(at < block + count and block < at + length for at, length in wound.blocks.ranges()):
                 wound.source = Source(wound.source.node, False)
 
+    def another_follows(self) -> None:
+        """It may have what nobody else had."""
+        self._lost.clear()
+
+    def _is_lost(self, blocks: BlockMap, now_ns: int) -> bool:
+        return bool(self._lost) and any(
+            self._lost.get(at, 0) > now_ns for block, count in blocks.ranges() for at in range(block, block + count)
+        )
+
     # ---- asking ---------------------------------------------------------------------------------------
 
     def _ask(self, wound: Wound, now_ns: int) -> list[Effect]:
@@ -101,6 +117,8 @@ class Healing:
         if source is None:
             del self._wounds[wound.number]
             self.under_way = bool(self._wounds)
+            self._lost = {block: again_ns for block, again_ns in self._lost.items() if again_ns > now_ns}
+            self._lost |= {at: now_ns + LOST_PAUSE_NS for block, n in ranges for at in range(block, block + n)}
             return [Damage(self._me, "rotten", ranges, ""), *self._give_up(wound.waits)]
         wound.source, wound.asked_ns = source, now_ns
         return [Tell((source.node,), Fetch(wound.number, ranges))]

@@ -321,6 +321,7 @@ class Primary:
         peer.missed, peer.missed_all = BlockMap(), False
         peer.phase = "syncing"
         peer.joins = 0
+        self._healing.another_follows()
         self._refresh()
         for op in self.gate.waiting_ops():
             # Not in our own store yet, so a comparison can't find it missing; not sent on this link either.
