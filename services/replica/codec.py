@@ -7,14 +7,17 @@ messages themselves carry only their own content. Payloads stay where they are: 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from services.replica.brain import Beat, BeatAnswer, Claims, Confirm, PairMessage
 from services.replica.peers import (
+    ADDRESS,
+    ADDRESSED,
     FUA,
     HEADER_BYTES,
     JOINED_UNCLEAN,
+    MAGIC,
     Claim,
     Frame,
     FrameError,
@@ -33,16 +36,18 @@ from services.replica.peers import (
 )
 from services.replica.peers.payloads import Refused
 from services.replica.replication import messages as ms
+from stoscore.units import BLOCK_BYTES, SUM_BYTES
 
 CLEANS = 1
 """Flag of FLUSH: it ends a sync that covered the marked regions."""
 
 Parts = tuple[bytes | memoryview, ...]
+_WRITE, _IO_DONE, _IO_DATA = int(Type.WRITE), int(Type.IO_DONE), int(Type.IO_DATA)
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What the header says besides the message."""
+    """What the header says besides the message; packed once, for all messages that share it."""
 
     volume: bytes
     sender: int = 0
@@ -50,18 +55,16 @@ class Envelope:
     generation: int = 0
     attach_epoch: int = 0
     epoch: int = 0
+    address: bytes = field(init=False, repr=False, compare=False)
 
-    def pack(self, kind: Type, **fields: int) -> bytes:
-        return pack(
-            kind,
-            volume=self.volume,
-            sender=self.sender,
-            target=self.target,
-            generation=self.generation,
-            attach_epoch=self.attach_epoch,
-            epoch=self.epoch,
-            **fields,
-        )
+    def __post_init__(self) -> None:
+        address = ADDRESS.pack(self.volume, self.sender, self.target, self.generation, self.attach_epoch, self.epoch)
+        object.__setattr__(self, "address", address)
+
+    def pack(
+        self, kind: int, *, flags: int = 0, length: int = 0, id: int = 0, x: int = 0, y: int = 0, z: int = 0
+    ) -> bytes:
+        return ADDRESSED.pack(MAGIC, kind, flags, length, self.address, id, x, y, z)
 
 
 # ---- between nodes --------------------------------------------------------------------------------------
@@ -129,11 +132,9 @@ def _joined(envelope: Envelope, message: ms.Joined, _: Parts) -> Parts:
 
 
 def _write(envelope: Envelope, message: ms.Write, payload: Parts) -> Parts:
-    length = sum(map(len, payload))
-    header = envelope.pack(
-        Type.WRITE, id=message.seq, x=message.commit, y=message.block, z=message.count, length=length
-    )
-    return header, *payload
+    seq, commit, block, count, _ = message
+    length = count * (SUM_BYTES + BLOCK_BYTES)
+    return ADDRESSED.pack(MAGIC, _WRITE, 0, length, envelope.address, seq, commit, block, count), *payload
 
 
 def _zero(envelope: Envelope, message: ms.Zero, _: Parts) -> Parts:
@@ -212,7 +213,7 @@ _PACK: dict[type, Callable[[Envelope, Any, Parts], Parts]] = {
     ms.Rotten: _rotten,
     ms.Failed: _failed,
     ms.OpenRefused: _refused,
-    ms.Done: lambda e, m, _: (e.pack(Type.IO_DONE, id=m.request, x=m.session, y=m.errno),),
+    ms.Done: lambda e, m, _: (ADDRESSED.pack(MAGIC, _IO_DONE, 0, 0, e.address, m.request, m.session, m.errno, 0),),
     ms.Serving: lambda e, m, _: (e.pack(Type.SERVING),),
 }
 
@@ -228,9 +229,9 @@ def pack_opened(envelope: Envelope, message: ms.Opened, size_blocks: int, copies
 
 def pack_read(envelope: Envelope, session: int, request: int, block: int, sums: bytes, data: bytes) -> Parts:
     """The answer to a read: checksums and data."""
+    count = len(sums) // SUM_BYTES
     length = len(sums) + len(data)
-    header = envelope.pack(Type.IO_DATA, id=request, x=session, y=block, z=len(sums) // 8, length=length)
-    return header, sums, data
+    return ADDRESSED.pack(MAGIC, _IO_DATA, 0, length, envelope.address, request, session, block, count), sums, data
 
 
 def pack_status(envelope: Envelope, session: int, request: int, block: int, extents: list[tuple[int, bool]]) -> Parts:
@@ -262,9 +263,9 @@ _IO = {
 
 def unpack_to_replica(frame: Frame, token: int) -> ms.ToReplica:
     """Raises FrameError."""
+    if frame.type == _WRITE:
+        return ms.Write(frame.id, frame.x, frame.y, frame.z, token)
     match frame.type:
-        case Type.WRITE:
-            return ms.Write(frame.id, frame.x, frame.y, frame.z, token)
         case Type.ZERO:
             return ms.Zero(frame.id, frame.x, *check_range(frame))
         case Type.FLUSH:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 from services.replica import codec, permits
@@ -58,6 +59,9 @@ WINDOW_REQUESTS_MAX = 4096
 """Of one session: four times what a frontend ever leaves unanswered."""
 
 
+Handle = Callable[[Link, Frame, int], None]
+
+
 class Handlers:
     """Implements `PeerHandler` for one node."""
 
@@ -70,6 +74,9 @@ class Handlers:
         self.causes = Causes()
         self.dropped: Counter[str] = Counter()
         """Frames that were not believed, by reason."""
+        self._asked = {int(kind): self._handler(kind) for kind in codec.ASKED}
+        self._answers = {int(kind): self._handler(kind) for kind in codec.ANSWERS}
+        """What is said on the link that the other dialled, and on the one that we dialled."""
 
     # ---- links ----------------------------------------------------------------------------------------
 
@@ -99,37 +106,62 @@ class Handlers:
         if self.shell.stopped:
             return
         now_ns = boot_time_ns()
+        handlers = self._answers if link.outgoing else self._asked
         try:
             for frame in frames:
-                self._frame(link, frame, now_ns)
+                handle = handlers.get(frame.type)
+                if handle is None:
+                    way = "on the link that we dialled" if link.outgoing else "on the link that it dialled"
+                    raise FrameError(f"{Type(frame.type).name} {way}, where it has no meaning")
+                handle(link, frame, now_ns)
         finally:
             self.shell.settle()
+            self.shell.keep()
 
     # ---- frames ---------------------------------------------------------------------------------------
 
-    def _frame(self, link: Link, frame: Frame, now_ns: int) -> None:
-        kind = frame.type
-        if kind not in (codec.ANSWERS if link.outgoing else codec.ASKED):
-            way = "on the link that we dialled" if link.outgoing else "on the link that it dialled"
-            raise FrameError(f"{Type(kind).name} {way}, where it has no meaning")
-        if kind not in _UNCHARGED:
-            link.charge(_JOIN_CHARGE if kind == Type.JOIN else 1 + len(frame.payload) // KIB)
+    def _handler(self, kind: Type) -> Handle:
+        """Requests, writes and their confirmations are performed together, when all that arrived has been heard."""
         if kind in codec.FROM_FRONTEND:
-            self._request(link, frame, now_ns)
-        elif kind in codec.TO_REPLICA:
-            self._to_replica(link, frame, now_ns)
-        elif kind in codec.TO_PRIMARY:
-            self._to_primary(link, frame, now_ns)
-        elif kind in codec.TO_FRONTEND:
-            if not self._frontends.frame(link.peer, frame):
-                self._drop(link, frame, "an answer from a node that the frontend does not use")
-        elif kind in codec.PAIR:
-            self._pair(link, frame, now_ns)
-        elif kind == Type.BRAIN:
-            self.brain(link.peer, frame.volume.hex(), frame.payload, now_ns)
-        elif kind == Type.OPEN:
-            self._open(link, frame, now_ns)
-        self.shell.perform()
+            return self._request
+        if kind == Type.WRITE:
+            return self._write
+        if kind == Type.ACK:
+            return self._to_primary
+        if kind in codec.TO_FRONTEND:
+            return self._to_frontend
+        if kind in codec.TO_REPLICA:
+            return self._alone(kind, self._to_replica)
+        if kind in codec.TO_PRIMARY:
+            return self._alone(kind, self._to_primary)
+        if kind in codec.PAIR:
+            return self._alone(kind, self._pair)
+        if kind == Type.BRAIN:
+            return self._alone(kind, self._brain)
+        return self._alone(kind, self._open if kind == Type.OPEN else self._ignore)
+
+    def _alone(self, kind: Type, handle: Handle) -> Handle:
+        """After all that was ordered before it, because it may look into the store; and charged, unless it moves
+        data."""
+        charged, price = kind not in _UNCHARGED, _JOIN_CHARGE if kind == Type.JOIN else 1
+
+        def handle_alone(link: Link, frame: Frame, now_ns: int) -> None:
+            if charged:
+                link.charge(price + len(frame.payload) // KIB)
+            self.shell.perform()
+            handle(link, frame, now_ns)
+            self.shell.perform()
+
+        return handle_alone
+
+    def _ignore(self, link: Link, frame: Frame, now_ns: int) -> None:
+        """A frontend has closed its session: the next one ends it anyway."""
+
+    def _to_frontend(self, link: Link, frame: Frame, now_ns: int) -> None:
+        if frame.type not in _UNCHARGED:
+            link.charge(1 + len(frame.payload) // KIB)
+        if not self._frontends.frame(link.peer, frame):
+            self._drop(link, frame, "an answer from a node that the frontend does not use")
 
     def _drop(self, link: Link, frame: Frame, why: str) -> None:
         link.charge(1 + len(frame.payload) // BLOCK_BYTES)
@@ -162,6 +194,9 @@ class Handlers:
         self._node.pair_message(peer, message, now_ns, by_bus=by_bus)
 
     # ---- the brain ------------------------------------------------------------------------------------
+
+    def _brain(self, link: Link, frame: Frame, now_ns: int) -> None:
+        self.brain(link.peer, frame.volume.hex(), frame.payload, now_ns)
 
     def is_member(self, peer: str, volume_id: str) -> bool:
         """That node holds a copy or a vote of the volume, by the record that is here."""
@@ -207,18 +242,30 @@ class Handlers:
             link.charge(1 + len(frame.payload) // BLOCK_BYTES)
             self.dropped["data of a volume that is not here"] += 1
             return None
-        why = permits.data(
-            volume.brain.state.slot,
-            mine=hosted.number,
-            node=link.peer,
-            sender=frame.sender,
-            target=frame.target,
-            generation=frame.generation,
-        )
-        if why:
-            self._drop(link, frame, why)
-            return None
+        slot = volume.brain.state.slot
+        hosted.see(slot)
+        said = (link.peer, frame.sender, frame.target, frame.generation)
+        if said not in hosted.believed:
+            node, sender, target, generation = said
+            why = permits.data(slot, mine=hosted.number, node=node, sender=sender, target=target, generation=generation)
+            if why:
+                self._drop(link, frame, why)
+                return None
+            hosted.believed.add(said)
         return (hosted, volume) if hosted.store is not None else None
+
+    def _write(self, link: Link, frame: Frame, now_ns: int) -> None:
+        member = self._member(link, frame)
+        if member is None or member[0].failure:
+            return
+        hosted = member[0]
+        sums, data = split_blocks(frame)
+        self._check_inside(hosted, frame.y, frame.z)
+        if verify_sums(data, sums):
+            raise FrameError("a write does not match its checksums")
+        message = codec.unpack_to_replica(frame, self.shell.hold(sums, data))
+        number = self.shell.link_number(link)
+        self._node.to_replica(hosted.volume, number, link.peer, frame.epoch, message, now_ns)
 
     def _to_replica(self, link: Link, frame: Frame, now_ns: int) -> None:
         member = self._member(link, frame)
@@ -226,13 +273,7 @@ class Handlers:
             return
         hosted, volume = member
         token = 0
-        if frame.type == Type.WRITE:
-            sums, data = split_blocks(frame)
-            self._check_inside(hosted, frame.y, frame.z)
-            if verify_sums(data, sums):
-                raise FrameError("a write does not match its checksums")
-            token = self.shell.hold(sums, data)
-        elif frame.type == Type.COPY:
+        if frame.type == Type.COPY:
             token = self._hold_copy(hosted, frame)
         elif frame.type == Type.ZERO:
             self._check_inside(hosted, frame.y, frame.z)
@@ -250,9 +291,6 @@ class Handlers:
             self._check_healing(hosted, message.ranges)
         number = self.shell.link_number(link)
         self._node.to_replica(hosted.volume, number, link.peer, frame.epoch, message, now_ns)
-        if token:
-            self.shell.perform()
-            self.shell.keep(token)
 
     def _to_primary(self, link: Link, frame: Frame, now_ns: int) -> None:
         member = self._member(link, frame)
@@ -325,14 +363,16 @@ class Handlers:
 
     def _request(self, link: Link, frame: Frame, now_ns: int) -> None:
         """Of the session that this link opened, and of the attachment under which it opened it (W1, W2)."""
-        known = self._acquainted(link, frame, frame.target)
-        if known is None:
+        hosted = self.shell.by_raw.get(frame.volume)
+        volume = self._node.volumes.get(hosted.volume) if hosted is not None else None
+        number = self.shell.link_number(link)
+        primary = volume.primary if volume is not None else None
+        serves = primary is not None and primary.serves(number, frame.x, frame.attach_epoch)
+        if not serves and self._acquainted(link, frame, frame.target) is None:
             self._refuse_session(link, frame, frame.x)
             return
-        hosted, volume = known
-        number = self.shell.link_number(link)
-        primary = volume.primary
-        if primary is not None and not primary.serves(number, frame.x, frame.attach_epoch):
+        assert hosted is not None and volume is not None
+        if primary is not None and not serves:
             # Before its range is looked at: what lies outside the volume tells its size.
             refused = ms.OpenRefused(frame.x, ms.Refusal.NOT_READY, newest=primary.newest_session)
             link.send(*codec.pack_message(self.shell.envelope(hosted, primary.epoch, link.peer), refused))
@@ -353,9 +393,6 @@ class Handlers:
                     return
                 token = self.shell.hold(sums, data)
         self._node.request(hosted.volume, number, codec.unpack_request(frame, token), now_ns)
-        if token:
-            self.shell.perform()
-            self.shell.keep(token)
 
     def _answer_error(self, link: Link, frame: Frame, error: int) -> None:
         envelope = Envelope(frame.volume, epoch=frame.epoch)

@@ -56,8 +56,10 @@ class Hosted:
         self.erased = False
         self.saved_ticket = 0
         self.envelopes: dict[tuple[int, str], Envelope] = {}
-        """(epoch, target) -> header of messages, as long as the record is `envelopes_of`."""
-        self.envelopes_of: Slot | None = None
+        """(epoch, target) -> header of messages, by the record that was `seen` last."""
+        self.believed: set[tuple[str, int, int, int]] = set()
+        """(node, its incarnation, ours, generation) of frames that this record lets that node send."""
+        self._seen: Slot | None = None
         self._states = Lane(loop, pool)
         self._blocks = Lane(loop, pool)
         self._to_mark: set[int] = set()
@@ -69,6 +71,13 @@ class Hosted:
         """The block store; asking a witness for it is a mistake of ours."""
         assert self.store is not None
         return self.store
+
+    def see(self, slot: Slot | None) -> None:
+        """What was worked out from the record is forgotten with it."""
+        if slot is not self._seen:
+            self._seen = slot
+            self.envelopes.clear()
+            self.believed.clear()
 
     def share(self) -> Share:
         """What this store may hold unconfirmed: its tail, or all marked regions when the tail is lost (D1)."""

@@ -94,6 +94,8 @@ class Shell:
         self.hosted: dict[str, Hosted] = {}
         self.by_raw: dict[bytes, Hosted] = {}
         self.payloads: dict[int, Parts] = {}
+        self._windows: list[int] = []
+        """Tokens of payloads that lie in a receive buffer."""
         self._around = around
         self._loop = loop
         self._links: dict[int, Link] = {}
@@ -166,16 +168,20 @@ class Shell:
         return number
 
     def hold(self, *parts: bytes | memoryview) -> int:
-        """A token for a payload."""
-        self._token += 1
-        self.payloads[self._token] = parts
-        return self._token
+        """A token for a payload in a receive buffer, until `keep`."""
+        self._token = token = self._token + 1
+        self.payloads[token] = parts
+        self._windows.append(token)
+        return token
 
-    def keep(self, token: int) -> None:
-        """The frame has been handled; if the payload is still wanted, copy it out of the receive buffer."""
-        parts = self.payloads.get(token)
-        if parts is not None:
-            self.payloads[token] = tuple(bytes(part) for part in parts)
+    def keep(self) -> None:
+        """The frames have been handled: what is still wanted is copied out of the receive buffer."""
+        if self.payloads:
+            for token in self._windows:
+                parts = self.payloads.get(token)
+                if parts is not None:
+                    self.payloads[token] = tuple(bytes(part) for part in parts)
+        self._windows.clear()
 
     def settle(self) -> None:
         """Perform all orders, then set the timer. A link that ends under an order calls here again: its orders wait
@@ -357,9 +363,7 @@ class Shell:
         record and epoch stay."""
         volume = self.node.volumes.get(hosted.volume)
         slot = volume.brain.state.slot if volume else None
-        if slot is not hosted.envelopes_of:
-            hosted.envelopes_of = slot
-            hosted.envelopes.clear()
+        hosted.see(slot)
         known = hosted.envelopes.get((epoch, target))
         if known is None:
             voter = slot.record.member_on(target) if slot and target else None
@@ -373,9 +377,9 @@ class Shell:
         return known
 
     def _tell(self, hosted: Hosted, order: Data, effect: fx.Tell) -> None:
-        message = effect.message
+        peers, message = effect
         payload = self.payloads[message.token] if isinstance(message, ms.Write) else ()
-        for peer in effect.peers:
+        for peer in peers:
             envelope = self.envelope(hosted, order.epoch, peer)
             self.network.send(peer, *codec.pack_message(envelope, message, payload))
 

@@ -666,7 +666,7 @@ async def test_a_session_belongs_to_the_attachment_and_to_the_link_that_opened_i
             assert (answer.type, answer.x) == (Type.REFUSED, Refusal.NOT_READY), kind.name
     for parts in io_frames(scene, 51, attach_epoch).values():
         y.say(*parts)
-    await until(lambda: len(y.peer.handler.whole) == 4)
+    await until(lambda: len(y.peer.handler.whole) == 5)
     assert sorted(frame.type for frame in await y.heard()) == [Type.IO_DONE] * 3 + [Type.IO_DATA, Type.IO_EXTENTS]
     # A newer link of the same node: the session went with the old one.
     again = await speaker(cluster, "y", scene.leader)

@@ -35,6 +35,8 @@ def said(word: Any) -> str:
             return f"{said(stamp)} {said(record)}"
         case Record():
             return _record(word)
+        case tuple() if hasattr(word, "_fields"):
+            return _message(word)
         case tuple() | list():
             return "[" + " ".join(map(said, word)) + "]"
         case Block():
@@ -55,11 +57,11 @@ def _message(message: Any) -> str:
     kind = getattr(message, "kind", "")
     to = f" to {message.target.node}" if isinstance(getattr(message, "target", None), Voter) else ""
     told = []
-    for each in fields(message):
-        value = getattr(message, each.name)
-        if each.name in ("volume", "sender", "target", "kind", "token", "cause") or value in (None, "", False, ()):
+    for part in message._fields if isinstance(message, tuple) else [each.name for each in fields(message)]:
+        value = getattr(message, part)
+        if part in ("volume", "sender", "target", "kind", "token", "cause") or value in (None, "", False, ()):
             continue
-        told.append(each.name.replace("_", " ") if value is True else f"{each.name.replace('_', ' ')} {said(value)}")
+        told.append(part.replace("_", " ") if value is True else f"{part.replace('_', ' ')} {said(value)}")
     return f"{kind.replace('-', ' ') if kind else name}{to}" + (f" ({', '.join(told)})" if told else "")
 
 

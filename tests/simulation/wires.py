@@ -31,7 +31,6 @@ from services.replica.replication.messages import (
     Joined,
     OpenRefused,
     Refusal,
-    Request,
     Rotten,
     Write,
     Zero,
@@ -297,10 +296,7 @@ class Wires:
         if not getattr(message, "token", 0):
             return message
         token = self._machine.orders.hold(payload)
-        if type(message) is Request:  # much of all time would be spent in `replace`
-            io, block, count = message.io, message.block, message.count
-            return Request(message.session, message.request, io, block, count, message.fua, token)
-        return replace(message, token=token)
+        return message._replace(token=token) if isinstance(message, tuple) else replace(message, token=token)
 
     # ---- what goes out --------------------------------------------------------------------------------
 

@@ -46,6 +46,8 @@ _ASKS_A_MEMBER = ms.PreVote | ms.Propose | ms.Excluded | ms.Enquire
 """Said to a member; where there is none, it is answered so. Who is lost, not removed, is no answer (I1)."""
 Report = fx.ReportFailed | fx.ReportFollows | fx.ReportCaughtUp | fx.ReportSettled
 """Effects for the brain."""
+_PLAIN = frozenset({fx.Tell, fx.Answer, fx.AnswerRead, fx.StoreWrite, fx.CommitTail})
+"""Effects that are the shell's alone: nearly all."""
 
 
 class Node:
@@ -223,7 +225,7 @@ class Node:
         volume = self.volumes.get(volume_id)
         if volume is None or volume.replica is None:
             return
-        if not isinstance(message, Join):
+        if type(message) is not Join:
             self._data(volume, volume.replica.receive(link, message, epoch, now_ns), now_ns)
             return
         brain = volume.brain
@@ -289,7 +291,11 @@ class Node:
         orders = self._orders
         (self._busy if self.pairs.linked else self._touched).add(volume.id)
         reports: list[Report] = []
+        volume_id = volume.id
         for effect in effects:
+            if type(effect) in _PLAIN:
+                orders.append(Data(volume_id, epoch, effect, owner))
+                continue
             if isinstance(effect, Report):
                 reports.append(effect)
                 continue
@@ -298,7 +304,7 @@ class Node:
             elif isinstance(effect, fx.MarkRegions):
                 for region in effect.regions:
                     volume.disk_asked(("mark", 0, region), now_ns)
-            orders.append(Data(volume.id, epoch, effect, owner))
+            orders.append(Data(volume_id, epoch, effect, owner))
             if isinstance(effect, fx.StartedServing):
                 self._tell_serving(volume)
         for report in reports:

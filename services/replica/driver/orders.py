@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.replica.brain import HardState, PairMessage, Slot, Voter
 from services.replica.brain import events as ev
@@ -39,9 +40,9 @@ class Save:
     state: HardState
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
-    """An effect of a replication core. `epoch` is the epoch that its messages carry."""
+class Data(NamedTuple):
+    """An effect of a replication core. `epoch` is the epoch that its messages carry. A tuple, because every request
+    makes some."""
 
     volume: str
     epoch: int

@@ -4,12 +4,15 @@ See docs/peer-protocol.md for what is on the wire.
 """
 
 from services.replica.peers.frames import (
+    ADDRESS,
+    ADDRESSED,
     COMPARED_NODES_MAX,
     FUA,
     HEADER_BYTES,
     HEALED_BLOCKS_MAX,
     JOINED_ANYTHING,
     JOINED_UNCLEAN,
+    MAGIC,
     NO_VOLUME,
     Frame,
     FrameError,
@@ -41,12 +44,15 @@ from services.replica.peers.payloads import (
 )
 
 __all__ = [
+    "ADDRESS",
+    "ADDRESSED",
     "COMPARED_NODES_MAX",
     "FUA",
     "HEADER_BYTES",
     "HEALED_BLOCKS_MAX",
     "JOINED_ANYTHING",
     "JOINED_UNCLEAN",
+    "MAGIC",
     "NO_VOLUME",
     "PROTOCOL_VERSION",
     "Claim",

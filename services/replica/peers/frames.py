@@ -24,6 +24,10 @@ from stoscore.units import BLOCK_BYTES, KIB, MIB, SUM_BYTES
 MAGIC = 0x5354
 HEADER = struct.Struct("<HBBI16sQQIIQQQQQ")
 HEADER_BYTES = HEADER.size
+ADDRESS = struct.Struct("<16sQQIIQ")
+"""The middle of a header, which is the same in all messages to one replica under one record and epoch: packed once."""
+ADDRESSED = struct.Struct(f"<HBBI{ADDRESS.size}sQQQQ")
+assert ADDRESSED.size == HEADER_BYTES
 NO_VOLUME = bytes(16)
 
 BUFFER_BYTES = 512 * KIB

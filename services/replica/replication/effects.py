@@ -1,32 +1,31 @@
-"""What the replication cores ask the shell to do, in this order. Frozen; none carries a payload."""
+"""What the replication cores ask the shell to do, in this order. Frozen; none carries a payload.
+
+What is made for every request is a named tuple: it costs a third of a frozen dataclass."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from services.replica.replication.blockmap import Range
 from services.replica.replication.messages import DataMessage
 
 
-@dataclass(frozen=True, slots=True)
-class Tell:
+class Tell(NamedTuple):
     """To the named peers' replicas, on our outgoing links."""
 
     peers: tuple[str, ...]
     message: DataMessage
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """Back on the link that asked. `link` is the shell's number of it."""
 
     link: int
     message: DataMessage
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerRead:
+class AnswerRead(NamedTuple):
     """Read and answer, if the lease still holds when the answer leaves (P4). `read_failed` when blocks do not match
     their checksum. `heals`: how often it was healed for already."""
 
@@ -34,7 +33,7 @@ class AnswerRead:
     session: int
     request: int
     block: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls here
     heals: int = 0
 
 
@@ -57,13 +56,12 @@ class AnswerDigests:
     ranges: tuple[Range, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class StoreWrite:
+class StoreWrite(NamedTuple):
     """Note it in the tail, then store it. Consumes the token."""
 
     seq: int
     block: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls here
     token: int
 
 
@@ -108,8 +106,7 @@ class SyncStore:
     cleans: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class CommitTail:
+class CommitTail(NamedTuple):
     seq: int
 
 

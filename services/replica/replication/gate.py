@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.replica.replication.blockmap import regions_of
 from services.replica.replication.messages import Copy, Write, Zero
-from stoscore.units import SECOND
+from stoscore.units import REGION_BLOCKS, SECOND
 
 QUIET_NS = 5 * SECOND
 
 
-@dataclass(frozen=True, slots=True)
-class Op:
+class Op(NamedTuple):
     """One change of the store on its way in. A copy counts as the latest write that it may hold."""
 
     message: Write | Zero | Copy
@@ -31,7 +30,8 @@ def op_of(message: Write | Zero | Copy) -> Op:
     if isinstance(message, Copy):
         touched = {region for block, count in message.ranges for region in regions_of(block, count)}
         return Op(message, message.as_of, tuple(sorted(touched)))
-    return Op(message, message.seq, tuple(regions_of(message.block, message.count)))
+    first, last = message.block // REGION_BLOCKS, (message.block + message.count - 1) // REGION_BLOCKS
+    return Op(message, message.seq, (first,) if first == last else tuple(range(first, last + 1)))
 
 
 class Gate:
@@ -65,8 +65,10 @@ class Gate:
 
     def _pass(self, op: Op) -> None:
         self.passed += 1
+        latest, passed, seq = self._latest, self.passed, op.seq
         for region in op.regions:
-            self._latest[region] = (self.passed, max(op.seq, self._latest.get(region, (0, 0))[1]))
+            before = latest.get(region)
+            latest[region] = (passed, seq if before is None or before[1] < seq else before[1])
 
     def on_marked(self, regions: Iterable[int]) -> list[Op]:
         """The operations that pass now, in order."""

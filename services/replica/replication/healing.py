@@ -12,7 +12,7 @@ or could not tell because of a write that was under way.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from errno import EIO
 
 from services.replica.replication.blockmap import BlockMap, Range
@@ -195,4 +195,4 @@ def _holds(blocks: BlockMap, others: BlockMap) -> bool:
 
 
 def _again(waits: Waits) -> Effect:
-    return replace(waits, heals=waits.heals + 1) if isinstance(waits, AnswerRead) else waits
+    return waits._replace(heals=waits.heals + 1) if isinstance(waits, AnswerRead) else waits

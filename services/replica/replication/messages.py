@@ -2,12 +2,15 @@
 
 The sequence number is a u64 whose high bits are the epoch that assigned it, so one number orders the writes of
 all epochs and a commit point of a later epoch lies above every write of an earlier one.
+
+What is made for every request is a named tuple: it costs a third of a frozen dataclass.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from services.replica.replication.blockmap import Range
 
@@ -38,12 +41,11 @@ class Joined:
     unclean: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(NamedTuple):
     seq: int
     commit: int
     block: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls here
     token: int
 
 
@@ -57,8 +59,7 @@ class Zero:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(NamedTuple):
     seqs: tuple[int, ...]
 
 
@@ -190,27 +191,20 @@ class Io(IntEnum):
     STATUS = 5
     """Where data are and where zeros."""
 
-    @property
-    def changes(self) -> bool:
-        """The volume, or what is durable of it. Not so what only looks at the primary's own copy."""
-        return self not in (Io.READ, Io.STATUS)
 
-
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One request of a frontend. `token` only with WRITE."""
 
     session: int
     request: int
     io: Io
     block: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls here
     fua: bool = False
     token: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(NamedTuple):
     session: int
     request: int
     errno: int

@@ -74,6 +74,8 @@ from services.replica.replication.withheld import Withheld, Writes
 from stoscore.units import MS, REGION_BLOCKS
 
 SELF_BIT = 1
+_READ, _STATUS, _FLUSH, _WRITE = Io.READ, Io.STATUS, Io.FLUSH, Io.WRITE
+_OPEN, _FAILED = Writes.OPEN, Writes.FAILED
 JOIN_RETRY_NS = 100 * MS
 JOIN_RETRY_NS_MAX = 2000 * MS
 FAILED_RETRY_NS = 2000 * MS
@@ -130,6 +132,7 @@ class Primary:
         for node in sorted(peers):
             self._add_peer(node, in_sync=node in self._required)
         self._mask = 0
+        self._receiving: tuple[Peer, ...] = ()
         self._receivers: tuple[str, ...] = ()
         self._away: tuple[Peer, ...] = ()
         self._window: dict[int, Entry] = {}
@@ -259,7 +262,8 @@ class Primary:
         for node, peer in self.peers.items():
             if node in self._required or peer.confirms():
                 self._mask |= peer.bit
-        self._receivers = tuple(node for node, peer in self.peers.items() if peer.receives())
+        self._receiving = tuple(peer for peer in self.peers.values() if peer.receives())
+        self._receivers = tuple(peer.node for peer in self._receiving)
         self._away = tuple(peer for peer in self.peers.values() if not peer.receives())
 
     # ---- take-over and resync -------------------------------------------------------------------------
@@ -467,20 +471,19 @@ class Primary:
         if request.session != sessions.session or link != sessions.link:
             refused = OpenRefused(request.session, Refusal.NOT_READY, newest=sessions.session or 0)
             return self._turn_away(link, request, refused)
-        if self._moving and request.io.changes:
+        io = request.io
+        if io is _READ:
+            self.reads += 1
+            return [AnswerRead(link, request.session, request.request, request.block, request.count)]
+        if io is _STATUS:
+            return [AnswerStatus(link, request.session, request.request, request.block, request.count)]
+        if self._moving:
             return [Release(request.token)] if request.token else []  # its frontend sends it again to the next primary
-        if self.writes_are is Writes.FAILED and request.io.changes:
+        if self.writes_are is _FAILED:
             return self._turn_away(link, request, Done(request.session, request.request, EIO))
-        match request.io:
-            case Io.WRITE | Io.ZERO:
-                return self._write(link, request, now_ns)
-            case Io.READ:
-                self.reads += 1
-                return [AnswerRead(link, request.session, request.request, request.block, request.count)]
-            case Io.STATUS:
-                return [AnswerStatus(link, request.session, request.request, request.block, request.count)]
-            case Io.FLUSH:
-                return self._flush(link, request.session, request.request)
+        if io is _FLUSH:
+            return self._flush(link, request.session, request.request)
+        return self._write(link, request, now_ns)
 
     def _turn_away(self, link: int, request: Request, answer: Done | OpenRefused) -> list[Effect]:
         out: list[Effect] = [Release(request.token)] if request.token else []
@@ -493,22 +496,23 @@ class Primary:
         self.writes += 1
         block, count = request.block, request.count
         self._window[seq] = Entry(seq, link, request.session, request.request, request.fua, now_ns)
+        commit = self.commit
         message: Write | Zero
-        if request.io is Io.WRITE:
-            message = Write(seq, self.commit, block, count, request.token)
+        if request.io is _WRITE:
+            message = Write(seq, commit, block, count, request.token)
         else:
-            message = Zero(seq, self.commit, block, count)
+            message = Zero(seq, commit, block, count)
         out: list[Effect] = []
         for peer in self._away:
             peer.missed.add(block, count)
         if self._receivers:
-            for node in self._receivers:
-                peer = self.peers[node]
-                if not peer.owes():
+            where = (block, count)
+            for peer in self._receiving:
+                if not peer.unacked and not peer.owes():
                     # Patience begins when it is asked for something, not when it was last heard.
                     peer.heard_ns = max(peer.heard_ns, now_ns)
-                peer.unacked[seq] = (block, count)
-                peer.commit_sent = self.commit
+                peer.unacked[seq] = where
+                peer.commit_sent = commit
                 if peer.scrub is not None:
                     peer.scrub.written(block, count)
             out.append(Tell(self._receivers, message))
@@ -523,15 +527,17 @@ class Primary:
         return out
 
     def _store(self, op: Op) -> list[Effect]:
-        match op.message:
-            case Write(seq, _, block, count, token):
-                out: list[Effect] = [StoreWrite(seq, block, count, token)]
-            case Zero(seq, _, block, count):
-                out = [StoreZero(seq, block, count)]
-            case _:
-                raise AssertionError("a primary stores no copies")
-        entry = self._window[seq]
+        message = op.message
+        assert not isinstance(message, Copy), "a primary stores no copies"
+        out: list[Effect] = [
+            StoreWrite(message.seq, message.block, message.count, message.token)
+            if isinstance(message, Write)
+            else StoreZero(message.seq, message.block, message.count)
+        ]
+        entry = self._window[op.seq]
         entry.acked |= SELF_BIT
+        if entry.acked & self._mask != self._mask:
+            return out
         return out + self._check(entry) + self._advance()
 
     def marked(self, regions: tuple[int, ...], now_ns: int) -> list[Effect]:
@@ -541,13 +547,14 @@ class Primary:
     def _acked(self, peer: Peer, seqs: tuple[int, ...]) -> list[Effect]:
         out: list[Effect] = []
         window, unacked, bit = self._window, peer.unacked, peer.bit
+        mask, clean = self._mask, not peer.unclean
         for seq in seqs:
             if unacked.pop(seq, None) is None:
                 continue
             entry = window.get(seq)
-            if entry is not None and not peer.unclean:
+            if entry is not None and clean:
                 entry.acked |= bit
-                if not entry.settled:
+                if entry.acked & mask == mask and not entry.settled:
                     out += self._check(entry)
         if peer.phase == "settling":
             out += self._settle(peer)
@@ -557,7 +564,7 @@ class Primary:
         if entry.settled or entry.acked & self._mask != self._mask:
             return []
         entry.settled = True
-        if self.writes_are is not Writes.OPEN:
+        if self.writes_are is not _OPEN:
             return self._withhold(Withheld(entry.link, entry.session, entry.request, entry.fua))
         if entry.fua:
             return self._flush(entry.link, entry.session, entry.request)

@@ -120,11 +120,12 @@ class Replica:
         if link != self.link or epoch != self.epoch:
             token = getattr(message, "token", 0)
             return [Release(token)] if token else []
+        if isinstance(message, Write | Zero):
+            out = self._learn_commit(message.commit)
+            self._recent.append((message.seq, message.block, message.count))
+            out += self._submit(op_of(message), now_ns)
+            return out
         match message:
-            case Write(seq, commit, block, count) | Zero(seq, commit, block, count):
-                out = self._learn_commit(commit)
-                self._recent.append((seq, block, count))
-                return out + self._submit(op_of(message), now_ns)
             case Copy(number, as_of, ranges):
                 # Judged as it arrives: writes that arrive later are stored after it, and those that came before
                 # may be committed, and so forgotten here, while it waits for a mark.
@@ -151,8 +152,9 @@ class Replica:
     def _learn_commit(self, commit: int) -> list[Effect]:
         # A copy is never older than a commit point that came before it, so what is committed need not be kept
         # apart from it; the tail is another matter, see `covered`.
-        while self._recent and self._recent[0][0] <= commit:
-            self._recent.popleft()
+        recent = self._recent
+        while recent and recent[0][0] <= commit:
+            recent.popleft()
         if commit <= self.commit or not self.covered:
             return []
         self.commit = commit
@@ -166,14 +168,18 @@ class Replica:
 
     def _store(self, op: Op) -> list[Effect]:
         assert self.link is not None
-        match op.message:
-            case Write(seq, _, block, count, token):
-                return [StoreWrite(seq, block, count, token), Answer(self.link, Ack((seq,)))]
-            case Zero(seq, _, block, count):
-                return [StoreZero(seq, block, count), Answer(self.link, Ack((seq,)))]
-            case Copy(number, as_of, ranges, token):
-                keep = self._keep.pop(number)
-                return [StoreCopy(as_of, ranges, keep, token), Answer(self.link, Copied(number))]
+        message = op.message
+        if isinstance(message, Copy):
+            keep = self._keep.pop(message.number)
+            copy = StoreCopy(message.as_of, message.ranges, keep, message.token)
+            return [copy, Answer(self.link, Copied(message.number))]
+        seq = message.seq
+        store: StoreWrite | StoreZero
+        if isinstance(message, Write):
+            store = StoreWrite(seq, message.block, message.count, message.token)
+        else:
+            store = StoreZero(seq, message.block, message.count)
+        return [store, Answer(self.link, Ack((seq,)))]
 
     def _not_replaced(self, as_of: int, ranges: tuple[Range, ...]) -> tuple[Range, ...]:
         """T4: without the blocks that a write after `as_of` has reached."""
