@@ -34,6 +34,7 @@ from services.replica.peers import (
     split_copy,
 )
 from services.replica.replication import messages as ms
+from services.replica.replication.resync import FANOUT
 from services.replica.shell import Shell, boot_time_ns
 from services.replica.store import verify_sums
 from services.replica.trail import Trail
@@ -286,7 +287,7 @@ class Handlers:
                 return
         message = codec.unpack_to_replica(frame, token)
         if isinstance(message, ms.Digest):
-            _check_comparison(message)
+            _check_comparison(message, hosted.blocks.size_blocks)
         elif isinstance(message, ms.Fetch):
             self._check_healing(hosted, message.ranges)
         number = self.shell.link_number(link)
@@ -399,11 +400,14 @@ class Handlers:
         link.send(*codec.pack_message(envelope, ms.Done(frame.x, frame.id, error)))
 
 
-def _check_comparison(message: ms.Digest) -> None:
+def _check_comparison(message: ms.Digest, size_blocks: int) -> None:
     if message.level > _LEVEL_MAX:
         raise FrameError(f"a comparison at level {message.level} of a tree that is never as high")
     if sum(count for _, count in message.ranges) > COMPARED_NODES_MAX:
         raise FrameError("a comparison of more nodes than one may ask for")
+    nodes = -(-size_blocks // FANOUT**message.level)
+    if any(first + count > nodes for first, count in message.ranges):
+        raise FrameError(f"a comparison beyond the {nodes} nodes of level {message.level}")
 
 
 def _is_asked_to_join(volume: Volume, node: str, join_number: int) -> bool:

@@ -553,8 +553,10 @@ async def test_a_primary_asks_for_no_more_than_a_comparison_may_hold(cluster: Wi
     common: dict[str, Any] = {"volume": scene.raw, "sender": scene.number(leader.name), "epoch": scene.epoch}
     common["target"] = scene.number(victim.name)
     one, many = pack_ranges([(0, 1)]), pack_ranges([(0, 8193)])
+    outside = pack_ranges([(victim.shell.hosted[scene.volume].blocks.size_blocks, 1)])
     for level, ranges, why in (
         (1 << 60, one, "a tree that is never as high"),
+        (0, outside, "a comparison beyond"),
         (0, many, "more nodes than one may ask"),
     ):
         victim.audit.told.clear()

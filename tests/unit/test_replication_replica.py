@@ -9,6 +9,7 @@ from services.replica.replication.messages import (
     CommitPoint,
     Copied,
     Copy,
+    Digest,
     Failed,
     Flush,
     Flushed,
@@ -18,6 +19,7 @@ from services.replica.replication.messages import (
     first_seq,
 )
 from services.replica.replication.replica import Replica, Share
+from services.replica.replication.scrub import FIRST_NUMBER
 
 EPOCH, LINK = 3, 7
 BASE = first_seq(EPOCH)
@@ -129,3 +131,32 @@ def test_a_failed_disk_is_said_once() -> None:
     replica = follower()
     assert replica.failed("no space") == [fx.Answer(LINK, Failed("no space"))]
     assert replica.failed("no space") == []
+
+
+def test_regions_that_are_compared_block_by_block_are_marked_together_and_ahead_of_their_copies() -> None:
+    """Scattered blocks waited for the disk once a region."""
+    replica = follower(marked=(0,))
+    ranges = ((5, 1), (1024, 2), (2047, 2))
+    out = replica.receive(LINK, Digest(1, 0, ranges), EPOCH, 0)
+    assert out == [fx.AnswerDigests(LINK, 1, 0, ranges), fx.MarkRegions((1, 2))]
+    waits = replica.receive(LINK, Copy(2, BASE, ((1024, 2),), 8), EPOCH, 0)
+    assert waits == [], "the mark that it waits for is under way"
+    assert replica.marked((1, 2), 0)[0] == fx.StoreCopy(BASE, ((1024, 2),), ((1024, 2),), 8)
+    again = replica.receive(LINK, Digest(3, 0, ranges), EPOCH, 0)
+    assert again == [fx.AnswerDigests(LINK, 3, 0, ranges)]
+
+
+def test_the_upper_levels_and_the_scrub_mark_nothing() -> None:
+    replica = follower(marked=())
+    for number, level in ((1, 1), (FIRST_NUMBER, 0)):
+        out = replica.receive(LINK, Digest(number, level, ((0, 4),)), EPOCH, 0)
+        assert out == [fx.AnswerDigests(LINK, number, level, ((0, 4),))]
+
+
+def test_a_mark_that_was_made_ahead_and_not_needed_is_taken_back() -> None:
+    replica = follower(marked=())
+    replica.receive(LINK, Digest(1, 0, ((5, 1),)), EPOCH, 0)
+    replica.marked((0,), 0)
+    (sync,) = replica.time_passed(QUIET_NS)
+    assert isinstance(sync, fx.SyncStore)
+    assert replica.synced(sync.ticket) == [fx.UnmarkRegions((0,))]

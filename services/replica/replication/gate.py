@@ -63,6 +63,12 @@ class Gate:
         self._blocked.update(op.regions)
         return False, missing
 
+    def expect(self, regions: Iterable[int]) -> tuple[int, ...]:
+        """Writes to these regions are on their way: the marks to make ahead of them, all in one go."""
+        missing = tuple(sorted(set(regions) - self.marked - self._marking))
+        self._marking.update(missing)
+        return missing
+
     def _pass(self, op: Op) -> None:
         self.passed += 1
         latest, passed, seq = self._latest, self.passed, op.seq

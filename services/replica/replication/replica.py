@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from services.replica.replication.blockmap import BlockMap, Range
+from services.replica.replication.blockmap import BlockMap, Range, regions_of
 from services.replica.replication.effects import (
     Answer,
     AnswerDigests,
@@ -43,6 +43,7 @@ from services.replica.replication.messages import (
     Write,
     Zero,
 )
+from services.replica.replication.scrub import FIRST_NUMBER
 
 ROTTEN_BLOCKS_MAX = 1024
 """Of one report; the rest is found again."""
@@ -143,11 +144,19 @@ class Replica:
                 self.gate.settle(commit)  # the first one lies above all that was compared
                 return self._learn_commit(commit)
             case Digest(number, level, ranges):
-                return [AnswerDigests(link, number, level, ranges)]
+                return [AnswerDigests(link, number, level, ranges), *self._expect(number, level, ranges)]
             case Fetch(number, ranges):
                 return [AnswerFetch(link, number, ranges)]
             case Join():
                 raise AssertionError("a join has its own entry")
+
+    def _expect(self, number: int, level: int, ranges: tuple[Range, ...]) -> list[Effect]:
+        """What is compared block by block while we catch up will nearly all be copied. Were each copy to wait for its
+        own region's mark, scattered blocks would wait for the disk once a region."""
+        if level or number >= FIRST_NUMBER:
+            return []
+        missing = self.gate.expect(region for block, count in ranges for region in regions_of(block, count))
+        return [MarkRegions(missing)] if missing else []
 
     def _learn_commit(self, commit: int) -> list[Effect]:
         # A copy is never older than a commit point that came before it, so what is committed need not be kept
