@@ -14,13 +14,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from services.certs import tables, vault_commands
 from stoscore.envelope import make_request
 from stoscore.errors import invalid
+from stoscore.printing import Format, Output, write_as
 
 if TYPE_CHECKING:
     from stoscore.messages import IdentityPage, Message
@@ -37,7 +38,6 @@ Directory = Annotated[
     Path | None,
     typer.Option("--dir", envvar="STOS_DIR", help="directory of the embedded cluster [default: .stos/dev]"),
 ]
-Output = Annotated[Literal["table", "json"], typer.Option("-o", "--output", help="table for people, json for programs")]
 Who = Annotated[str, typer.Argument(metavar="KIND/NAME", help="node/n4, svc/placement-1, user/eve")]
 
 
@@ -109,7 +109,7 @@ def token(
     ] = None,
     directory: Directory = None,
     socket: Socket = None,
-    output: Output = "table",
+    output: Output = Format.TABLE,
 ) -> None:
     """Make a one-time join token. It is a secret: give it to the newcomer and to nobody else.
 
@@ -128,9 +128,9 @@ def token(
 
     made = asyncio.run(make())
     shown = made if out is None else {item: _written(out, f"{kind}-{item}", text) for item, text in made.items()}
-    if output == "json":
+    if output is not Format.TABLE:
         key = "token" if out is None else "file"
-        tables.write_json([{"kind": kind, "name": item, key: text} for item, text in shown.items()])
+        write_as(output, [{"kind": kind, "name": item, key: text} for item, text in shown.items()])
         return
     for text in shown.values():
         typer.echo(text)
@@ -169,7 +169,7 @@ def enrol(
 
 
 @app.command()
-def ls(directory: Directory = None, socket: Socket = None, output: Output = "table") -> None:
+def ls(directory: Directory = None, socket: Socket = None, output: Output = Format.TABLE) -> None:
     """The authority, and everybody with the newest certificate of each.
 
     \b
@@ -178,9 +178,10 @@ def ls(directory: Directory = None, socket: Socket = None, output: Output = "tab
       stos certs ls --socket /var/lib/stos/certs/certs/admin.sock
     """
     pages = asyncio.run(_pages(directory, socket))
-    if output == "json":
+    if output is not Format.TABLE:
         identities = [one.model_dump(mode="json") for page in pages for one in page.identities]
-        tables.write_json(pages[-1].authority.model_dump(mode="json") | {"identities": identities})
+        names = [f"{one['kind']}/{one['name']}" for one in identities]
+        write_as(output, pages[-1].authority.model_dump(mode="json") | {"identities": identities}, names)
         return
     typer.echo(tables.authority(pages[-1].authority))
     typer.echo()
@@ -211,7 +212,7 @@ def show(
     ] = None,
     directory: Directory = None,
     socket: Socket = None,
-    output: Output = "table",
+    output: Output = Format.TABLE,
 ) -> None:
     """One identity: what it holds and until when.
 
@@ -226,13 +227,13 @@ def show(
 
     kind, name = _identity(who)
     detail = _ask(socket, directory, "show", make_request(ShowIdentity, kind=kind, name=name), IdentityDetail)
-    if output == "json":
-        tables.write_json(detail.model_dump(mode="json"))
+    if output is not Format.TABLE:
+        write_as(output, detail.model_dump(mode="json"), [f"{kind}/{name}"])
     else:
         typer.echo(tables.detail(detail))
 
 
-def _show_local(directory: Path, output: str) -> None:
+def _show_local(directory: Path, output: Format) -> None:
     from stoscore.identity import Identity
 
     identity = Identity.load(directory)
@@ -247,8 +248,8 @@ def _show_local(directory: Path, output: str) -> None:
         ("trust_number", state.number if state else 0),
         ("directory", str(directory)),
     ]
-    if output == "json":
-        tables.write_json(dict(pairs))
+    if output is not Format.TABLE:
+        write_as(output, dict(pairs), [identity.uri])
     else:
         typer.echo(tables.fields(pairs))
 
@@ -264,7 +265,7 @@ def revoke(
     unlisted: Annotated[bool, typer.Option("--unlisted", help="also one that certs does not know")] = False,
     directory: Directory = None,
     socket: Socket = None,
-    output: Output = "table",
+    output: Output = Format.TABLE,
 ) -> None:
     """Refuse everything that an identity holds, on every node, within seconds. Open connections end.
 
@@ -281,8 +282,8 @@ def revoke(
         RevokeIdentity, kind=kind, name=name, serial=serial.lower(), reason=reason, unlisted=unlisted
     )
     revoked = _ask(socket, directory, "revoke", request, Revoked)
-    if output == "json":
-        tables.write_json(revoked.model_dump(mode="json"))
+    if output is not Format.TABLE:
+        write_as(output, revoked.model_dump(mode="json"), [f"{kind}/{name}"])
         return
     what = f"certificate {serial} of {who}" if serial else f"{who}, and all that it holds"
     typer.echo(f"revoked: {what} (trust state {revoked.trust_number})")
@@ -298,7 +299,7 @@ def rotate(
     reason: Annotated[str, typer.Option(help="for the record; at most 120 characters")] = "",
     directory: Directory = None,
     socket: Socket = None,
-    output: Output = "table",
+    output: Output = Format.TABLE,
 ) -> None:
     """Replace the keys of the authority. No connection breaks and no request is lost.
 
@@ -316,8 +317,8 @@ def rotate(
         raise invalid("say which: --issuer or --root", "see `stos certs rotate --help`")
     request = make_request(RotateAuthority, what="root" if root else "issuer", reason=reason)
     rotated = _ask(socket, directory, "rotate", request, Rotated)
-    if output == "json":
-        tables.write_json(rotated.model_dump(mode="json"))
+    if output is not Format.TABLE:
+        write_as(output, rotated.model_dump(mode="json"), [rotated.authority.cluster])
         return
     typer.echo(tables.authority(rotated.authority))
     if rotated.authority.open_tokens and root:

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
-
-import typer
 
 from stoscore.messages import AuthorityView, IdentityDetail, IdentityView
+from stoscore.printing import Format, write, write_as
 from stoscore.tables import fields, table
 
-__all__ = ["authority", "detail", "fields", "identities", "write_json", "write_result"]
+__all__ = ["authority", "detail", "fields", "identities", "write_result"]
 
 
-def write_json(document: Any) -> None:
-    typer.echo(json.dumps(document, indent=2))
-
-
-def write_result(done: dict[str, object], output: str) -> None:
-    if output == "json":
-        write_json(done)
+def write_result(done: dict[str, object], output: Format) -> None:
+    """Of work on a file or a directory, which name it."""
+    if output is Format.TABLE:
+        write(fields(list(done.items())))
     else:
-        typer.echo(fields(list(done.items())))
+        write_as(output, done, [str(done.get("file") or done.get("directory") or done["cluster"])])
 
 
 def _time(unix_s: int) -> str:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from services.certs import tables
 from stoscore.errors import invalid
+from stoscore.printing import Format, Output
 
 if TYPE_CHECKING:
     from services.certs.settings import CertsSettings
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
-Output = Annotated[Literal["table", "json"], typer.Option("-o", "--output", help="table for people, json for programs")]
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="directory of the certs service [default: as STOS_CERTS_* says]")
 ]
@@ -55,7 +55,7 @@ def backup(
     file: Annotated[Path, typer.Argument(help="file to make; it must not exist")],
     passphrase_file: PassphraseFile = None,
     data_dir: DataDir = None,
-    output: Output = "table",
+    output: Output = Format.TABLE,
 ) -> None:
     """Write the authority's keys, record and ledger into one file, under a passphrase.
 
@@ -90,7 +90,7 @@ def restore(
     ] = None,
     passphrase_file: PassphraseFile = None,
     data_dir: DataDir = None,
-    output: Output = "table",
+    output: Output = Format.TABLE,
 ) -> None:
     """Put a backup into an empty vault, while no certs service runs on it. Nothing is overwritten.
 
@@ -138,7 +138,7 @@ def recover(
         typer.Option(help="identity directory of any node: tells the name, and which NATS account keeps the catalogue"),
     ] = None,
     data_dir: DataDir = None,
-    output: Output = "table",
+    output: Output = Format.TABLE,
 ) -> None:
     """Make a new authority for a cluster whose own is lost and has no backup.
 

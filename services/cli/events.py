@@ -62,10 +62,7 @@ def events(
             if (event["reporter"], event["body"]) not in seen:
                 _show(event, output)
 
-    try:
-        run(directory, work)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+    run(directory, work)
 
 
 def since_ms(text: str, now_s: float) -> int:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from services.cli import completing
 from services.cli.cluster import Directory, Session, run
 from services.cli.output import Format, Output, plain, write, write_as
 from stoscore.errors import precondition
@@ -15,7 +16,7 @@ from stoscore.errors import precondition
 if TYPE_CHECKING:
     from stoscore.messages import FrontendOpened
 
-Name = Annotated[str, typer.Argument(help="name or id of the volume")]
+Name = Annotated[str, typer.Argument(help="name or id of the volume", autocompletion=completing.volumes)]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, max=3600, help="seconds until giving up")]
 EVERYWHERE = ("0.0.0.0", "[::]")  # noqa: S104  (what an operator may have chosen)
 CLIENT_FILES = "x509"

@@ -6,8 +6,10 @@ with the code of `stoscore.errors.EXIT_CODE` and says on stderr what happened an
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -15,6 +17,19 @@ import typer
 from services.cli.lazy import LazyGroup
 from services.cli.output import Format, Output, report, wants_json, write, write_as
 from stoscore.errors import EXIT_CODE, Code, StosError
+
+COMPLETING = "_STOS_COMPLETE"
+"""Set by the shell's completion when it calls."""
+CLOSED_PIPE = 128 + 13
+"""As every program ends that writes to a reader who has gone (SIGPIPE)."""
+INTERRUPTED = 130
+
+
+class Shell(StrEnum):
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+
 
 app = typer.Typer(
     cls=LazyGroup,
@@ -83,6 +98,28 @@ def version(output: Output = Format.TABLE) -> None:
         write(f"stos {_version()} (Python {sys.version.split()[0]}, {sys.platform})")
 
 
+@app.command()
+def completion(shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish")]) -> None:
+    """Print what makes a shell complete commands, options, and the names of volumes and nodes.
+
+    \b
+      source <(stos completion bash)                          for this shell; in ~/.bashrc for all
+      source <(stos completion zsh)                           in ~/.zshrc, after compinit
+      stos completion fish > ~/.config/fish/completions/stos.fish
+    """
+    from typer.completion import shell_complete
+
+    _know_shells()
+    shell_complete(typer.main.get_command(app), {}, "stos", COMPLETING, f"source_{shell.value}")
+
+
+def _know_shells() -> None:
+    """Typer registers them when it makes the options that this command does not have."""
+    from typer.completion import get_completion_inspect_parameters
+
+    get_completion_inspect_parameters()
+
+
 def _version() -> str:
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as installed
@@ -105,7 +142,11 @@ def run(arguments: Sequence[str]) -> int:
         return _misused(error, as_json)
     except typer.Abort:
         report(StosError(Code.ABORTED, "given up"), as_json=as_json)
-        return 130
+        return INTERRUPTED
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):
+            return CLOSED_PIPE
+        raise
     return result if isinstance(result, int) else 0
 
 
@@ -124,7 +165,19 @@ def _misused(error: typer.TyperException, as_json: bool) -> int:
 
 def main() -> None:
     """The console script."""
-    sys.exit(run(sys.argv[1:]))
+    if COMPLETING in os.environ:
+        _know_shells()
+    try:
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        code = CLOSED_PIPE
+    if code == CLOSED_PIPE:
+        # What is still in the buffer has nowhere to go, and the interpreter would complain about it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

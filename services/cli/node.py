@@ -6,8 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
+from services.cli import completing
 from services.cli.cluster import Directory, Session, run
 from services.cli.output import Format, Output, fields, table, write, write_as
+from services.cli.screen import EVERY_S, Every, Watch, tell
 from stoscore.units import format_size
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
@@ -25,15 +27,18 @@ def node() -> None:
 
 
 @app.command()
-def ls(directory: Directory = None, output: Output = Format.TABLE) -> None:
+def ls(
+    watch: Watch = False, every: Every = EVERY_S, directory: Directory = None, output: Output = Format.TABLE
+) -> None:
     """List the nodes, those that do not answer included.
 
     \b
       stos node ls
+      stos node ls --watch
       stos node ls -o json
     """
 
-    async def work(session: Session) -> list[dict[str, Any]]:
+    async def look(session: Session) -> list[dict[str, Any]]:
         from services.cli import views
         from services.cli.roster import call_roll
 
@@ -41,17 +46,16 @@ def ls(directory: Directory = None, output: Output = Format.TABLE) -> None:
         roll = await call_roll(session.bus, entries)
         return [views.node(entry, roll[entry.node]) for entry in sorted(entries, key=lambda entry: entry.node)]
 
-    rows = run(directory, work)
-    if output is not Format.TABLE:
-        write_as(output, rows)
-        return
-    headings = ("NODE", "ZONE", "STATE", "CAPACITY", "PROMISED", "USED", "COPIES", "PRIMARIES", "FRONTENDS")
-    write(table(headings, [_row(row) for row in rows]))
+    def text(rows: list[dict[str, Any]]) -> str:
+        headings = ("NODE", "ZONE", "STATE", "CAPACITY", "PROMISED", "USED", "COPIES", "PRIMARIES", "FRONTENDS")
+        return table(headings, [_row(row) for row in rows])
+
+    tell(directory, look, text, output, watch=watch, every_s=every)
 
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="name of the node")],
+    name: Annotated[str, typer.Argument(help="name of the node", autocompletion=completing.nodes)],
     directory: Directory = None,
     output: Output = Format.TABLE,
 ) -> None:

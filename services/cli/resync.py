@@ -6,8 +6,9 @@ from typing import Any
 
 import typer
 
-from services.cli.cluster import Directory, Session, run
-from services.cli.output import Format, Output, table, write, write_as
+from services.cli.cluster import Directory, Session
+from services.cli.output import Format, Output, table
+from services.cli.screen import EVERY_S, Every, Watch, tell
 from stoscore.units import format_size
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
@@ -23,21 +24,23 @@ def resync() -> None:
 
 
 @app.command()
-def ls(directory: Directory = None, output: Output = Format.TABLE) -> None:
+def ls(
+    watch: Watch = False, every: Every = EVERY_S, directory: Directory = None, output: Output = Format.TABLE
+) -> None:
     """List every copy that is not in sync and known to a primary: its phase, what was sent and what is left.
 
     What is left is an estimate from above: blocks are compared first, and only those that differ travel.
 
     \b
       stos resync ls
+      stos resync ls --watch
       stos resync ls -o json
     """
-    rows = run(directory, _resyncs, sampled=False)
-    if output is not Format.TABLE:
-        write_as(output, rows)
-        return
-    headings = ("VOLUME", "NODE", "FROM", "PHASE", "SENT", "LEFT")
-    write(table(headings, [_row(row) for row in rows]))
+
+    def text(rows: list[dict[str, Any]]) -> str:
+        return table(("VOLUME", "NODE", "FROM", "PHASE", "SENT", "LEFT"), [_row(row) for row in rows])
+
+    tell(directory, _resyncs, text, output, watch=watch, every_s=every, sampled=False)
 
 
 async def _resyncs(session: Session) -> list[dict[str, Any]]:

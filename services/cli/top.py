@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from services.cli.cluster import Directory, Session, run
 from services.cli.output import Format, Output, table, write, write_as
+from services.cli.screen import draw, screen
 
 if TYPE_CHECKING:
     from stoscore.messages import MetricModel, MetricsPage
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 PREFIXES = ["stos.volume.", "stos.node.", "stos.resync.remaining", "process.", "stos.loop.lag"]
-_CLEAR, _HOME, _END_LINE, _END_SCREEN = "\x1b[2J", "\x1b[H", "\x1b[K", "\x1b[J"
-_HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"
 Pages = Mapping[str, "list[MetricModel]"]
 
 
@@ -43,10 +40,7 @@ def top(
     """
     live = output is Format.TABLE and sys.stdout.isatty()
     looks = times or (0 if live else 1)
-    try:
-        run(directory, lambda session: _watch(session, every, looks, output, live=live), sampled=False)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+    run(directory, lambda session: _watch(session, every, looks, output, live=live), sampled=False)
 
 
 async def _watch(session: Session, every_s: float, looks: int, output: Format, *, live: bool) -> None:
@@ -54,7 +48,7 @@ async def _watch(session: Session, every_s: float, looks: int, output: Format, *
 
     known: dict[str, int] = {}
     before = await _look(session, known)
-    with _screen(live):
+    with screen(live):
         number = 0
         while not looks or number < looks:
             await _until(before[0] + every_s)
@@ -93,29 +87,10 @@ async def _look(session: Session, known: dict[str, int]) -> tuple[float, Pages]:
     return time.monotonic(), samples
 
 
-@contextmanager
-def _screen(live: bool) -> Iterator[None]:
-    """The cursor comes back whatever happens."""
-    if live:
-        sys.stdout.write(_HIDE + _CLEAR)
-    try:
-        yield
-    finally:
-        if live:
-            sys.stdout.write(_SHOW + "\n")
-            sys.stdout.flush()
-
-
 def _draw(view: dict[str, Any], *, live: bool) -> None:
     from services.cli.rates import NODE_HEADINGS, VOLUME_HEADINGS, node_row, volume_row
 
     volumes = table(VOLUME_HEADINGS, [volume_row(one) for one in view["volumes"]])
     nodes = table(NODE_HEADINGS, [node_row(one) for one in view["nodes"]])
     text = f"{nodes}\n\n{volumes}"
-    if not live:
-        write(text)
-        return
-    size = shutil.get_terminal_size()
-    lines = [line[: size.columns] for line in text.splitlines()][: size.lines - 1]
-    sys.stdout.write(_HOME + "".join(f"{line}{_END_LINE}\n" for line in lines) + _END_SCREEN)
-    sys.stdout.flush()
+    draw(text) if live else write(text)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from services.cli import completing
 from services.cli.cluster import Directory, Session, run
 from services.cli.export import client_files, export, unexport
 from services.cli.output import Format, Output, fields, plain, table, write, write_as
+from services.cli.screen import EVERY_S, Every, Watch, tell
 from stoscore.errors import Code, StosError, invalid, unavailable
 from stoscore.units import format_size, parse_size
 
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="name or id of the volume")]
+Name = Annotated[str, typer.Argument(help="name or id of the volume", autocompletion=completing.volumes)]
+Node = Annotated[
+    str | None, typer.Option(help="where to use it [default: a node without a copy]", autocompletion=completing.nodes)
+]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, max=3600, help="seconds until giving up")]
 MODES = "hard (every one), soft (a majority), alwayson (one) or a number"
 BELOW = "suspend (wait) or error (fail)"
@@ -96,44 +101,53 @@ def create(
 
 
 @app.command()
-def ls(directory: Directory = None, output: Output = Format.TABLE) -> None:
+def ls(
+    watch: Watch = False, every: Every = EVERY_S, directory: Directory = None, output: Output = Format.TABLE
+) -> None:
     """List all volumes, those that nobody serves included.
 
     \b
       stos volume ls
+      stos volume ls --watch
       stos volume ls -o json
     """
-    from services.cli import views
 
-    found = run(directory, lambda session: session.volumes.list())
-    rows = [views.volume(entry, status) for entry, status in found]
-    if output is not Format.TABLE:
-        write_as(output, rows)
-        return
-    headings = ("NAME", "SIZE", "HEALTH", "IN SYNC", "PRIMARY", "EPOCH", "ATTACHED", "ID")
-    write(table(headings, [_row(row) for row in rows]))
+    async def look(session: Session) -> list[dict[str, Any]]:
+        from services.cli import views
+
+        return [views.volume(entry, status) for entry, status in await session.volumes.list()]
+
+    def text(rows: list[dict[str, Any]]) -> str:
+        headings = ("NAME", "SIZE", "HEALTH", "IN SYNC", "PRIMARY", "EPOCH", "ATTACHED", "ID")
+        return table(headings, [_row(row) for row in rows])
+
+    tell(directory, look, text, output, watch=watch, every_s=every)
 
 
 @app.command()
-def show(name: Name, directory: Directory = None, output: Output = Format.TABLE) -> None:
+def show(
+    name: Name,
+    watch: Watch = False,
+    every: Every = EVERY_S,
+    directory: Directory = None,
+    output: Output = Format.TABLE,
+) -> None:
     """Show one volume and what each of its nodes says of it.
 
     \b
       stos volume show data
+      stos volume show data --watch
       stos volume show data -o json
     """
-    from services.cli import views
 
-    async def work(session: Session) -> dict[str, Any]:
+    async def look(session: Session) -> dict[str, Any]:
+        from services.cli import views
+
         entry, survey = await session.volumes.survey(name)
         view = views.volume(entry, survey.serving or survey.newest)
         return {**view, "nodes": views.replicas(survey)}
 
-    view = run(directory, work)
-    if output is not Format.TABLE:
-        write_as(output, view)
-        return
-    write(_shown(view))
+    tell(directory, look, _shown, output, watch=watch, every_s=every)
 
 
 @app.command("set")
@@ -193,7 +207,7 @@ def rm(name: Name, timeout: Timeout = 30.0, directory: Directory = None, output:
 @app.command()
 def connect(
     name: Name,
-    node: Annotated[str | None, typer.Option(help="where to use it [default: a node without a copy]")] = None,
+    node: Node = None,
     force: Annotated[bool, typer.Option("--force", help="fence the node that uses it now, though it lives")] = False,
     reason: Annotated[str, typer.Option(help="why, for the record; needed with --force")] = "",
     timeout: Timeout = 30.0,
@@ -263,7 +277,10 @@ def why(
 @app.command("move-primary")
 def move_primary(
     name: Name,
-    to: Annotated[str | None, typer.Option("--to", help="node of the copy [default: any that is in sync]")] = None,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", help="node of the copy [default: any that is in sync]", autocompletion=completing.nodes),
+    ] = None,
     timeout: Timeout = 30.0,
     directory: Directory = None,
     output: Output = Format.TABLE,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from dataclasses import asdict
@@ -13,6 +12,7 @@ import typer
 
 from services.dev.cluster import Cluster
 from stoscore.errors import invalid
+from stoscore.printing import Format, Output, write_as
 
 DIRECTORY = Path(".stos/dev")
 DEMO_DIRECTORY = Path(".demo")
@@ -25,7 +25,6 @@ app = typer.Typer(
 )
 
 Dir = Annotated[Path, typer.Option("--dir", envvar="STOS_DIR", help="Directory of the cluster.")]
-Output = Annotated[str, typer.Option("-o", "--output", help="table or json.")]
 Name = Annotated[str, typer.Argument(help="A node (n1, app), a process (placement-1) or a service (placement).")]
 
 
@@ -40,13 +39,13 @@ def up(
         int | None,
         typer.Option("--nodes", help="Nodes that hold copies: 3 for a new cluster.", show_default=False),
     ] = None,
-    output: Output = "table",
+    output: Output = Format.TABLE,
 ) -> None:
     """Start a cluster, or start this directory's cluster again. It stays up after the command."""
     cluster = Cluster(directory)
     started = cluster.up(nodes, _say)
-    if _json(output):
-        _print_json(_status(cluster))
+    if output is not Format.TABLE:
+        _write_status(_status(cluster), output)
         return
     typer.echo(f"{len(started.processes)} processes run in {cluster.layout.root}")
     typer.echo(f"nodes: {', '.join(started.nodes)}, and app without copies")
@@ -55,11 +54,11 @@ def up(
 
 
 @app.command()
-def status(directory: Dir = DIRECTORY, output: Output = "table") -> None:
+def status(directory: Dir = DIRECTORY, output: Output = Format.TABLE) -> None:
     """Which processes run, and where their logs are."""
     found = _status(Cluster(directory))
-    if _json(output):
-        _print_json(found)
+    if output is not Format.TABLE:
+        _write_status(found, output)
         return
     for process in found["processes"]:
         state = f"pid {process['pid']}" if process["alive"] else "down"
@@ -119,12 +118,6 @@ def parse_signal(text: str) -> signal.Signals:
         raise invalid(f"{text!r} is no signal", "write KILL, TERM, STOP, CONT or a number") from None
 
 
-def _json(output: str) -> bool:
-    if output not in ("table", "json"):
-        raise invalid(f"--output must be table or json, not {output!r}")
-    return output == "json"
-
-
 def _status(cluster: Cluster) -> dict[str, Any]:
     known = cluster.state()
     return {
@@ -136,5 +129,5 @@ def _status(cluster: Cluster) -> dict[str, Any]:
     }
 
 
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2))
+def _write_status(found: dict[str, Any], output: Format) -> None:
+    write_as(output, found, [process["name"] for process in found["processes"]])

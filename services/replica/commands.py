@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import struct
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from services.replica.store import Digest, FormatError, Report, StoreError
 from services.replica.store import check as check_store
 from services.replica.store import digest as digest_store
 from stoscore.errors import EXIT_CODE, Code
+from stoscore.printing import Format, Output, write, write_as
+from stoscore.tables import fields, plain
 from stoscore.units import BLOCK_BYTES, format_size
 
 app = typer.Typer(help="Check and compare replica directories.", no_args_is_help=True)
 
 
-class Output(StrEnum):
-    """How results are printed."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
 Directory = Annotated[Path, typer.Argument(help="A replica's directory.", show_default=False)]
-Format = Annotated[Output, typer.Option("--output", "-o", help="table for people, json for programs.")]
 _SHOWN_MAX = 16
 T = TypeVar("T")
 
 
 @app.command()
-def check(directory: Directory, output: Format = Output.TABLE) -> None:
+def check(directory: Directory, output: Output = Format.TABLE) -> None:
     """Verify a replica directory that is not in use: format, state, intent log, roots, every block.
 
     Exits with 9 when something is wrong."""
     report = _or_exit(lambda: check_store(directory))
-    if output is Output.JSON:
-        print(json.dumps(_check_fields(report)))
+    if output is not Format.TABLE:
+        write_as(output, _check_fields(report), [report.directory])
     else:
         _print_table(_check_fields(report))
     if not report.whole:
@@ -54,7 +45,7 @@ def check(directory: Directory, output: Format = Output.TABLE) -> None:
 @app.command()
 def digest(
     directory: Directory,
-    output: Format = Output.TABLE,
+    output: Output = Format.TABLE,
     out: Annotated[
         Path | None, typer.Option(help="Write the sum of every block here, raw little-endian u64, 0 for zeros.")
     ] = None,
@@ -69,15 +60,15 @@ def digest(
         if blocks:
             sinks.append(_Lister(listed).take)
         found = _or_exit(lambda: digest_store(directory, lambda sums: [sink(sums) for sink in sinks]))
-    if output is Output.JSON:
-        fields = _digest_fields(found)
+    if output is not Format.TABLE:
+        told = _digest_fields(found)
         if blocks:
-            fields["sums"] = {str(block): f"{value:016x}" for block, value in listed}
-        print(json.dumps(fields))
+            told["sums"] = {str(block): f"{value:016x}" for block, value in listed}
+        write_as(output, told, [str(directory)])
         return
     _print_table(_digest_fields(found))
     for block, value in listed:
-        print(f"{block} {value:016x}")
+        write(f"{block} {value:016x}")
 
 
 class _Lister:
@@ -113,11 +104,8 @@ def _digest_fields(found: Digest) -> dict[str, Any]:
     return {**asdict(found), "bytes": found.blocks * BLOCK_BYTES}
 
 
-def _print_table(fields: dict[str, Any]) -> None:
-    table = Table(show_header=False, box=None)
-    for name, value in fields.items():
-        table.add_row(name.replace("_", " "), _shown(name, value))
-    Console().print(table)
+def _print_table(found: dict[str, Any]) -> None:
+    write(fields([(name.replace("_", " "), _shown(name, value)) for name, value in found.items()]))
 
 
 def _shown(name: str, value: Any) -> str:
@@ -139,5 +127,5 @@ def _or_exit(action: Callable[[], T]) -> T:
         code, message = Code.UNAVAILABLE, str(error)
     except OSError as error:
         code, message = Code.INVALID_ARGUMENT, f"{error.filename}: {error.strerror}"
-    Console(stderr=True, soft_wrap=True).print(f"stos store: {message}", highlight=False, markup=False)
+    sys.stderr.write(f"stos store: {plain(message)}\n")
     raise typer.Exit(EXIT_CODE[code])
