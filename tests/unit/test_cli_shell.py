@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-from tests.support.ca import TestAuthority
 
 PROGRAM = (sys.executable, "-m", "services.cli.main")
 TIMEOUT_S = 60
@@ -49,17 +45,6 @@ def test_each_shell_is_told_the_options(shell: str, tmp_path: Path) -> None:
 
 def test_without_a_cluster_no_name_is_completed_and_nothing_is_said(tmp_path: Path) -> None:
     assert completed("stos volume show ", "bash", tmp_path / "none") == (0, "\n", "")
-
-
-def test_a_cluster_that_hangs_completes_nothing_either(tmp_path: Path) -> None:
-    identity = TestAuthority().issue(tmp_path, "admin", kind="user").directory
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1]
-        description = {"nats_urls": [f"tls://127.0.0.1:{port}"], "user_identity_dir": str(identity)}
-        (tmp_path / "cluster.json").write_text(json.dumps(description))
-        assert completed("stos node show ", "bash", tmp_path) == (0, "\n", "")
-        silent.settimeout(1)
-        silent.accept()[0].close()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
