@@ -69,6 +69,9 @@ bench-delta: $(VENV)/.installed packages ## copies taken away and brought back: 
 bench-idle: $(VENV)/.installed ## what a cluster costs that does nothing, with 10 and with 300 volumes
 	@$(BIN)/python -m benchmarks.idle
 
+bench-store: $(VENV)/.installed packages ## memory of a volume, the time to open it, a scrub beside the application
+	@$(BIN)/python -m benchmarks.store
+
 lint: $(VENV)/.installed ## ruff, mypy, import-linter
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check

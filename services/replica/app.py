@@ -38,6 +38,7 @@ from stoscore.messages import NodeEntry
 from stoscore.plugins import load as load_plugin
 from stoscore.settings import load
 from stoscore.telemetry import get_logger
+from stoscore.volumes.primary import Replicas as Statuses
 
 log = get_logger("replica")
 
@@ -149,7 +150,7 @@ class _Replica:
                 advertised,
                 self._dial,
                 self._handlers.dropped,
-                Guests(self._node, self._replicas, self._catalogue),
+                Guests(self._node, self._replicas, self._catalogue, Statuses(self._bus, self._catalogue)),
                 self._scrubber,
             )
             await self._join_bus(self._api, advertised)

@@ -8,8 +8,9 @@ record names them. Whoever has stolen a node's identity may too, and would
   the first to propose a record to it;
 * remove the member that somebody else has made.
 
-So a node has members made of volumes that the catalogue calls ready, of the size that it names. A member that no record
-names yet is one node's alone: for another one it is made anew, with an incarnation that the first does not know.
+So a node has members made of volumes that the catalogue calls ready, of the size that it names or, of a volume that
+has grown since, that its own voters name. A member that no record names yet is one node's alone: for another one it is
+made anew, with an incarnation that the first does not know.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from services.replica.replicas import Replicas
 from stoscore.access import Caller
 from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError, precondition
-from stoscore.messages import CreateReplica, RemoveReplica
+from stoscore.messages import CatalogueEntry, CreateReplica, RemoveReplica
+from stoscore.volumes.creation import voter_nodes
+from stoscore.volumes.primary import Replicas as Statuses
 
 NODE = "node"
 
@@ -27,10 +30,11 @@ NODE = "node"
 class Guests:
     """Knows who had which member made, as long as this process runs and no record names it."""
 
-    def __init__(self, node: Node, replicas: Replicas, catalogue: Catalogue):
+    def __init__(self, node: Node, replicas: Replicas, catalogue: Catalogue, statuses: Statuses):
         self._node = node
         self._replicas = replicas
         self._catalogue = catalogue
+        self._statuses = statuses
         self._makers: dict[str, Caller] = {}
         """volume -> for whom its member was made"""
 
@@ -61,5 +65,12 @@ class Guests:
         entry = await self._catalogue.by_id(request.volume)
         if entry.state != "ready":
             raise precondition(f"volume {entry.name} is {entry.state}: nothing of it is rebuilt now")
-        if request.kind == "data" and request.size_bytes < entry.size_bytes:
+        if request.kind == "data" and not await self._is_size_of(entry, request.size_bytes):
             raise precondition(f"volume {entry.name} has {entry.size_bytes} bytes, not {request.size_bytes}")
+
+    async def _is_size_of(self, entry: CatalogueEntry, size_bytes: int) -> bool:
+        """The catalogue keeps the size with which a volume was made; volumes grow, and never shrink."""
+        if size_bytes <= entry.size_bytes:
+            return size_bytes == entry.size_bytes
+        newest = (await self._statuses.survey(entry.volume, voter_nodes(entry))).newest
+        return newest is not None and newest.record is not None and newest.record.size_bytes == size_bytes

@@ -10,19 +10,22 @@ from typing import Any, cast
 
 import pytest
 
-from services.replica.brain import Record, Timing, Voter
+from services.replica.brain import Record, Slot, Timing, Voter
 from services.replica.brain import events as ev
+from services.replica.brain.record import Stamp
 from services.replica.driver import Node
 from services.replica.guests import Guests
 from services.replica.peers import PeerNetwork
+from services.replica.records import to_model
 from services.replica.replicas import Replicas
 from services.replica.settings import ReplicaSettings
 from services.replica.shell import Shell, boot_time_ns
 from services.replica.store import FileStoreFactory
 from stoscore.access import Caller
 from stoscore.errors import Code, StosError
-from stoscore.messages import CatalogueEntry, CreateReplica, RemoveReplica
+from stoscore.messages import CatalogueEntry, CreateReplica, RemoveReplica, ReplicaStatus
 from stoscore.units import MIB
+from stoscore.volumes.primary import Survey
 from tests.support.model_nodes import ModelCatalogue
 from tests.support.replicas import CLEAN
 
@@ -34,6 +37,20 @@ CSI = Caller("csi", "csi-controller")
 class Around:
     def __getattr__(self, name: str) -> Any:
         return lambda *arguments: None
+
+
+class Voters:
+    """What the volume's own voters say of it: after it has grown, another size than the catalogue's."""
+
+    size_bytes = 16 * MIB
+
+    async def survey(self, volume: str, nodes: object) -> Survey:
+        me = Voter("n1", "1" * 16)
+        record = to_model(Slot(Stamp(0, 1, 1), Record(volume, "data", self.size_bytes, 0, (me,), (me,))))
+        status = ReplicaStatus(
+            node="n1", incarnation=me.incarnation, role="primary", epoch=1, serving=True, record=record
+        )
+        return Survey({"n1": status})
 
 
 class House:
@@ -51,7 +68,8 @@ class House:
             volume=VOLUME, name="data", size_bytes=16 * MIB, replicas=1, nodes=["n1", "n2"], state="ready"
         )
         self.catalogue.entries["data"] = entry
-        self.guests = Guests(self.node, self.replicas, cast(Any, self.catalogue))
+        self.voters = Voters()
+        self.guests = Guests(self.node, self.replicas, cast(Any, self.catalogue), cast(Any, self.voters))
 
     def say(self, **changes: Any) -> None:
         """What the catalogue says of the volume."""
@@ -93,7 +111,15 @@ async def test_a_witness_needs_no_size(house: House) -> None:
 async def test_nobody_fills_a_node_with_volumes_that_never_were(house: House) -> None:
     assert await house.refused(LEADER, volume="cd" * 16) is Code.NOT_FOUND
     assert await house.refused(LEADER, size_bytes=8 * MIB) is Code.FAILED_PRECONDITION, "volumes grow, and never shrink"
+    assert await house.refused(LEADER, size_bytes=1024 * MIB) is Code.FAILED_PRECONDITION
     assert house.node.volumes == {}
+
+
+async def test_a_volume_that_has_grown_is_rebuilt_in_its_new_size(house: House) -> None:
+    """The catalogue goes on to name the size with which it was made."""
+    house.voters.size_bytes = 32 * MIB
+    assert await house.refused(LEADER, size_bytes=64 * MIB) is Code.FAILED_PRECONDITION
+    assert await house.make(LEADER, size_bytes=32 * MIB)
 
 
 @pytest.mark.parametrize("state", ["creating", "deleting"])
