@@ -211,7 +211,10 @@ class ScrubStatus(Message):
 
 
 class NodeStatusRequest(Message):
-    """node.<n>.status"""
+    """node.<n>.status -> NodeStatus"""
+
+    after: VolumeId | None = None
+    """the last volume of the page before"""
 
 
 class RemoteExport(Message):
@@ -256,7 +259,11 @@ class NodeStatus(Message):
     broken: dict[str, str] = {}
     """Volumes whose voter here can't be used and keeps silent, with the reason."""
     replicas: list[ReplicaStatus] = []
+    """in the order of their volumes' ids, as many as fit into one message"""
+    next: VolumeId | None = None
+    """what to ask `after` for the rest; None: there is none"""
     frontends: list[FrontendStatus] = []
+    """on the first page"""
     strangers: dict[str, int] = {}
     """connections to the peer link that were turned away since the process began, by kind"""
     dropped: dict[str, int] = {}

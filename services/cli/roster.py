@@ -10,7 +10,7 @@ from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
 from stoscore.errors import StosError, invalid, not_found, unavailable
 from stoscore.limits import valid_node_name
-from stoscore.messages import NodeEntry, NodeStatus, NodeStatusRequest, RecordModel
+from stoscore.messages import NodeEntry, NodeStatus, NodeStatusRequest, RecordModel, ReplicaStatus
 
 STATUS_S = 1.5
 """A node tells its status from memory."""
@@ -21,12 +21,25 @@ async def call_roll(bus: Bus, entries: Iterable[NodeEntry]) -> dict[str, NodeSta
 
     async def ask(node: str) -> NodeStatus | StosError:
         try:
-            return await bus.request(subjects.node(node, "status"), NodeStatusRequest(), NodeStatus, timeout_s=STATUS_S)
+            return await node_status(bus, node)
         except StosError as error:
             return error
 
     nodes = sorted(entry.node for entry in entries)
     return dict(zip(nodes, await asyncio.gather(*(ask(node) for node in nodes)), strict=True))
+
+
+async def node_status(bus: Bus, node: str) -> NodeStatus:
+    """All pages of it. Raises StosError."""
+    subject, replicas, after = subjects.node(node, "status"), list[ReplicaStatus](), None
+    while True:
+        page = await bus.request(subject, NodeStatusRequest(after=after), NodeStatus, timeout_s=STATUS_S)
+        replicas += page.replicas
+        if after is None:
+            first = page
+        if page.next is None or (after is not None and page.next <= after):
+            return first.model_copy(update={"replicas": replicas, "next": None})
+        after = page.next
 
 
 async def node_entry(catalogue: Catalogue, node: str) -> NodeEntry:

@@ -76,7 +76,7 @@ def node(entry: NodeEntry, status: NodeStatus | StosError) -> dict[str, Any]:
     base: dict[str, Any] = {"node": entry.node, "zone": entry.zone, "address": entry.address}
     if isinstance(status, StosError):
         return {**base, "up": False, "error": status.to_wire()}
-    told = status.model_dump(mode="json", exclude={"v", "node", "zone", "replicas"})
+    told = status.model_dump(mode="json", exclude={"v", "node", "zone", "replicas", "next"})
     held = [
         {
             **replica.model_dump(mode="json", exclude={"v", "record", "node"}),

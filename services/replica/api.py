@@ -18,7 +18,7 @@ from services.replica.replicas import Replicas
 from services.replica.scrubber import Scrubber
 from services.replica.settings import ReplicaSettings
 from services.replica.shell import Shell, boot_time_ns
-from services.replica.status import in_short, replica_status
+from services.replica.status import in_short, page, replica_status
 from services.replica.store import StoreError
 from stoscore import subjects
 from stoscore.bus import Bus, RequestContext
@@ -163,6 +163,13 @@ class Api:
 
     async def _status(self, request: NodeStatusRequest, context: RequestContext) -> NodeStatus:
         now_ns = boot_time_ns()
+        replicas, following = page(
+            (
+                (volume.id, replica_status(self._node, volume, self._shell.hosted[volume.id], now_ns))
+                for volume in sorted(self._node.volumes.values(), key=lambda volume: volume.id)
+            ),
+            request.after,
+        )
         return NodeStatus(
             node=self._settings.node,
             zone=self._settings.zone,
@@ -172,11 +179,9 @@ class Api:
             used_bytes=self._replicas.used_bytes(),
             peers={peer: self._node.detector.up(peer) for peer in sorted(self._node.peers())},
             broken=dict(self._replicas.broken),
-            replicas=[
-                replica_status(self._node, volume, self._shell.hosted[volume.id], now_ns)
-                for volume in self._node.volumes.values()
-            ],
-            frontends=self._frontends.statuses(),
+            replicas=replicas,
+            next=following,
+            frontends=self._frontends.statuses() if request.after is None else [],
             strangers=dict(self._frontends.network.strangers),
             dropped=dict(self._dropped),
             scrub=self._scrubber.status(),

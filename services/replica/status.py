@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from services.replica.brain.policy import write_state
 from services.replica.driver import Node, Volume
 from services.replica.hosted import Hosted
 from services.replica.records import to_model
 from services.replica.replication.peer import Peer
 from stoscore.messages import ReplicaStatus, ResyncStatus
-from stoscore.units import BLOCK_BYTES
+from stoscore.units import BLOCK_BYTES, KIB
+
+PAGE_BYTES = 384 * KIB
+"""of a message of a MiB; the rest is for frontends"""
 
 
 def replica_status(node: Node, volume: Volume, hosted: Hosted, now_ns: int) -> ReplicaStatus:
@@ -36,6 +41,22 @@ def replica_status(node: Node, volume: Volume, hosted: Hosted, now_ns: int) -> R
         resyncs=[_resync(peer) for peer in primary.peers.values() if unfinished(peer)] if primary else [],
         write_state=write_state(slot.record) if slot is not None else "open",
     )
+
+
+def page(statuses: Iterable[tuple[str, ReplicaStatus]], after: str | None) -> tuple[list[ReplicaStatus], str | None]:
+    """What one message carries of (volume, status) in the order of ids: a node may hold more than NATS takes at once.
+    With it what to ask after for the rest."""
+    told: list[ReplicaStatus] = []
+    last, size = None, 0
+    for volume, status in statuses:
+        if after is not None and volume <= after:
+            continue
+        size += len(status.model_dump_json())
+        if told and size > PAGE_BYTES:
+            return told, last
+        told.append(status)
+        last = volume
+    return told, None
 
 
 def in_short(status: ReplicaStatus) -> ReplicaStatus:
