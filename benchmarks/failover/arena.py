@@ -25,8 +25,10 @@ from services.dev.members import Member
 from services.dev.nbd_client import NbdClient
 from services.dev.readiness import Starting
 from stoscore.bus import Bus
+from stoscore.catalogue import Catalogue
 from stoscore.identity import Identity
 from stoscore.messages import ReplicaStatus
+from stoscore.volumes import Volumes
 
 VOLUME = "failover"
 SIZE_BYTES = 256 << 20
@@ -52,9 +54,10 @@ class GroupedCluster(Cluster):
 class Arena:
     """A volume with three copies, its application, and the means to hurt it."""
 
-    def __init__(self, cluster: GroupedCluster, command: Command, watch: Watch, load: Workload):
+    def __init__(self, cluster: GroupedCluster, volumes: Volumes, volume: str, watch: Watch, load: Workload):
         self.cluster = cluster
-        self.command = command
+        self._volumes = volumes
+        self._volume = volume
         self.watch = watch
         self.load = load
         self.nodes = cluster.state().nodes
@@ -91,8 +94,8 @@ class Arena:
         self.cluster.kill(node, number)
 
     async def move_primary(self) -> None:
-        """As an operator does it."""
-        await self.command.run("volume", "move-primary", VOLUME)
+        """What `stos volume move-primary` does, without the start of a program on the cores that the cluster needs."""
+        await self._volumes.move_primary(self._volume)
 
     @contextmanager
     def cut(self, node: str, *, speaks: bool) -> Iterator[None]:
@@ -143,7 +146,7 @@ async def open_arena(directory: Path) -> AsyncIterator[Arena]:
         clients = [await NbdClient.connect(opened["socket"], VOLUME) for _ in range(2)]
         watch = Watch(bus, state.nodes)
         watch.add(VOLUME, shown["volume"])
-        yield Arena(cluster, command, watch, Workload(*clients))
+        yield Arena(cluster, Volumes(bus, Catalogue(bus)), shown["volume"], watch, Workload(*clients))
     finally:
         for client in clients:
             await client.close()

@@ -49,7 +49,7 @@ async def cut(arena: Arena, number: int) -> float:
 
 
 async def hand_over(arena: Arena, number: int) -> float:
-    """`stos volume move-primary`."""
+    """Moved on purpose, as `stos volume move-primary` does it."""
     before = await _ready(arena)
     await arena.move_primary()
     await arena.succeeded(before)
