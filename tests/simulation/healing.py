@@ -122,6 +122,8 @@ def obstacle(world: World, *, all_nodes: bool) -> str:
         return "a volume is about to be made"
     for name, volume in sorted(world.volumes.items()):
         chosen = world.checker.volume(name).chosen
+        if all_nodes and volume.deleting:
+            return f"{name}: not deleted"
         if chosen is not None and not _can_go_on(world, chosen.record, set(world.left_behind)):
             if all_nodes and volume.changing:
                 return f"{name}: its policy is about to change"

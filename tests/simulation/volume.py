@@ -163,9 +163,18 @@ class SimVolume:
         self.world.schedule(TEND_NS, self._tend)
         if self.world.services_down or (self.served() and not self._changes and not self.growing):
             return
+        if self._is_gone():
+            self.world.deleted(self)
+            return
         leaders = [m for m in self.world.machines.values() if self.id in m.leading and m.listening()]
         if leaders:
             self._ask(self.dice.choice(leaders))
+
+    def _is_gone(self) -> bool:
+        """Deleted, and the word that it is was lost: whoever asks again finds no volume."""
+        chosen = self.world.checker.volume(self.id).chosen
+        deleted = self._deleting and chosen is not None and chosen.record.deleted
+        return deleted and not any(self.id in machine.disks for machine in self.world.machines.values())
 
     def _ask(self, machine: Machine) -> None:
         request = self.world.request()

@@ -156,6 +156,15 @@ def test_who_comes_back_is_asked_again_whether_it_has_the_record() -> None:
     assert shape(machine) == ("ab", "ab", "")
 
 
+def test_who_was_heard_over_the_bus_all_the_time_is_asked_again_when_its_link_is_up() -> None:
+    """It may have been started again in between, without its directory."""
+    machine = leader(record(A, B, C), B, C)
+    step(machine, ev.HeardOnBus("c"), 0, LEASED)
+    step(machine, ev.PeerDown("c"), 0, LEASED)
+    (propose,) = sent(step(machine, ev.PeerUp("c"), 0, LEASED))
+    assert isinstance(propose, ms.Propose) and propose.target == C
+
+
 def test_placement_is_asked_again_after_pauses_that_grow_to_a_bound() -> None:
     machine = without_c()
     wait(machine, GRACE)

@@ -169,7 +169,10 @@ class Leading:
             self._next_change(now_ns)
 
     def peer_up(self, node: str, now_ns: int) -> None:
-        """What it missed is said again; what waited for a majority is looked at again."""
+        """What it missed is said again; what waited for a majority is looked at again. Whoever was heard over the bus
+        all the time may be another process by now. *Killed, its directory lost, back before the bus was silent: nobody
+        asked it for anything, and a member that was gone for good kept its place, on the only node for another one.*"""
+        self._proposing.gone(node)
         self._send_again(node)
         if self.proposal is not None and self.proposal.slot.record.deleted and self.proposal.committed:
             members = tuple(member for member in self._local.other_members() if member.node == node)
