@@ -149,18 +149,23 @@ class Checker:
 
     def look(self, machine: Machine) -> None:
         """After every event of a machine."""
-        leading = machine.leading
-        for volume in machine.live.volumes.values():
-            brain = volume.brain
-            if brain.role == "leader":
-                if leading.get(volume.id) != brain.epoch:
-                    leading[volume.id] = brain.epoch
+        leading, volumes = machine.leading, machine.live.volumes
+        for volume_id, volume in volumes.items():
+            local = volume.brain.local
+            if local.role == "leader":
+                state = local.state
+                if leading.get(volume_id) != state.epoch:
+                    leading[volume_id] = state.epoch
                     self._elected(machine, volume)
-                self._lease(machine, volume)
-            elif volume.id in leading:
-                del leading[volume.id]
-        for gone in [volume_id for volume_id in leading if volume_id not in machine.live.volumes]:
-            del leading[gone]
+                agreed = self.volumes[volume_id]
+                heard, before = agreed.leases.get(machine.name, (-1, None))
+                if heard != machine.promises_heard or before is not state or state.epoch < agreed.newest:
+                    self._lease(machine, volume)
+            elif volume_id in leading:
+                del leading[volume_id]
+        if not leading.keys() <= volumes.keys():
+            for gone in leading.keys() - volumes.keys():
+                del leading[gone]
 
     def _elected(self, machine: Machine, volume: Volume) -> None:
         self.elections += 1
@@ -213,13 +218,8 @@ class Checker:
 
     def _lease(self, machine: Machine, volume: Volume) -> None:
         """A lease rests on promises that last as long. It grows only with what is heard or stored."""
-        agreed, brain = self.volume(volume.id), volume.brain
-        heard, state = agreed.leases.get(machine.name, (-1, None))
-        if heard != machine.promises_heard or state is not brain.state:
-            agreed.leases[machine.name] = machine.promises_heard, brain.state
-            self._backed(machine, volume)
-        elif brain.epoch < agreed.newest:
-            self._backed(machine, volume)
+        self.volume(volume.id).leases[machine.name] = machine.promises_heard, volume.brain.state
+        self._backed(machine, volume)
 
     def _backed(self, machine: Machine, volume: Volume) -> None:
         """Invariant 1, P1 to P3: as long as this lease holds, a majority of voters votes for nobody else. A machine

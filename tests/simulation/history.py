@@ -73,6 +73,12 @@ class _Search:
         self.states = {self._read(state) for state in self.states}
 
     def answer(self, request: int) -> None:
+        if len(self.states) == 1 and not self.reads and not self.zeroes and self.writes.keys() == {request}:
+            # Nothing else is open, which is most of the time: it has had its moment, or has it now.
+            ((value, had),) = self.states
+            self.states = {(value if request in had else self.writes[request], frozenset())}
+            self.writes.clear()
+            return
         known = {state for state in self.states if request in state[1]}
         if len(known) < len(self.states):
             known |= {state for state in self._reachable(self.states - known) if request in state[1]}
@@ -140,5 +146,5 @@ class History:
                     held = sorted({value for value, _ in before})
                     what = f"read {content}" if content is not None else "was told that it is written"
                     return f"block {block}: request {request} {what} at {now_ns} ns, and may only find {held}"
-                before = set(states)
+                before = states
         return ""

@@ -350,7 +350,8 @@ class Machine:
     # ---- time -----------------------------------------------------------------------------------------
 
     def _set_timer(self) -> None:
-        due = self.live.next_deadline_ns()
+        node = self.node
+        due = node.next_deadline_ns() if node is not None else None
         if due is None:
             self._timer_ns = None
             return

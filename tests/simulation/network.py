@@ -40,11 +40,12 @@ class End(Protocol):
 class Lane:
     """One direction of a link."""
 
-    __slots__ = ("armed", "last_ns", "queue", "source", "target")
+    __slots__ = ("armed", "last_ns", "pair", "queue", "source", "target")
 
     def __init__(self, source: str, target: str):
         self.source = source
         self.target = target
+        self.pair = (source, target)
         self.queue: deque[tuple[int, Any]] = deque()
         self.last_ns = 0
         self.armed = False
@@ -110,7 +111,7 @@ class Network:
         if link.broken:
             return
         lane = link.back if back else link.forth
-        due = self._now() + self._delay(lane.source, lane.target)
+        due = self._now() + self._delay(lane.pair)
         if due < lane.last_ns:
             due = lane.last_ns
         lane.last_ns = due
@@ -118,34 +119,32 @@ class Network:
         if not lane.armed:
             self._arm(link, lane)
 
-    def _delay(self, source: str, target: str) -> int:
+    def _delay(self, pair: tuple[str, str]) -> int:
         low, high = self.delay_ns
-        if self.lags and (source, target) in self.lags:
-            low, high = self.lags[source, target]
+        if self.lags and pair in self.lags:
+            low, high = self.lags[pair]
         return low + int(self._random() * (high - low))
 
     def _arm(self, link: Link, lane: Lane) -> None:
-        if lane.armed or not lane.queue or (lane.source, lane.target) in self.cuts:
+        if lane.armed or not lane.queue or (self.cuts and lane.pair in self.cuts):
             return
         lane.armed = True
         self._schedule(max(0, lane.queue[0][0] - self._now()), self._deliver, link, lane)
 
     def _deliver(self, link: Link, lane: Lane) -> None:
         lane.armed = False
-        if (lane.source, lane.target) in self.cuts:
+        if self.cuts and lane.pair in self.cuts:
             return
-        now = self._now()
-        while lane.queue and lane.queue[0][0] <= now:
-            _, message = lane.queue.popleft()
-            self._hand_over(link, lane, message)
-        self._arm(link, lane)
-
-    def _hand_over(self, link: Link, lane: Lane, message: Any) -> None:
-        if lane is link.forth:
-            if not link.acceptor_knows:
-                link.acceptor.from_dialler(link, message)
-        elif not link.dialler_knows:
-            link.dialler.from_acceptor(link, message)
+        now, queue, forth = self._now(), lane.queue, lane is link.forth
+        while queue and queue[0][0] <= now:
+            _, message = queue.popleft()
+            if forth:
+                if not link.acceptor_knows:
+                    link.acceptor.from_dialler(link, message)
+            elif not link.dialler_knows:
+                link.dialler.from_acceptor(link, message)
+        if queue:
+            self._arm(link, lane)
 
     def break_link(self, link: Link, *, told: bool = True) -> None:
         """A prefix of what is on its way still arrives. `told`: the other side's host says so (RST, FIN)."""
@@ -154,7 +153,7 @@ class Network:
         link.broken = True
         self._links.remove(link)
         for lane in (link.forth, link.back):
-            cut = (lane.source, lane.target) in self.cuts
+            cut = lane.pair in self.cuts
             keep = 0 if cut else self._rng.randint(0, len(lane.queue))
             while len(lane.queue) > keep:
                 lane.queue.pop()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from services.replica.brain import HardState
+from services.replica.brain import HardState, Slot
 from services.replica.driver import (
     Data,
     Decided,
@@ -51,6 +51,8 @@ class Orders:
         self._world = machine.world
         self._tokens: dict[int, tuple[int, ...]] = {}
         self._next_token = 1
+        self._envelopes: dict[tuple[str, str], tuple[Slot | None, Envelope]] = {}
+        """(volume, node) -> the record that we hold, and both ends as it has them."""
         self._asked: dict[tuple[int, int, int], tuple[Request, tuple[int, ...]]] = {}
         """(link, session, request) -> what a frontend asked of this primary, with its payload."""
         self._orders: dict[type, Callable[[Any], None]] = {
@@ -96,6 +98,7 @@ class Orders:
     def end(self) -> None:
         self._tokens.clear()
         self._asked.clear()
+        self._envelopes.clear()
 
     def hold(self, payload: tuple[int, ...]) -> int:
         token = self._next_token
@@ -185,10 +188,14 @@ class Orders:
 
     def _envelope(self, disk: Disk, node: str) -> Envelope:
         """Both ends' incarnations (I1) and the generation (I4), as this replica's record has them."""
-        slot = self._machine.live.volumes[disk.volume].brain.state.slot
-        voter = slot.record.member_on(node) if slot is not None else None
-        target = int(voter.incarnation, 16) if voter is not None else 0
-        return int(disk.me.incarnation, 16), target, slot.stamp.generation if slot is not None else 0
+        slot = self._machine.live.volumes[disk.volume].brain.local.state.slot
+        known = self._envelopes.get((disk.volume, node))
+        if known is None or known[0] is not slot:
+            voter = slot.record.member_on(node) if slot is not None else None
+            target = int(voter.incarnation, 16) if voter is not None else 0
+            envelope = int(disk.me.incarnation, 16), target, slot.stamp.generation if slot is not None else 0
+            known = self._envelopes[disk.volume, node] = slot, envelope
+        return known[1]
 
     def _tell(self, disk: Disk, order: Data, effect: fx.Tell) -> None:
         message = effect.message

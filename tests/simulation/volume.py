@@ -3,6 +3,7 @@ made anew under its name, with whatever befalls it in the middle."""
 
 from __future__ import annotations
 
+from bisect import bisect
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
@@ -23,7 +24,10 @@ TEND_NS = 50 * MS
 ANSWERS = 3
 """So many answers show that a frontend is served."""
 KINDS = (RequestKind.WRITE, RequestKind.READ, RequestKind.ZERO, RequestKind.FLUSH)
-KIND_WEIGHTS = (60, 30, 4, 6)
+KIND_SHARES = (0.60, 0.90, 0.94)
+"""Of these and those before them; the rest is the last one's."""
+COUNTS = (1, 2, 4, 40)
+COUNT_SHARES = (0.80, 0.90, 0.98)
 FUA_SHARE = 0.08
 
 
@@ -98,11 +102,11 @@ class SimVolume:
         self._operations -= 1
         self.world.operations += 1
         dice, size = self.dice, self.size_blocks
-        kind = dice.choices(KINDS, KIND_WEIGHTS)[0]
+        kind = KINDS[bisect(KIND_SHARES, dice.random())]
         if kind is RequestKind.FLUSH:
             return kind, 0, 0, False
         block = dice.choice(self._hot) if dice.random() < 0.7 else dice.randrange(size)
-        count = dice.choices((1, 2, 4, 40), (80, 10, 8, 2))[0]
+        count = COUNTS[bisect(COUNT_SHARES, dice.random())]
         fua = kind is not RequestKind.READ and dice.random() < FUA_SHARE
         return kind, block, min(count, size - block), fua
 

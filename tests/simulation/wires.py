@@ -12,7 +12,7 @@ from errno import EINVAL
 from typing import TYPE_CHECKING, Any
 
 from services.replica import permits
-from services.replica.brain import PairMessage
+from services.replica.brain import PairMessage, Slot
 from services.replica.brain import messages as ms
 from services.replica.brain.promises import Claims
 from services.replica.driver import Volume
@@ -55,6 +55,9 @@ class Wires:
         self._machine = machine
         self.out: dict[str, Link] = {}
         self.incoming: dict[int, Link] = {}
+        self._judged: dict[tuple[str, str], tuple[Slot | None, Envelope, str]] = {}
+        """(volume, sender) -> the latest record and frame header that were judged, and the verdict: it is a function
+        of these, and most frames are like the one before."""
         self._handlers: dict[str, Callable[[int, str, tuple[Any, ...]], None]] = {
             "pair": self._pair,
             "brain": self._brain,
@@ -78,6 +81,7 @@ class Wires:
     def end(self) -> None:
         self.out.clear()
         self.incoming.clear()
+        self._judged.clear()
 
     def _redial(self, node: str, delay_ns: int) -> None:
         machine = self._machine
@@ -130,23 +134,22 @@ class Wires:
     # ---- what comes in --------------------------------------------------------------------------------
 
     def from_dialler(self, link: Link, message: Any) -> None:
-        def arrive() -> None:
-            if link.number in self.incoming:
-                self._heard(link.dialler.name)
-                self._on_incoming(link.number, link.dialler.name, message)
+        self._machine.run(self._arrives, link, message)
 
-        self._machine.run(arrive)
+    def _arrives(self, link: Link, message: tuple[Any, ...]) -> None:
+        if link.number in self.incoming:
+            sender = link.dialler.name
+            self._machine.hears(sender)
+            self._handlers[message[0]](link.number, sender, message)
 
     def from_acceptor(self, link: Link, message: Any) -> None:
-        def arrive() -> None:
-            if self.out.get(link.acceptor.name) is link:
-                self._heard(link.acceptor.name)
-                self._on_answer(link.acceptor.name, message)
+        self._machine.run(self._answer_arrives, link, message)
 
-        self._machine.run(arrive)
-
-    def _heard(self, node: str) -> None:
-        self._machine.hears(node)
+    def _answer_arrives(self, link: Link, message: tuple[Any, ...]) -> None:
+        sender = link.acceptor.name
+        if self.out.get(sender) is link:
+            self._machine.hears(sender)
+            self._on_answer(sender, message)
 
     def _on_incoming(self, link: int, sender: str, message: tuple[Any, ...]) -> None:
         self._handlers[message[0]](link, sender, message)
@@ -216,11 +219,14 @@ class Wires:
         volume = machine.live.volumes.get(volume_id)
         if volume is None:
             return None
-        source, target, generation = envelope
-        mine = int(volume.brain.me.incarnation, 16)
-        why = permits.data(
-            volume.brain.state.slot, mine=mine, node=sender, sender=source, target=target, generation=generation
-        )
+        slot = volume.brain.local.state.slot
+        known = self._judged.get((volume_id, sender))
+        if known is None or known[0] is not slot or known[1] != envelope:
+            source, target, generation = envelope
+            mine = int(volume.brain.me.incarnation, 16)
+            why = permits.data(slot, mine=mine, node=sender, sender=source, target=target, generation=generation)
+            known = self._judged[volume_id, sender] = slot, envelope, why
+        why = known[2]
         if why:
             machine.log("does not believe data of", sender, volume_id, why)
         return None if why else volume
@@ -303,7 +309,7 @@ class Wires:
     def send(self, node: str, message: tuple[Any, ...]) -> bool:
         """On our link to that node, or to ourselves."""
         if node == self._machine.name:
-            self._machine.later(HERE_NS, lambda: self._on_incoming(HERE, node, message))
+            self._machine.later(HERE_NS, self._on_incoming, HERE, node, message)
             return True
         link = self.out.get(node)
         if link is None:
@@ -313,7 +319,7 @@ class Wires:
 
     def answer(self, link: int, message: tuple[Any, ...]) -> None:
         if link == HERE:
-            self._machine.later(HERE_NS, lambda: self._on_answer(self._machine.name, message))
+            self._machine.later(HERE_NS, self._on_answer, self._machine.name, message)
         elif link in self.incoming:
             self._machine.world.network.send(self.incoming[link], message, back=True)
 

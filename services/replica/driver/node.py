@@ -66,6 +66,8 @@ class Node:
         self._others: frozenset[str] | None = None
         """The nodes to exchange beats with; None: to be looked up again."""
         self._due: dict[str, int] = {}
+        self._soonest_ns: int | None = None
+        """The first of these."""
         self._touched: set[str] = set()
         self._busy: set[str] = set()
         """Volumes with data since the last beat: their deadlines, none of them shorter than a beat, are looked at
@@ -109,8 +111,7 @@ class Node:
     def forget(self, volume: str) -> None:
         self._others = None
         self.volumes.pop(volume, None)
-        self._due.pop(volume, None)
-        self._touched.discard(volume)
+        self._touched.add(volume)
         self.promises.forget(volume)
         self.pairs.say(self.promises.unclaim(volume))
 
@@ -536,6 +537,15 @@ class Node:
 
     def next_deadline_ns(self) -> int | None:
         """When `time_passed` is due. Without links and deadlines: None."""
+        if self._touched:
+            self._look_at_deadlines()
+        soonest = self._soonest_ns
+        if self.pairs.linked or self._pairs_wanted():
+            beat_ns = self.pairs.next_beat_ns
+            return beat_ns if soonest is None or beat_ns < soonest else soonest
+        return soonest
+
+    def _look_at_deadlines(self) -> None:
         for volume_id in self._touched:
             due = self._volume_due(self.volumes[volume_id]) if volume_id in self.volumes else None
             if due is None:
@@ -543,10 +553,7 @@ class Node:
             else:
                 self._due[volume_id] = due
         self._touched.clear()
-        ends = list(self._due.values())
-        if self.pairs.linked or self._pairs_wanted():
-            ends.append(self.pairs.next_beat_ns)
-        return min(ends, default=None)
+        self._soonest_ns = min(self._due.values(), default=None)
 
     def _volume_due(self, volume: Volume) -> int | None:
         ends = [volume.brain.next_deadline_ns(self._facts(volume, 0))]

@@ -175,12 +175,17 @@ class FrontendCore:
     def validate(self) -> None:
         """What must hold between any two steps."""
         self._order.validate()
-        sent = [request for request in self._order.table.values() if request.sent]
-        assert len(sent) == self._sent <= WINDOW_REQUESTS
-        assert sum(map(_payload_bytes, sent)) == self._sent_bytes
+        sent, sent_bytes, waiting = 0, 0, set()
+        for request in self._order.table.values():
+            if request.sent:
+                sent += 1
+                sent_bytes += _payload_bytes(request)
+            elif not request.blockers:
+                waiting.add(request.number)
+        assert sent == self._sent <= WINDOW_REQUESTS
+        assert sent_bytes == self._sent_bytes
         assert self._sent_bytes <= WINDOW_BYTES or self._sent == 1
         assert self._session or not sent
-        waiting = {request.number for request in self._order.sendable() if not request.sent}
         assert waiting == {request.number for request in self._ready}
         assert not (self._ended and self._order.table)
 

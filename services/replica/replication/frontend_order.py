@@ -99,7 +99,7 @@ class RequestOrder:
         earlier: list[Unanswered] = []
         blocks: dict[int, int] = {}
         for request in self.table.values():
-            assert request.blockers == sum(request.conflicts(other) for other in earlier)
+            assert request.blockers == sum([request.conflicts(other) for other in earlier])
             assert not (request.sent and request.blockers), "W3"
             earlier.append(request)
             if request.count <= SMALL_BLOCKS:
