@@ -10,6 +10,7 @@ they are made: these are found in the source, and each has to be explained here.
 from __future__ import annotations
 
 import ast
+import json
 import re
 import sys
 import tomllib
@@ -23,6 +24,7 @@ from pydantic_core import PydanticUndefined
 
 from services.certs.settings import CertsSettings
 from services.cli.main import app
+from services.cli.shapes import SHAPES, Refused, schema
 from services.csi.settings import CsiSettings
 from services.nats.settings import NatsSettings
 from services.placement.settings import PlacementSettings
@@ -88,6 +90,7 @@ def pages() -> dict[str, str]:
     return {
         "settings.md": "\n".join(_settings()),
         "cli.md": "\n".join(_cli()),
+        "json.md": "\n".join(_json()),
         "subjects.md": "\n".join(_subjects()),
         "metrics.md": "\n".join(_metrics()),
         "spans-and-events.md": "\n".join(_spans()),
@@ -129,6 +132,16 @@ def _cli() -> Iterator[str]:
         if options:
             yield from ("", "| option | what |", "|---|---|")
             yield from (f"| {_named(one)} | {_cell(getattr(one, 'help', None) or '')} |" for one in options)
+    yield ""
+
+
+def _json() -> Iterator[str]:
+    yield from ("# What the commands print for programs", "", MADE, "")
+    yield from ("The JSON Schema of `-o json`; `-o yaml` has the same content. Fields are added, never renamed.", "")
+    yield "Errors go to stderr, with every command:"
+    yield from ("", "```json", json.dumps(Refused.model_json_schema(), indent=1), "```")
+    for command in sorted(SHAPES):
+        yield from ("", f"## stos {command}", "", "```json", json.dumps(schema(command), indent=1), "```")
     yield ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 import time
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -122,6 +123,7 @@ def _show(event: dict[str, Any], output: Format) -> None:
         write_as(output, document(event))
     else:
         write(_line(event) if output is Format.TABLE else json.dumps(document(event)))
+    sys.stdout.flush()
 
 
 def _content(event: dict[str, Any]) -> dict[str, Any]:

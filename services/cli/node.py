@@ -111,10 +111,10 @@ def join_token(
 
 def _row(view: dict[str, Any]) -> tuple[object, ...]:
     if not view["up"]:
-        return (view["node"], view["zone"], "no answer", "-", "-", "-", "-", "-", "-")
+        return (view["node"], view["zone"] or "-", "no answer", "-", "-", "-", "-", "-", "-")
     return (
         view["node"],
-        view["zone"],
+        view["zone"] or "-",
         "up",
         format_size(view["capacity_bytes"]),
         format_size(view["provisioned_bytes"]),

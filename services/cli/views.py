@@ -10,6 +10,14 @@ from stoscore.messages import CatalogueEntry, NodeEntry, NodeStatus, RecordModel
 from stoscore.volumes import Survey
 from stoscore.volumes.naming import copies_of
 
+_COPY_LEFT_OUT: dict[str, Any] = {"v": True, "record": True, "resyncs": {"__all__": {"v"}}}
+_NODE_LEFT_OUT: dict[str, Any] = {
+    **dict.fromkeys(("v", "node", "zone", "replicas", "next"), True),
+    "scrub": {"v"},
+    "frontends": {"__all__": {"v": True, "remote": {"v"}}},
+}
+"""The bus's version numbers, what is told otherwise, and pages."""
+
 
 def volume(entry: CatalogueEntry, status: ReplicaStatus | None) -> dict[str, Any]:
     """One volume: what the catalogue knows, and what its primary says when it has one."""
@@ -62,8 +70,7 @@ def replicas(survey: Survey) -> list[dict[str, Any]]:
     """Each node's own word on a volume."""
     rows: list[dict[str, Any]] = [
         {
-            **status.model_dump(mode="json", exclude={"v", "record", "resyncs"}),
-            "resyncs": [resync.model_dump(mode="json", exclude={"v"}) for resync in status.resyncs],
+            **status.model_dump(mode="json", exclude=_COPY_LEFT_OUT),
         }
         for status in survey.statuses.values()
     ]
@@ -76,10 +83,10 @@ def node(entry: NodeEntry, status: NodeStatus | StosError) -> dict[str, Any]:
     base: dict[str, Any] = {"node": entry.node, "zone": entry.zone, "address": entry.address}
     if isinstance(status, StosError):
         return {**base, "up": False, "error": status.to_wire()}
-    told = status.model_dump(mode="json", exclude={"v", "node", "zone", "replicas", "next"})
+    told = status.model_dump(mode="json", exclude=_NODE_LEFT_OUT)
     held = [
         {
-            **replica.model_dump(mode="json", exclude={"v", "record", "node"}),
+            **replica.model_dump(mode="json", exclude=_COPY_LEFT_OUT | {"node": True}),
             "volume": replica.record.volume if replica.record else None,
             "name": replica.record.name if replica.record else None,
         }

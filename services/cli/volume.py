@@ -406,7 +406,8 @@ def _node_row(node: dict[str, Any]) -> tuple[object, ...]:
     ]
     if node["rotten_blocks"]:
         lost = f", {node['lost_blocks']} lost" if node["lost_blocks"] else ""
-        notes.append(f"{node['rotten_blocks']} rotten blocks found, {node['healed_blocks']} healed{lost}")
+        blocks = "1 rotten block" if node["rotten_blocks"] == 1 else f"{node['rotten_blocks']} rotten blocks"
+        notes.append(f"{blocks} found, {node['healed_blocks']} healed{lost}")
     if node["unclean"] and not node["failure"]:
         notes.insert(0, "stopped uncleanly")
     if node["failure"]:

@@ -1,0 +1,215 @@
+"""What `-o json` and `-o yaml` give, command by command: names and types that stay.
+
+Programs are written against this, so a field is added and never renamed. Tests hold what the commands print against
+these models, and the reference is made from them. Where a command tells what a node said, the shape is the message's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, JsonValue, RootModel
+
+from stoscore.messages import DecisionEvent, FrontendStatus, ReplicaStatus, ResyncStatus, ScrubStatus
+
+
+class Shape(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Voter(Shape):
+    node: str
+    kind: Literal["data", "witness"]
+
+
+class VolumeRow(Shape):
+    """A volume of `stos volume ls`."""
+
+    volume: str
+    name: str
+    size_bytes: int
+    replicas: int
+    failure_mode: str | int
+    on_unavailable: str
+    copies: int
+    state: Literal["creating", "ready", "deleting"]
+    health: Literal["creating", "deleting", "unavailable", "damaged", "degraded", "healthy"]
+    lost_blocks: int
+    primary: str | None
+    generation: int | None
+    epoch: int | None
+    voters: list[Voter]
+    in_sync: list[str]
+    joining: list[str]
+    attached: str | None
+    attach_epoch: int | None
+    labels: dict[str, str]
+
+
+class Failure(Shape):
+    code: str
+    message: str
+    next_step: str
+    details: dict[str, JsonValue]
+
+
+class Silent(Shape):
+    """A node that did not answer about a volume."""
+
+    node: str
+    error: Failure
+
+
+class VolumeView(VolumeRow):
+    nodes: list[ReplicaStatus | Silent]
+
+
+class HeldCopy(ReplicaStatus):
+    """A copy as its node's status has it."""
+
+    node: str = ""
+    volume: str | None
+    name: str | None
+
+
+class NodeDown(Shape):
+    node: str
+    zone: str
+    address: str
+    up: Literal[False]
+    error: Failure
+
+
+class NodeUp(Shape):
+    node: str
+    zone: str
+    address: str
+    up: Literal[True]
+    version: str
+    capacity_bytes: int
+    provisioned_bytes: int
+    used_bytes: int
+    peers: dict[str, bool]
+    broken: dict[str, str]
+    frontends: list[FrontendStatus]
+    strangers: dict[str, int]
+    dropped: dict[str, int]
+    scrub: ScrubStatus
+    replicas: list[HeldCopy]
+
+
+class ResyncRow(ResyncStatus):
+    name: str
+    volume: str
+    primary: str
+
+
+class TraceRow(Shape):
+    trace_id: str
+    name: str
+    start_unix_ns: int
+    duration_ns: int
+    spans: int
+    errors: int
+    processes: int
+
+
+class SpanLink(Shape):
+    trace_id: str
+    span_id: str
+    why: str
+
+
+class SpanView(Shape):
+    trace_id: str
+    span_id: str
+    parent_id: str
+    name: str
+    process: str
+    kind: Literal["internal", "server", "client"]
+    start_unix_ns: int
+    duration_ns: int
+    error: str
+    attributes: dict[str, str | int | float | bool]
+    links: list[SpanLink]
+
+
+class Decision(DecisionEvent):
+    """An event of kind decision."""
+
+    decision: str
+    reporter: str
+    at_unix_ms: int
+
+
+class Chapter(DecisionEvent):
+    """A decision of `stos volume why`."""
+
+    volume: str = ""
+    name: str = ""
+    about_epoch: int
+    text: str
+    times: int
+
+
+class BusyVolume(Shape):
+    name: str
+    volume: str
+    in_sync: int | None
+    copies: int | None
+    primary: str | None
+    epoch: int | None
+    reads_per_s: float
+    writes_per_s: float
+    bytes_per_s: float
+    in_flight: int
+    resync_bytes: int
+    p99_s: float | None
+
+
+class BusyNode(Shape):
+    node: str
+    cpu: float = 0
+    memory_bytes: int = 0
+    lag_p99_s: float | None = None
+    free_bytes: int = 0
+    copies: int = 0
+
+
+class Busy(Shape):
+    volumes: list[BusyVolume]
+    nodes: list[BusyNode]
+
+
+class Found(Shape):
+    level: Literal["ok", "warn", "fail"]
+    check: str
+    about: str
+    told: str
+    next_step: str
+
+
+class Refused(Shape):
+    """On stderr, of any command that fails."""
+
+    error: Failure
+
+
+SHAPES: dict[str, type[BaseModel]] = {
+    "volume ls": RootModel[list[VolumeRow]],
+    "volume show": VolumeView,
+    "volume why": RootModel[list[Chapter]],
+    "node ls": RootModel[list[NodeUp | NodeDown]],
+    "node show": RootModel[NodeUp | NodeDown],
+    "resync ls": RootModel[list[ResyncRow]],
+    "trace ls": RootModel[list[TraceRow]],
+    "trace show": RootModel[list[SpanView]],
+    "events": RootModel[list[Decision]],
+    "top": Busy,
+    "doctor": RootModel[list[Found]],
+}
+
+
+def schema(command: str) -> dict[str, Any]:
+    """JSON Schema of what `stos COMMAND -o json` prints."""
+    return {"title": f"stos {command} -o json", **SHAPES[command].model_json_schema()}

@@ -1,0 +1,120 @@
+"""The commands, and how what they show is written down.
+
+One file a command in `golden`: what it prints on a wide terminal, what differs on a narrow one, and its JSON. Moments
+and places of this run are replaced, so that a file says the same each time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+from services.cli import doctor
+from services.cli.checks import Machine
+from services.cli.main import run
+from tests.support.control_plane import ControlPlane
+from tests.support.feed import Feed
+from tests.support.feeds import TRACE, small
+
+GOLDEN = Path(__file__).parent / "golden"
+WIDE, NARROW = 120, 40
+COMMANDS = {
+    "volume-ls": "volume ls",
+    "volume-show-attached": "volume show data",
+    "volume-show-behind": "volume show logs",
+    "volume-show-lost": "volume show lost",
+    "volume-show-unknown": "volume show nothing",
+    "volume-why": "volume why data --since 1h",
+    "node-ls": "node ls",
+    "node-show": "node show n2",
+    "node-show-application": "node show app",
+    "node-show-unknown": "node show n9",
+    "resync-ls": "resync ls",
+    "trace-ls": "trace ls --name csi.",
+    "trace-show": f"trace show {TRACE} --attributes",
+    "events": "events --kind decision --since 1h",
+    "top": "top --times 1 --every 0.2",
+    "doctor": "doctor --all",
+    "misused": "volume show",
+}
+_PLACES = (
+    (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}"), "(moment)"),
+    (re.compile(r"\b\d\d:\d\d:\d\d\b(?!\.)"), "(time)"),
+    (re.compile(r'(at_unix_ms"?: )\d+'), r"\g<1>0"),
+)
+
+
+def names() -> list[str]:
+    return sorted(COMMANDS)
+
+
+def told(name: str) -> str:
+    path = GOLDEN / f"{name}.txt"
+    return path.read_text("utf-8") if path.exists() else ""
+
+
+def rewrite(name: str, text: str) -> None:
+    (GOLDEN / f"{name}.txt").write_text(text, "utf-8")
+
+
+@contextlib.contextmanager
+def cluster(plane: ControlPlane) -> Iterator[Feed]:
+    """The small one, and this process's commands look at it."""
+    nodes, entries = small()
+    variables = {
+        "STOS_NATS_URLS": ",".join(plane.nats_urls),
+        "STOS_IDENTITY_DIR": str(plane.identity("user", "looker").directory),
+        "TZ": "UTC",
+    }
+    machine = Machine(has_nbd=True, has_fuse=True, has_qemu=True)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("STOS_")}
+    with (
+        Feed(plane, nodes, entries) as feed,
+        patch.dict(os.environ, clean | variables, clear=True),
+        patch.object(doctor, "this_machine", lambda root: machine),
+    ):
+        time.tzset()
+        yield feed
+    time.tzset()
+
+
+def shown(arguments: list[str], columns: int) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr of a command on a terminal of that width."""
+    out, errors = io.StringIO(), io.StringIO()
+    with (
+        patch.dict(os.environ, {"COLUMNS": str(columns)}),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(errors),
+    ):
+        code = run(arguments)
+    return code, _still(out.getvalue()), _still(errors.getvalue())
+
+
+def looks(name: str) -> str:
+    """The golden file as it should be now."""
+    arguments = COMMANDS[name].split()
+    wide, narrow = shown(arguments, WIDE), shown(arguments, NARROW)
+    parts = [_part(f"$ stos {COMMANDS[name]}", wide)]
+    if narrow != wide:
+        parts.append(_part(f"$ COLUMNS={NARROW} stos {COMMANDS[name]}", narrow))
+    parts.append(_part(f"$ stos {COMMANDS[name]} -o json", shown([*arguments, "-o", "json"], WIDE)))
+    return "\n".join(parts)
+
+
+def _part(command: str, result: tuple[int, str, str]) -> str:
+    code, out, errors = result
+    ended = f"exit {code}\n" if code else ""
+    lines = [line.rstrip() for line in (errors + out).splitlines()]
+    return "\n".join([command, *lines, ""]) + ended
+
+
+def _still(text: str) -> str:
+    for pattern, instead in _PLACES:
+        text = pattern.sub(instead, text)
+    return text
