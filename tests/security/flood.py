@@ -54,6 +54,11 @@ class Question:
     subject: str
     request: Message
     answer: type[Message]
+    within_s: float = ANSWER_S_MAX
+
+    @classmethod
+    def of_status(cls, node: str, within_s: float = ANSWER_S_MAX) -> Question:
+        return cls(subjects.node(node, "status"), NodeStatusRequest(), NodeStatus, within_s)
 
 
 async def endure(
@@ -61,8 +66,7 @@ async def endure(
 ) -> Endured:
     """The attack runs for some seconds."""
     scene = await stage.scene()
-    primary = await primary_of(stage)
-    asked = asked or Question(subjects.node(primary, "status"), NodeStatusRequest(), NodeStatus)
+    asked = asked or Question.of_status(await primary_of(stage))
     endured = Endured()
     async with await NbdClient.connect(stage.socket, VICTIM) as client:
         recorder = Recorder(client, client.size)
@@ -87,7 +91,7 @@ async def _ask(stage: Stage, asked: Question, endured: Endured) -> None:
     while True:
         begun = time.monotonic()
         try:
-            await stage.bus.request(asked.subject, asked.request, asked.answer, timeout_s=ANSWER_S_MAX)
+            await stage.bus.request(asked.subject, asked.request, asked.answer, timeout_s=asked.within_s)
         except StosError as error:
             endured.unanswered.append(str(error))
         finally:
@@ -107,7 +111,7 @@ class Flood:
     name: str
     run: Callable[[Stage], Awaitable[Endured]]
     weakened: Mapping[str, str]
-    """As of a case: who is started without which defence, for it to do harm. {}: seen to bite by one like it."""
+    """As of a case: who is started without which defence, for it to do harm."""
     audit: Mapping[str, str]
 
     def __str__(self) -> str:
@@ -133,8 +137,10 @@ async def addresses_that_change(stage: Stage) -> Endured:
 
 
 async def frames_on_a_link(stage: Stage) -> Endured:
-    arm = await stage.arms.enrolled("node", STRANGER)
-    return await endure(stage, "thief.swamp_a_link", arm, to=await primary_of(stage), name=STRANGER)
+    """They keep a node that does not take turns busy for seconds, and cost one that does next to nothing."""
+    arm, primary = await stage.arms.enrolled("node", STRANGER), await primary_of(stage)
+    asked = Question.of_status(primary, within_s=3.0)
+    return await endure(stage, "thief.swamp_a_link", arm, asked, to=primary, name=STRANGER)
 
 
 async def joins_on_a_link(stage: Stage) -> Endured:
@@ -163,7 +169,7 @@ FLOODS = (
         "addresses-that-change", addresses_that_change,
         {"nats": "serve-who-shouts"}, BY_STRANGER | {"reason": "faster"},
     ),
-    Flood("frames-on-a-link", frames_on_a_link, {}, BY_STRANGER),
+    Flood("frames-on-a-link", frames_on_a_link, {"nodes": "let-links-take-their-time"}, BY_STRANGER),
     Flood("joins-on-a-link", joins_on_a_link, {"nodes": "let-links-take-their-time"}, BY_STRANGER),
     Flood(
         "messages-of-a-brain", messages_of_a_brain,
