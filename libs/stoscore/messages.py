@@ -157,6 +157,17 @@ class AttachedCount(Message):
     volumes: int = Field(ge=0)
 
 
+class ResyncEstimate(Message):
+    """What catching up will cost: the best guess, and what it most likely lies between."""
+
+    bytes: int
+    bytes_low: int
+    bytes_high: int
+    ms: int
+    ms_low: int
+    ms_high: int
+
+
 class ResyncStatus(Message):
     """The catching-up of one peer, as its source sees it."""
 
@@ -166,6 +177,11 @@ class ResyncStatus(Message):
     bytes_left: int
     blocks_sent: int
     bytes_sent: int
+    estimate: ResyncEstimate | None = None
+    """of what is left; None: not enough was compared yet, or nothing is left to copy"""
+    foretold: ResyncEstimate | None = None
+    """the estimate from before the first copy, which the truth is compared with"""
+    elapsed_ms: int = 0
 
 
 class ReplicaStatus(Message):

@@ -29,7 +29,8 @@ def ls(
 ) -> None:
     """List every copy that is not in sync and known to a primary: its phase, what was sent and what is left.
 
-    What is left is an estimate from above: blocks are compared first, and only those that differ travel.
+    LEFT counts from above: blocks are compared first, and only those that differ travel. The estimate of bytes and time
+    is made from a sample before the first is copied, and made again as it goes; behind it what it lies between.
 
     \b
       stos resync ls
@@ -38,7 +39,8 @@ def ls(
     """
 
     def text(rows: list[dict[str, Any]]) -> str:
-        return table(("VOLUME", "NODE", "FROM", "PHASE", "SENT", "LEFT"), [_row(row) for row in rows])
+        headings = ("VOLUME", "NODE", "FROM", "PHASE", "SENT", "LEFT", "ESTIMATE", "TIME LEFT")
+        return table(headings, [_row(row) for row in rows])
 
     tell(directory, _resyncs, text, output, watch=watch, every_s=every, sampled=False)
 
@@ -65,4 +67,13 @@ async def _resyncs(session: Session) -> list[dict[str, Any]]:
 
 def _row(row: dict[str, Any]) -> tuple[object, ...]:
     sent, left = format_size(row["bytes_sent"]), format_size(row["bytes_left"])
-    return (row["name"], row["node"], row["primary"], row["phase"], sent, left)
+    return (row["name"], row["node"], row["primary"], row["phase"], sent, left, *_estimate(row["estimate"]))
+
+
+def _estimate(estimate: dict[str, Any] | None) -> tuple[str, str]:
+    """(bytes, time), each with its band."""
+    if estimate is None:
+        return "-", "-"
+    sizes = [format_size(estimate[name]) for name in ("bytes", "bytes_low", "bytes_high")]
+    times = [f"{estimate[name] / 1000:.1f} s" for name in ("ms", "ms_low", "ms_high")]
+    return f"{sizes[0]} ({sizes[1]} to {sizes[2]})", f"{times[0]} ({times[1]} to {times[2]})"

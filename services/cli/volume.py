@@ -398,12 +398,18 @@ def _shown(view: dict[str, Any]) -> str:
     return head + "\n\n" + table(("NODE", "ROLE", "SERVING", "EPOCH", "ALLOCATED", "NOTES"), rows)
 
 
+def _resync_note(resync: dict[str, Any]) -> str:
+    note = f"{resync['node']} {resync['phase']}, {format_size(resync['bytes_left'])} left"
+    estimate = resync["estimate"]
+    if estimate is None:
+        return note
+    return f"{note}, about {format_size(estimate['bytes'])} in {estimate['ms'] / 1000:.1f} s"
+
+
 def _node_row(node: dict[str, Any]) -> tuple[object, ...]:
     if "error" in node:
         return (node["node"], "-", "-", "-", "-", node["error"]["message"])
-    notes = [
-        f"{resync['node']} {resync['phase']}, {format_size(resync['bytes_left'])} left" for resync in node["resyncs"]
-    ]
+    notes = [_resync_note(resync) for resync in node["resyncs"]]
     if node["rotten_blocks"]:
         lost = f", {node['lost_blocks']} lost" if node["lost_blocks"] else ""
         blocks = "1 rotten block" if node["rotten_blocks"] == 1 else f"{node['rotten_blocks']} rotten blocks"

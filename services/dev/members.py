@@ -23,7 +23,13 @@ CSI_PARTS = ("controller", "node")
 NODE_CAPACITY_BYTES = 64 * GIB
 """What each node offers. Thin, so it may be more than the disk has."""
 
-PASSED_ON = ("STOS_LOG_LEVEL", "STOS_OTEL_EXPORTER", "STOS_OTEL_ENDPOINT", "STOS_REPLICA_GRACE_S")
+PASSED_ON = (
+    "STOS_LOG_LEVEL",
+    "STOS_OTEL_EXPORTER",
+    "STOS_OTEL_ENDPOINT",
+    "STOS_REPLICA_GRACE_S",
+    "STOS_REPLICA_RECOVERY_MIB_S",
+)
 """Settings of `stos dev up` itself that all processes of the cluster get as well."""
 
 _ALLOCATOR = {

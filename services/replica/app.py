@@ -79,7 +79,7 @@ class _Replica:
         self._tasks: set[asyncio.Task[object]] = set()
         cluster = context.identity.cluster
         nonce = secrets.randbits(63)
-        self._node = Node(settings.node, settings.timing(), nonce, self._share_of, boot_time_ns())
+        self._node = Node(settings.node, settings.timing(), nonce, self._share_of, boot_time_ns(), settings.recovery())
         identity, audit = context.identity, context.bus.audit
         listeners = HeldListeners(settings.holder, get_logger("frontends")) if settings.holder else None
         self._frontends = Frontends(settings.node, settings.run_dir, settings.data_dir, identity, audit, listeners)
@@ -99,6 +99,7 @@ class _Replica:
         self._shell = Shell(self._node, self._network, self, asyncio.get_running_loop())
         self._handlers.shell = self._shell
         self._shell.on_resynced = self._resynced
+        self._shell.on_resync = self._resync_begins
         self._by_bus = ByBus(
             settings.node, self._handlers, self._shell, boot_time_ns, asyncio.get_running_loop().call_soon
         )
@@ -264,7 +265,12 @@ class _Replica:
         return record.name if record is not None else ""
 
     def _resynced(self, volume: str, done: fx.ResyncDone) -> None:
-        self._handlers.causes.resynced(volume, done.node, done.blocks_compared, done.blocks_sent)
+        self._handlers.causes.resynced(volume, done)
+        if done.estimate is not None:
+            self._decisions.tell_resynced(volume, self._name(volume), done, boot_time_ns())
+
+    def _resync_begins(self, volume: str, begins: fx.ResyncBegins) -> None:
+        self._decisions.tell_resync(volume, self._name(volume), begins, boot_time_ns())
 
     def _spawn(self, work: object) -> None:
         async def run() -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+from services.replica.replication.effects import ResyncDone
 from stoscore import telemetry
 from stoscore.spans import Link, link_to
+from stoscore.units import MS
 
 MISSED, RESYNC, FAILOVER = "missed beats", "resync", "failover"
 _ELECTION = ("stand", "lead")
@@ -54,8 +56,9 @@ class Causes:
         if kind == "lead":
             self._elected[volume] = traceparent
 
-    def resynced(self, volume: str, node: str, compared_blocks: int, sent_blocks: int) -> None:
+    def resynced(self, volume: str, done: ResyncDone) -> None:
         """From the return of its link until it held everything."""
+        node, foretold = done.node, done.estimate
         link = link_to(self._elected.get(volume, ""), FAILOVER)
         began_ns = self._back_ns.get(node, time.monotonic_ns())
         telemetry.record(
@@ -65,8 +68,12 @@ class Causes:
             promised=self._promised.pop((volume, node), ""),
             volume=volume,
             peer=node,
-            compared_blocks=compared_blocks,
-            sent_blocks=sent_blocks,
+            compared_blocks=done.blocks_compared,
+            sent_blocks=done.blocks_sent,
+            sent_bytes=done.bytes_sent,
+            estimated_bytes=foretold.bytes.likely if foretold is not None else 0,
+            estimated_ms=foretold.duration_ns.likely // MS if foretold is not None else 0,
+            took_ms=done.took_ns // MS,
         )
 
     def _promise(self, volume: str, node: str) -> str:

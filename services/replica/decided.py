@@ -13,11 +13,13 @@ from typing import Any
 from services.replica.brain import events as ev
 from services.replica.brain import lost_voter
 from services.replica.replication import effects as fx
+from services.replica.replication.estimate import Band
 from stoscore import subjects
 from stoscore.bus import Bus
 from stoscore.messages import DecisionEvent
 from stoscore.spans import Link
 from stoscore.telemetry import get_logger, span
+from stoscore.units import MS, SECOND, format_size
 
 log = get_logger("replica")
 BLOCKS_TOLD_MAX = 16
@@ -84,6 +86,35 @@ class Decisions:
         }
         self.tell(volume, name, ev.Explain("heal", outcome, inputs, epoch=epoch), at_ns)
 
+    def tell_resync(self, volume: str, name: str, begins: fx.ResyncBegins, at_ns: int) -> None:
+        """What a copy's return will cost, before the first block of it is sent."""
+        size, time = begins.estimate.bytes, begins.estimate.duration_ns
+        outcome = (
+            f"{begins.node} lacks about {format_size(size.likely)} ({format_size(size.low)} to "
+            f"{format_size(size.high)}): about {_seconds(time.likely)} ({_seconds(time.low)} to {_seconds(time.high)})"
+        )
+        inputs = {"node": begins.node, "bytes": _band(size), "duration_ms": [value // MS for value in _band(time)]}
+        self.tell(volume, name, ev.Explain("resync", outcome, inputs), at_ns)
+
+    def tell_resynced(self, volume: str, name: str, done: fx.ResyncDone, at_ns: int) -> None:
+        """What it has cost, beside what was foretold."""
+        assert done.estimate is not None
+        foretold = done.estimate
+        outcome = (
+            f"{done.node} holds everything: {format_size(done.bytes_sent)} in {_seconds(done.took_ns)}, foretold were "
+            f"{format_size(foretold.bytes.likely)} in {_seconds(foretold.duration_ns.likely)}"
+        )
+        inputs = {
+            "node": done.node,
+            "bytes": done.bytes_sent,
+            "duration_ms": done.took_ns // MS,
+            "foretold_bytes": foretold.bytes.likely,
+            "foretold_ms": foretold.duration_ns.likely // MS,
+            "blocks_compared": done.blocks_compared,
+            "blocks_sent": done.blocks_sent,
+        }
+        self.tell(volume, name, ev.Explain("resynced", outcome, inputs), at_ns)
+
     def _send(self) -> None:
         subject = subjects.event(self._node, "decision")
         while self._waiting and self._bus.connected and self._bus.send(subject, self._waiting[0]):
@@ -91,6 +122,14 @@ class Decisions:
 
     async def _send_waiting(self) -> None:
         self._send()
+
+
+def _band(band: Band) -> list[int]:
+    return [band.low, band.likely, band.high]
+
+
+def _seconds(duration_ns: int) -> str:
+    return f"{duration_ns / SECOND:.2f} s"
 
 
 def _flat(value: object) -> str | int:

@@ -77,6 +77,9 @@ class Figures:
         yield Sample("stos.resync.sent", counted.resync_sent_blocks * BLOCK_BYTES)
         yield Sample("stos.resync.compared", counted.resync_compared_blocks * BLOCK_BYTES)
         yield sampled("stos.resync.estimate.error", counted.estimate_errors)
+        yield sampled("stos.resync.duration.error", counted.duration_errors)
+        yield Sample("stos.recovery.rate", self._node.recovery.pace.bytes_per_s)
+        yield Sample("stos.recovery.waiting", self._node.recovery.budget.waiting)
 
     def _of_volume(self, volume: Volume, now_ns: int) -> Iterator[Sample]:
         record, hosted = volume.brain.record, self._hosted.get(volume.id)

@@ -9,6 +9,8 @@ from pydantic import Field, field_validator
 
 from services.replica.brain import Timing
 from services.replica.health import Health
+from services.replica.replication.pace import PaceLimits
+from services.replica.replication.recovery import RecoveryLimits
 from services.replica.scrubbing import Pace
 from stoscore.limits import valid_node_name
 from stoscore.settings import ServiceSettings
@@ -61,6 +63,19 @@ class ReplicaSettings(ServiceSettings):
         default=100, ge=0, description="rotten blocks within a day beyond which a copy is made elsewhere instead"
     )
 
+    recovery_mib_s: float = Field(
+        default=1024.0, ge=0.1, description="MiB a second that this node sends at most to copies that catch up, in all"
+    )
+    recovery_floor_mib_s: float = Field(
+        default=16.0, ge=0.1, description="MiB a second that it sends to them whatever the applications' latency is"
+    )
+    recovery_p99_factor: float = Field(
+        default=1.5, ge=1.0, description="how much the p99 of writes may grow before recovery slows down to its floor"
+    )
+    recovery_copies: int = Field(
+        default=32, ge=1, le=4096, description="messages of 256 KiB on their way to copies that catch up, in all"
+    )
+
     @field_validator("node")
     @classmethod
     def _is_label(cls, node: str) -> str:
@@ -84,6 +99,11 @@ class ReplicaSettings(ServiceSettings):
 
     def scrub_pace(self) -> Pace:
         return Pace(int(self.scrub_period_s * SECOND), int(self.scrub_mib_s * MIB))
+
+    def recovery(self) -> RecoveryLimits:
+        ceiling = int(self.recovery_mib_s * MIB)
+        floor = min(ceiling, int(self.recovery_floor_mib_s * MIB))
+        return RecoveryLimits(PaceLimits(floor, ceiling, self.recovery_p99_factor), self.recovery_copies)
 
     def timing(self) -> Timing:
         lease_ns = self.lease_ms * MS

@@ -40,6 +40,7 @@ from services.replica.hosted import Failure, Hosted, SyncWait
 from services.replica.peers import Link, PeerNetwork, Type, pack, pack_copies
 from services.replica.replication import effects as fx
 from services.replica.replication import messages as ms
+from services.replica.replication.estimate import error_of
 from services.replica.store import CorruptBlocks, StoreError
 from stoscore.metrics import RATIO, Histogram
 from stoscore.telemetry import get_logger
@@ -67,6 +68,7 @@ class Counted:
         self.resync_sent_blocks = 0
         self.resync_compared_blocks = 0
         self.estimate_errors = Histogram(RATIO)
+        self.duration_errors = Histogram(RATIO)
 
 
 class Surroundings(Protocol):
@@ -90,6 +92,7 @@ class Shell:
         self.node = node
         self.network = network
         self.counted = Counted()
+        self.on_resync: Callable[[str, fx.ResyncBegins], None] = lambda volume, begins: None
         self.on_resynced: Callable[[str, fx.ResyncDone], None] = lambda volume, done: None
         self.hosted: dict[str, Hosted] = {}
         self.by_raw: dict[bytes, Hosted] = {}
@@ -142,6 +145,7 @@ class Shell:
             fx.Damage: self._damage,
             fx.Release: self._release,
             fx.StartedServing: self._started_serving,
+            fx.ResyncBegins: self._resync_begins,
             fx.ResyncDone: self._resync_done,
         }
 
@@ -630,13 +634,17 @@ class Shell:
             extra={"volume": hosted.volume, "epoch": order.epoch},
         )
 
+    def _resync_begins(self, hosted: Hosted, order: Data, effect: fx.ResyncBegins) -> None:
+        self.on_resync(hosted.volume, effect)
+
     def _resync_done(self, hosted: Hosted, order: Data, effect: fx.ResyncDone) -> None:
         self.on_resynced(hosted.volume, effect)
         self.counted.resyncs += 1
         self.counted.resync_sent_blocks += effect.blocks_sent
         self.counted.resync_compared_blocks += effect.blocks_compared
-        if effect.blocks_compared:
-            self.counted.estimate_errors.record(1 - min(1.0, effect.blocks_sent / effect.blocks_compared))
+        if effect.estimate is not None:
+            self.counted.estimate_errors.record(error_of(effect.estimate.bytes.likely, effect.bytes_sent))
+            self.counted.duration_errors.record(error_of(effect.estimate.duration_ns.likely, effect.took_ns))
         log.info(
             "%s is up to date: compared %d blocks, sent %d",
             effect.node,

@@ -8,9 +8,11 @@ from services.replica.brain.policy import write_state
 from services.replica.driver import Node, Volume
 from services.replica.hosted import Hosted
 from services.replica.records import to_model
+from services.replica.replication.estimate import Estimate
 from services.replica.replication.peer import Peer
-from stoscore.messages import ReplicaStatus, ResyncStatus
-from stoscore.units import BLOCK_BYTES, KIB
+from services.replica.replication.primary import Primary
+from stoscore.messages import ReplicaStatus, ResyncEstimate, ResyncStatus
+from stoscore.units import BLOCK_BYTES, KIB, MS
 
 PAGE_BYTES = 384 * KIB
 """of a message of a MiB; the rest is for frontends"""
@@ -38,7 +40,7 @@ def replica_status(node: Node, volume: Volume, hosted: Hosted, now_ns: int) -> R
         healed_blocks=hosted.health.healed,
         lost_blocks=hosted.health.lost,
         scrubbed_unix_ms=hosted.scrubbed_unix_ms,
-        resyncs=[_resync(peer) for peer in primary.peers.values() if unfinished(peer)] if primary else [],
+        resyncs=_resyncs(primary, now_ns) if primary else [],
         write_state=write_state(slot.record) if slot is not None else "open",
     )
 
@@ -70,8 +72,12 @@ def unfinished(peer: Peer) -> bool:
     return peer.phase not in ("live", "synced")
 
 
-def _resync(peer: Peer) -> ResyncStatus:
-    resync = peer.resync
+def _resyncs(primary: Primary, now_ns: int) -> list[ResyncStatus]:
+    return [_resync(primary, peer, now_ns) for peer in primary.peers.values() if unfinished(peer)]
+
+
+def _resync(primary: Primary, peer: Peer, now_ns: int) -> ResyncStatus:
+    resync, catching_up = peer.resync, peer.catching_up
     left = resync.blocks_left() if resync is not None else len(peer.missed)
     sent = resync.blocks_sent if resync is not None else 0
     return ResyncStatus(
@@ -81,4 +87,21 @@ def _resync(peer: Peer) -> ResyncStatus:
         bytes_left=left * BLOCK_BYTES,
         blocks_sent=sent,
         bytes_sent=sent * BLOCK_BYTES,
+        estimate=_estimate(primary.estimate(peer.node)),
+        foretold=_estimate(catching_up.estimate) if catching_up is not None else None,
+        elapsed_ms=(now_ns - catching_up.began_ns) // MS if catching_up is not None else 0,
+    )
+
+
+def _estimate(found: Estimate | None) -> ResyncEstimate | None:
+    if found is None:
+        return None
+    size, time = found.bytes, found.duration_ns
+    return ResyncEstimate(
+        bytes=size.likely,
+        bytes_low=size.low,
+        bytes_high=size.high,
+        ms=time.likely // MS,
+        ms_low=time.low // MS,
+        ms_high=time.high // MS,
     )

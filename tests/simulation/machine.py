@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 from services.replica.brain import HardState, Voter
 from services.replica.brain import events as ev
 from services.replica.driver import Node
-from stoscore.units import MS, REGION_BLOCKS, SECOND
+from services.replica.replication.pace import PaceLimits
+from services.replica.replication.recovery import RecoveryLimits
+from stoscore.units import MIB, MS, REGION_BLOCKS, SECOND
 from tests.simulation.lanes import VolumeLanes
 from tests.simulation.orders import Orders
 from tests.simulation.plan import NodePlan
@@ -147,7 +149,7 @@ class Machine:
         now = self.clock_ns()
         timing = self.world.plan.timing(self.plan, self.starts)
         self._silence_ns = -(-timing.lease_ns * 100 // 102)
-        self.node = Node(self.name, timing, self.rng.getrandbits(48), self._share_of, now)
+        self.node = Node(self.name, timing, self.rng.getrandbits(48), self._share_of, now, _recovery(self.name))
         self.log("starts", f"lease {timing.lease_ns // MS} ms")
         self.node.lost.update(self.unreadable)
         for volume in sorted(self.disks):
@@ -384,3 +386,10 @@ class Machine:
 
     def log(self, *words: Any) -> None:
         self.world.log(self.name, *words)
+
+
+def _recovery(name: str) -> RecoveryLimits:
+    """One node in each world has next to no budget: whoever is refused has to get its turn."""
+    if not name.endswith("1"):
+        return RecoveryLimits()
+    return RecoveryLimits(PaceLimits(floor=MIB, ceiling=4 * MIB), copies_in_flight=1)

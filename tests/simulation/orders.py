@@ -89,6 +89,7 @@ class Orders:
             fx.Heal: self._heal,
             fx.Damage: self._damage,
             fx.StartedServing: self._noted,
+            fx.ResyncBegins: self._noted,
             fx.ResyncDone: self._noted,
         }
 

@@ -9,6 +9,7 @@ import pytest
 
 from services.replica import causes as room
 from services.replica.causes import FAILOVER, MISSED, RESYNC, Causes
+from services.replica.replication.effects import ResyncDone
 from stoscore import telemetry
 from stoscore.span_store import read
 from stoscore.spans import SpanRecord
@@ -42,7 +43,7 @@ def test_a_failover_and_what_it_had_to_do_with(kept: Path) -> None:
     elect(causes, "stand", "n1", "n2", "n3")
     elect(causes, "lead", "n1", "n2", "n3")
     causes.link_up("n1")
-    causes.resynced(VOLUME, "n1", 10, 3)
+    causes.resynced(VOLUME, ResyncDone("n1", 10, 3))
     told = spans(kept)
     lost, stand, lead, resync = (told[name] for name in ("peer.lost", "brain stand", "brain lead", "resync"))
     assert (lost.error, lost.attributes["stos.peer"]) == ("the peer is silent", "n1")

@@ -11,6 +11,7 @@ from services.replica.replication.resync import (
     COPIES_IN_FLIGHT,
     COPY_BLOCKS,
     FANOUT,
+    SAMPLES,
     Resync,
     top_level,
 )
@@ -57,7 +58,9 @@ def test_equal_trees_are_done_at_once_and_doubled_answers_change_nothing() -> No
 def test_what_is_in_flight_is_bounded() -> None:
     resync = Resync("b", 100 * COMPARE_BLOCKS, BlockMap([(0, 20 * COMPARE_BLOCKS)]), everything=False)
     assert len(resync.pump(0)) == COMPARES_IN_FLIGHT
-    resync.compared(1, [(0, 20 * COPY_BLOCKS)])
+    for number in range(1, SAMPLES + 1):
+        assert not [effect for effect in resync.pump(0) if isinstance(effect, SendCopy)], "before the sample is known"
+        resync.compared(number, [(0, 20 * COPY_BLOCKS)] if number == 1 else [])
     copies = [effect for effect in resync.pump(0) if isinstance(effect, SendCopy)]
     assert len(copies) == COPIES_IN_FLIGHT
     assert all(sum(count for _, count in copy.ranges) == COPY_BLOCKS for copy in copies)

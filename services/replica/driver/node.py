@@ -40,6 +40,7 @@ from services.replica.replication.messages import (
     ToPrimary,
     ToReplica,
 )
+from services.replica.replication.recovery import Recovery, RecoveryLimits
 from services.replica.replication.replica import Replica, Share
 
 _ASKS_A_MEMBER = ms.PreVote | ms.Propose | ms.Excluded | ms.Enquire
@@ -53,9 +54,18 @@ _PLAIN = frozenset({fx.Tell, fx.Answer, fx.AnswerRead, fx.StoreWrite, fx.CommitT
 class Node:
     """Every volume's voter on this node, and what they share: the pairs with other nodes."""
 
-    def __init__(self, name: str, timing: Timing, nonce: int, share_of: Callable[[str], Share], now_ns: int):
+    def __init__(
+        self,
+        name: str,
+        timing: Timing,
+        nonce: int,
+        share_of: Callable[[str], Share],
+        now_ns: int,
+        limits: RecoveryLimits | None = None,
+    ):
         """`share_of(volume)`: what the store may hold unconfirmed, at this moment."""
         self.name = name
+        self.recovery = Recovery(limits or RecoveryLimits())
         self.timing = timing
         self.pairs = Pairs(timing, nonce, now_ns, self._order)
         self.volumes: dict[str, Volume] = {}
@@ -254,6 +264,16 @@ class Node:
         volume = self.volumes.get(volume_id)
         if volume is not None and volume.primary is not None and volume.primary.epoch == epoch:
             self._data(volume, volume.primary.receive(node, message, now_ns), now_ns)
+        if self.recovery.budget.hungry:
+            self._share_out(now_ns)
+
+    def _share_out(self, now_ns: int) -> None:
+        """Who was refused by the recovery budget goes on, the most urgent first, as long as there is room."""
+        while (key := self.recovery.budget.turn(now_ns)) is not None:
+            volume_id, node = key
+            volume = self.volumes.get(volume_id)
+            if volume is not None and volume.primary is not None:
+                self._data(volume, volume.primary.go_on_with(node, now_ns), now_ns)
 
     def incoming_link_lost(self, link: int, now_ns: int) -> None:
         for volume in self.volumes.values():
@@ -540,6 +560,10 @@ class Node:
         if self._touched:
             self._look_at_deadlines()
         soonest = self._soonest_ns
+        if self.recovery.budget.hungry:
+            room_ns = self.recovery.budget.next_deadline_ns()
+            if room_ns is not None and (soonest is None or room_ns < soonest):
+                soonest = room_ns
         if self.pairs.linked or self._pairs_wanted():
             beat_ns = self.pairs.next_beat_ns
             return beat_ns if soonest is None or beat_ns < soonest else soonest
@@ -585,6 +609,7 @@ class Node:
                 self._data(volume, volume.primary.time_passed(now_ns), now_ns)
             elif volume.replica is not None:
                 self._data(volume, volume.replica.time_passed(now_ns), now_ns)
+        self._share_out(now_ns)
 
     def _excuse(self, now_ns: int) -> None:
         """We were paused ourselves: what the others said meanwhile still waits in our sockets."""

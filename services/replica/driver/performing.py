@@ -126,6 +126,8 @@ class Performing:
             attach_epoch=record.attach_epoch,
             attached_node=attachment.node if attachment else None,
             writes=_WRITES[brain.writes],
+            volume=volume.id,
+            recovery=self._node.recovery,
         )
         up = [node for node in volume.primary.peers if self._pairs.links.up(node)]
         self._data(volume, volume.primary.start(up, now_ns), now_ns)

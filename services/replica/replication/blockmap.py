@@ -73,11 +73,16 @@ class BlockMap:
             for offset, length in _runs(mask)
         ]
 
-    def take(self, count_max: int) -> list[Range]:
-        """Removes and returns the lowest runs, whole regions until `count_max` blocks are reached."""
+    def take(self, count_max: int, *, spread: bool = False) -> list[Range]:
+        """Removes and returns the lowest runs, whole regions until `count_max` blocks are reached. `spread`: of regions
+        from all over the set, so that they can stand for the rest."""
         taken: list[Range] = []
         count = 0
-        for region in sorted(self._regions):
+        regions = sorted(self._regions)
+        if spread:
+            step = max(1, len(self) // count_max)
+            regions = regions[step // 2 :: step]
+        for region in regions:
             if count >= count_max:
                 break
             for offset, length in _runs(self._regions.pop(region)):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from services.replica.replication.blockmap import Range
+from services.replica.replication.estimate import Estimate
 from services.replica.replication.messages import DataMessage
 
 
@@ -205,12 +206,24 @@ class StartedServing:
 
 
 @dataclass(frozen=True, slots=True)
+class ResyncBegins:
+    """Nothing has been copied to this peer yet, and this is what it will cost."""
+
+    node: str
+    estimate: Estimate
+
+
+@dataclass(frozen=True, slots=True)
 class ResyncDone:
-    """A peer was brought up to date: how much that took."""
+    """A peer was brought up to date: how much that took, and what was foretold. A peer that catches up has synced as
+    well; one that was compared in a take-over was never behind, and nothing was foretold."""
 
     node: str
     blocks_compared: int
     blocks_sent: int
+    bytes_sent: int = 0
+    took_ns: int = 0
+    estimate: Estimate | None = None
 
 
 Effect = (
@@ -237,5 +250,6 @@ Effect = (
     | ReportCaughtUp
     | ReportSettled
     | StartedServing
+    | ResyncBegins
     | ResyncDone
 )

@@ -13,10 +13,21 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from services.replica.replication.blockmap import BlockMap, Range
+from services.replica.replication.estimate import Estimate
 from services.replica.replication.resync import Resync
 from services.replica.replication.scrub import FIRST_NUMBER, Scrub
 
 Phase = Literal["away", "joining", "syncing", "synced", "settling", "flushing", "waiting", "live"]
+
+
+@dataclass(slots=True)
+class CatchingUp:
+    """What one catching up was foretold to cost, and has cost."""
+
+    began_ns: int
+    estimate: Estimate | None = None
+    compared: int = 0
+    sent: int = 0
 
 
 @dataclass(slots=True)
@@ -31,6 +42,8 @@ class Peer:
     unacked: dict[int, Range] = field(default_factory=dict)
     """Every write sent and not confirmed."""
     resync: Resync | None = None
+    catching_up: CatchingUp | None = None
+    """From the beginning of `resync` until the peer has synced what it got."""
     scrub: Scrub | None = None
     """What is compared with it, or sent again, although it is in sync."""
     join_number: int = 0
@@ -80,6 +93,7 @@ class Peer:
             self.missed.update(rest)
             self.missed_all = self.missed_all or everything
             self.resync = None
+        self.catching_up = None
         if self.scrub is not None:
             self.missed.update(self.scrub.unfinished()[0])
             self.scrub = None

@@ -10,11 +10,12 @@ and whether enough of them are in sync for writes to be answered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from errno import EIO
 
 from services.replica.replication.blockmap import BlockMap, Range
+from services.replica.replication.budget import Key
 from services.replica.replication.effects import (
     Answer,
     AnswerRead,
@@ -29,6 +30,7 @@ from services.replica.replication.effects import (
     ReportFailed,
     ReportFollows,
     ReportSettled,
+    ResyncBegins,
     ResyncDone,
     SendCopy,
     StartedServing,
@@ -38,6 +40,7 @@ from services.replica.replication.effects import (
     Tell,
     UnmarkRegions,
 )
+from services.replica.replication.estimate import Estimate, bytes_of
 from services.replica.replication.flushes import Flushes
 from services.replica.replication.gate import Gate, Op, op_of
 from services.replica.replication.healing import Healing, Source
@@ -65,9 +68,10 @@ from services.replica.replication.messages import (
     Zero,
     first_seq,
 )
-from services.replica.replication.peer import Peer
+from services.replica.replication.peer import CatchingUp, Peer
+from services.replica.replication.recovery import SAMPLED, Recovery, RecoveryLimits
 from services.replica.replication.replica import Share
-from services.replica.replication.resync import FANOUT, Resync
+from services.replica.replication.resync import FANOUT, Resync, always
 from services.replica.replication.scrub import FIRST_NUMBER, Scrub
 from services.replica.replication.sessions import Sessions
 from services.replica.replication.withheld import Withheld, Writes
@@ -117,9 +121,14 @@ class Primary:
         attach_epoch: int,
         attached_node: str | None,
         writes: Writes = Writes.OPEN,
+        volume: str = "",
+        recovery: Recovery | None = None,
     ):
-        """`peers`: the nodes of the other data copies; `in_sync`: nodes of the record; `share`: our own."""
+        """`peers`: the nodes of the other data copies; `in_sync`: nodes of the record; `share`: our own; `recovery`:
+        the node's."""
         self.me = me
+        self._volume = volume
+        self._recovery = recovery if recovery is not None else Recovery(RecoveryLimits())
         self.epoch = epoch
         self.size_blocks = size_blocks
         self.gate = gate
@@ -170,6 +179,7 @@ class Primary:
         gone = [node for node in self.peers if node not in wanted]
         new = sorted(wanted - set(self.peers))
         for node in gone:
+            self._recovery.budget.gone(self._key(node))
             del self.peers[node]
         out: list[Effect] = []
         for node in new:
@@ -221,6 +231,7 @@ class Primary:
         # Waiting: the brain has been told that it caught up and may be about to admit it.
         required = peer.node in self._required or peer.phase == "waiting"
         peer.lose()
+        self._recovery.budget.gone(self._key(peer.node))
         self._refresh()
         out = self._after_healing(self._healing.lost(peer.node, self._now_ns))
         if required:
@@ -296,6 +307,8 @@ class Primary:
             case Copied(number):
                 if peer.resync is None:
                     return []
+                if peer.resync.copying(number):
+                    self._recovery.budget.arrived(self._key(node))
                 peer.resync.copied(number)
                 return self._pump(peer)
             case Failed(reason):
@@ -323,6 +336,7 @@ class Primary:
         peer.missed.update(BlockMap(message.share))
         peer.resync = Resync(peer.node, self.size_blocks, peer.missed, peer.missed_all)
         peer.missed, peer.missed_all = BlockMap(), False
+        peer.catching_up = CatchingUp(self._now_ns)
         peer.phase = "syncing"
         peer.joins = 0
         self._healing.another_follows()
@@ -354,22 +368,75 @@ class Primary:
     def _pump(self, peer: Peer) -> list[Effect]:
         resync = peer.resync
         assert resync is not None
-        out = resync.pump(self._as_of())
+        taking_over = not self.serving and not peer.failed and peer.node in self._required
+        out = self._foretell(peer, resync) if not taking_over and resync.sampled() else []
+        # Applications wait for a take-over; what it copies is what was under way, and waits for nobody.
+        out += resync.pump(self._as_of(), always if taking_over else self._may_send(peer.node, resync))
         if not resync.done():
             return out
-        out.append(ResyncDone(peer.node, resync.blocks_compared, resync.blocks_sent))
+        self._recovery.budget.gone(self._key(peer.node))
         self.compared_blocks += resync.blocks_compared
         self.copied_blocks += resync.blocks_sent
         peer.resync = None
-        if not self.serving and not peer.failed and peer.node in self._required:
+        if taking_over:
+            out.append(ResyncDone(peer.node, resync.blocks_compared, resync.blocks_sent))
+            peer.catching_up = None
             peer.phase = "synced"
             return out + self._check_take_over()
+        if peer.catching_up is not None:
+            peer.catching_up.compared, peer.catching_up.sent = resync.blocks_compared, resync.blocks_sent
         # S1 and S4: from here on every write and flush needs this peer; when the older ones are confirmed,
         # it syncs, and only then the brain is asked to admit it.
         peer.phase = "settling"
         peer.settle_seq = self._next_seq - 1
         self._refresh()
         return out + self._settle(peer)
+
+    # ---- what catching up costs ------------------------------------------------------------------------
+
+    def _key(self, node: str) -> Key:
+        return self._volume, node
+
+    def _may_send(self, node: str, resync: Resync) -> Callable[[int], bool]:
+        key, copies = self._key(node), len(self._required)
+
+        def may_send(blocks: int) -> bool:
+            return self._recovery.may_send(key, (copies, resync.rest()), blocks, self._now_ns)
+
+        return may_send
+
+    def go_on_with(self, node: str, now_ns: int) -> list[Effect]:
+        """The budget has room again, and this peer was refused."""
+        peer = self.peers.get(node)
+        if peer is None or peer.resync is None:
+            return []
+        self._now_ns = now_ns
+        return self._pump(peer)
+
+    def _foretell(self, peer: Peer, resync: Resync) -> list[Effect]:
+        """Once, before the first copy. Where all compared equal there is nothing to foretell."""
+        catching_up = peer.catching_up
+        if catching_up is None or catching_up.estimate is not None or resync.done():
+            return []
+        catching_up.estimate = self._recovery.estimate(peer.node, *resync.expected())
+        return [ResyncBegins(peer.node, catching_up.estimate)]
+
+    def estimate(self, node: str) -> Estimate | None:
+        """What is left for this peer, as of now; None before anything is known, and when nothing is left."""
+        peer = self.peers.get(node)
+        if peer is None or peer.resync is None or not peer.resync.sampled():
+            return None
+        return self._recovery.estimate(node, *peer.resync.expected())
+
+    def _compare_with_truth(self, peer: Peer) -> list[Effect]:
+        catching_up, peer.catching_up = peer.catching_up, None
+        if catching_up is None:
+            return []
+        took_ns = self._now_ns - catching_up.began_ns
+        sent = bytes_of(catching_up.sent, catching_up.compared)
+        if catching_up.estimate is not None:
+            self._recovery.speed(peer.node).learn(sent, took_ns, catching_up.estimate.duration_ns.likely)
+        return [ResyncDone(peer.node, catching_up.compared, catching_up.sent, sent, took_ns, catching_up.estimate)]
 
     def _settle(self, peer: Peer) -> list[Effect]:
         if peer.phase != "settling" or any(seq <= peer.settle_seq for seq in peer.unacked):
@@ -564,6 +631,8 @@ class Primary:
         if entry.settled or entry.acked & self._mask != self._mask:
             return []
         entry.settled = True
+        if not entry.seq & SAMPLED:
+            self._recovery.pace.sample(self._now_ns - entry.since_ns, self._now_ns)
         if self.writes_are is not _OPEN:
             return self._withhold(Withheld(entry.link, entry.session, entry.request, entry.fua))
         if entry.fua:
@@ -672,7 +741,7 @@ class Primary:
         for older in self._flushes.older_than(ticket):
             out += self._flushed(peer.bit, older)
         self._refresh()
-        return [*out, ReportCaughtUp(peer.node), *self._advance()]
+        return [*out, *self._compare_with_truth(peer), ReportCaughtUp(peer.node), *self._advance()]
 
     def _flushed(self, bit: int, ticket: int) -> list[Effect]:
         if not self._flushes.synced(bit, ticket):
@@ -866,5 +935,7 @@ class Primary:
         out += self._sessions.send_on(successor)
         self._withheld.clear()
         self._healing.stop()
+        for node in self.peers:
+            self._recovery.budget.gone(self._key(node))
         self.serving = False
         return out

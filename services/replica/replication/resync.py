@@ -4,15 +4,19 @@ Two sources, one protocol (design: delta sync). With a trusted map the candidate
 starts at level 0. Without one the comparison starts at the top of the hash tree and descends where nodes differ.
 
     trees --compare level n--> trees of level n-1 ... --> todo --compare level 0--> differing --copy--> confirmed
+
+The first comparisons at level 0 are a sample: drawn from all that may differ, and answered before anything is copied,
+so that what the whole will cost can be told before it begins. Each copy is asked for with `may_send`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from services.replica.replication.blockmap import BlockMap, Range
 from services.replica.replication.effects import Effect, SendCopy, Tell
+from services.replica.replication.estimate import Band, Share
 from services.replica.replication.messages import Digest
 
 FANOUT = 256
@@ -22,6 +26,13 @@ COMPARES_IN_FLIGHT = 4
 COPY_BLOCKS = 64
 """Blocks in one copy message: 256 KiB."""
 COPIES_IN_FLIGHT = 8
+SAMPLES = COMPARES_IN_FLIGHT
+"""Comparisons at level 0 that are answered before the first copy: they are under way together."""
+
+
+def always(blocks: int) -> bool:
+    """Nobody else waits for the link."""
+    return True
 
 
 def top_level(size_blocks: int) -> int:
@@ -57,6 +68,11 @@ class Resync:
         self._differing: deque[Range] = deque()
         self._copying: dict[int, tuple[Range, ...]] = {}
         self._number = 0
+        self._unsent = 0
+        self._candidates = len(self.todo)
+        self._samples = 0
+        self._share = Share(mapped=not everything)
+        self._shares_above = Share(mapped=True)
         self.blocks_compared = 0
         self.blocks_sent = 0
 
@@ -69,10 +85,35 @@ class Resync:
         comparing = sum(count for level, ranges in self._comparing.values() if level == 0 for _, count in ranges)
         return len(self.todo) + comparing + sum(count for _, count in self._differing) + flying
 
-    def pump(self, as_of: int) -> list[Effect]:
-        """Whatever may be sent now. `as_of`: every write at or below is in our own store."""
+    def sampled(self) -> bool:
+        """What it will cost can be told: a sample was compared, or everything."""
+        return self._samples >= SAMPLES or not (self.todo or self._trees or self._comparing)
+
+    def rest(self) -> int:
+        """Blocks that may have to travel, as far as is known without counting them."""
+        return self._candidates + self._unsent
+
+    def expected(self) -> tuple[Band, int]:
+        """(blocks that will still travel, candidates that will be compared for it)."""
+        above = sum(count * FANOUT**level for level, (_, count) in self._trees)
+        asked = [(level, ranges) for level, ranges in self._comparing.values() if level]
+        above += sum(count * FANOUT**level for level, ranges in asked for _, count in ranges)
+        hidden = self._shares_above.of(min(above, self.size_blocks))
+        known = self._share.of(self._candidates)
+        deeper = self._share.of(hidden.high)
+        flying = self._unsent + sum(count for ranges in self._copying.values() for _, count in ranges)
+        likely = known.likely + (deeper.likely * hidden.likely // hidden.high if hidden.high else 0)
+        blocks = Band(known.low + flying, likely + flying, known.high + deeper.high + flying)
+        return blocks, self._candidates + hidden.likely
+
+    def pump(self, as_of: int, may_send: Callable[[int], bool] = always) -> list[Effect]:
+        """Whatever may be sent now. `as_of`: every write at or below is in our own store. `may_send`: is asked for each
+        copy with its number of blocks."""
         out: list[Effect] = []
-        while self._differing and len(self._copying) < COPIES_IN_FLIGHT:
+        may_copy = self.sampled()
+        while may_copy and self._differing and len(self._copying) < COPIES_IN_FLIGHT:
+            if not may_send(min(self._unsent, COPY_BLOCKS)):
+                break
             ranges = self._next_copy()
             self._number += 1
             self._copying[self._number] = ranges
@@ -82,7 +123,8 @@ class Resync:
                 level, nodes = self._trees.popleft()
                 ranges = (nodes,)
             else:
-                level, ranges = 0, tuple(self.todo.take(COMPARE_BLOCKS))
+                sample = self._samples + len(self._comparing) < SAMPLES
+                level, ranges = 0, tuple(self.todo.take(COMPARE_BLOCKS, spread=sample))
             self._number += 1
             self._comparing[self._number] = (level, ranges)
             out.append(Tell((self.peer,), Digest(self._number, level, ranges)))
@@ -98,6 +140,7 @@ class Resync:
                 count = room
             taken.append((block, count))
             room -= count
+        self._unsent -= COPY_BLOCKS - room
         return tuple(taken)
 
     def asked(self, number: int) -> tuple[int, tuple[Range, ...]] | None:
@@ -110,24 +153,37 @@ class Resync:
 
     def force(self, ranges: Iterable[Range]) -> None:
         """To be copied whatever the checksums say: the peer can't read them."""
-        self._differing.extend(ranges)
+        self._differs(ranges)
+
+    def _differs(self, ranges: Iterable[Range]) -> int:
+        found = list(ranges)
+        count = sum(count for _, count in found)
+        self._differing.extend(found)
+        self._unsent += count
+        return count
 
     def compared(self, number: int, differing: Iterable[Range]) -> None:
         """The nodes (level > 0) or blocks (level 0) that differ, as ranges."""
         asked = self._comparing.pop(number, None)
         if asked is None:
             return
+        differing = list(differing)
         level, ranges = asked
         if level == 0:
-            self.blocks_compared += sum(count for _, count in ranges)
-            self._differing.extend(differing)
+            compared = sum(count for _, count in ranges)
+            self.blocks_compared += compared
+            self._candidates -= compared
+            self._samples += 1
+            self._share.add(compared, self._differs(differing), len(differing))
             return
         limit = _level_nodes(self.size_blocks, level - 1)
+        self._shares_above.add(sum(count for _, count in ranges), sum(count for _, count in differing), len(differing))
         for node, count in differing:
             start = node * FANOUT
             end = min((node + count) * FANOUT, limit)
             if level == 1:
                 self.todo.add(start, end - start)
+                self._candidates += end - start
                 continue
             for piece in range(start, end, COMPARE_BLOCKS):
                 self._trees.append((level - 1, (piece, min(COMPARE_BLOCKS, end - piece))))

@@ -46,7 +46,7 @@ class Scrub(Resync):
         if self.blocks_left() + len(new) > BLOCKS_LEFT_MAX:
             return
         self._rotten.update(new)
-        self._differing.extend(new.ranges())
+        self._differs(new.ranges())
 
     def written(self, block: int, count: int) -> None:
         self._written.add(block, count)

@@ -1,0 +1,126 @@
+"""One node's recovery budget: what all copies that catch up from here may cost together, and whose turn it is.
+
+A node that comes back with hundreds of volumes is asked by hundreds of primaries at once, and a primary's node may lead
+many of them: were each to send as fast as it can, the applications' writes would wait behind all of them, and every
+volume would stay short of a copy until nearly the end. So copies ask here before they leave. Whoever is refused waits
+in order: the volume with the fewest copies in sync first, then the one with the least left to send, because each one
+that is done is one risk less.
+
+    ask --yes--> sent ... arrived
+        --no---> hungry --turn, when there is room--> ask again
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stoscore.units import BLOCK_BYTES, GIB, MS, SECOND
+
+Key = tuple[str, str]
+"""(volume, node that catches up)"""
+Rank = tuple[int, int]
+"""(copies in sync, blocks left): the lowest goes first."""
+
+BURST_NS = 50 * MS
+"""How much of the rate may be spent at once: below it timers cost more than they smooth."""
+COPY_BYTES_MAX = 64 * BLOCK_BYTES
+COPIES_IN_FLIGHT = 32
+"""Of 256 KiB: what lies in the sockets ahead of an application's write is 8 MiB at most."""
+UNLIMITED = 1024 * GIB
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes a second, and copies that are sent and not confirmed."""
+
+    bytes_per_s: int = UNLIMITED
+    copies_in_flight: int = COPIES_IN_FLIGHT
+
+
+class Budget:
+    def __init__(self, limits: Limits):
+        self.copies_in_flight = limits.copies_in_flight
+        self._rate = limits.bytes_per_s
+        self._tokens = self._burst()
+        self._filled_ns = 0
+        self._flying: dict[Key, int] = {}
+        self._sum = 0
+        self._hungry: dict[Key, Rank] = {}
+
+    # ---- the rate -------------------------------------------------------------------------------------
+
+    @property
+    def bytes_per_s(self) -> int:
+        return self._rate
+
+    def set_rate(self, bytes_per_s: int, now_ns: int) -> None:
+        self._fill(now_ns)
+        self._rate = bytes_per_s
+        self._tokens = min(self._tokens, self._burst())
+
+    def _burst(self) -> int:
+        return max(COPY_BYTES_MAX, self._rate * BURST_NS // SECOND)
+
+    def _fill(self, now_ns: int) -> None:
+        passed_ns = max(0, now_ns - self._filled_ns)
+        self._tokens = min(self._burst(), self._tokens + self._rate * passed_ns // SECOND)
+        self._filled_ns = max(self._filled_ns, now_ns)
+
+    # ---- spending -------------------------------------------------------------------------------------
+
+    def ask(self, key: Key, rank: Rank, blocks: int, now_ns: int) -> bool:
+        """May one copy of so many blocks leave now? Who is refused is told by `turn` when to ask again."""
+        self._fill(now_ns)
+        before = any(other != key and theirs < rank for other, theirs in self._hungry.items())
+        if before or not self._has_room():
+            self._hungry[key] = rank
+            return False
+        self._hungry.pop(key, None)
+        self._flying[key] = self._flying.get(key, 0) + 1
+        self._sum += 1
+        self._tokens -= blocks * BLOCK_BYTES
+        return True
+
+    def _has_room(self) -> bool:
+        return self._tokens > 0 and self._sum < self.copies_in_flight
+
+    def arrived(self, key: Key) -> None:
+        """A copy was confirmed."""
+        flying = self._flying.get(key, 0)
+        if flying:
+            self._sum -= 1
+            self._flying[key] = flying - 1
+
+    def gone(self, key: Key) -> None:
+        """It has everything, or its link ended: what it had under way counts no more, and it wants nothing."""
+        self._sum -= self._flying.pop(key, 0)
+        self._hungry.pop(key, None)
+
+    # ---- whose turn it is -----------------------------------------------------------------------------
+
+    @property
+    def hungry(self) -> bool:
+        return bool(self._hungry)
+
+    @property
+    def waiting(self) -> int:
+        """How many copies that catch up were refused and wait for their turn."""
+        return len(self._hungry)
+
+    def turn(self, now_ns: int) -> Key | None:
+        """Who was refused and is to ask again now. Told once: whoever does not ask wants nothing any more."""
+        if not self._hungry:
+            return None
+        self._fill(now_ns)
+        if not self._has_room():
+            return None
+        first = min(self._hungry.items(), key=lambda item: (item[1], item[0]))[0]
+        del self._hungry[first]
+        return first
+
+    def next_deadline_ns(self) -> int | None:
+        """When time alone makes room; None: nobody waits, or a confirmation has to come first."""
+        if not self._hungry or self._sum >= self.copies_in_flight:
+            return None
+        missing = max(0, 1 - self._tokens)
+        return self._filled_ns + -(-missing * SECOND // self._rate)
