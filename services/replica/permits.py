@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from services.replica.brain.messages import BrainMessage, Enquire, Propose
+from services.replica.brain.messages import BrainMessage, Enquire, PreVoteAnswer, Propose
 from services.replica.brain.record import HardState, Record, Slot, Stamp, Voter
 from services.replica.replication.messages import SEQ_BITS
 from stoscore.limits import LABELS_MAX, VOLUME_BYTES_MAX, valid_node_name, valid_volume_name
@@ -64,13 +64,15 @@ def lead(state: HardState, leader: Voter | None, node: str) -> str:
 def brain(state: HardState | None, message: BrainMessage) -> str:
     """Why a brain's message is not heard. Before the first record there is none to look into: then only a proposal
     counts that names both ends as members, and its sender had to know our incarnation. Who was a member once knows it
-    too, and may ask whether it still is one."""
+    too, and may ask whether it still is one, or answer when it is asked (S3)."""
     if not _possible(message):
         return IMPOSSIBLE
     if state is None or state.slot is None:
         return "" if not isinstance(message, Propose) or message.sender in message.slot.record.members else STRANGER
     record = state.slot.record
-    if message.sender in record.members or (isinstance(message, Enquire) and message.target == state.me):
+    if message.sender in record.members or (
+        isinstance(message, Enquire | PreVoteAnswer) and message.target == state.me
+    ):
         return ""
     return STRANGER if record.member_on(message.sender.node) is None else INCARNATION
 

@@ -91,7 +91,7 @@ def lost_while_waiting() -> Patch:
 def unclean_by_own_record() -> Patch:
     """S3: an unclean candidate believes its own record, committed or not."""
 
-    def may_win(me: Any, slot: Any, answers: Any) -> bool:
+    def may_win(me: Any, slot: Any, answers: Any, besides: Any) -> bool:
         return all(voter == me or (voter in answers and answers[voter].unclean) for voter in slot.record.in_sync)
 
     return patch.object(candidacy, "may_win", may_win)

@@ -54,6 +54,8 @@ FOUND = {
     "refusal_is_a_failed_copy": 150,
     "refusal_without_record": 150,
     "older_link_heard": 150,
+    "heals_unverified": 50,
+    "heals_unsettled": 50,
 }
 """Planted bug -> within how many seeds, from the first on: about four times what it took when this was written."""
 HIDDEN = {
@@ -61,8 +63,6 @@ HIDDEN = {
     "promise_outlives_vote": "a beat has to arrive within milliseconds after the promise before it has ended",
     "copies_not_noted": "a copy that nobody compares again has to differ from the next primary's block",
     "lost_while_waiting": "a member has to be lost again between two records",
-    "heals_unverified": "a block has to rot, and the other copy's to rot or to be written in between",
-    "heals_unsettled": "a block has to rot while a write of it is under way",
     "unclean_by_own_record": "a voter that holds the newest record answers in time, nearly always",
 }
 """Planted bugs that take thousands of seeds, with what hides them; tests of the cores tell their stories."""

@@ -71,3 +71,23 @@ def test_unclean_leader_beside_the_clean_member_that_it_admitted() -> None:
     record on to that copy and wins by the votes of those who hold the record before.
     Told by test_brain_machine.py: test_s3_an_unclean_candidate_does_not_lead_beside_the_clean_member_that_it_admits."""
     run(2400024)
+
+
+def test_member_whose_directory_was_lost_while_only_the_bus_heard_it() -> None:
+    """The link is cut, the node answers over the bus. It is killed, loses its directory and is back before the bus is
+    silent: its leader, which knew that it has the record, never asked again, and there was no other node for a copy.
+    Told by test_brain_repair.py: test_who_was_heard_over_the_bus_all_the_time_is_asked_again_when_its_link_is_up."""
+    run(3000058)
+
+
+def test_word_of_a_deletion_that_was_lost() -> None:
+    """The simulator's own: all directories were gone, the answer as well, and the run ended with no volume at all."""
+    run(3100033)
+    run(3100067)
+
+
+def test_unclean_candidate_and_the_unclean_member_that_its_record_removed() -> None:
+    """S3. All lost power. One leads again, stores a record without another and is killed before anybody has it: each of
+    the two waited for the other's word.
+    Told by test_brain_machine.py: test_s3_an_unclean_candidate_asks_whom_its_own_record_removed."""
+    run(3100305)

@@ -188,6 +188,31 @@ def test_s3_a_record_that_was_certainly_replaced_names_nobody() -> None:
     assert stand_unclean(pre(W, first), pre(B, other), accepted=newest).role == "pre-voting", "of another reign"
 
 
+def test_s3_an_unclean_candidate_asks_whom_its_own_record_removed() -> None:
+    """{A,B} in sync, all lose power. A leads again, stores a record without B that nobody else has, and dies. B can't
+    have A's word, to which it is a stranger; A must have B's, or nobody ever leads."""
+    before = slot(record(A, B, C, in_sync=[A, B]), 2, 6)
+    without = slot(record(A, C, in_sync=[A]), 2, 7)
+    for unclean, role in ((False, "pre-voting"), (True, "voting")):
+        machine = brain(A, without, epoch=2, unclean=True)
+        step(machine, ev.TimePassed(), LEASE)
+        (asked,) = sent(step(machine, ev.Received(pre(C, before, unclean=True)), LEASE))
+        assert isinstance(asked, ms.PreVote) and asked.target == B
+        assert machine.role == "pre-voting", "B may be clean and hold every acknowledged write"
+        step(machine, ev.Received(pre(B, before, unclean=unclean)), LEASE)
+        assert machine.role == role
+
+
+def test_s3_the_word_of_whom_nobody_named_counts_for_nothing() -> None:
+    before = slot(record(A, B, C, in_sync=[A, B]), 2, 6)
+    without = slot(record(A, C, in_sync=[A]), 2, 7)
+    machine = brain(A, without, epoch=2, unclean=True)
+    step(machine, ev.TimePassed(), LEASE)
+    step(machine, ev.Received(pre(B, before, unclean=True)), LEASE)
+    assert sent(step(machine, ev.Received(pre(C, before, unclean=True)), LEASE)), "it is asked now"
+    assert machine.role == "pre-voting"
+
+
 def test_s3_an_unclean_candidate_hands_the_record_on_to_the_clean_member_that_it_admits() -> None:
     """A admits B, stores that record, and loses power before anybody else has it: A may not lead, B holds everything
     and does not know that it is in sync, and the volume would stand still for ever."""

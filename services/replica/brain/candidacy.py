@@ -30,6 +30,8 @@ class Candidacy:
         self.seen_epoch = local.epoch
         """The highest epoch that we heard of: the next candidacy is above it."""
         self.answers: Answers = {}
+        self._besides: dict[Voter, ms.PreVoteAnswer | None] = {}
+        """Whom an answer names in sync and our own record does not name any more -> what it says. It has no vote."""
         self._retry_at_ns = 0
         self._must_be_unclean: tuple[Voter, ...] = ()
         self._released = 0
@@ -132,13 +134,30 @@ class Candidacy:
         local.role = "pre-voting"
         self.asking_epoch = epoch
         self.answers = {}
+        self._besides = {}
         self._set_retry(record, now_ns)
-        assert local.state.slot is not None
-        stamp, unclean, released = local.state.slot.stamp, local.unclean, self._released
         for voter in local.others():
-            local.send(ms.PreVote(record.volume, local.me, voter, epoch, stamp, unclean, released))
+            self._ask(voter)
         if local.alone():
             self._ask_for_votes(now_ns)
+
+    def _ask(self, voter: Voter) -> None:
+        local = self._local
+        slot = local.state.slot
+        assert slot is not None
+        unclean, released = local.unclean, self._released
+        local.send(ms.PreVote(slot.record.volume, local.me, voter, self.asking_epoch, slot.stamp, unclean, released))
+
+    def _ask_besides(self, answer: ms.PreVoteAnswer, record: Record) -> None:
+        """S3: our own record may never have been committed, and whoever it removed be the one with every acknowledged
+        write. *{A,B} in sync, both lose power; A leads again, proposes to go on without B, nobody else stores that, and
+        A dies: B waited for the word of A, to which it was a stranger, and A for that of B, which it never asked.*"""
+        if not self._local.unclean:
+            return
+        for voter in answer.in_sync:
+            if voter not in record.members and voter not in self._besides:
+                self._besides[voter] = None
+                self._ask(voter)
 
     def _set_retry(self, record: Record, now_ns: int) -> None:
         local = self._local
@@ -164,7 +183,10 @@ class Candidacy:
     def answered(self, answer: ms.PreVoteAnswer | ms.VoteAnswer, now_ns: int, facts: Facts) -> None:
         local, record = self._local, self._local.record
         expected = "pre-voting" if isinstance(answer, ms.PreVoteAnswer) else "voting"
-        if record is None or answer.sender not in record.voters:
+        if record is None:
+            return
+        if answer.sender not in record.voters:
+            self._answered_besides(answer, record, now_ns, facts)
             return
         self.seen_epoch = max(self.seen_epoch, answer.epoch)
         if local.role != expected:
@@ -178,6 +200,7 @@ class Candidacy:
         self.answers[answer.sender] = answer
         granted = tuple(voter for voter, given in sorted(self.answers.items()) if given.granted)
         if isinstance(answer, ms.PreVoteAnswer):
+            self._ask_besides(answer, record)
             self._pre_vote_counted(answer, record, len(granted) + 1, now_ns, facts)
             return
         refused = tuple((v.node, given.reason) for v, given in sorted(self.answers.items()) if not given.granted)
@@ -185,6 +208,17 @@ class Candidacy:
         election = Election(local.me, local.epoch, record.voters, granted, refused, self._must_be_unclean, unclean)
         if election.judge().kind:
             self._leading.win(election, now_ns)
+
+    def _answered_besides(
+        self, answer: ms.PreVoteAnswer | ms.VoteAnswer, record: Record, now_ns: int, facts: Facts
+    ) -> None:
+        """Its word counts, and it has no vote."""
+        if not isinstance(answer, ms.PreVoteAnswer) or self._local.role != "pre-voting":
+            return
+        if answer.asked == self.asking_epoch and answer.sender in self._besides:
+            self._besides[answer.sender] = answer
+            would = 1 + sum(given.granted for given in self.answers.values())
+            self._pre_vote_counted(answer, record, would, now_ns, facts)
 
     def _pre_vote_counted(
         self, answer: ms.PreVoteAnswer, record: Record, would: int, now_ns: int, facts: Facts
@@ -215,7 +249,8 @@ class Candidacy:
             return True  # of a tombstone nobody has lost any data
         answers = {v: answer for v, answer in self.answers.items() if isinstance(answer, ms.PreVoteAnswer)}
         self._must_be_unclean = tuple(voter for voter, answer in sorted(answers.items()) if answer.unclean)
-        return may_win(local.me, local.state.slot, answers)
+        besides = {voter: answer for voter, answer in self._besides.items() if answer is not None}
+        return may_win(local.me, local.state.slot, answers, besides)
 
     def _learn(self, newer: Slot, mine: Slot, now_ns: int, *, by: Voter, by_unclean: bool) -> None:
         """A refusal brought a newer record: store it as accepted, never as committed, and stand again (A3)."""

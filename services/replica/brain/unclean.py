@@ -22,7 +22,9 @@ def may_hand_on(record: Record, member: Voter, *, unclean: bool) -> bool:
     return not unclean or member in record.in_sync
 
 
-def may_win(me: Voter, slot: Slot, answers: Mapping[Voter, PreVoteAnswer]) -> bool:
+def may_win(
+    me: Voter, slot: Slot, answers: Mapping[Voter, PreVoteAnswer], besides: Mapping[Voter, PreVoteAnswer]
+) -> bool:
     """An unclean replica stands only when every in-sync member answered that it is unclean too. The record that a
     majority holds at this moment tells who they are: no later one can be committed. Its own may be a smaller set that
     it stored just before it lost power and nobody else did. Without such a majority every voter has to answer, and
@@ -32,7 +34,9 @@ def may_win(me: Voter, slot: Slot, answers: Mapping[Voter, PreVoteAnswer]) -> bo
     A clean member by our own record, committed or not, holds every acknowledged write (S1, S4) and is handed that
     record: with it on two of three, what a majority held a moment ago tells nothing. *A admitted B, stored that alone
     and lost power. B was handed the record; C and B had answered with the one before, which names A alone: A led, and
-    B, clean and in sync, held writes that A had lost.*"""
+    B, clean and in sync, held writes that A had lost.*
+
+    `besides`: the word of those whom our own record does not name any more."""
     named = (answers[voter] for voter in slot.record.in_sync if voter in answers)
     if not all(answer.unclean for answer in named):
         return False
@@ -45,7 +49,8 @@ def may_win(me: Voter, slot: Slot, answers: Mapping[Voter, PreVoteAnswer]) -> bo
         return False
     sets = committed[:1] or _not_replaced(held)
     members = {voter for in_sync in sets for voter in in_sync}
-    return all(voter == me or (voter in answers and answers[voter].unclean) for voter in members)
+    told = {**besides, **answers}
+    return all(voter == me or (voter in told and told[voter].unclean) for voter in members)
 
 
 def _not_replaced(held: list[tuple[Stamp | None, tuple[Voter, ...]]]) -> list[tuple[Voter, ...]]:
