@@ -1,8 +1,8 @@
 """Many seeds: safety under faults, then progress. And the simulation is a function of its seed.
 
-The seeds are fresh at every run, ones that nobody has run before: the run says which they are, and a red one names its
-seed. STOS_SIM_SEEDS says how many, STOS_SIM_FIRST which is the first, to have the same ones again. Seeds that once found
-something are in test_regressions.py and run every time.
+The seeds are fresh at every run, ones that nobody has run before: the run says which they are, and a red one names
+its seed. STOS_SIM_SEEDS says how many, STOS_SIM_FIRST which is the first, to have the same ones again. Seeds that once
+found something are in test_regressions.py and run every time.
 """
 
 from __future__ import annotations
