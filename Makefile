@@ -21,6 +21,11 @@ $(VENV)/.installed: pyproject.toml tools/venv.sh
 packages:
 	@tools/packages.sh
 
+# A cluster is a dozen processes: where Python may keep no bytecode, each would compile all of stos.
+.PHONY: bytecode
+bytecode: $(VENV)/.installed
+	@$(BIN)/python -m compileall -q libs services
+
 .PHONY: kustomize
 kustomize:
 	@tools/kustomize.sh
@@ -29,20 +34,20 @@ kustomize:
 manifests: kustomize ## what `kubectl apply -k` would send: OVERLAY=single-node, ha or development
 	@.tools/kustomize build deploy/kustomize/overlays/$(OVERLAY)
 
-demo: $(VENV)/.installed packages ## a cluster, a volume through CSI, its primary killed twice, everything checked on disk
+demo: $(VENV)/.installed bytecode packages ## a cluster, a volume through CSI, its primary killed twice, everything checked on disk
 	@$(BIN)/stos dev demo
 
-test: $(VENV)/.installed packages kustomize ## all tests
+test: $(VENV)/.installed bytecode packages kustomize ## all tests
 	@$(BIN)/pytest
 
-test-slow: $(VENV)/.audit packages kustomize ## what takes minutes: defences taken out one by one, rotation under load, known weaknesses
+test-slow: $(VENV)/.audit bytecode packages kustomize ## what takes minutes: defences taken out one by one, rotation under load, known weaknesses
 	@$(BIN)/pytest -m long -rs
 
 $(VENV)/.audit: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,audit,fuzz]'
 	@touch $@
 
-conformance: $(VENV)/.installed packages ## csi-sanity of the Kubernetes project, with real devices and mounts (needs Go)
+conformance: $(VENV)/.installed bytecode packages ## csi-sanity of the Kubernetes project, with real devices and mounts (needs Go)
 	@tools/csi_sanity.sh $(BIN)
 	@$(BIN)/python -m tests.conformance --sanity $(BIN)/csi-sanity
 
@@ -54,22 +59,22 @@ SECONDS ?= 600
 fuzz: $(VENV)/.audit ## the fuzzer at the three places where bytes come in: TARGET=nbd (or peers, files), SECONDS=600
 	@$(BIN)/python -m tests.fuzz $(or $(TARGET),nbd) --seconds $(SECONDS)
 
-bench: $(VENV)/.installed packages ## ten jobs beside the floor, nbdkit and qemu: CPU per operation, latency, rate
+bench: $(VENV)/.installed bytecode packages ## ten jobs beside the floor, nbdkit and qemu: CPU per operation, latency, rate
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,bench]"
 	@$(BIN)/python -m benchmarks.bench
 
-bench-failover: $(VENV)/.installed packages ## the primary lost KILLS=300 times and more: the distribution of the gaps
+bench-failover: $(VENV)/.installed bytecode packages ## the primary lost KILLS=300 times and more: the distribution of the gaps
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@$(BIN)/python -m benchmarks.failover --kills $(KILLS)
 
-bench-delta: $(VENV)/.installed packages ## copies taken away and brought back: bytes on the wire, seconds, beside what was missed
+bench-delta: $(VENV)/.installed bytecode packages ## copies taken away and brought back: bytes on the wire, seconds, beside what was missed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@$(BIN)/python -m benchmarks.delta
 
-bench-idle: $(VENV)/.installed ## what a cluster costs that does nothing, with 10 and with 300 volumes
+bench-idle: $(VENV)/.installed bytecode ## what a cluster costs that does nothing, with 10 and with 300 volumes
 	@$(BIN)/python -m benchmarks.idle
 
-bench-store: $(VENV)/.installed packages ## memory of a volume, the time to open it, a scrub beside the application
+bench-store: $(VENV)/.installed bytecode packages ## memory of a volume, the time to open it, a scrub beside the application
 	@$(BIN)/python -m benchmarks.store
 
 lint: $(VENV)/.installed ## ruff, mypy, import-linter
