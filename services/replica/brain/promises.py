@@ -106,6 +106,8 @@ class Promises:
         self.nonce = nonce
         self._claimed: dict[str, _Claimed] = {}
         self._promised: dict[str, _Promised] = {}
+        self.changes = 0
+        """Of what is promised to us: as long as it stays, `lease_until` says the same."""
         self._lingering: dict[str, int] = {}
         """Volume -> end of a promise made to a leader process that has been replaced since."""
 
@@ -131,6 +133,7 @@ class Promises:
         return tuple(sorted(peer for peer, claimed in self._claimed.items() if volume in claimed.entries))
 
     def _withdraw(self, volume: str, peers: tuple[str, ...]) -> list[tuple[str, PairMessage]]:
+        self.changes += 1
         for peer in peers:
             claimed = self._claimed[peer]
             del claimed.entries[volume]
@@ -163,6 +166,7 @@ class Promises:
         claimed = self._claimed.get(peer)
         if claimed is None or confirm.nonce != self.nonce or confirm.version != claimed.version:
             return
+        self.changes += 1
         if confirm.promiser != claimed.promiser:
             claimed.promiser, claimed.until_ns = confirm.promiser, 0  # a new process knows of no promise
         elif (confirm.version, confirm.revision) < claimed.confirmed:
@@ -197,6 +201,7 @@ class Promises:
             return False
         sent_ns, version = sent
         if self.fits(peer, answer) and version == answer.version:
+            self.changes += 1
             claimed.until_ns = max(claimed.until_ns, sent_ns + self.timing.counted_ns(answer.promised_ns))
         return True
 

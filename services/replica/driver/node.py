@@ -477,11 +477,16 @@ class Node:
     # ---- leases ---------------------------------------------------------------------------------------
 
     def lease_until(self, volume: Volume) -> int:
-        record = volume.brain.record
+        """Asked for with every read, so what it follows from is looked at first."""
+        record, epoch, changes = volume.brain.record, volume.brain.epoch, self.promises.changes
         if record is None:
             return 0
-        nodes = tuple(voter.node for voter in record.voters)
-        return self.promises.lease_until(volume.id, volume.brain.epoch, self.name, nodes)
+        known = volume.lease
+        if known is None or known[0] != changes or known[1] != epoch or known[2] is not record:
+            nodes = tuple(voter.node for voter in record.voters)
+            until_ns = self.promises.lease_until(volume.id, epoch, self.name, nodes)
+            known = volume.lease = (changes, epoch, record, until_ns)
+        return known[3]
 
     def park(self, volume_id: str, read: fx.AnswerRead | fx.AnswerStatus) -> None:
         """The lease does not hold at this moment: the read waits for the next promise."""

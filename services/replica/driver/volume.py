@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from services.replica.brain import Brain, Slot
+from services.replica.brain import Brain, Record, Slot
 from services.replica.brain import events as ev
 from services.replica.replication import effects as fx
 from services.replica.replication.messages import Join
@@ -50,6 +50,8 @@ class Volume:
     pending: deque[Pending] = field(default_factory=deque)
     tickets: int = 0
     early_join: EarlyJoin | None = None
+    lease: tuple[int, int, Record, int] | None = None
+    """Until when it is led here, the last, and what that follows from: changes of promises, epoch, record."""
     parked: list[fx.AnswerRead | fx.AnswerStatus] = field(default_factory=list)
     """Reads that wait for the lease to hold again."""
     disk_waits: dict[tuple[str, int, int], int] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from stoscore.units import MIB
 
 WRITE_BUFFER_BYTES = 4 * MIB
 """Replies that wait for a slow client; beyond it nothing more is read from that client."""
+_WRITE = int(Command.WRITE)
 LINGER_S = 2.0
 """How long a client that is being dropped may take to read its last replies."""
 
@@ -228,4 +229,4 @@ class Client(asyncio.BufferedProtocol):
 
 
 def _payload_bytes(request: NbdRequest) -> int:
-    return request.length if request.command <= Command.WRITE else 0
+    return request.length if request.command <= _WRITE else 0

@@ -24,7 +24,7 @@ from services.replica.nbd.pieces import cut_read, cut_status, pieces, whole
 from services.replica.nbd.protocol import Export, NbdRequest
 from services.replica.nbd.server import NbdServer
 from services.replica.nbd.wire import Command, CommandFlag
-from services.replica.peers.frames import FUA, Frame, FrameError, Type, pack
+from services.replica.peers.frames import ADDRESS, ADDRESSED, FUA, MAGIC, Frame, FrameError, Type, pack
 from services.replica.peers.payloads import split_blocks, unpack_copies, unpack_extents, unpack_refused
 from services.replica.replication.frontend import (
     Answer,
@@ -63,6 +63,8 @@ _FRAME = {
 }
 _READ, _WRITE, _STATUS = int(RequestKind.READ), int(RequestKind.WRITE), int(RequestKind.STATUS)
 _FUA = int(CommandFlag.FUA)
+_IO_DONE, _IO_DATA = int(Type.IO_DONE), int(Type.IO_DATA)
+_NOBODY = ("", 0, b"")
 _SESSION_END = 1 << 63
 """Sessions are numbered from the clock in nanoseconds: not before the year 2262."""
 
@@ -139,6 +141,8 @@ class Frontend:
         """By token: where in its block a patch goes, and what; until it is merged."""
         self._contents: dict[int, bytes | list[tuple[int, bool]]] = {}
         """By token: what a read or a status brought, until it is passed on."""
+        self._addressed = _NOBODY
+        """Node and epoch of the last request, and the part of its header that the next one shares."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
         self._logged = ("", False)
@@ -270,11 +274,13 @@ class Frontend:
         """A frame for this volume's frontend, from a node that it `uses`; other types are ignored. Raises
         FrameError."""
         event: Event
-        if frame.type == Type.IO_DONE:
-            event = Done(peer, frame.x, frame.id, frame.epoch, frame.y)
-        elif frame.type == Type.IO_DATA:
-            event = self._read(peer, frame)
-        elif frame.type == Type.IO_EXTENTS:
+        if frame.type == _IO_DONE:
+            self._heard(Done(peer, frame.x, frame.id, frame.epoch, frame.y))
+            return
+        if frame.type == _IO_DATA:
+            self._heard(self._read(peer, frame))
+            return
+        if frame.type == Type.IO_EXTENTS:
             extents = unpack_extents(frame.payload)
             blocks = sum(count for count, _ in extents)
             event = Data(peer, frame.x, frame.id, frame.epoch, self._keep(extents), _STATUS, blocks)
@@ -294,6 +300,11 @@ class Frontend:
             return
         self._step(event)
 
+    def _heard(self, event: Event) -> None:
+        """An answer to a request brings no deadline nearer and changes nobody's session: there is nothing to look at
+        afterwards."""
+        self._run(self._core.step(event, time.monotonic_ns()))
+
     def _told(self, peer: str, event: Event, copies: dict[str, int]) -> None:
         """The volume's copies move while it is used. Who they are counts from the primary that serves us only."""
         self._step(event)
@@ -305,6 +316,7 @@ class Frontend:
         """Node -> incarnation of the copies from now on, by the word of the primary or of who opened us."""
         new = copies.keys() - self._core.nodes()
         self._voters = dict(copies)
+        self._addressed = _NOBODY
         self._core.use(copies)
         for node in sorted(new):
             self.on_node(node)
@@ -374,7 +386,7 @@ class Frontend:
             else:
                 self._send_session(Type.CLOSE, effect)
         if lost:
-            self._run(self._core.step(LinkDown(lost), time.monotonic_ns()))
+            self._step(LinkDown(lost))
 
     def _merge(self, merge: Merge) -> None:
         skip, part = self._patches.pop(merge.token)
@@ -384,21 +396,16 @@ class Frontend:
         self._writes[merge.token] = (block_sums(data), data)
 
     def _send_request(self, request: SendRequest) -> bool:
-        sums, data = self._writes[request.token] if request.token else (b"", b"")
-        header = pack(
-            _FRAME[request.kind],
-            flags=FUA if request.fua else 0,
-            volume=self._volume,
-            target=self._voters.get(request.node, 0),
-            attach_epoch=self.attach_epoch,
-            epoch=self._core.epoch,
-            id=request.request,
-            x=request.session,
-            y=request.block,
-            z=request.count,
-            length=len(sums) + len(data),
-        )
-        return self._send(request.node, header, sums, data) if data else self._send(request.node, header)
+        node, session, number, kind, block, count, fua, token = request
+        known, epoch, address = self._addressed
+        if known != node or epoch != self._core.epoch:
+            epoch = self._core.epoch
+            address = ADDRESS.pack(self._volume, 0, self._voters.get(node, 0), 0, self.attach_epoch, epoch)
+            self._addressed = (node, epoch, address)
+        sums, data = self._writes[token] if token else (b"", b"")
+        length, flags = len(sums) + len(data), FUA if fua else 0
+        header = ADDRESSED.pack(MAGIC, _FRAME[kind], flags, length, address, number, session, block, count)
+        return self._send(node, header, sums, data) if data else self._send(node, header)
 
     def _send_session(self, type: Type, effect: SendOpen | SendClose) -> bool:
         header = pack(
