@@ -331,8 +331,8 @@ class Shell:
             self._loop.call_soon(link.close, reason)
 
     def _data(self, order: Data) -> None:
-        hosted = self.hosted.get(order.volume)
-        effect = order.effect
+        volume, _, effect, _ = order
+        hosted = self.hosted.get(volume)
         if hosted is None:
             self._refuse_unhosted(order)
             return
@@ -388,12 +388,12 @@ class Shell:
             self.network.send(peer, *codec.pack_message(envelope, message, payload))
 
     def _answer(self, hosted: Hosted, order: Data, effect: fx.Answer) -> None:
-        link = self._links.get(effect.link)
+        number, message = effect
+        link = self._links.get(number)
         if link is None:
             return
-        message = effect.message
         if isinstance(message, ms.Ack):
-            self._collect_ack(hosted, order.epoch, effect.link, message)
+            self._collect_ack(hosted, order.epoch, number, message)
             return
         envelope = self.envelope(hosted, order.epoch, link.peer)
         if isinstance(message, ms.Opened):
@@ -454,12 +454,13 @@ class Shell:
     # ---- the store ------------------------------------------------------------------------------------
 
     def _store_write(self, hosted: Hosted, order: Data, effect: fx.StoreWrite) -> None:
-        sums, data = self.payloads.pop(effect.token)
+        seq, block, count, token = effect
+        sums, data = self.payloads.pop(token)
         store = hosted.blocks
-        store.tail_append(effect.seq, effect.block, effect.count)
-        store.write(effect.block, sums, data)
+        store.tail_append(seq, block, count)
+        store.write(block, sums, data)
         if hosted.health.rotten:
-            hosted.health.overwrite(effect.block, effect.count)
+            hosted.health.overwrite(block, count)
 
     def _store_zero(self, hosted: Hosted, order: Data, effect: fx.StoreZero) -> None:
         hosted.blocks.tail_append(effect.seq, effect.block, effect.count)

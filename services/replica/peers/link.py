@@ -343,6 +343,9 @@ class Link(asyncio.BufferedProtocol):
 
     def _next_slice(self) -> list[Frame]:
         backlog, start = self._backlog, self._next
+        if len(backlog) == 1:
+            self._backlog, self._next = [], 0
+            return backlog
         if len(backlog) <= SLICE_FRAMES and not start and sum(map(weight, backlog)) <= SLICE_BYTES:
             self._backlog = []
             return backlog

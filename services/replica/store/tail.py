@@ -53,7 +53,7 @@ def boot_tag(boot_id: str) -> int:
 class Tail:
     """The open ring. Event loop's thread, except `doubt` and `sync`."""
 
-    __slots__ = ("_commit", "_entries", "_fd", "_lost", "_map", "_number", "_where", "highest")
+    __slots__ = ("_commit", "_entries", "_fd", "_lost", "_map", "_number", "_penned", "_where", "highest")
 
     def __init__(self, fd: int, where: str) -> None:
         # Read once through the descriptor: a bad sector is an error there, and a fatal signal in a map.
@@ -66,6 +66,8 @@ class Tail:
         self._entries: deque[tuple[int, int, int]] = deque()
         self._number = 0
         self._commit = 0
+        self._penned = True
+        """The map may name a range, so its count has to be cleared before another is named."""
         self._lost = self._word(_LOST)
         self.highest = self._word(_BASE)
 
@@ -159,9 +161,11 @@ class Tail:
     def pen(self, block: int, count: int) -> None:
         """(block, count) is being written; count 0: nothing is. Count is cleared first and set last, so that
         a kill between the stores never leaves a range that nobody meant."""
-        _WORD.pack_into(self._map, _PEN + 8, 0)
+        if not count or self._penned:
+            _WORD.pack_into(self._map, _PEN + 8, 0)
         if count:
             _TWO.pack_into(self._map, _PEN, block, count)
+        self._penned = count > 0
 
     def pen_range(self) -> tuple[int, int]:
         block, count = _TWO.unpack_from(self._map, _PEN)
