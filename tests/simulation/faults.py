@@ -212,6 +212,16 @@ class Struck:
 
         self.after(lasts, heal)
 
+    def slow_data(self, machine: Machine, late_ns: int, lasts_ns: int) -> None:
+        """Marks and syncs alone."""
+        self._note("slow disk", lasts_ns, machine.name)
+        machine.data_late_ns = late_ns
+
+        def heal() -> None:
+            machine.data_late_ns = 0
+
+        self.after(lasts_ns, heal)
+
     def hang_disk(self, machine: Machine) -> None:
         lasts = self.lasting()
         self._note("hung disk", lasts, machine.name)

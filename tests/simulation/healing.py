@@ -11,6 +11,7 @@ from tests.simulation.faults import Struck
 
 if TYPE_CHECKING:
     from tests.simulation.machine import Machine
+    from tests.simulation.store import Disk
     from tests.simulation.volume import SimVolume
     from tests.simulation.world import World
 
@@ -199,9 +200,16 @@ def _left_over(world: World) -> str:
             if volume in world.tombs:
                 if chosen is not None and _can_be_forgotten(world, chosen.record, disk.me):
                     return f"{volume}: deleted, and its directory on {machine.name} is there"
-            elif chosen is not None and disk.me not in chosen.record.members:
+            elif chosen is not None and disk.me not in chosen.record.members and _knows_somebody(disk, chosen.record):
                 return f"{volume}: {machine.name} is no member, and its directory is there"
     return ""
+
+
+def _knows_somebody(disk: Disk, record: Record) -> bool:
+    """A member of the last record that it knows is still one. Of a volume whose members were all replaced while it
+    was away it believes nobody: a stolen identity outside the volume can make nobody erase data (I3)."""
+    slot = disk.state.slot if disk.state is not None else None
+    return slot is None or not set(slot.record.members).isdisjoint(record.members)
 
 
 def _can_be_forgotten(world: World, record: Record, me: Voter) -> bool:

@@ -33,9 +33,10 @@ class Job:
 class Lane:
     """Ends with its process; the call that is under way then may have been done or not."""
 
-    def __init__(self, machine: Machine, disk: Disk):
+    def __init__(self, machine: Machine, disk: Disk, *, data: bool):
         self._machine = machine
         self._disk = disk
+        self._data = data
         self.jobs: deque[Job] = deque()
         self.running: Job | None = None
 
@@ -48,7 +49,8 @@ class Lane:
         machine = self._machine
         job = self.running = self.jobs.popleft()
         job.covers = job.begin()
-        machine.world.schedule(machine.disk_time() * job.times, self._finish, job, machine.life)
+        late_ns = machine.data_late_ns if self._data else 0
+        machine.world.schedule(machine.disk_time() * job.times + late_ns, self._finish, job, machine.life)
 
     def _finish(self, job: Job, life: int) -> None:
         """The disk goes on while the process is paused; only the process hears of it later."""
@@ -74,8 +76,8 @@ class VolumeLanes:
     def __init__(self, machine: Machine, disk: Disk):
         self._machine = machine
         self._disk = disk
-        self._states = Lane(machine, disk)
-        self._blocks = Lane(machine, disk)
+        self._states = Lane(machine, disk, data=False)
+        self._blocks = Lane(machine, disk, data=True)
         self._to_mark: set[int] = set()
         self._to_sync: list[tuple[int, fx.SyncStore]] = []
 

@@ -55,6 +55,8 @@ class Machine:
         self.leading: dict[str, int] = {}
         """Volume -> epoch in which this process leads it."""
         self.disk_ns = DISK_NS
+        self.data_late_ns = 0
+        """How much longer marks and syncs take: hard states may be on another device."""
         self.disk_hangs = False
         self.hanging: list[Callable[[], None]] = []
         """Disk calls that are done and can't say so while the disk hangs."""

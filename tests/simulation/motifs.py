@@ -45,6 +45,20 @@ def slow_marks(s: Struck) -> None:
     s.after(s.dice.randint(50 * MS, 600 * MS), lambda: blow(s.primary(volume)))
 
 
+def write_at_the_gate(s: Struck) -> None:
+    """A write waits for its mark on a backup while another primary is elected and asks that one to follow."""
+    volume = s.volume()
+    backup = s.backup(volume)
+
+    def waits() -> bool:
+        state = backup.node.volumes.get(volume) if backup.node is not None else None
+        return state is not None and state.replica is not None and state.replica.gate.waiting()
+
+    s.slow_data(backup, s.dice.randint(700 * MS, 1500 * MS), 3 * SECOND)
+    blow = s.dice.choice((s.kill, s.pause, lambda m: s.isolate(m.name)))
+    s.when(backup, waits, lambda: blow(s.primary(volume)), 2 * SECOND)
+
+
 def two_take_overs(s: Struck) -> None:
     """The new primary dies in the middle of its take-over, the next one as well."""
     volume = s.volume()
@@ -233,6 +247,7 @@ MOTIFS: dict[str, tuple[int, Callable[[Struck], None]]] = {
         old_answers,
         forgetful_promiser,
         slow_marks,
+        write_at_the_gate,
         two_take_overs,
         back_and_dark,
         stale_member,

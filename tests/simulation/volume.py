@@ -209,8 +209,9 @@ class SimVolume:
         if asked == "policy" and reply.code in ("", "INVALID_ARGUMENT") and self._changes:
             del self._changes[0]
         elif reply.code:
-            if reply.code == "FAILED_PRECONDITION" and self._steal == "dead":
-                self._detach, self._steal = True, ""  # its holder is alive: ask it to let go
+            if reply.code == "FAILED_PRECONDITION" and asked in ("attach", "delete"):
+                # Its holder is alive, or an attachment that was given up came late: ask it to let go.
+                self._detach, self._steal = True, ""
         elif asked == "expand":
             self._expanded(machine)
         elif asked == "detach":

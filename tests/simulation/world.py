@@ -303,6 +303,7 @@ class World:
             if machine.name in left:
                 continue
             machine.disk_ns = DISK_NS
+            machine.data_late_ns = 0
             machine.fuse = None
             for disk in machine.disks.values():
                 disk.refuses.clear()
