@@ -1,6 +1,6 @@
 """`make bench-delta`: what the return of a copy costs, on the wire and in time, beside what it missed.
 
-    python -m benchmarks.delta [--cases map tree power nothing] [--out DIRECTORY]
+    python -m benchmarks.delta [--cases map tree power nothing estimate] [--runs N] [--out DIRECTORY]
 
 Three nodes with copies of a full volume of 1 GiB and one with the application, TLS on. Bytes are the kernel's counters
 of the peer links' sockets; after each case all copies are read from disk, every checksum computed from the data.
@@ -20,7 +20,8 @@ from pathlib import Path
 from benchmarks.contenders import ROOT
 from benchmarks.delta import figures
 from benchmarks.delta.arena import Arena, open_arena
-from benchmarks.delta.cases import CASES
+from benchmarks.delta.cases import CASES, Cost
+from benchmarks.delta.estimates import RUNS, estimate
 from benchmarks.delta.link import link_seconds
 from stoscore.errors import StosError
 from stoscore.units import GIB
@@ -52,7 +53,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench-delta", description="Take a copy away, and bring it back.")
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), help="which, in this order")
+    names = [*CASES, "estimate"]
+    parser.add_argument("--cases", nargs="+", choices=names, default=names, help="which, in this order")
+    parser.add_argument("--runs", type=int, default=RUNS, help=f"returns of the case estimate [{RUNS}]")
     parser.add_argument("--out", type=Path, default=OUT, help="directory for delta.json, .csv and .png")
     parser.add_argument("--dir", type=Path, help=f"where the cluster is kept meanwhile; {DISK_BYTES >> 30} GiB")
     return parser.parse_args(arguments)
@@ -65,7 +68,7 @@ async def _measure(directory: Path, options: argparse.Namespace) -> int:
         await arena.fill()
         try:
             for case in options.cases:
-                results.append(await _one(arena, case))
+                results.append(await _one(arena, case, options.runs))
                 print(figures.table(results[-1:]), file=sys.stderr, flush=True)
         except (StosError, TimeoutError) as error:
             failed = str(error)  # what was measured until then is worth keeping
@@ -78,10 +81,16 @@ async def _measure(directory: Path, options: argparse.Namespace) -> int:
     return 0 if not failed and all(result["holds"] for result in results) else 1
 
 
-async def _one(arena: Arena, case: str) -> figures.Result:
+async def _one(arena: Arena, case: str, runs: int) -> figures.Result:
+    if case == "estimate":
+        cost, bounds = await estimate(arena, runs)
+        return figures.row(cost, await _bare(arena, cost), bounds)
     cost = await CASES[case](arena)
-    bare = await asyncio.to_thread(link_seconds, arena.identity_dir(arena.nodes[0]), cost.bytes_sent)
-    return figures.judged(cost, bare)
+    return figures.judged(cost, await _bare(arena, cost))
+
+
+async def _bare(arena: Arena, cost: Cost) -> float:
+    return await asyncio.to_thread(link_seconds, arena.identity_dir(arena.nodes[0]), cost.bytes_sent)
 
 
 def _plot(path: Path, results: Sequence[figures.Result]) -> None:

@@ -100,10 +100,11 @@ class Arena:
         """Every block, with content that nothing can compress."""
         await self._write([(offset, _FILL_BYTES) for offset in range(0, self.client.size, _FILL_BYTES)], depth=4)
 
-    async def scatter(self, blocks: int) -> None:
-        """That many single blocks, all over the volume, none twice."""
-        places = self._choice.sample(range(self.client.size // BLOCK_BYTES), blocks)
-        await self._write([(block * BLOCK_BYTES, BLOCK_BYTES) for block in places], depth=_DEPTH)
+    async def scatter(self, blocks: int, run_blocks: int = 1) -> None:
+        """That many blocks all over the volume, in runs of so many neighbours, none twice."""
+        size = run_blocks * BLOCK_BYTES
+        places = self._choice.sample(range(self.client.size // size), blocks // run_blocks)
+        await self._write([(place * size, size) for place in places], depth=_DEPTH)
 
     async def _write(self, pieces: list[tuple[int, int]], depth: int) -> None:
         waiting = iter(pieces)

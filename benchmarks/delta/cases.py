@@ -34,7 +34,7 @@ class Cost:
 
 async def by_map(arena: Arena) -> Cost:
     """The primary that saw the copy go is there when it comes back."""
-    away, primary = await _take_away(arena)
+    away, primary = await take_away(arena)
     await arena.scatter(MISSED_BLOCKS)
     missed = await arena.missing(away, primary)
     return await _bring_back(arena, "map", (away,), missed)
@@ -42,7 +42,7 @@ async def by_map(arena: Arena) -> Cost:
 
 async def by_tree(arena: Arena) -> Cost:
     """Another primary came in between: its map does not tell what the copy missed before."""
-    away, primary = await _take_away(arena)
+    away, primary = await take_away(arena)
     await arena.scatter(MISSED_BLOCKS)
     other = next(node for node in arena.nodes if node not in (away, primary))
     await arena.move_primary(other)
@@ -52,7 +52,7 @@ async def by_tree(arena: Arena) -> Cost:
 
 async def by_power(arena: Arena) -> Cost:
     """All nodes are killed at once and started again at once."""
-    away, primary = await _take_away(arena)
+    away, primary = await take_away(arena)
     await arena.scatter(MISSED_BLOCKS)
     for node in arena.nodes:
         if node != away:
@@ -63,12 +63,12 @@ async def by_power(arena: Arena) -> Cost:
 
 async def nothing(arena: Arena) -> Cost:
     """Nobody wrote meanwhile."""
-    away, primary = await _take_away(arena)
+    away, primary = await take_away(arena)
     missed = await arena.missing(away, primary)
     return await _bring_back(arena, "nothing", (away,), missed)
 
 
-async def _take_away(arena: Arena) -> tuple[str, str]:
+async def take_away(arena: Arena) -> tuple[str, str]:
     """(a copy that is dead now and out of the set, the primary)"""
     primary = (await arena.settled()).node
     away = next(node for node in arena.nodes if node != primary)
@@ -78,6 +78,13 @@ async def _take_away(arena: Arena) -> tuple[str, str]:
 
 
 async def _bring_back(arena: Arena, case: str, nodes: tuple[str, ...], missed: int) -> Cost:
+    sent, seconds = await bring_back(arena, case, nodes)
+    await arena.client.flush()
+    return Cost(case, missed * BLOCK_BYTES, sent, seconds, await arena.identical())
+
+
+async def bring_back(arena: Arena, case: str, nodes: tuple[str, ...]) -> tuple[int, float]:
+    """(bytes, seconds) until all copies are in sync."""
     started = [(await asyncio.to_thread(arena.cluster.spawn, node)).pid for node in nodes]
     traffic = Traffic(started, arena.peer_ports)
     deadline = time.monotonic() + _BACK_S
@@ -94,9 +101,7 @@ async def _bring_back(arena: Arena, case: str, nodes: tuple[str, ...], missed: i
         each=traffic.sample,
     )
     seconds = time.monotonic() - began
-    sent = traffic.sample()
-    await arena.client.flush()
-    return Cost(case, missed * BLOCK_BYTES, sent, seconds, await arena.identical())
+    return traffic.sample(), seconds
 
 
 CASES: dict[str, Callable[[Arena], Awaitable[Cost]]] = {

@@ -20,11 +20,13 @@ PEERS = (("Ceph", 10.0), ("GlusterFS", 32.0))
 """Sent over missed for scattered 4 KiB writes, measured on such a machine."""
 
 Result = dict[str, Any]
+Bound = tuple[str, bool]
+"""What was to be reached, and whether it was."""
 
 
 def judged(cost: Cost, link_seconds: float) -> Result:
     """The row of delta.json. What a bound allows for marked regions' checksums is not made use of."""
-    bounds: list[tuple[str, bool]] = []
+    bounds: list[Bound] = []
     if cost.case == "nothing":
         bounds.append((f"{NOTHING_BYTES} bytes", cost.bytes_sent <= NOTHING_BYTES))
         bounds.append((f"{NOTHING_SECONDS} s", cost.seconds <= NOTHING_SECONDS))
@@ -34,6 +36,10 @@ def judged(cost: Cost, link_seconds: float) -> Result:
     if cost.case in TIME_OF_LINK:
         factor = TIME_OF_LINK[cost.case]
         bounds.append((f"{factor} x link", cost.seconds <= factor * link_seconds))
+    return row(cost, link_seconds, bounds)
+
+
+def row(cost: Cost, link_seconds: float, bounds: Sequence[Bound]) -> Result:
     return {
         "case": cost.case,
         "bytes_missed": cost.bytes_missed,
