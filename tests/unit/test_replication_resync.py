@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from services.replica.peers import HEADER_BYTES
 from services.replica.replication.blockmap import BlockMap
 from services.replica.replication.effects import SendCopy, Tell
 from services.replica.replication.messages import Digest
 from services.replica.replication.resync import (
     COMPARE_BLOCKS,
+    COMPARE_SPAN,
     COMPARES_IN_FLIGHT,
     COPIES_IN_FLIGHT,
     COPY_BLOCKS,
@@ -15,10 +17,35 @@ from services.replica.replication.resync import (
     Resync,
     top_level,
 )
+from stoscore.units import BLOCK_BYTES, KIB, SUM_BYTES, TIB
 
 
 def test_top_level() -> None:
     assert [top_level(size) for size in (1, FANOUT, FANOUT + 1, FANOUT**2, FANOUT**2 + 1)] == [0, 0, 1, 1, 2]
+
+
+def test_one_block_in_a_tebibyte_costs_less_than_100_kib_of_hashes_and_no_long_turn_of_the_loop() -> None:
+    """A node of the third level is a hash over 128 MiB of checksums: sixteen of them in one turn outlast a lease."""
+    blocks, lost = TIB // BLOCK_BYTES, 123_456_789
+    resync = Resync("b", blocks, BlockMap(), everything=True)
+    frames = hashes = 0
+    while not resync.done():
+        for effect in resync.pump(0):
+            if isinstance(effect, SendCopy):
+                assert effect.ranges == ((lost, 1),)
+                resync.copied(effect.number)
+                continue
+            assert isinstance(effect, Tell) and isinstance(effect.message, Digest)
+            asked = effect.message
+            nodes = sum(count for _, count in asked.ranges)
+            assert nodes * FANOUT**asked.level <= COMPARE_SPAN
+            frames += 2 * HEADER_BYTES + 16 * len(asked.ranges)
+            hashes += nodes * SUM_BYTES
+            node = lost // FANOUT**asked.level
+            differs = any(first <= node < first + count for first, count in asked.ranges)
+            resync.compared(asked.number, [(node, 1)] if differs else [])
+    assert resync.blocks_sent == 1
+    assert frames + hashes < 100 * KIB
 
 
 def test_candidates_are_compared_and_what_differs_is_copied() -> None:

@@ -22,6 +22,9 @@ from services.replica.replication.messages import Digest
 FANOUT = 256
 COMPARE_BLOCKS = 4096
 """Blocks in one comparison."""
+COMPARE_SPAN = 1 << 22
+"""Blocks below the nodes of one comparison: both ends hash the checksums of 16 GiB in one turn of the loop, which takes
+milliseconds, and of a terabyte in none, which would take longer than a lease."""
 COMPARES_IN_FLIGHT = 4
 COPY_BLOCKS = 64
 """Blocks in one copy message: 256 KiB."""
@@ -36,9 +39,10 @@ def always(blocks: int) -> bool:
 
 
 def top_level(size_blocks: int) -> int:
-    """The lowest level whose nodes number at most the fan-out."""
+    """Where the comparison begins: the lowest level whose nodes number at most the fan-out, or the second, whose nodes
+    are made quickly, while those are few enough."""
     level, nodes = 0, size_blocks
-    while nodes > FANOUT:
+    while nodes > FANOUT and not (level == 2 and nodes <= 16 * FANOUT):
         level, nodes = level + 1, -(-nodes // FANOUT)
     return level
 
@@ -63,7 +67,7 @@ class Resync:
             if level == 0:
                 self.todo.add(0, size_blocks)
             else:
-                self._trees.append((level, (0, _level_nodes(size_blocks, level))))
+                self._ask_for(level, 0, _level_nodes(size_blocks, level))
         self._comparing: dict[int, tuple[int, tuple[Range, ...]]] = {}
         self._differing: deque[Range] = deque()
         self._copying: dict[int, tuple[Range, ...]] = {}
@@ -185,8 +189,12 @@ class Resync:
                 self.todo.add(start, end - start)
                 self._candidates += end - start
                 continue
-            for piece in range(start, end, COMPARE_BLOCKS):
-                self._trees.append((level - 1, (piece, min(COMPARE_BLOCKS, end - piece))))
+            self._ask_for(level - 1, start, end)
+
+    def _ask_for(self, level: int, start: int, end: int) -> None:
+        step = max(1, min(COMPARE_BLOCKS, COMPARE_SPAN // FANOUT**level))
+        for piece in range(start, end, step):
+            self._trees.append((level, (piece, min(step, end - piece))))
 
     def copied(self, number: int) -> None:
         for _, count in self._copying.pop(number, ()):
