@@ -47,17 +47,17 @@ async def _watch(session: Session, every_s: float, looks: int, output: Format, *
     from services.cli.rates import busy
 
     known: dict[str, int] = {}
-    before = await _look(session, known)
+    before = await look(session, known)
     with screen(live):
         number = 0
         while not looks or number < looks:
             await _until(before[0] + every_s)
-            now = await _look(session, known)
+            now = await look(session, known)
             view = busy(before[1], now[1], now[0] - before[0])
             if output is not Format.TABLE:
                 write_as(output, view)
             else:
-                _draw(view, live=live)
+                draw(drawn(view)) if live else write(drawn(view))
             before = now
             number += 1
 
@@ -68,7 +68,7 @@ async def _until(moment_s: float) -> None:
     await asyncio.sleep(max(0.0, moment_s - time.monotonic()))
 
 
-async def _look(session: Session, known: dict[str, int]) -> tuple[float, Pages]:
+async def look(session: Session, known: dict[str, int]) -> tuple[float, Pages]:
     """`known`: how many processes of each role answered before; that many are waited for."""
     from services.cli.asking import ask_all, of_each_role
     from stoscore.messages import MetricsPage, MetricsRequest
@@ -87,10 +87,9 @@ async def _look(session: Session, known: dict[str, int]) -> tuple[float, Pages]:
     return time.monotonic(), samples
 
 
-def _draw(view: dict[str, Any], *, live: bool) -> None:
+def drawn(view: dict[str, Any]) -> str:
     from services.cli.rates import NODE_HEADINGS, VOLUME_HEADINGS, node_row, volume_row
 
     volumes = table(VOLUME_HEADINGS, [volume_row(one) for one in view["volumes"]])
     nodes = table(NODE_HEADINGS, [node_row(one) for one in view["nodes"]])
-    text = f"{nodes}\n\n{volumes}"
-    draw(text) if live else write(text)
+    return f"{nodes}\n\n{volumes}"

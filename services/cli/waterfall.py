@@ -8,6 +8,7 @@ nobody kept is shown at the top and says so too.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ from stoscore.spans import Link, SpanRecord
 
 CHILDREN_MAX = 200
 """Of one span; the rest is counted."""
+SHOWN_MAX = 5000
+"""Of one trace, those nearest to its beginning; the rest is counted where it belongs. A browser takes minutes over a
+page of a hundred thousand lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +59,21 @@ class Waterfall:
     errors: int
 
 
-def arrange(told: Iterable[Told], children_max: int = CHILDREN_MAX) -> Waterfall:
+def arrange(told: Iterable[Told], children_max: int = CHILDREN_MAX, shown_max: int = SHOWN_MAX) -> Waterfall:
     """The spans of one trace, each once. There has to be one."""
     known: dict[str, Told] = {}
     for item in told:
         known.setdefault(item.span.span_id, item)
     assert known, "a trace has spans"
     children, tops = _families(known)
+    chosen = _nearest(tops, children, children_max, shown_max)
     linked_by = _linked_by(known.values())
     rows: list[Row] = []
     base_ns = min(item.span.start_ns for item in tops)
     # Depth first, without recursion: a trace may be as deep as whoever made it likes.
-    pending: list[tuple[Told, int, int, Row | None]] = [(item, 0, 0, None) for item in reversed(tops)]
+    pending: list[tuple[Told, int, int, Row | None]] = [
+        (item, 0, 0, None) for item in reversed(tops) if item.span.span_id in chosen
+    ]
     while pending:
         item, depth, moved_ns, rest = pending.pop()
         if rest is not None:
@@ -77,11 +84,15 @@ def arrange(told: Iterable[Told], children_max: int = CHILDREN_MAX) -> Waterfall
         orphan = bool(span.parent_id) and depth == 0
         rows.append(Row(item, depth, start_ns, moved_ns, orphan, 0, tuple(linked_by.get(span.span_id, ()))))
         below = children.get(span.span_id, ())
-        if len(below) > children_max:
-            rest = Row(None, depth + 1, start_ns, hidden=_count(below[children_max:], children))
+        kept, left = _split(below, chosen)
+        if left:
+            rest = Row(None, depth + 1, start_ns, hidden=_count(left, children))
             pending.append((item, depth, 0, rest))
-        for child in reversed(below[:children_max]):
+        for child in reversed(kept):
             pending.append((child, depth + 1, moved_ns + _correction(item, child, moved_ns), None))
+    _, left = _split(tops, chosen)
+    if left:
+        rows.append(Row(None, 0, rows[-1].start_ns, hidden=_count(left, children)))
     shown = [row for row in rows if row.told is not None]
     earliest_ns = min(row.start_ns for row in shown)
     end_ns = max(row.start_ns + row.told.span.duration_ns for row in shown if row.told is not None)
@@ -114,6 +125,22 @@ def _families(known: Mapping[str, Told]) -> tuple[dict[str, list[Told]], list[To
             tops.append(item)
             reached |= _below([item], children)
     return children, tops
+
+
+def _nearest(tops: Sequence[Told], children: Mapping[str, list[Told]], children_max: int, shown_max: int) -> set[str]:
+    """Which spans are shown: level by level from the top, so that what is left out are the details."""
+    waiting, chosen = deque(tops), set[str]()
+    while waiting and len(chosen) < shown_max:
+        item = waiting.popleft()
+        chosen.add(item.span.span_id)
+        waiting.extend(children.get(item.span.span_id, ())[:children_max])
+    return chosen
+
+
+def _split(items: Sequence[Told], chosen: set[str]) -> tuple[list[Told], list[Told]]:
+    """Those that are shown, and those that are left out."""
+    kept = [item for item in items if item.span.span_id in chosen]
+    return kept, [item for item in items if item.span.span_id not in chosen]
 
 
 def _below(tops: Sequence[Told], children: Mapping[str, list[Told]]) -> set[str]:

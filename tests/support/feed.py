@@ -45,7 +45,7 @@ from stoscore.spans import SpanRecord
 from tests.support.control_plane import ControlPlane
 
 T = TypeVar("T")
-STARTED_AT_ONCE = 8
+AT_ONCE = 8
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Feed:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(120)
 
     async def _start(self) -> None:
-        limit = asyncio.Semaphore(STARTED_AT_ONCE)
+        limit = asyncio.Semaphore(AT_ONCE)
 
         async def node(told: Told) -> None:
             async with limit:
@@ -102,10 +102,13 @@ class Feed:
         await asyncio.gather(*(node(told) for told in self.nodes.values()))
         await self._placement()
         admin = await self._connect("user", "feeder")
-        for entry in self._entries:
-            made = await Catalogue(admin).create(entry.model_copy(update={"state": "creating"}))
-            await Catalogue(admin).update(entry)
-            assert made.volume == entry.volume
+
+        async def volume(entry: CatalogueEntry) -> None:
+            async with limit:
+                made = await Catalogue(admin).create(entry)
+            assert made == entry
+
+        await asyncio.gather(*(volume(entry) for entry in self._entries))
 
     async def _stop(self) -> None:
         waiting = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]

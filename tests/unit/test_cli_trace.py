@@ -8,7 +8,7 @@ import pytest
 
 from services.cli.trace_html import render
 from services.cli.trace_text import draw
-from services.cli.waterfall import Told, Waterfall, arrange, format_ns
+from services.cli.waterfall import SHOWN_MAX, Told, Waterfall, arrange, format_ns
 from stoscore.spans import Link, SpanRecord
 from stoscore.units import MS, SECOND
 
@@ -86,6 +86,17 @@ def test_a_hundred_thousand_spans() -> None:
     assert hidden + shown == drawn.spans
     assert hidden > 0
     assert all(len(line) <= 120 for line in draw(drawn, 120)[2:])
+
+
+@pytest.mark.parametrize("shape", ["tree", "chain", "orphans"])
+def test_whatever_its_shape_a_page_has_a_bound(shape: str) -> None:
+    """Nothing is lost from the count, and what is nearest to the beginning is shown."""
+    parent = {"tree": lambda n: n // 10 or 1, "chain": lambda n: n - 1, "orphans": lambda n: n + 500_000}[shape]
+    drawn = arrange(told(span(1), *(span(number, parent(number)) for number in range(2, 30_001))))
+    shown = [row for row in drawn.rows if row.told is not None]
+    assert len(shown) == SHOWN_MAX
+    assert len(shown) + sum(row.hidden for row in drawn.rows) == drawn.spans == 30_000
+    assert len(drawn.rows) < 2 * SHOWN_MAX
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
