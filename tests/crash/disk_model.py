@@ -7,17 +7,21 @@ are of one version and the rest of the next. What a sync covered stays.
 
     pwrite, punch ─> a new version of each touched page          fdatasync ─> only the last versions are left
     memory map (the tail) ─> looked at before each recorded call
+    rename, removal ─> may have happened or not, each for itself        fsync of the directory ─> has happened
+    a new file ─> is empty until its fsync
 """
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 from unittest.mock import patch
 
@@ -84,18 +88,21 @@ class Disk:
         self.directory = directory
         self.files: dict[str, RecordedFile] = {}
         self._each = each
-        self._names: dict[int, str] = {}
+        self._inodes: dict[int, RecordedFile] = {}
+        self._moves: list[tuple[str, str]] = []
+        """(from, to) of renames that no sync of a directory covered; to nowhere: a removal."""
         for path in sorted(directory.rglob("*")):
             if path.is_file():
                 name = str(path.relative_to(directory))
-                self._names[path.stat().st_ino] = name
                 self.files[name] = RecordedFile(*(image[name] if image else _read(path)))
+                self._inodes[path.stat().st_ino] = self.files[name]
 
     # --- recording ---
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         real_pwrite, real_sync, real_fallocate = os.pwrite, os.fdatasync, disk._libc.fallocate
+        real_fsync, real_rename, real_rmtree = os.fsync, os.rename, shutil.rmtree
 
         def pwrite(fd: int, data: Any, offset: int) -> int:
             written = real_pwrite(fd, data, offset)
@@ -105,6 +112,35 @@ class Disk:
         def fdatasync(fd: int) -> None:
             real_sync(fd)
             self._note(fd, RecordedFile.synced)
+
+        def fsync(fd: int) -> None:
+            real_fsync(fd)
+            name = self._name(os.readlink(f"/proc/self/fd/{fd}"))
+            if name is not None:
+                self._each()
+                self._fsynced(fd, name)
+
+        def rename(source: Any, target: Any) -> None:
+            old, new = self._name(source), self._name(target)
+            if old is None or new is None:
+                real_rename(source, target)
+                return
+            self._forget(new)
+            self._adopt(old)
+            real_rename(source, target)
+            self._look_at_the_map()
+            self._each()
+            self._moves.append((old, new))
+
+        def rmtree(path: Any, *arguments: Any, **options: Any) -> None:
+            name = self._name(path)
+            if name is None or not Path(path).is_dir():
+                real_rmtree(path, *arguments, **options)
+                return
+            self._forget(name)
+            real_rmtree(path, *arguments, **options)
+            self._each()
+            self._moves.append((name, ""))
 
         class Libc:
             @staticmethod
@@ -117,18 +153,55 @@ class Disk:
         with (
             patch.object(os, "pwrite", pwrite),
             patch.object(os, "fdatasync", fdatasync),
+            patch.object(os, "fsync", fsync),
+            patch.object(os, "rename", rename),
+            patch.object(shutil, "rmtree", rmtree),
             patch.object(disk, "_libc", Libc),
             patch.object(disk, "_syncers", _OneByOne()),
         ):
             yield
 
     def _note(self, fd: int, change: Callable[[RecordedFile], None]) -> None:
-        name = self._names.get(os.fstat(fd).st_ino)
-        if name is None:
+        file = self._inodes.get(os.fstat(fd).st_ino)
+        if file is None:
             return
         self._look_at_the_map()
         self._each()
-        change(self.files[name])
+        change(file)
+
+    def _name(self, path: Any) -> str | None:
+        """In the directory that is recorded; "." for that itself."""
+        path = Path(path)
+        return str(path.relative_to(self.directory)) if path.is_relative_to(self.directory) else None
+
+    def _fsynced(self, fd: int, name: str) -> None:
+        status = os.fstat(fd)
+        if S_ISDIR(status.st_mode):
+            covered = [move for move in self._moves if str(Path(move[1] or move[0]).parent) == name]
+            self._moves = [move for move in self._moves if move not in covered]
+            self.files = _moved(self.files, covered)
+            return
+        now = RecordedFile(*_read(self.directory / name))
+        file = self._inodes.setdefault(status.st_ino, now)
+        file.size, file.durable = now.size, now.durable
+        file.pending.clear()
+        if all(known is not file for known in self.files.values()):
+            self.files[name] = file
+
+    def _forget(self, name: str) -> None:
+        """Its inodes may come back as other files."""
+        place = self.directory / name
+        for path in (place, *place.rglob("*")):
+            if path.is_file():
+                self._inodes.pop(path.stat().st_ino, None)
+
+    def _adopt(self, name: str) -> None:
+        """What was made and never synced is an empty file to a power loss."""
+        place = self.directory / name
+        for path in (place, *place.rglob("*")):
+            if path.is_file() and path.stat().st_ino not in self._inodes:
+                file = self._inodes[path.stat().st_ino] = RecordedFile(0)
+                self.files[str(path.relative_to(self.directory))] = file
 
     def _look_at_the_map(self) -> None:
         content = (self.directory / "tail").read_bytes()
@@ -141,7 +214,7 @@ class Disk:
     def settled(self) -> Image:
         """Everything as the page cache has it: what a killed process leaves."""
         self._look_at_the_map()
-        return self._image(lambda file, page: file.latest(page))
+        return self._image(lambda file, page: file.latest(page), self._moves)
 
     def power_loss(self, choice: random.Random) -> Image:
         """One of the states that a power loss may leave."""
@@ -158,16 +231,25 @@ class Disk:
                 return _torn(versions[at], versions[at + 1], choice)
             return versions[at]
 
-        return self._image(pick)
+        return self._image(pick, [move for move in self._moves if how == "everything" or choice.random() < 0.5])
 
-    def _image(self, pick: Callable[[RecordedFile, int], bytes]) -> Image:
+    def _image(self, pick: Callable[[RecordedFile, int], bytes], moves: list[tuple[str, str]]) -> Image:
         image: Image = {}
-        for name, file in self.files.items():
+        for name, file in _moved(self.files, moves).items():
             pages = dict(file.durable)
             for page in file.pending:
                 pages[page] = pick(file, page)
             image[name] = (file.size, pages)
         return image
+
+
+def _moved(files: dict[str, RecordedFile], moves: list[tuple[str, str]]) -> dict[str, RecordedFile]:
+    for old, new in moves:
+        taken = {name: file for name, file in files.items() if name == old or name.startswith(f"{old}/")}
+        files = {name: file for name, file in files.items() if name not in taken}
+        if new:
+            files |= {new + name[len(old) :]: file for name, file in taken.items()}
+    return files
 
 
 def _read(path: Path) -> tuple[int, dict[int, bytes]]:
@@ -182,6 +264,12 @@ def _torn(before: bytes, after: bytes, choice: random.Random) -> bytes:
 
 def lay_down(image: Image, directory: Path) -> None:
     """Make the directory's files what the image says."""
+    for path in sorted(directory.rglob("*"), reverse=True):
+        if path.is_dir():
+            with suppress(OSError):
+                path.rmdir()
+        elif str(path.relative_to(directory)) not in image:
+            path.unlink()
     for name, (size, pages) in image.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,8 @@
 | a block written since holds sectors of what it may hold, nothing else | its write began |
 | the region of such a block is marked, and the replica knows that it is unclean | its write began |
 | the hard state is the last saved one, or the one being saved | the save returned |
+| a snapshot holds what the volume held at its seal, exactly | the seal returned, or the snapshot is there |
+| a deleted snapshot is gone | the deletion returned |
 | every read is verified by checksums, and none fails | always |
 """
 
@@ -33,6 +35,10 @@ class Promises:
     states: list[bytes | None] = field(default_factory=lambda: [None])
     """What the hard state may be: the durable one, then the one that is being saved."""
 
+    snapshots: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    changing: tuple[str, dict[int, bytes]] | None = None
+    """The snapshot that is being made or deleted: it is there, whole, or it is not."""
+
     # --- what the workload tells ---
 
     def writing(self, block: int, contents: list[bytes]) -> None:
@@ -43,6 +49,24 @@ class Promises:
         for block, contents in self.since.items():
             self.flushed[block] = contents[-1]
         self.since.clear()
+
+    def content(self) -> dict[int, bytes]:
+        return self.flushed | {block: contents[-1] for block, contents in self.since.items()}
+
+    def sealing(self, name: str) -> None:
+        self.changing = (name, self.content())
+
+    def sealed(self) -> None:
+        self.synced()
+        if self.changing is not None:
+            self.snapshots[self.changing[0]] = self.changing[1]
+        self.changing = None
+
+    def dropping(self, name: str) -> None:
+        self.changing = (name, self.snapshots.pop(name))
+
+    def dropped(self) -> None:
+        self.changing = None
 
     def saving(self, state: bytes) -> None:
         self.states.append(state)
@@ -59,6 +83,7 @@ class Promises:
         if unsure and not store.unclean:
             raise Broken("unflushed writes were lost and the replica believes itself clean")
         self._check_state(store)
+        self._check_snapshots(store)
         for block in sorted({*self.flushed, *self.since}):
             _, data = store.read(block, 1)
             allowed = [self.flushed.get(block, ZEROS), *self.since.get(block, ())]
@@ -68,12 +93,23 @@ class Promises:
     def check_kill(self, store: FileStore) -> None:
         """A killed process loses nothing: but for the write that was under way, all is as it was."""
         self._check_state(store)
+        self._check_snapshots(store)
         for block in sorted({*self.flushed, *self.since}):
             _, data = store.read(block, 1)
             last = self.since.get(block) or [self.flushed.get(block, ZEROS)]
             before = last[-2] if len(last) > 1 else self.flushed.get(block, ZEROS)
             if data not in (last[-1], before):
                 raise Broken(f"block {block} lost a write although only the process died")
+
+    def _check_snapshots(self, store: FileStore) -> None:
+        name, content = self.changing or ("", {})
+        if not self.snapshots.keys() <= store.snapshots.keys() <= {*self.snapshots, name}:
+            raise Broken(f"the snapshots are {sorted(store.snapshots)} and should be {sorted(self.snapshots)}")
+        for found, layer in store.snapshots.items():
+            expected = self.snapshots.get(found, content)
+            for block in sorted({*self.content(), *expected}):
+                if layer.read(block, 1)[1] != expected.get(block, ZEROS):
+                    raise Broken(f"block {block} of snapshot {found} is not what it was at the seal")
 
     def _check_state(self, store: FileStore) -> None:
         if store.load_state() not in self.states:

@@ -25,6 +25,7 @@ SIZE_BLOCKS = 2 * REGION_BLOCKS + 100
 STATES_PER_CALL = 3
 AGAIN = 0.1
 """Share of the states whose recovery is cut short by another power loss."""
+SNAPSHOTS_MAX = 3
 _STEPS = 60
 
 
@@ -49,6 +50,7 @@ class Life:
         self._boot = 1
         self._seq = 0
         self._written = 0
+        self._sealed = 0
         self._promises = Promises(SIZE_BLOCKS)
         self._unflushed: set[int] = set()
         self._store = FileStore.create(
@@ -68,7 +70,10 @@ class Life:
         self._store.close(clean=False)
 
     def steps(self, count: int) -> None:
-        steps = (self._write, self._write, self._write, self._zero, self._sync, self._settle, self._save, self._reopen)
+        steps = (
+            *(self._write, self._write, self._write, self._zero, self._sync, self._settle, self._save, self._reopen),
+            *(self._seal, self._drop, self._fold, self._fold),
+        )
         for _ in range(count):
             self._choice.choice(steps)()
 
@@ -121,6 +126,32 @@ class Life:
         if self._store.unclean:
             self._store.set_clean()
         self._store.unmark(self._store.marked)
+
+    def _seal(self) -> None:
+        if len(self._promises.snapshots) == SNAPSHOTS_MAX:
+            self._drop()
+            return
+        self._sealed += 1
+        self._promises.sealing(f"s{self._sealed}")
+        self._store.seal(f"s{self._sealed}")
+        self._promises.sealed()
+        self._unflushed.clear()
+
+    def _drop(self) -> None:
+        if self._promises.snapshots:
+            name = self._choice.choice(sorted(self._promises.snapshots))
+            self._promises.dropping(name)
+            self._store.drop(name)
+            self._promises.dropped()
+
+    def _fold(self) -> None:
+        """Some of a deleted snapshot's blocks, or all that is left of it, so that its layer goes."""
+        if self._choice.random() < 0.5:
+            self._store.fold(4)
+            return
+        while self._store.fold(1000):
+            pass
+        self._store.settle_fold()
 
     def _save(self) -> None:
         state = self._choice.randbytes(self._choice.randrange(1, 600))

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from services.replica.store import disk, file_store, intent, layer, slots, state
+from services.replica.store import disk, file_store, intent, layer, layers, slots, state
 from services.replica.store.file_store import FileStore
 from services.replica.store.intent import Header, IntentLog
+from services.replica.store.present import PresentMap
 from services.replica.store.slots import SlotPair
 from tests.crash.run import IN_MEMORY, Counted, live
 
@@ -97,6 +98,96 @@ def _unmarked_before_the_flush(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(FileStore, "write", write)
 
 
+def _a_bit_is_durable_before_its_data(patch: pytest.MonkeyPatch) -> None:
+    """K1: the block is said to be in the newest layer, whose file has zeros there."""
+    real = PresentMap.add
+
+    def add(present: PresentMap, block: int, count: int) -> None:
+        real(present, block, count)
+        present.save(present.capture())
+
+    patch.setattr(PresentMap, "add", add)
+
+
+def _the_present_map_is_not_synced(patch: pytest.MonkeyPatch) -> None:
+    """K1: a flushed block is looked for in the layer below, where an older one is."""
+    patch.setattr(PresentMap, "save", lambda present, captured: None)
+
+
+def _every_sum_is_believed(patch: pytest.MonkeyPatch) -> None:
+    """Every sum is believed after a power loss, that of data which never came to the disk too."""
+    real = file_store.regain
+    believe = lambda layer, block, count, believed: real(layer, block, count, believed=True)  # noqa: E731
+    patch.setattr(file_store, "regain", believe)
+
+
+def _nothing_is_regained(patch: pytest.MonkeyPatch) -> None:
+    """A killed process loses what was written since the last sync."""
+    patch.setattr(file_store, "regain", lambda layer, block, count, believed: None)
+
+
+def _a_trim_does_not_hide_what_is_below(patch: pytest.MonkeyPatch) -> None:
+    real = layer.Layer.zero
+
+    def zero(top: layer.Layer, block: int, count: int) -> None:
+        with pytest.MonkeyPatch.context() as blind:
+            blind.setattr(PresentMap, "add", lambda present, block, count: None)
+            real(top, block, count)
+
+    patch.setattr(layer.Layer, "zero", zero)
+
+
+def _a_sealed_layer_takes_writes(patch: pytest.MonkeyPatch) -> None:
+    real = FileStore.seal
+
+    def seal(store: FileStore, snapshot: str) -> None:
+        sealed = store._layer
+        real(store, snapshot)
+        store._layer = sealed
+
+    patch.setattr(FileStore, "seal", seal)
+
+
+def _a_new_layer_is_listed_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(layers, "sync_path", lambda path: None)
+
+
+def _a_layer_goes_before_its_copy_is_durable(patch: pytest.MonkeyPatch) -> None:
+    real = layers.Layers.settle
+
+    def settle(all_layers: layers.Layers) -> None:
+        with pytest.MonkeyPatch.context() as hasty:
+            hasty.setattr(layer.Layer, "sync", lambda layer: None)
+            real(all_layers)
+
+    patch.setattr(layers.Layers, "settle", settle)
+
+
+def _a_fold_forgets_zeros(patch: pytest.MonkeyPatch) -> None:
+    """A block that was trimmed in the folded layer comes back from the one below it."""
+    real = layer.Layer.adopt
+
+    def adopt(upper: layer.Layer, lower: layer.Layer, block: int, count: int) -> int:
+        sums = upper.sums.read(block, count)
+        whole = [at for at in range(count) if any(sums[at * 8 : at * 8 + 8])]
+        return sum(real(upper, lower, block + at, 1) for at in whole)
+
+    patch.setattr(layer.Layer, "adopt", adopt)
+
+
+def _a_fold_overtakes_a_write(patch: pytest.MonkeyPatch) -> None:
+    """What is older, in the layer below, is copied over what is newer."""
+    real = layer.Layer.adopt
+
+    def adopt(upper: layer.Layer, lower: layer.Layer, block: int, count: int) -> int:
+        for at, length, here in lower.own_runs(block, count):
+            if here:
+                upper._write_runs(at, lower.sums.read(at, length), memoryview(lower.own_data(at, length)))
+        return real(upper, lower, block, count)
+
+    patch.setattr(layer.Layer, "adopt", adopt)
+
+
 BUGS: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     _sums_are_not_synced,
     _marks_are_not_synced,
@@ -106,6 +197,16 @@ BUGS: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     _marked_regions_are_believed,
     _an_unfinished_write_stays_unreadable,
     _unmarked_before_the_flush,
+    _a_bit_is_durable_before_its_data,
+    _the_present_map_is_not_synced,
+    _every_sum_is_believed,
+    _nothing_is_regained,
+    _a_trim_does_not_hide_what_is_below,
+    _a_sealed_layer_takes_writes,
+    _a_new_layer_is_listed_before_it_is_durable,
+    _a_layer_goes_before_its_copy_is_durable,
+    _a_fold_forgets_zeros,
+    _a_fold_overtakes_a_write,
 )
 
 

@@ -72,8 +72,8 @@ def test_another_volume(replica: Path) -> None:
 
 
 def test_a_newer_format_is_named_whatever_else_it_has(replica: Path) -> None:
-    rewrite(replica, lambda fields: fields.update(format=2, encryption="aes"))
-    with pytest.raises(FormatError, match="format 2 and this program knows up to 1: update stos"):
+    rewrite(replica, lambda fields: fields.update(format=3, encryption="aes"))
+    with pytest.raises(FormatError, match="format 3 and this program knows up to 2: update stos"):
         reopen(replica)
 
 

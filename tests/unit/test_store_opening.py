@@ -207,7 +207,7 @@ def test_a_killed_recovery_starts_again(opener: Opener, tmp_path: Path) -> None:
 def test_a_failed_sync_is_final_until_the_store_is_opened_again(opener: Opener) -> None:
     store = opener()
     put(store, 1, 5, 11)
-    fd = store._files.layer.data
+    fd = store._layer.files.data
     kept = os.dup(fd)
     reader, writer = os.pipe()
     os.dup2(writer, fd)  # A descriptor that the kernel refuses to sync.

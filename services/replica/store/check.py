@@ -14,12 +14,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.replica.store import intent, state, tail
+from services.replica.store import intent, stack, state, tail
 from services.replica.store.directory import open_file
 from services.replica.store.disk import data_ranges, failed, read_at
 from services.replica.store.format import Format, read_format
 from services.replica.store.intent import IntentLog, regions_of
-from services.replica.store.layer import DIRECTORY, file_sizes, hash_data
+from services.replica.store.layer import Layer, file_sizes
+from services.replica.store.layers import close_layers, open_layers
 from services.replica.store.port import FormatError, StoreError
 from services.replica.store.slots import Copy
 from services.replica.store.state import StateFile
@@ -127,28 +128,25 @@ def _check_tail(directory: Path, report: Report, closing: ExitStack) -> None:
 
 
 def _check_blocks(directory: Path, report: Report, closing: ExitStack) -> None:
-    layer, sizes = directory / DIRECTORY, file_sizes(report.format.size_blocks)
-    fds = {name: _open(layer, name, size, report, closing) for name, size in sizes.items()}
-    data, sums, roots = fds["data"], fds["sums"], fds["roots"]
-    if data is None or sums is None or roots is None:
+    """Every layer: what the volume is, and what it was at each seal."""
+    entries = _stack(directory, report, closing)
+    missing = len(report.problems)
+    for number, entry in enumerate(entries):
+        size_blocks = report.format.size_blocks if number == len(entries) - 1 else entry.size_blocks
+        for name, size in file_sizes(size_blocks, entry.number).items():
+            _open(directory / entry.directory, name, size, report, closing)
+    if len(report.problems) > missing or not entries:
         return
-    marked = frozenset(report.marked)
-    for region in _present_regions(data, sums, roots, sizes, str(layer)):
-        first = region * REGION_BLOCKS
-        count = min(REGION_BLOCKS, report.format.size_blocks - first)
-        stored = read_at(sums, REGION_SUMS_BYTES, region * REGION_SUMS_BYTES, str(layer / "sums"))
-        root = int.from_bytes(read_at(roots, SUM_BYTES, region * SUM_BYTES, str(layer / "roots")), "little")
-        actual = hash_data(data, first, count, str(layer / "data"))
-        want = struct.unpack(f"<{count}Q", stored[: count * SUM_BYTES])
-        have = struct.unpack(f"<{count}Q", actual)
-        bad = [first + at for at in range(count) if want[at] != have[at]]
-        report.blocks += count - want.count(0)
-        if region in marked:
-            report.unfinished_blocks += len(bad)
-            continue
-        report.bad_blocks += bad
-        if root != node(stored):
-            report.bad_roots.append(region)
+    try:
+        layers = open_layers(directory, report.format, entries, frozenset, writable=False)
+    except FormatError as error:
+        report.problems.append(str(error))
+        return
+    closing.callback(close_layers, layers)
+    for layer in layers:
+        if layer.present is not None:
+            _check_copies(f"{layer.where} present", layer.present.copies(layer.size_blocks), report)
+        _check_layer(layer, frozenset(report.marked) if layer is layers[-1] else frozenset(), report)
     if report.bad_blocks:
         report.problems.append(f"{len(report.bad_blocks)} blocks do not match their checksum")
     if report.bad_roots:
@@ -157,15 +155,54 @@ def _check_blocks(directory: Path, report: Report, closing: ExitStack) -> None:
         report.notes.append(f"{report.unfinished_blocks} unfinished blocks inside marked regions")
 
 
-def _present_regions(data: int, sums: int, roots: int, sizes: dict[str, int], where: str) -> list[int]:
-    """Regions of which any file has anything."""
-    region_bytes = {"data": REGION_BYTES, "sums": REGION_SUMS_BYTES, "roots": SUM_BYTES}
-    found: set[int] = set()
+def _stack(directory: Path, report: Report, closing: ExitStack) -> tuple[stack.Entry, ...]:
+    if report.format.version == 1:
+        return stack.FIRST
+    fd = _open(directory, stack.FILE, stack.FILE_BYTES, report, closing)
+    if fd is None:
+        return ()
+    file = stack.StackFile(fd, str(directory / stack.FILE))
+    _check_copies("stack", file.copies(), report)
     try:
-        for name, fd in (("data", data), ("sums", sums), ("roots", roots)):
-            step = region_bytes[name]
-            for low, high in data_ranges(fd, 0, sizes[name]):
-                found.update(range(low // step, -(-high // step)))
-    except OSError as error:
-        raise failed("find the data of", where, error) from error
-    return sorted(found)
+        return file.load()
+    except FormatError as error:
+        report.problems.append(str(error))
+        return ()
+
+
+def _check_layer(layer: Layer, marked: frozenset[int], report: Report) -> None:
+    """Blocks are counted in the newest layer, the last one to be looked at."""
+    report.blocks = 0
+    for region in _present_regions(layer):
+        first = region * REGION_BLOCKS
+        count = min(REGION_BLOCKS, layer.size_blocks - first)
+        stored = read_at(layer.files.sums, REGION_SUMS_BYTES, region * REGION_SUMS_BYTES, f"{layer.where}/sums")
+        want = struct.unpack(f"<{count}Q", stored[: count * SUM_BYTES])
+        have = struct.unpack(f"<{count}Q", layer.actual(first, count))
+        bad = [first + at for at in range(count) if want[at] != have[at]]
+        report.blocks += count - want.count(0)
+        if region in marked:
+            report.unfinished_blocks += len(bad)
+            continue
+        report.bad_blocks += bad
+        if layer.sums.root(region) != node(stored):
+            report.bad_roots.append(region)
+
+
+def _present_regions(layer: Layer) -> list[int]:
+    """Regions of which any file has anything, of this layer or one below it."""
+    found: set[int] = set()
+    below: Layer | None = layer
+    while below is not None:
+        for fd, step in (
+            (below.files.data, REGION_BYTES),
+            (below.files.sums, REGION_SUMS_BYTES),
+            (below.files.roots, SUM_BYTES),
+        ):
+            try:
+                for low, high in data_ranges(fd, 0, os.fstat(fd).st_size):
+                    found.update(range(low // step, -(-high // step)))
+            except OSError as error:
+                raise failed("find the data of", below.where, error) from error
+        below = below.below
+    return sorted(region for region in found if region < layer.sums.regions)

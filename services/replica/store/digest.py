@@ -1,21 +1,21 @@
 """What the blocks of a copy really are: hashed from its data file, without a look at the stored checksums.
 
 For comparing copies from outside. It takes no lock and writes nothing, so it works beside a running replica
-(each block is then as of some moment of the run) and on a dead one. Holes are skipped, not read.
+(each block is then as of some moment of the run; above a sealed layer, as of the last sync) and on a dead one. Holes
+are skipped, not read.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from xxhash import xxh3_64
 
-from services.replica.store.directory import open_file
+from services.replica.store import stack
 from services.replica.store.format import read_format
-from services.replica.store.layer import DIRECTORY, file_sizes, hash_data
+from services.replica.store.layers import close_layers, open_layers
 from services.replica.store.port import FormatError
 from services.replica.store.sums import ZERO_SUM
 from stoscore.units import REGION_BLOCKS, SUM_BYTES
@@ -39,19 +39,18 @@ def digest(directory: Path, sink: Callable[[bytes], object] | None = None) -> Di
     format = read_format(directory)
     if format.kind != "data":
         raise FormatError(f"{directory} is a witness and holds no data")
-    path = directory / DIRECTORY / "data"
-    fd = open_file(path, file_sizes(format.size_blocks)["data"], writable=False)
+    layers = open_layers(directory, format, stack.read(directory, format), frozenset, writable=False)
     whole, present = xxh3_64(), 0
     try:
         for block in range(0, format.size_blocks, REGION_BLOCKS):
             count = min(REGION_BLOCKS, format.size_blocks - block)
-            sums = hash_data(fd, block, count, str(path))
+            sums = layers[-1].actual(block, count)
             whole.update(sums)
             present += _present(sums, count)
             if sink is not None:
                 sink(sums)
     finally:
-        os.close(fd)
+        close_layers(layers)
     return Digest(format.volume, format.incarnation, format.size_blocks, present, whole.hexdigest())
 
 

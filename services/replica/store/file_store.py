@@ -20,7 +20,8 @@ at the page cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,8 +30,11 @@ from services.replica.store.extents import Extent
 from services.replica.store.files import OpenFiles, make_data, open_data
 from services.replica.store.format import Format, read_format
 from services.replica.store.intent import Header, IntentLog, regions_of
-from services.replica.store.layer import DIRECTORY, Layer
+from services.replica.store.layer import Layer
+from services.replica.store.layers import Layers
 from services.replica.store.port import FormatError, StoreError
+from services.replica.store.regain import regain
+from services.replica.store.stack import NAME
 from services.replica.store.state import StateFile
 from services.replica.store.sums import FAN_OUT, Buffer
 from services.replica.store.tail import Tail
@@ -47,6 +51,7 @@ class FileStore:
         "_files",
         "_intent",
         "_layer",
+        "_layers",
         "_state",
         "_tail",
         "directory",
@@ -70,7 +75,9 @@ class FileStore:
         self._state = StateFile(files.state, str(directory / "state"))
         self._intent = IntentLog(files.intent, regions_of(self.size_blocks), str(directory / "intent"))
         self._tail = Tail(files.tail, str(directory / "tail"))
-        self._layer = Layer(files.layer, self.size_blocks, str(directory / DIRECTORY), lambda: self._intent.marked)
+        self._layers = Layers(directory, format, lambda: self._intent.marked)
+        self._layer = self._layers.top
+        files.closing.callback(self._layers.close)
 
     @classmethod
     def create(
@@ -123,8 +130,12 @@ class FileStore:
         if self.unclean or not (known or before.closed):
             if self.unclean and same_boot:
                 self._layer.drop_cache()
+            if same_boot and known:
+                self._regain_under_pen()
+            self._regain_marked(believed=same_boot and not self.unclean)
             self._rehash_marked()
         elif known:
+            self._regain_marked(believed=True)
             self._rehash_under_pen()
         if known:
             self._tail.adopt(boot_id)
@@ -137,6 +148,19 @@ class FileStore:
         self._layer.sums.set_dirty(marked)
         self._doubted = marked if self._tail.doubtful else frozenset()
         self._end_doubt()
+
+    def _regain_marked(self, *, believed: bool) -> None:
+        for region in sorted(self._intent.marked):
+            first = region * REGION_BLOCKS
+            regain(self._layer, first, min(REGION_BLOCKS, self.size_blocks - first), believed=believed)
+        if self.unclean and self._layer.present is not None:
+            self._layer.present.change_all()
+
+    def _regain_under_pen(self) -> None:
+        """A write that the disk refused in the middle: its data come first, so a new sum means that they are there."""
+        block, count = self._tail.pen_range()
+        if block + count <= self.size_blocks:
+            regain(self._layer, block, count, believed=True)
 
     def _rehash_marked(self) -> None:
         for region in sorted(self._intent.marked):
@@ -189,14 +213,16 @@ class FileStore:
 
     def scan(self, block: int, count: int) -> bool:
         self._check_range(block, count)
-        return self._layer.scan(block, count)
+        with self._layers.scanning():
+            return self._layer.scan(block, count)
 
     def recheck(self, block: int, count: int) -> list[int]:
         self._check_range(block, count)
         return self._layer.recheck(block, count)
 
     def next_present(self, region: int) -> int | None:
-        return self._layer.next_present(region)
+        with self._layers.scanning():
+            return self._layer.next_present(region)
 
     def read_sums(self, block: int, count: int) -> bytes:
         self._check_range(block, count)
@@ -213,7 +239,7 @@ class FileStore:
         return self._layer.sums.tree(level, index, count, self.size_blocks)
 
     def allocated_bytes(self) -> int:
-        return self._layer.allocated_bytes()
+        return self._layers.allocated_bytes()
 
     def _check_range(self, block: int, count: int) -> None:
         if block < 0 or count < 1 or block + count > self.size_blocks:
@@ -247,8 +273,7 @@ class FileStore:
             self._tail.doubt(False)
 
     def set_clean(self) -> None:
-        if self._failure:
-            raise StoreError(f"{self._failure}; the store has to be opened again first")
+        self._refuse_after_failure()
         self._intent.save_header(replace(self._intent.header, unclean=False))
         self.unclean = False
         self._doubted = frozenset()
@@ -280,14 +305,58 @@ class FileStore:
     # --- durability ---
 
     def sync(self) -> None:
-        if self._failure:
-            raise StoreError(f"{self._failure}; the store has to be opened again before it can sync")
-        try:
+        self._refuse_after_failure()
+        with self._final_failures():
             self._layer.sync()
+
+    def _refuse_after_failure(self) -> None:
+        if self._failure:
+            raise StoreError(f"{self._failure}; the store has to be opened again first")
+
+    @contextmanager
+    def _final_failures(self) -> Iterator[None]:
+        try:
+            yield
         except StoreError as error:
             self._failure = str(error)
             self.set_unclean()
             raise
+
+    # --- snapshots ---
+
+    @property
+    def snapshots(self) -> Mapping[str, Layer]:
+        return self._layers.snapshots
+
+    def seal(self, snapshot: str) -> None:
+        if not NAME.fullmatch(snapshot):
+            raise ValueError(f"{snapshot!r} is no name for a snapshot")
+        if snapshot in self._layers.snapshots:
+            return
+        if self._layers.full:
+            raise StoreError(f"{self.directory} has as many layers as there may be: delete a snapshot first")
+        self.sync()
+        with self._final_failures():
+            self.format = self._layers.begin(self.format)
+            self._layers.seal(snapshot, self.size_blocks)
+        self._layer = self._layers.top
+
+    def drop(self, snapshot: str) -> None:
+        self._refuse_after_failure()
+        with self._final_failures():
+            self._layers.drop(snapshot)
+
+    def fold(self, blocks: int) -> bool:
+        try:
+            return self._layers.fold(blocks)
+        except StoreError:
+            self.unclean = True
+            raise
+
+    def settle_fold(self) -> None:
+        self._refuse_after_failure()
+        with self._final_failures():
+            self._layers.settle()
 
     def save_state(self, state: bytes) -> None:
         self._state.save(state)

@@ -1,8 +1,8 @@
-"""Where the files of a replica's directory are and how big; making them, opening them all or none.
+"""Where the files of a replica's directory are and how big; making and opening them, all or none.
 
     format.json   state   intent   tail   layers/0001/{data,sums,roots}
 
-A witness has the first two only.
+A witness has the first two only. What comes to the layers once one is sealed: see `layers`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from services.replica.store.directory import lock, make, open_file, write_sparse
 from services.replica.store.format import FILE as FORMAT_FILE
 from services.replica.store.format import Format
 from services.replica.store.intent import IntentLog, regions_of
-from services.replica.store.layer import DIRECTORY as LAYER
-from services.replica.store.layer import LayerFiles, file_sizes
+from services.replica.store.layer import file_sizes
+from services.replica.store.stack import FIRST
 from services.replica.store.state import StateFile
+
+LAYER = FIRST[0].directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,6 @@ class OpenFiles:
     state: int
     intent: int
     tail: int
-    layer: LayerFiles
     closing: ExitStack
 
 
@@ -63,18 +64,17 @@ def _make_common(making: Path, format: Format) -> None:
 
 
 def open_data(directory: Path, format: Format) -> OpenFiles:
-    """Lock the directory and open all of its files. Raises FormatError, StoreError; then nothing stays open."""
+    """Lock the directory and open all of its files but the layers'. Raises FormatError, StoreError; then nothing
+    stays open."""
     with ExitStack() as closing:
         closing.callback(os.close, lock(directory))
         regions = regions_of(format.size_blocks)
         sizes = {"state": state.FILE_BYTES, "intent": intent.file_bytes(regions), "tail": tail.FILE_BYTES}
-        sizes |= {f"{LAYER}/{name}": size for name, size in file_sizes(format.size_blocks).items()}
         fds = {}
         for name, size in sizes.items():
             fds[name] = open_file(directory / name, size)
             closing.callback(os.close, fds[name])
-        layer = LayerFiles(fds[f"{LAYER}/data"], fds[f"{LAYER}/sums"], fds[f"{LAYER}/roots"])
-        return OpenFiles(fds["state"], fds["intent"], fds["tail"], layer, closing.pop_all())
+        return OpenFiles(fds["state"], fds["intent"], fds["tail"], closing.pop_all())
     raise AssertionError("an exit stack swallows nothing")
 
 

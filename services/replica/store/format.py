@@ -20,7 +20,8 @@ from services.replica.store.port import FormatError
 from stoscore.limits import valid_volume_id
 from stoscore.units import BLOCK_BYTES
 
-VERSION = 1
+VERSION = 2
+"""The newest that this program knows. A directory is of format 1 until its first layer is sealed: see `stack`."""
 FILE = "format.json"
 _FIELDS = {"format": int, "cluster": str, "volume": str, "name": str, "incarnation": str, "kind": str}
 _FIELDS |= {"size_blocks": int, "check": str}
@@ -37,6 +38,7 @@ class Format:
     incarnation: str
     kind: Literal["data", "witness"]
     size_blocks: int
+    version: int = 1
 
     def __post_init__(self) -> None:
         if not valid_volume_id(self.volume) or not re.fullmatch(r"[0-9a-f]{16}", self.incarnation):
@@ -46,7 +48,7 @@ class Format:
 
     def to_bytes(self) -> bytes:
         fields: dict[str, Any] = {
-            "format": VERSION,
+            "format": self.version,
             "cluster": self.cluster,
             "volume": self.volume,
             "name": self.name,
@@ -97,7 +99,7 @@ def parse_format(raw: bytes, path: Path) -> Format:
         raise FormatError(f"{path} is damaged: its checksum does not match")
     del fields["format"]
     try:
-        return Format(**fields)
+        return Format(**fields, version=version)
     except ValueError as error:
         raise FormatError(f"{path} makes no sense: {error}") from None
 

@@ -13,12 +13,11 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from services.replica.store import intent
+from services.replica.store import intent, stack
 from services.replica.store.directory import sync_path
 from services.replica.store.disk import failed
 from services.replica.store.format import FILE, Format, parse_format
 from services.replica.store.intent import IntentLog, regions_of
-from services.replica.store.layer import DIRECTORY as LAYER
 from services.replica.store.layer import file_sizes
 from services.replica.store.port import FormatError
 
@@ -41,7 +40,8 @@ def announce(directory: Path, format: Format) -> None:
 def extend(directory: Path, before: Format, after: Format) -> None:
     """Durably the sizes of `after`; a file that is longer than before has been extended already. Raises FormatError for
     one that is of neither size, StoreError."""
-    old, new = _sizes(before), _sizes(after)
+    newest = stack.read(directory, before)[-1]
+    old, new = _sizes(before, newest), _sizes(after, newest)
     for name, size in new.items():
         path = directory / name
         try:
@@ -74,7 +74,8 @@ def settled(directory: Path, format: Format) -> Format:
     except OSError as error:
         raise failed("read", str(path), error) from error
     after = parse_format(raw, path)
-    if replace(after, size_blocks=format.size_blocks) != format or after.size_blocks < format.size_blocks:
+    same = replace(after, size_blocks=format.size_blocks, version=format.version) == format
+    if not same or after.size_blocks < format.size_blocks or after.version < format.version:
         raise FormatError(f"{path} is the announcement of another replica")
     extend(directory, format, after)
     _make_cells(directory, format, after)
@@ -92,6 +93,8 @@ def _make_cells(directory: Path, before: Format, after: Format) -> None:
         raise failed("open", str(directory / "intent"), error) from error
 
 
-def _sizes(format: Format) -> dict[str, int]:
-    sizes = {f"{LAYER}/{name}": size for name, size in file_sizes(format.size_blocks).items()}
+def _sizes(format: Format, newest: stack.Entry) -> dict[str, int]:
+    """Sealed layers stay as they are: what lies beyond their end is absent in them."""
+    files = file_sizes(format.size_blocks, newest.number)
+    sizes = {f"{newest.directory}/{name}": size for name, size in files.items()}
     return sizes | {"intent": intent.file_bytes(regions_of(format.size_blocks))}

@@ -6,25 +6,29 @@ a read is one pread, and a range of absent blocks costs no I/O at all. A block o
     layers/0001/data     block n at byte 4096 * n
     layers/0001/sums     sum of block n at byte 8 * n, padded to whole regions
     layers/0001/roots    hash of region r's sums at byte 8 * r
+    layers/0002/present  which blocks are in this layer's `data`; the others are in the layers below (not in 0001)
+
+A layer's sums are those of *all* blocks of the volume, whichever layer has their data: a seal copies them. So the
+tree, the scrub, delta sync and zeros look at one layer, and only where the data are is a question for the stack.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
+from services.replica.store import present
 from services.replica.store.cure import Cure, judge
 from services.replica.store.disk import data_ranges, failed, first_data, punch, read_at, sync_together, write_at
 from services.replica.store.extents import Extent, walk
 from services.replica.store.intent import regions_of
 from services.replica.store.port import CorruptBlocks
+from services.replica.store.present import PresentMap
 from services.replica.store.sum_map import REGION_SUMS_BYTES, SumMap
 from services.replica.store.sums import ZERO_SUM, Buffer, all_zero, block_sums, has_zero, verify
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS, REGION_BYTES, SUM_BYTES
-
-DIRECTORY = "layers/0001"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +38,74 @@ class LayerFiles:
     data: int
     sums: int
     roots: int
+    present: int | None = None
 
 
-def file_sizes(size_blocks: int) -> dict[str, int]:
-    """Sizes of a layer's files; all of them are sparse."""
+def file_sizes(size_blocks: int, number: int = 1) -> dict[str, int]:
+    """Sizes of a layer's files; all of them are sparse. The first layer never had one below it."""
     regions = regions_of(size_blocks)
-    return {"data": size_blocks * BLOCK_BYTES, "sums": regions * REGION_SUMS_BYTES, "roots": regions * SUM_BYTES}
+    sizes = {"data": size_blocks * BLOCK_BYTES, "sums": regions * REGION_SUMS_BYTES, "roots": regions * SUM_BYTES}
+    return sizes if number == 1 else sizes | {"present": present.file_bytes(size_blocks)}
 
 
 class Layer:
-    """The newest layer of a volume: it takes the writes."""
+    """The newest layer of a volume takes the writes; a sealed one is what the volume was at its seal."""
 
-    __slots__ = ("_data_fd", "_files", "_where", "size_blocks", "sums")
+    __slots__ = ("_data_fd", "_where", "below", "files", "present", "size_blocks", "sums", "where")
 
-    def __init__(self, files: LayerFiles, size_blocks: int, where: str, marked: Callable[[], Collection[int]]) -> None:
-        self._files = files
+    def __init__(
+        self,
+        files: LayerFiles,
+        size_blocks: int,
+        where: str,
+        marked: Callable[[], Collection[int]],
+        below: Layer | None = None,
+    ) -> None:
+        """Raises FormatError, StoreError."""
+        self.files = files
         self._data_fd = files.data
+        self.where = where
         self._where = f"{where}/data"
         self.size_blocks = size_blocks
+        self.below = below
+        self.present: PresentMap | None = None
+        if below is not None and files.present is not None:
+            self.present = PresentMap(files.present, f"{where}/present")
+            self.present.open(size_blocks)
         regions = regions_of(size_blocks)
         self.sums = SumMap(files.sums, files.roots, regions, where, self._hash_region, marked)
+
+    # --- where the data are ---
+
+    def owners(self, block: int, count: int) -> Iterator[tuple[Layer, int, int]]:
+        """(layer, block, count): which layer's file has the data, in order."""
+        present, below = self.present, self.below
+        if present is None or below is None:
+            yield self, block, count
+            return
+        for at, length, here in present.runs(block, count):
+            inside = 0 if here else max(0, min(length, below.size_blocks - at))
+            if inside:
+                yield from below.owners(at, inside)
+            if length > inside:
+                yield self, at + inside, length - inside
+
+    def _content(self, block: int, count: int) -> bytes:
+        if self.present is None:
+            return read_at(self._data_fd, count * BLOCK_BYTES, block * BLOCK_BYTES, self._where)
+        return b"".join(
+            read_at(layer._data_fd, length * BLOCK_BYTES, at * BLOCK_BYTES, layer._where)
+            for layer, at, length in self.owners(block, count)
+        )
+
+    def sums_below(self, block: int, count: int) -> bytes:
+        """What the range held when the layer below was sealed."""
+        below = self.below
+        inside = 0 if below is None else max(0, min(count, below.size_blocks - block))
+        sums = below.sums.read(block, inside) if below is not None and inside else b""
+        return sums + bytes((count - inside) * SUM_BYTES)
+
+    # --- blocks ---
 
     def write(self, block: int, sums: Buffer, data: Buffer) -> None:
         """Data first, then sums: the pen or the marks cover what is in between."""
@@ -61,7 +113,13 @@ class Layer:
             self._write_runs(block, sums, memoryview(data))
         else:
             write_at(self._data_fd, data, block * BLOCK_BYTES, self._where)
+        self._has(block, len(sums) // SUM_BYTES)
         self.sums.write(block, sums)
+
+    def _has(self, block: int, count: int) -> None:
+        present = self.present
+        if present is not None:
+            present.add(block, count)
 
     def _write_runs(self, block: int, sums: Buffer, data: memoryview) -> None:
         values = struct.unpack(f"<{len(sums) // SUM_BYTES}Q", sums)
@@ -81,6 +139,7 @@ class Layer:
         while count:
             step = min(count, REGION_BLOCKS - block % REGION_BLOCKS)
             if self._punch(block, step):
+                self._has(block, step)
                 self.sums.write(block, bytes(step * SUM_BYTES))
             block, count = block + step, count - step
 
@@ -95,7 +154,7 @@ class Layer:
         sums = self.sums.read(block, count)
         if all_zero(sums) and not self.sums.suspect:
             return sums, bytes(count * BLOCK_BYTES)
-        data = read_at(self._data_fd, count * BLOCK_BYTES, block * BLOCK_BYTES, self._where)
+        data = self._content(block, count)
         bad = verify(data, sums)
         if bad:
             raise CorruptBlocks([block + index for index in bad])
@@ -120,7 +179,7 @@ class Layer:
     def heal(self, block: int, sums: Buffer, data: Buffer, *, settled: bool) -> list[int]:
         count = len(sums) // SUM_BYTES
         stored = self.sums.read(block, count)
-        found = block_sums(read_at(self._data_fd, count * BLOCK_BYTES, block * BLOCK_BYTES, self._where))
+        found = block_sums(self._content(block, count))
         view, whole = memoryview(data), []
         for at, (have, want, offer) in enumerate(zip(_values(found), _values(stored), _values(sums), strict=True)):
             region = (block + at) // REGION_BLOCKS
@@ -138,26 +197,29 @@ class Layer:
         return whole
 
     def _put(self, block: int, total: int, content: Buffer) -> None:
-        """One block's data, whatever its checksum says."""
+        """One block's data, whatever its checksum says, where they are: in a sealed layer it is what was there."""
+        owner, _, _ = next(self.owners(block, 1))
         if total:
-            write_at(self._data_fd, content, block * BLOCK_BYTES, self._where)
+            write_at(owner._data_fd, content, block * BLOCK_BYTES, owner._where)
         else:
-            punch(self._data_fd, block * BLOCK_BYTES, BLOCK_BYTES, self._where)
+            punch(owner._data_fd, block * BLOCK_BYTES, BLOCK_BYTES, owner._where)
 
     def scan(self, block: int, count: int) -> bool:
         """The page cache would show what was written, not what the disk kept: clean pages are dropped first, and
         afterwards, so that a scrub does not push out what the volume's user reads."""
-        place = (block * BLOCK_BYTES, count * BLOCK_BYTES)
-        os.posix_fadvise(self._data_fd, *place, os.POSIX_FADV_DONTNEED)
+        self._drop_clean(block, count)
         try:
-            return self.sums.scan(block, self._hash(block, count))
+            return self.sums.scan(block, self.actual(block, count))
         finally:
-            os.posix_fadvise(self._data_fd, *place, os.POSIX_FADV_DONTNEED)
+            self._drop_clean(block, count)
+
+    def _drop_clean(self, block: int, count: int) -> None:
+        for layer, at, length in self.owners(block, count):
+            os.posix_fadvise(layer._data_fd, at * BLOCK_BYTES, length * BLOCK_BYTES, os.POSIX_FADV_DONTNEED)
 
     def recheck(self, block: int, count: int) -> list[int]:
         self.sums.reload(block // REGION_BLOCKS)
-        data = read_at(self._data_fd, count * BLOCK_BYTES, block * BLOCK_BYTES, self._where)
-        return [block + at for at in verify(data, self.sums.read(block, count))]
+        return [block + at for at in verify(self._content(block, count), self.sums.read(block, count))]
 
     def next_present(self, region: int) -> int | None:
         """Of data, or of checksums: a block may have lost either."""
@@ -165,11 +227,56 @@ class Layer:
             low // step
             for fd, step, size in (
                 (self._data_fd, REGION_BYTES, self.size_blocks * BLOCK_BYTES),
-                (self._files.sums, REGION_SUMS_BYTES, self.sums.regions * REGION_SUMS_BYTES),
+                (self.files.sums, REGION_SUMS_BYTES, self.sums.regions * REGION_SUMS_BYTES),
             )
             if (low := first_data(fd, region * step, size, self._where)) is not None
         ]
+        if self.below is not None and (low_below := self.below.next_present(region)) is not None:
+            found.append(low_below)
         return min(found, default=None)
+
+    # --- the layers below ---
+
+    def own_sums(self, block: int, count: int) -> bytes:
+        """Of this layer's own data, whether or not they are what the volume holds."""
+        return hash_data(self._data_fd, block, count, self._where)
+
+    def punch_absent(self, block: int, count: int) -> None:
+        """What is not here takes no space here."""
+        for at, length, here in list(self.present.runs(block, count) if self.present is not None else ()):
+            found = (
+                None if here else first_data(self._data_fd, at * BLOCK_BYTES, (at + length) * BLOCK_BYTES, self._where)
+            )
+            if found is not None:
+                punch(self._data_fd, at * BLOCK_BYTES, length * BLOCK_BYTES, self._where)
+
+    def adopt(self, lower: Layer, block: int, count: int) -> int:
+        """Copy what the layer right below has and this one has not; the number of blocks. Their content is not looked
+        at: what rotted there does not match its sum here either. Inside one region."""
+        copied = 0
+        for at, length, here in list(self.present.runs(block, count) if self.present is not None else ()):
+            for start, step, there in () if here else lower.own_runs(at, length):
+                if not there:
+                    continue
+                sums = self.sums.read(start, step)
+                if not all_zero(sums):
+                    self._write_runs(start, sums, memoryview(lower.own_data(start, step)))
+                    copied += step
+                self._has(start, step)
+        return copied
+
+    def own_runs(self, block: int, count: int) -> list[tuple[int, int, bool]]:
+        """(block, count, the data are here)."""
+        return [(block, count, True)] if self.present is None else list(self.present.runs(block, count))
+
+    def own_data(self, block: int, count: int) -> bytes:
+        return read_at(self._data_fd, count * BLOCK_BYTES, block * BLOCK_BYTES, self._where)
+
+    def rests_on(self, below: Layer | None) -> None:
+        """The layer below has nothing any more that this one has not."""
+        self.below = below
+        if below is None:
+            self.present = None
 
     # --- durability ---
 
@@ -177,10 +284,14 @@ class Layer:
         """Everything that was written before the call survives a power loss after it (rule K1). Writes that go
         on meanwhile may be caught half: data without sums or the reverse. Their regions are marked, so after a
         power loss their sums are computed from the data. Worker thread."""
-        if not self.sums.is_dirty():
+        present = self.present
+        captured = [] if present is None else present.capture()
+        if not captured and not self.sums.is_dirty():
             return
         self.sums.write_roots()
         sync_together([(self._data_fd, self._where), *self.sums.files])
+        if present is not None:
+            present.save(captured)
 
     def rehash(self, block: int, count: int) -> None:
         """Make the sums of a range those of its data: after a stop in the middle of a write the data are what
@@ -188,25 +299,40 @@ class Layer:
         end = block + count
         while block < end:
             step = min(end - block, REGION_BLOCKS - block % REGION_BLOCKS)
-            self.sums.write(block, self._hash(block, step))
+            self.sums.write(block, self._settled(block, step))
             block += step
+
+    def _settled(self, block: int, count: int) -> bytes:
+        """What is not here was sealed, and nobody wrote it since."""
+        if self.present is None:
+            return self.actual(block, count)
+        runs = self.present.runs(block, count)
+        return b"".join(self.own_sums(*run) if here else self.sums_below(*run) for *run, here in runs)
 
     def drop_cache(self) -> None:
         """After a failed sync the page cache may hold what the disk does not: read the disk from here on."""
-        for fd in (self._files.data, self._files.sums, self._files.roots):
+        for fd in self.descriptors:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
+    @property
+    def descriptors(self) -> list[int]:
+        files = self.files
+        return [files.data, files.sums, files.roots, *([] if files.present is None else [files.present])]
+
     def allocated_bytes(self) -> int:
-        files = (self._files.data, self._files.sums, self._files.roots)
-        return sum(os.fstat(fd).st_blocks * 512 for fd in files)
+        """Of this layer's own files."""
+        return sum(os.fstat(fd).st_blocks * 512 for fd in self.descriptors)
 
     def _hash_region(self, region: int) -> bytes:
         first = region * REGION_BLOCKS
         count = min(REGION_BLOCKS, self.size_blocks - first)
-        return self._hash(first, count).ljust(REGION_SUMS_BYTES, b"\0")
+        return self.actual(first, count).ljust(REGION_SUMS_BYTES, b"\0")
 
-    def _hash(self, block: int, count: int) -> bytes:
-        return hash_data(self._data_fd, block, count, self._where)
+    def actual(self, block: int, count: int) -> bytes:
+        """The sums of the range as its data are."""
+        return b"".join(
+            hash_data(layer._data_fd, at, length, layer._where) for layer, at, length in self.owners(block, count)
+        )
 
 
 def _values(sums: Buffer) -> tuple[int, ...]:

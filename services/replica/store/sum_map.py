@@ -81,6 +81,10 @@ class SumMap:
         self._dirty.extend(bytes(regions - self.regions))
         self.regions = regions
 
+    def seal(self) -> None:
+        """Nothing is written any more: every root says something from now on."""
+        self._marked = frozenset
+
     # --- event loop's thread ---
 
     def read(self, block: int, count: int) -> bytes:

@@ -1,0 +1,279 @@
+"""The layers of an open replica: sealed, dropped and folded together.
+
+    seal    the newest layer never changes again; a new one above it, with a copy of its sums, takes the writes
+    drop    a snapshot's name is forgotten; its layer is to go
+    fold    what the layer above does not have is copied up into it, a little at a time; then the layer goes
+
+What the volume holds is the same before, during and after each of them, and so is every other snapshot. Each is
+done when the list of layers is replaced (`stack`): a stop before leaves what was, a stop after what is wanted, and a
+fold that was cut short begins again. Folding copies upwards because the layer above may be the one that takes
+writes: its blocks are newer and win, and nothing that is read meanwhile is ever overwritten.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from services.replica.store import growing, stack
+from services.replica.store.directory import open_file, sync_path, write_sparse, write_zeros
+from services.replica.store.disk import data_ranges, failed, read_at, write_at
+from services.replica.store.format import Format
+from services.replica.store.layer import Layer, LayerFiles, file_sizes
+from services.replica.store.stack import Entry, StackFile
+from stoscore.units import REGION_BLOCKS
+
+_COPY_BYTES = 1 << 20
+_WALKED_BLOCKS_MAX = 16 * REGION_BLOCKS
+"""Of one step of a fold that finds nothing to copy."""
+
+
+class Layers:
+    """`top` takes the writes. Closes its files itself."""
+
+    __slots__ = ("_cursor", "_directory", "_entries", "_layers", "_lock", "_marked", "_retired", "_scans", "_stack")
+
+    def __init__(self, directory: Path, format: Format, marked: Callable[[], Collection[int]]) -> None:
+        """Raises FormatError, StoreError; then nothing stays open."""
+        self._directory = directory
+        self._marked = marked
+        self._cursor = 0
+        self._retired: list[Layer] = []
+        self._scans = 0
+        self._lock = threading.Lock()
+        self._layers: list[Layer] = []
+        self._stack: tuple[int, StackFile] | None = None
+        self._entries = stack.FIRST
+        try:
+            if format.version > 1:
+                self._stack = self._open_stack()
+                self._entries = self._stack[1].open()
+            self._layers = open_layers(directory, format, self._entries, marked)
+            for layer in self._layers:
+                if layer.present is not None:
+                    layer.present.settle()
+            stack.clear_leftovers(directory, self._entries)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def top(self) -> Layer:
+        return self._layers[-1]
+
+    @property
+    def snapshots(self) -> dict[str, Layer]:
+        """Oldest first."""
+        pairs = zip(self._entries[:-1], self._layers, strict=False)
+        return {entry.snapshot: layer for entry, layer in pairs if entry.snapshot}
+
+    def allocated_bytes(self) -> int:
+        return sum(layer.allocated_bytes() for layer in self._layers)
+
+    @contextmanager
+    def scanning(self) -> Iterator[None]:
+        """A worker reads beside the event loop: no layer's files are closed under it."""
+        with self._lock:
+            self._scans += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._scans -= 1
+
+    def close(self) -> None:
+        close_layers((*self._layers, *self._retired))
+        if self._stack is not None:
+            os.close(self._stack[0])
+        self._layers, self._retired, self._stack = [], [], None
+
+    # --- seal; worker thread ---
+
+    @property
+    def full(self) -> bool:
+        return len(self._entries) == stack.LAYERS_MAX
+
+    def begin(self, format: Format) -> Format:
+        """The directory can have more than one layer: its format from now on. Raises StoreError."""
+        if self._stack is not None:
+            return format
+        path = self._directory / stack.FILE
+        making = path.with_name(".stack.making")
+        try:
+            write_zeros(making, stack.FILE_BYTES)
+            with making.open("r+b") as file:
+                StackFile(file.fileno(), str(path)).make()
+            sync_path(making)
+            os.rename(making, path)
+            sync_path(path.parent)
+        except OSError as error:
+            raise failed("make", str(path), error) from error
+        format = replace(format, version=2)
+        growing.announce(self._directory, format)
+        growing.finish(self._directory)
+        self._stack = self._open_stack()
+        self._stack[1].open()
+        return format
+
+    def seal(self, snapshot: str, size_blocks: int) -> None:
+        """The newest layer was synced and nobody writes meanwhile. Raises StoreError: then all is as it was, unless it
+        was the list that could not be stored."""
+        assert self._stack is not None
+        above = Entry(self._entries[-1].number + 1)
+        self._make(above)
+        fresh = open_layer(self._directory, above, size_blocks, self.top, self._marked)
+        fresh.sums.suspect = self.top.sums.suspect
+        sealed = replace(self._entries[-1], size_blocks=size_blocks, snapshot=snapshot)
+        entries = (*self._entries[:-1], sealed, above)
+        try:
+            self._stack[1].save(entries)
+        except BaseException:
+            close_layers([fresh])
+            raise
+        self.top.sums.seal()
+        self._entries = entries
+        self._layers = [*self._layers, fresh]
+
+    def _open_stack(self) -> tuple[int, StackFile]:
+        path = self._directory / stack.FILE
+        fd = open_file(path, stack.FILE_BYTES)
+        return fd, StackFile(fd, str(path))
+
+    def _make(self, entry: Entry) -> None:
+        """The directory of the next layer, durable; what a seal that was cut short left there is overwritten."""
+        directory = self._directory / entry.directory
+        making = directory.with_name(f".{directory.name}.making")
+        try:
+            for path in (making, directory):
+                shutil.rmtree(path, ignore_errors=True)
+            making.mkdir()
+            for name, size in file_sizes(self.top.size_blocks, entry.number).items():
+                write_sparse(making / name, size)
+            copy_allocated(self.top.files.sums, making / "sums", str(directory))
+            copy_allocated(self.top.files.roots, making / "roots", str(directory))
+            for path in sorted(making.iterdir()):
+                sync_path(path)
+            sync_path(making)
+            os.rename(making, directory)
+            sync_path(directory.parent)
+        except OSError as error:
+            raise failed("make", str(directory), error) from error
+
+    # --- drop and fold ---
+
+    def drop(self, snapshot: str) -> None:
+        """Durable when it returns; the space comes back by folding. Worker thread."""
+        if snapshot not in self.snapshots or self._stack is None:
+            return
+        nameless = tuple(replace(at, snapshot="") if at.snapshot == snapshot else at for at in self._entries)
+        self._stack[1].save(nameless)
+        self._entries = nameless
+
+    def _folding(self) -> int | None:
+        """The lowest layer that is no snapshot's any more."""
+        sealed = self._entries[:-1]
+        return next((at for at, entry in enumerate(sealed) if not entry.snapshot), None)
+
+    def fold(self, blocks: int) -> bool:
+        """Copy about that many blocks, or look at many more that need no copy. Is there more to copy, so that `settle`
+        has to wait? Event loop's thread: a copy must not overtake a write. Raises StoreError."""
+        self._release()
+        at = self._folding()
+        if at is None:
+            return False
+        lower, upper = self._layers[at], self._layers[at + 1]
+        end = min(lower.size_blocks, self._cursor + _WALKED_BLOCKS_MAX)
+        while self._cursor < end and blocks > 0:
+            step = min(blocks, end - self._cursor, REGION_BLOCKS - self._cursor % REGION_BLOCKS)
+            blocks -= upper.adopt(lower, self._cursor, step)
+            self._cursor += step
+        return self._cursor < lower.size_blocks
+
+    def settle(self) -> None:
+        """The fold's layer goes, if all of it is copied. Worker thread. Raises StoreError."""
+        at = self._folding()
+        if at is None or self._stack is None or self._cursor < self._layers[at].size_blocks:
+            return
+        lower, upper = self._layers[at], self._layers[at + 1]
+        upper.sync()
+        entries = self._entries[:at] + self._entries[at + 1 :]
+        self._stack[1].save(entries)
+        upper.rests_on(lower.below)
+        self._entries = entries
+        self._layers = self._layers[:at] + self._layers[at + 1 :]
+        self._cursor = 0
+        with self._lock:
+            self._retired.append(lower)
+        stack.clear_leftovers(self._directory, entries)
+
+    def _release(self) -> None:
+        """Close what was folded, unless a scan that began before may still read it."""
+        with self._lock:
+            gone = [] if self._scans else self._retired
+            self._retired = self._retired if self._scans else []
+        close_layers(gone)
+
+
+def open_layers(
+    directory: Path,
+    format: Format,
+    entries: tuple[Entry, ...],
+    marked: Callable[[], Collection[int]],
+    *,
+    writable: bool = True,
+) -> list[Layer]:
+    """Oldest first. Raises FormatError, StoreError; then nothing stays open."""
+    layers: list[Layer] = []
+    try:
+        for entry in entries:
+            below = layers[-1] if layers else None
+            newest = entry is entries[-1]
+            size = format.size_blocks if newest else entry.size_blocks
+            layers.append(open_layer(directory, entry, size, below, marked if newest else frozenset, writable=writable))
+    except BaseException:
+        close_layers(layers)
+        raise
+    return layers
+
+
+def open_layer(
+    directory: Path,
+    entry: Entry,
+    size_blocks: int,
+    below: Layer | None,
+    marked: Callable[[], Collection[int]],
+    *,
+    writable: bool = True,
+) -> Layer:
+    """Raises FormatError, StoreError; then nothing stays open."""
+    fds: dict[str, int] = {}
+    try:
+        for name, size in file_sizes(size_blocks, entry.number).items():
+            fds[name] = open_file(directory / entry.directory / name, size, writable=writable)
+        return Layer(LayerFiles(**fds), size_blocks, str(directory / entry.directory), marked, below)
+    except BaseException:
+        for fd in fds.values():
+            os.close(fd)
+        raise
+
+
+def close_layers(layers: Iterable[Layer]) -> None:
+    for layer in layers:
+        for fd in layer.descriptors:
+            os.close(fd)
+
+
+def copy_allocated(source: int, target: Path, where: str) -> None:
+    """What is allocated of a sparse file, into one of the same size. Raises OSError, StoreError."""
+    fd = os.open(target, os.O_WRONLY)
+    try:
+        for low, high in data_ranges(source, 0, os.fstat(source).st_size):
+            for at in range(low, high, _COPY_BYTES):
+                write_at(fd, read_at(source, min(_COPY_BYTES, high - at), at, where), at, str(target))
+    finally:
+        os.close(fd)
