@@ -15,7 +15,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from services.replica.store import CorruptBlocks, FileStore, FormatError, StoreError, block_sums, check
@@ -24,6 +24,7 @@ from tests.crash.promises import ZEROS
 from tests.crash.run import CLUSTER, IN_MEMORY, VOLUME
 
 SIZE_BLOCKS = 24
+SNAPSHOT = "s1"
 STATE = b"epoch 7, voted for n2"
 _NEIGHBOURHOOD = 64
 """Zeros so near to something are looked at one by one."""
@@ -35,9 +36,11 @@ class Replica:
 
     directory: Path
     content: dict[int, bytes]
+    snapshot: dict[int, bytes] | None = None
 
     @classmethod
-    def make(cls, directory: Path) -> Replica:
+    def make(cls, directory: Path, *, sealed: bool = False) -> Replica:
+        """Sealed: with a snapshot below, of which some blocks were written anew or trimmed since."""
         store = FileStore.create(
             directory,
             cluster=CLUSTER,
@@ -53,10 +56,20 @@ class Replica:
             store.tail_append(seq, block, 1)
             store.write(block, block_sums(data), data)
         store.tail_commit(3)
+        snapshot = dict(content) if sealed else None
+        if sealed:
+            store.seal(SNAPSHOT)
+            for seq, block in enumerate((1, 9), 6):
+                content[block] = random.Random(100 + block).randbytes(BLOCK_BYTES)
+                store.tail_append(seq, block, 1)
+                store.write(block, block_sums(content[block]), content[block])
+            store.tail_append(8, 5, 1)
+            store.zero(5, 1)
+            del content[5]
         store.save_state(b"an older state")
         store.save_state(STATE)
         store.close()
-        return cls(directory, content)
+        return cls(directory, content, snapshot)
 
     def look(self) -> str:
         """What an opening makes of it. Raises AssertionError on wrong data; any other exception is a crash."""
@@ -69,6 +82,7 @@ class Replica:
         try:
             assert store.load_state() == STATE, "another hard state"
             found = {self._read(store, block) for block in range(SIZE_BLOCKS)}
+            found |= {self._read_snapshot(store, block) for block in range(SIZE_BLOCKS)}
             store.digests(1, 0, 1)
             if not store.scan(0, SIZE_BLOCKS):
                 for block in store.recheck(0, SIZE_BLOCKS):  # bytes where nothing is, which no read looks at
@@ -77,6 +91,18 @@ class Replica:
         finally:
             store.close(clean=False)
         return "corrupt block" if "corrupt" in found else "harmless"
+
+    def _read_snapshot(self, store: FileStore, block: int) -> str:
+        """After what it shares with the volume was healed there."""
+        if self.snapshot is None:
+            return "good"
+        try:
+            _, data = store.snapshots[SNAPSHOT].read(block, 1)
+        except CorruptBlocks as error:
+            assert error.blocks == (block,)
+            return "corrupt"
+        assert data == self.snapshot.get(block, ZEROS), f"wrong data in block {block} of the snapshot"
+        return "good"
 
     def _heal(self, store: FileStore, block: int) -> None:
         other = self.content.get(block, ZEROS)
@@ -108,10 +134,10 @@ def bytes_of(path: Path, *, every: bool) -> Iterator[int]:
             yield at
 
 
-def sweep(place: Path, *, every: bool = False, one_in: int = 1) -> Counter[str]:
+def sweep(place: Path, *, every: bool = False, one_in: int = 1, sealed: bool = False) -> Counter[str]:
     """Flips one byte after the other. Raises AssertionError naming file and offset."""
-    pristine = Replica.make(place / "pristine").directory
-    replica = Replica(place / "rotten", Replica.make(place / "other").content)
+    made = Replica.make(place / "pristine", sealed=sealed)
+    pristine, replica = made.directory, replace(made, directory=place / "rotten")
     found: Counter[str] = Counter()
     for path in sorted(path for path in pristine.rglob("*") if path.is_file()):
         name = path.relative_to(pristine)
@@ -141,7 +167,8 @@ def main() -> int:
     parser.add_argument("--every", action="store_true", help="every byte of every file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="stos-rot-", dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as place:
-        found = sweep(Path(place), every=options.every)
+        found = sweep(Path(place) / "one", every=options.every)
+        found += sweep(Path(place) / "two", every=options.every, sealed=True)
     for what, count in sorted(found.items()):
         print(f"{count:8} {what}")
     return 0

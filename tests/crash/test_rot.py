@@ -32,6 +32,14 @@ def test_rot_is_noticed_or_harmless(place: Path) -> None:
     assert found["state: harmless"] > 0, "the second copy answers"
 
 
+def test_rot_below_a_snapshot_is_noticed_or_harmless(place: Path) -> None:
+    found = sweep(place, one_in=41, sealed=True)
+    assert found[f"{DATA}: corrupt block"] > 300
+    assert found["layers/0002/data: corrupt block"] > 100
+    assert found["layers/0002/present: harmless"] > 0, "the second copy answers"
+    assert found["layers/stack: harmless"] > 0
+
+
 def _nothing_is_verified(patch: pytest.MonkeyPatch) -> None:
     """K3: what does not match its checksum is returned."""
     patch.setattr(layer, "verify", lambda data, sums: [])

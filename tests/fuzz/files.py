@@ -1,6 +1,6 @@
 """A replica's directory that somebody changed: opened, read, written, closed and opened again, and checked offline.
 
-    byte 0: which directory (closed cleanly, killed), and whether the host was restarted since
+    byte 0: which directory (closed cleanly, killed; with a snapshot), and whether the host was restarted since
     then edits: file, offset (3 bytes), length, that many bytes; length 0 cuts the file there, 255 removes it
 
 The outcome is a store that works, or one of the errors of the store's port. A block that is returned matches its
@@ -23,6 +23,7 @@ from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 
 SIZE = REGION_BLOCKS + 50
 FILES = ("format.json", "state", "intent", "tail", "layers/0001/sums", "layers/0001/roots", "layers/0001/data")
+SEALED_FILES = ("layers/stack", *(f"layers/0002/{name}" for name in ("present", "sums", "roots", "data")))
 ERRORS = (FormatError, StoreError, CorruptBlocks)
 WRITTEN = (0, 1, 500, REGION_BLOCKS - 1, REGION_BLOCKS, SIZE - 1)
 _HERE = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
@@ -32,15 +33,17 @@ _HERE = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
 def _templates() -> tuple[dict[str, list[tuple[int, bytes]]], ...]:
     """Of each directory: what its files hold where they hold something, the last entry the end of the file."""
     found = []
-    for clean in (True, False):
-        with tempfile.TemporaryDirectory(dir=_HERE) as parent:
-            directory = Path(parent) / "replica"
-            _make(directory, clean=clean)
-            found.append({name: _content(directory / name) for name in FILES})
+    for sealed in (False, True):
+        for clean in (True, False):
+            with tempfile.TemporaryDirectory(dir=_HERE) as parent:
+                directory = Path(parent) / "replica"
+                _make(directory, clean=clean, sealed=sealed)
+                names = FILES + SEALED_FILES if sealed else FILES
+                found.append({name: _content(directory / name) for name in names})
     return tuple(found)
 
 
-def _make(directory: Path, *, clean: bool) -> None:
+def _make(directory: Path, *, clean: bool, sealed: bool) -> None:
     store = FileStore.create(
         directory, cluster="c", volume="a" * 32, name="v", incarnation="b" * 16, size_blocks=SIZE, boot_id="boot"
     )
@@ -51,6 +54,10 @@ def _make(directory: Path, *, clean: bool) -> None:
         store.tail_append(seq, block, 1)
         store.write(block, block_sums(data), data)
     store.sync()
+    if sealed:
+        store.seal("s1")
+        store.zero(1, 1)
+        store.sync()
     store.tail_commit(3)
     store.close(clean=clean)
 
@@ -62,8 +69,8 @@ def _content(path: Path) -> list[tuple[int, bytes]]:
 
 
 def _write(directory: Path, template: dict[str, list[tuple[int, bytes]]]) -> None:
-    (directory / "layers/0001").mkdir(parents=True)
     for name, pages in template.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
         with (directory / name).open("wb") as file:
             for at, page in pages:
                 file.seek(at)
@@ -74,7 +81,7 @@ def _write(directory: Path, template: dict[str, list[tuple[int, bytes]]]) -> Non
 def _edit(directory: Path, edits: bytes) -> None:
     at = 0
     while len(edits) - at >= 5:
-        path = directory / FILES[edits[at] % len(FILES)]
+        path = directory / (FILES + SEALED_FILES)[edits[at] % len(FILES + SEALED_FILES)]
         offset, length = int.from_bytes(edits[at + 1 : at + 4], "little"), edits[at + 4]
         at += 5
         if not path.exists():
@@ -97,7 +104,7 @@ def run(data: bytes) -> None:
     parent = Path(tempfile.mkdtemp(dir=_HERE))
     try:
         directory = parent / "replica"
-        _write(directory, _templates()[data[0] & 1])
+        _write(directory, _templates()[data[0] & 1 | data[0] >> 1 & 2])
         _edit(directory, data[1:])
         _check(directory)
         if _use(directory, boot_id="boot" if data[0] & 2 else "another"):
@@ -132,11 +139,26 @@ def _use(directory: Path, boot_id: str) -> bool:
         store.write(0, block_sums(fresh), fresh)
         assert store.read(0, 1)[1] == fresh
         store.sync()
+        _seal_and_fold(store)
+        assert store.read(0, 1)[1] == fresh
     except ERRORS:
         store.close(clean=False)
         return False
     store.close()
     return True
+
+
+def _seal_and_fold(store: FileStore) -> None:
+    for layer in store.snapshots.values():
+        with contextlib.suppress(CorruptBlocks):
+            sums, data = layer.read(0, 2)
+            assert block_sums(data) == sums
+    store.seal("fresh")
+    for snapshot in store.snapshots:
+        store.drop(snapshot)
+        while store.fold(1000):
+            pass
+        store.settle_fold()
 
 
 def _read(store: FileStore, block: int) -> None:
@@ -158,9 +180,9 @@ def _state(store: FileStore) -> None:
 
 def seeds() -> Iterator[bytes]:
     """Each directory as it is, and one small edit of each file."""
-    for shape in range(4):
+    for shape in range(8):
         yield bytes([shape])
-        for file in range(len(FILES)):
+        for file in range(len(FILES + SEALED_FILES)):
             yield bytes([shape, file, 40, 0, 0, 2, 7, 7])
             yield bytes([shape, file, 9, 0, 0, 0])
             yield bytes([shape, file, 0, 0, 0, 255])

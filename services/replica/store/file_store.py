@@ -326,9 +326,13 @@ class FileStore:
 
     @property
     def snapshots(self) -> Mapping[str, Layer]:
+        """Oldest first; each is read like the volume. Good until the next `drop`."""
         return self._layers.snapshots
 
     def seal(self, snapshot: str) -> None:
+        """What the volume holds now is durable and stays readable under this name. Does nothing when there is such a
+        snapshot. Worker thread; nothing is written meanwhile, reads go on. Raises StoreError; then the name says
+        nothing and is not used again: the disk may have it all the same."""
         if not NAME.fullmatch(snapshot):
             raise ValueError(f"{snapshot!r} is no name for a snapshot")
         if snapshot in self._layers.snapshots:
@@ -342,18 +346,18 @@ class FileStore:
         self._layer = self._layers.top
 
     def drop(self, snapshot: str) -> None:
+        """Durably no snapshot any more; `fold` gives its space back. Idempotent. Worker thread. Raises StoreError."""
         self._refuse_after_failure()
         with self._final_failures():
             self._layers.drop(snapshot)
 
     def fold(self, blocks: int) -> bool:
-        try:
-            return self._layers.fold(blocks)
-        except StoreError:
-            self.unclean = True
-            raise
+        """Copy about that many blocks of a dropped snapshot to where they are still needed. True: there are more.
+        The regions need no mark: what the volume holds does not change. Event loop's thread. Raises StoreError."""
+        return self._layers.fold(blocks)
 
     def settle_fold(self) -> None:
+        """A layer of which everything is copied goes. Worker thread. Raises StoreError."""
         self._refuse_after_failure()
         with self._final_failures():
             self._layers.settle()

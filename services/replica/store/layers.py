@@ -36,13 +36,25 @@ _WALKED_BLOCKS_MAX = 16 * REGION_BLOCKS
 class Layers:
     """`top` takes the writes. Closes its files itself."""
 
-    __slots__ = ("_cursor", "_directory", "_entries", "_layers", "_lock", "_marked", "_retired", "_scans", "_stack")
+    __slots__ = (
+        "_cursor",
+        "_directory",
+        "_entries",
+        "_folded",
+        "_layers",
+        "_lock",
+        "_marked",
+        "_retired",
+        "_scans",
+        "_stack",
+    )
 
     def __init__(self, directory: Path, format: Format, marked: Callable[[], Collection[int]]) -> None:
         """Raises FormatError, StoreError; then nothing stays open."""
         self._directory = directory
         self._marked = marked
-        self._cursor = 0
+        self._folded = self._cursor = 0
+        """Number of the layer that is being copied, and the first of its blocks that was not looked at."""
         self._retired: list[Layer] = []
         self._scans = 0
         self._lock = threading.Lock()
@@ -181,12 +193,14 @@ class Layers:
 
     def fold(self, blocks: int) -> bool:
         """Copy about that many blocks, or look at many more that need no copy. Is there more to copy, so that `settle`
-        has to wait? Event loop's thread: a copy must not overtake a write. Raises StoreError."""
+        has to wait? Event loop's thread: an old block must not overtake a new one. Raises StoreError."""
         self._release()
         at = self._folding()
         if at is None:
             return False
         lower, upper = self._layers[at], self._layers[at + 1]
+        if self._folded != self._entries[at].number:
+            self._folded, self._cursor = self._entries[at].number, 0
         end = min(lower.size_blocks, self._cursor + _WALKED_BLOCKS_MAX)
         while self._cursor < end and blocks > 0:
             step = min(blocks, end - self._cursor, REGION_BLOCKS - self._cursor % REGION_BLOCKS)
@@ -197,7 +211,9 @@ class Layers:
     def settle(self) -> None:
         """The fold's layer goes, if all of it is copied. Worker thread. Raises StoreError."""
         at = self._folding()
-        if at is None or self._stack is None or self._cursor < self._layers[at].size_blocks:
+        if at is None or self._stack is None:
+            return
+        if self._folded != self._entries[at].number or self._cursor < self._layers[at].size_blocks:
             return
         lower, upper = self._layers[at], self._layers[at + 1]
         upper.sync()
@@ -206,7 +222,6 @@ class Layers:
         upper.rests_on(lower.below)
         self._entries = entries
         self._layers = self._layers[:at] + self._layers[at + 1 :]
-        self._cursor = 0
         with self._lock:
             self._retired.append(lower)
         stack.clear_leftovers(self._directory, entries)
