@@ -72,7 +72,7 @@ class Life:
     def steps(self, count: int) -> None:
         steps = (
             *(self._write, self._write, self._write, self._zero, self._sync, self._settle, self._save, self._reopen),
-            *(self._seal, self._drop, self._fold, self._fold),
+            *(self._prepare, self._seal, self._drop, self._fold, self._fold),
         )
         for _ in range(count):
             self._choice.choice(steps)()
@@ -126,6 +126,9 @@ class Life:
         if self._store.unclean:
             self._store.set_clean()
         self._store.unmark(self._store.marked)
+
+    def _prepare(self) -> None:
+        self._store.prepare_seal()
 
     def _seal(self) -> None:
         if len(self._promises.snapshots) == SNAPSHOTS_MAX:

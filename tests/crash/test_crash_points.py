@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from services.replica.store import disk, file_store, intent, layer, layers, slots, state
+from services.replica.store import disk, file_store, intent, layer, layers, slots, state, sum_map
 from services.replica.store.file_store import FileStore
 from services.replica.store.intent import Header, IntentLog
 from services.replica.store.present import PresentMap
@@ -152,6 +152,11 @@ def _a_new_layer_is_listed_before_it_is_durable(patch: pytest.MonkeyPatch) -> No
     patch.setattr(layers, "sync_path", lambda path: None)
 
 
+def _writes_since_the_preparation_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """The new layer has checksums of before."""
+    patch.setattr(sum_map.SumMap, "watched", [])
+
+
 def _a_layer_goes_before_its_copy_is_durable(patch: pytest.MonkeyPatch) -> None:
     real = layers.Layers.settle
 
@@ -204,6 +209,7 @@ BUGS: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     _a_trim_does_not_hide_what_is_below,
     _a_sealed_layer_takes_writes,
     _a_new_layer_is_listed_before_it_is_durable,
+    _writes_since_the_preparation_are_forgotten,
     _a_layer_goes_before_its_copy_is_durable,
     _a_fold_forgets_zeros,
     _a_fold_overtakes_a_write,

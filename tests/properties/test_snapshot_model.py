@@ -81,6 +81,10 @@ class SnapshotMachine(RuleBasedStateMachine):
         self.store.zero(at, count)
         self.blocks.update(dict.fromkeys(range(at, at + count), ZERO))
 
+    @rule()
+    def prepare(self) -> None:
+        self.store.prepare_seal()
+
     @precondition(lambda self: len(self.snapshots) < SNAPSHOTS_MAX)
     @rule()
     def seal(self) -> None:

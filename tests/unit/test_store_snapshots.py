@@ -66,6 +66,33 @@ def test_a_seal_names_one_moment_however_often_it_is_asked_for(store: FileStore)
     assert len(layer_names(store)) == 3
 
 
+def test_what_is_written_while_a_seal_is_prepared_is_in_it(store: FileStore) -> None:
+    write(store, 5, X)
+    write(store, REGION_BLOCKS, X)
+    store.prepare_seal()
+    write(store, 5, Y)
+    store.sync()
+    store.prepare_seal()  # again
+    write(store, REGION_BLOCKS, ZERO)
+    store.seal("s")
+    write(store, 5, Z)
+    assert store.snapshots["s"].read(5, 1)[1] == Y
+    assert store.snapshots["s"].read(REGION_BLOCKS, 1)[1] == ZERO
+    assert store.read(5, 1)[1] == Z
+    assert store.read(REGION_BLOCKS, 1)[1] == ZERO
+
+
+def test_a_volume_that_grew_is_prepared_anew(store: FileStore) -> None:
+    write(store, 5, X)
+    store.prepare_seal()
+    store.grow(SIZE + REGION_BLOCKS)
+    store.seal("s")
+    write(store, SIZE + 5, Y)
+    assert store.read(5, 1)[1] == X
+    store.close()
+    assert check(store.directory).whole
+
+
 def test_until_the_first_seal_nothing_is_new_on_the_disk(store: FileStore) -> None:
     assert b'"format": 1' in (store.directory / "format.json").read_bytes()
     assert layer_names(store) == ["0001"]

@@ -329,6 +329,13 @@ class FileStore:
         """Oldest first; each is read like the volume. Good until the next `drop`."""
         return self._layers.snapshots
 
+    def prepare_seal(self) -> None:
+        """What of the next seal takes long: it copies all checksums, so that the seal copies those written since. Any
+        thread but the event loop's, beside everything but `grow` and `seal`. Raises StoreError."""
+        self._refuse_after_failure()
+        self.format = self._layers.begin(self.format)
+        self._layers.prepare(self.size_blocks)
+
     def seal(self, snapshot: str) -> None:
         """What the volume holds now is durable and stays readable under this name. Does nothing when there is such a
         snapshot. Worker thread; nothing is written meanwhile, reads go on. Raises StoreError; then the name says
@@ -339,9 +346,9 @@ class FileStore:
             return
         if self._layers.full:
             raise StoreError(f"{self.directory} has as many layers as there may be: delete a snapshot first")
+        self.prepare_seal()
         self.sync()
         with self._final_failures():
-            self.format = self._layers.begin(self.format)
             self._layers.seal(snapshot, self.size_blocks)
         self._layer = self._layers.top
 

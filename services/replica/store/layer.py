@@ -79,16 +79,20 @@ class Layer:
 
     def owners(self, block: int, count: int) -> Iterator[tuple[Layer, int, int]]:
         """(layer, block, count): which layer's file has the data, in order."""
-        present, below = self.present, self.below
-        if present is None or below is None:
-            yield self, block, count
+        layer = self
+        while (below := layer.below) is not None and (present := layer.present) is not None:
+            if block + count > below.size_blocks or not present.has_none(block, count):
+                break
+            layer = below
+        else:
+            yield layer, block, count
             return
         for at, length, here in present.runs(block, count):
             inside = 0 if here else max(0, min(length, below.size_blocks - at))
             if inside:
                 yield from below.owners(at, inside)
             if length > inside:
-                yield self, at + inside, length - inside
+                yield layer, at + inside, length - inside
 
     def _content(self, block: int, count: int) -> bytes:
         if self.present is None:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from services.replica.store import growing, stack
 from services.replica.store.directory import open_file, sync_path, write_sparse, write_zeros
-from services.replica.store.disk import data_ranges, failed, read_at, write_at
+from services.replica.store.disk import data_ranges, failed, read_at, sync_together, write_at
 from services.replica.store.format import Format
 from services.replica.store.layer import Layer, LayerFiles, file_sizes
 from services.replica.store.stack import Entry, StackFile
@@ -44,6 +44,7 @@ class Layers:
         "_layers",
         "_lock",
         "_marked",
+        "_next",
         "_retired",
         "_scans",
         "_stack",
@@ -55,6 +56,8 @@ class Layers:
         self._marked = marked
         self._folded = self._cursor = 0
         """Number of the layer that is being copied, and the first of its blocks that was not looked at."""
+        self._next: tuple[Entry, Layer] | None = None
+        """Prepared for the next seal."""
         self._retired: list[Layer] = []
         self._scans = 0
         self._lock = threading.Lock()
@@ -99,6 +102,7 @@ class Layers:
                 self._scans -= 1
 
     def close(self) -> None:
+        self._discard()
         close_layers((*self._layers, *self._retired))
         if self._stack is not None:
             os.close(self._stack[0])
@@ -132,24 +136,39 @@ class Layers:
         self._stack[1].open()
         return format
 
-    def seal(self, snapshot: str, size_blocks: int) -> None:
-        """The newest layer was synced and nobody writes meanwhile. Raises StoreError: then all is as it was, unless it
-        was the list that could not be stored."""
-        assert self._stack is not None
+    def prepare(self, size_blocks: int) -> None:
+        """What of a seal takes long, beside everything else: the next layer's files, with a copy of the sums. Raises
+        StoreError: then all is as it was."""
+        if self._next is not None and self._next[1].size_blocks == size_blocks:
+            return
+        self._discard()
         above = Entry(self._entries[-1].number + 1)
+        self.top.sums.watch()
         self._make(above)
-        fresh = open_layer(self._directory, above, size_blocks, self.top, self._marked)
+        self._next = above, open_layer(self._directory, above, size_blocks, self.top, self._marked)
+
+    def seal(self, snapshot: str, size_blocks: int) -> None:
+        """It was prepared, the newest layer was synced since, and nobody writes meanwhile. Raises StoreError: then all
+        is as it was, unless it was the list that could not be stored."""
+        assert self._stack is not None
+        assert self._next is not None
+        above, fresh = self._next
+        for region in self.top.sums.watched:
+            self.top.sums.copy_region(region, fresh.files.sums, fresh.files.roots)
+        sync_together(fresh.sums.files)
         fresh.sums.suspect = self.top.sums.suspect
         sealed = replace(self._entries[-1], size_blocks=size_blocks, snapshot=snapshot)
         entries = (*self._entries[:-1], sealed, above)
-        try:
-            self._stack[1].save(entries)
-        except BaseException:
-            close_layers([fresh])
-            raise
+        self._stack[1].save(entries)
         self.top.sums.seal()
+        self._next = None
         self._entries = entries
         self._layers = [*self._layers, fresh]
+
+    def _discard(self) -> None:
+        if self._next is not None:
+            close_layers([self._next[1]])
+        self._next = None
 
     def _open_stack(self) -> tuple[int, StackFile]:
         path = self._directory / stack.FILE
@@ -157,7 +176,7 @@ class Layers:
         return fd, StackFile(fd, str(path))
 
     def _make(self, entry: Entry) -> None:
-        """The directory of the next layer, durable; what a seal that was cut short left there is overwritten."""
+        """The directory of the next layer, durable; what was prepared before goes."""
         directory = self._directory / entry.directory
         making = directory.with_name(f".{directory.name}.making")
         try:
@@ -224,7 +243,7 @@ class Layers:
         self._layers = self._layers[:at] + self._layers[at + 1 :]
         with self._lock:
             self._retired.append(lower)
-        stack.clear_leftovers(self._directory, entries)
+        stack.clear_leftovers(self._directory, entries if self._next is None else (*entries, self._next[0]))
 
     def _release(self) -> None:
         """Close what was folded, unless a scan that began before may still read it."""

@@ -83,6 +83,14 @@ class PresentMap:
         for cell, first, step in _cells(block, count):
             yield from _runs(self._bits.get(cell, 0) >> first & (1 << step) - 1, cell * CELL_BLOCKS + first, step)
 
+    def has_none(self, block: int, count: int) -> bool:
+        """None of these blocks is here: soon said, for many layers lie between a block and its data."""
+        cell, first = divmod(block, CELL_BLOCKS)
+        bits = self._bits.get(cell)
+        if first + count <= CELL_BLOCKS:
+            return bits is None or not bits >> first & (1 << count) - 1
+        return not any(here for _, _, here in self.runs(block, count))
+
     # --- durability; worker thread ---
 
     @property

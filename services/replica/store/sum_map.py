@@ -50,6 +50,7 @@ class SumMap:
         "_roots_fd",
         "_roots_where",
         "_sums_fd",
+        "_watched",
         "_where",
         "regions",
         "suspect",
@@ -73,6 +74,7 @@ class SumMap:
         self._cache: dict[int, bytearray] = {}
         self._dirty = bytearray(regions)
         self._lock = threading.Lock()
+        self._watched: set[int] = set()
         self.regions = regions
         self.suspect: frozenset[int] = frozenset()
 
@@ -181,6 +183,7 @@ class SumMap:
         region = self._dirty.find(1)
         while region >= 0:
             self._dirty[region] = 0
+            self._watched.add(region)
             sums = self._read_region(region)
             if region not in self.suspect:
                 self._write_root(region, node(sums))
@@ -189,6 +192,19 @@ class SumMap:
                 with self._lock:
                     self.suspect -= {region}
             region = self._dirty.find(1, region + 1)
+
+    def watch(self) -> None:
+        """A copy of all sums begins; what is written from here on will be in `watched`, after the next sync."""
+        self._watched = set()
+
+    @property
+    def watched(self) -> list[int]:
+        return sorted(self._watched)
+
+    def copy_region(self, region: int, sums_fd: int, roots_fd: int) -> None:
+        """Into another layer's files, for the regions of a copy that were written meanwhile."""
+        write_at(sums_fd, self._read_region(region), region * REGION_SUMS_BYTES, self._where)
+        write_at(roots_fd, self.root(region).to_bytes(SUM_BYTES, "little"), region * SUM_BYTES, self._roots_where)
 
     @property
     def files(self) -> list[tuple[int, str]]:
