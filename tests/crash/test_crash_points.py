@@ -168,18 +168,6 @@ def _a_layer_goes_before_its_copy_is_durable(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(layers.Layers, "settle", settle)
 
 
-def _a_fold_forgets_zeros(patch: pytest.MonkeyPatch) -> None:
-    """A block that was trimmed in the folded layer comes back from the one below it."""
-    real = layer.Layer.adopt
-
-    def adopt(upper: layer.Layer, lower: layer.Layer, block: int, count: int) -> int:
-        sums = upper.sums.read(block, count)
-        whole = [at for at in range(count) if any(sums[at * 8 : at * 8 + 8])]
-        return sum(real(upper, lower, block + at, 1) for at in whole)
-
-    patch.setattr(layer.Layer, "adopt", adopt)
-
-
 def _a_fold_overtakes_a_write(patch: pytest.MonkeyPatch) -> None:
     """What is older, in the layer below, is copied over what is newer."""
     real = layer.Layer.adopt
@@ -211,7 +199,6 @@ BUGS: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     _a_new_layer_is_listed_before_it_is_durable,
     _writes_since_the_preparation_are_forgotten,
     _a_layer_goes_before_its_copy_is_durable,
-    _a_fold_forgets_zeros,
     _a_fold_overtakes_a_write,
 )
 

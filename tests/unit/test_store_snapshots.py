@@ -165,6 +165,21 @@ def test_a_deleted_snapshot_is_folded_into_the_next(store: FileStore) -> None:
     reopened.close()
 
 
+def test_a_fold_carries_zeros_up(store: FileStore) -> None:
+    """Or what was trimmed would come back from the layer below the folded one."""
+    write(store, 0, X, Y, Z)
+    store.seal("one")
+    store.mark([0])
+    store.zero(1, 1)
+    store.seal("two")
+    store.drop("two")
+    fold(store)
+    assert layer_names(store) == ["0001", "0003", "stack"]
+    assert store.read(0, 3)[1] == X + ZERO + Z
+    assert store.scan(0, 100)
+    assert store.snapshots["one"].read(0, 3)[1] == X + Y + Z
+
+
 def test_a_write_during_a_fold_wins(store: FileStore) -> None:
     write(store, 0, *[X] * 20)
     store.seal("s")
