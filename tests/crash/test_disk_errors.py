@@ -21,7 +21,7 @@ from services.replica.store import StoreError, disk
 from tests.crash.run import IN_MEMORY, Counted, Life
 
 _LIBC = disk._libc
-STEPS = 50
+STEPS = 60
 CALLS = ("pwrite", "pread", "fdatasync")
 PUNCH = "fallocate"
 
