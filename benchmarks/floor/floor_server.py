@@ -17,6 +17,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import uvloop
@@ -219,7 +220,8 @@ async def main(directory: Path, size_bytes: int) -> None:
         await ended.wait()
     finally:
         for process in processes:
-            process.terminate()
+            with suppress(ProcessLookupError):  # whoever interrupts a terminal ends all three at once
+                process.terminate()
             await process.wait()
 
 
