@@ -223,6 +223,7 @@ class ResyncDone:
     blocks_sent: int
     bytes_sent: int = 0
     took_ns: int = 0
+    """since it was foretold, or since the peer joined where nothing was"""
     estimate: Estimate | None = None
 
 

@@ -17,6 +17,8 @@ from stoscore.units import BLOCK_BYTES, MIB, MS, SECOND
 COPY_OVERHEAD_BYTES = 24
 """Of a block that travels: its range and its checksum; neighbours share the range."""
 COMPARE_OVERHEAD_BYTES = 8
+COMPARE_WORK_BYTES = 256
+"""Comparing a block takes both ends about as long as sending so many bytes of blocks."""
 CONFIDENCE = 2.0
 """Standard errors to either side: nineteen of twenty are inside."""
 UNKNOWN_BYTES_PER_S = 48 * MIB
@@ -86,22 +88,22 @@ class Speed:
         self.error = UNKNOWN_ERROR
         self._known = False
 
-    def learn(self, sent: int, took_ns: int, foretold_ns: int) -> None:
-        """Small ones say nothing about the rate: their time is that of the end."""
+    def learn(self, work: int, took_ns: int, foretold_ns: int) -> None:
+        """`work`: as `work_of` counts it. Small ones say nothing about the rate: their time is that of the end."""
         moving_ns = took_ns - END_NS
         if foretold_ns and took_ns:
             self.error += _WEIGHT * (min(error_of(foretold_ns, took_ns), 1.0) - self.error)
-        if sent < MIB or moving_ns <= 0:
+        if work < MIB or moving_ns <= 0:
             return
-        rate = sent * SECOND / moving_ns
+        rate = work * SECOND / moving_ns
         self.bytes_per_s = rate if not self._known else self.bytes_per_s + _WEIGHT * (rate - self.bytes_per_s)
         self._known = True
 
-    def duration(self, sent: Band, allowed_bytes_per_s: int) -> Band:
+    def duration(self, work: Band, allowed_bytes_per_s: int) -> Band:
         """`allowed_bytes_per_s`: what the budget leaves."""
         rate = max(1.0, min(self.bytes_per_s, allowed_bytes_per_s))
         error = max(ERROR_MIN, min(0.9, CONFIDENCE * self.error))
-        low, likely, high = (int(size * SECOND / rate) + END_NS for size in (sent.low, sent.likely, sent.high))
+        low, likely, high = (int(size * SECOND / rate) + END_NS for size in (work.low, work.likely, work.high))
         return Band(int(low * (1 - error)), likely, int(high * (1 + error)))
 
 
@@ -115,7 +117,13 @@ def bytes_of(blocks: int, compared: int) -> int:
     return blocks * (BLOCK_BYTES + COPY_OVERHEAD_BYTES) + compared * COMPARE_OVERHEAD_BYTES
 
 
+def work_of(blocks: int, compared: int) -> int:
+    """What so many copied and so many compared blocks cost in time, in bytes of blocks."""
+    return blocks * BLOCK_BYTES + compared * COMPARE_WORK_BYTES
+
+
 def estimate(blocks: Band, to_compare: int, speed: Speed, allowed_bytes_per_s: int) -> Estimate:
     """`blocks`: those that are still to travel."""
     sent = blocks.times(BLOCK_BYTES + COPY_OVERHEAD_BYTES, to_compare * COMPARE_OVERHEAD_BYTES)
-    return Estimate(sent, speed.duration(sent, allowed_bytes_per_s))
+    work = blocks.times(BLOCK_BYTES, to_compare * COMPARE_WORK_BYTES)
+    return Estimate(sent, speed.duration(work, allowed_bytes_per_s))

@@ -25,6 +25,9 @@ class CatchingUp:
     """What one catching up was foretold to cost, and has cost."""
 
     began_ns: int
+    """When it joined, then when it was foretold: what is promised is promised from there."""
+    compared_before: int = 0
+    """Blocks of the sample, compared by then."""
     estimate: Estimate | None = None
     compared: int = 0
     sent: int = 0

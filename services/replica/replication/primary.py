@@ -40,7 +40,7 @@ from services.replica.replication.effects import (
     Tell,
     UnmarkRegions,
 )
-from services.replica.replication.estimate import Estimate, bytes_of
+from services.replica.replication.estimate import Estimate, bytes_of, work_of
 from services.replica.replication.flushes import Flushes
 from services.replica.replication.gate import Gate, Op, op_of
 from services.replica.replication.healing import Healing, Source
@@ -419,6 +419,7 @@ class Primary:
         if catching_up is None or catching_up.estimate is not None or resync.done():
             return []
         catching_up.estimate = self._recovery.estimate(peer.node, *resync.expected())
+        catching_up.began_ns, catching_up.compared_before = self._now_ns, resync.blocks_compared
         return [ResyncBegins(peer.node, catching_up.estimate)]
 
     def estimate(self, node: str) -> Estimate | None:
@@ -435,7 +436,8 @@ class Primary:
         took_ns = self._now_ns - catching_up.began_ns
         sent = bytes_of(catching_up.sent, catching_up.compared)
         if catching_up.estimate is not None:
-            self._recovery.speed(peer.node).learn(sent, took_ns, catching_up.estimate.duration_ns.likely)
+            work = work_of(catching_up.sent, catching_up.compared - catching_up.compared_before)
+            self._recovery.speed(peer.node).learn(work, took_ns, catching_up.estimate.duration_ns.likely)
         return [ResyncDone(peer.node, catching_up.compared, catching_up.sent, sent, took_ns, catching_up.estimate)]
 
     def _settle(self, peer: Peer) -> list[Effect]:
