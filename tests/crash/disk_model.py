@@ -263,18 +263,21 @@ def _torn(before: bytes, after: bytes, choice: random.Random) -> bytes:
 
 
 def lay_down(image: Image, directory: Path) -> None:
-    """Make the directory's files what the image says."""
-    for path in sorted(directory.rglob("*"), reverse=True):
-        if path.is_dir():
+    """Make the directory's files what the image says. Thousands of times, so without an object for each path."""
+    root = str(directory)
+    for place, folders, names in os.walk(root, topdown=False):
+        for name in names:
+            if os.path.relpath(os.path.join(place, name), root) not in image:
+                os.unlink(os.path.join(place, name))
+        for folder in folders:
             with suppress(OSError):
-                path.rmdir()
-        elif str(path.relative_to(directory)) not in image:
-            path.unlink()
+                os.rmdir(os.path.join(place, folder))
+    for place in {os.path.dirname(name) for name in image}:
+        os.makedirs(os.path.join(root, place), exist_ok=True)
     for name, (size, pages) in image.items():
-        path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "wb", buffering=0) as file:
-            file.truncate(size)
-            for page, content in pages.items():
-                if content != _ZERO:
-                    os.pwrite(file.fileno(), content[: size - page * PAGE], page * PAGE)
+        fd = os.open(os.path.join(root, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.ftruncate(fd, size)
+        for page, content in pages.items():
+            if content != _ZERO:
+                os.pwrite(fd, content[: size - page * PAGE], page * PAGE)
+        os.close(fd)
