@@ -47,6 +47,7 @@ def ls(
 
 async def _resyncs(session: Session) -> list[dict[str, Any]]:
     from services.cli.roster import call_roll
+    from services.cli.views import RESYNC_LEFT_OUT
     from stoscore.messages import NodeStatus
 
     roll = await call_roll(session.bus, await session.catalogue.nodes())
@@ -56,7 +57,7 @@ async def _resyncs(session: Session) -> list[dict[str, Any]]:
             "name": replica.record.name,
             "volume": replica.record.volume,
             "primary": status.node,
-            **one.model_dump(mode="json", exclude={"v"}),
+            **one.model_dump(mode="json", exclude=RESYNC_LEFT_OUT),
         }
         for status in told
         for replica in status.replicas

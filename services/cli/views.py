@@ -10,7 +10,8 @@ from stoscore.messages import CatalogueEntry, NodeEntry, NodeStatus, RecordModel
 from stoscore.volumes import Survey
 from stoscore.volumes.naming import copies_of
 
-_COPY_LEFT_OUT: dict[str, Any] = {"v": True, "record": True, "resyncs": {"__all__": {"v"}}}
+RESYNC_LEFT_OUT: dict[str, Any] = {"v": True, "estimate": {"v"}, "foretold": {"v"}}
+_COPY_LEFT_OUT: dict[str, Any] = {"v": True, "record": True, "resyncs": {"__all__": RESYNC_LEFT_OUT}}
 _NODE_LEFT_OUT: dict[str, Any] = {
     **dict.fromkeys(("v", "node", "zone", "replicas", "next"), True),
     "scrub": {"v"},

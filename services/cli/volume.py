@@ -12,11 +12,12 @@ from services.cli.cluster import Directory, Session, run
 from services.cli.export import client_files, export, unexport
 from services.cli.output import Format, Output, fields, plain, table, write, write_as
 from services.cli.screen import EVERY_S, Every, Watch, tell
+from services.cli.waiting import Wait, until_in_sync
 from stoscore.errors import Code, StosError, invalid, unavailable
 from stoscore.units import format_size, parse_size
 
 if TYPE_CHECKING:
-    from stoscore.messages import CatalogueEntry, ReplicaStatus
+    from stoscore.messages import CatalogueEntry, RecordModel, ReplicaStatus
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
 
@@ -53,6 +54,7 @@ def create(
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE (repeatable)")] = None,
     failure_mode: Annotated[str, typer.Option(help="copies that a write needs: " + MODES)] = "alwayson",
     on_unavailable: Annotated[str, typer.Option(help="while there are fewer, writes: " + BELOW)] = "suspend",
+    wait: Wait = False,
     timeout: Timeout = 30.0,
     directory: Directory = None,
     output: Output = Format.TABLE,
@@ -88,6 +90,10 @@ def create(
             on_unavailable=below,
             timeout_s=timeout,
         )
+        if wait:
+            await until_in_sync(session, name)
+            _, served = await session.volumes.get(name, timeout_s=timeout)
+            status = served or status
         return await session.catalogue.by_name(name), status
 
     from services.cli import views
@@ -150,23 +156,61 @@ def show(
     tell(directory, look, _shown, output, watch=watch, every_s=every)
 
 
+@app.command()
+def expand(
+    name: Name,
+    size: Annotated[str, typer.Argument(help="at least so much: such as 2GiB; rounded up to a whole MiB")],
+    wait: Wait = False,
+    timeout: Timeout = 30.0,
+    directory: Directory = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Make a volume larger while it is used. Nothing shrinks: a size that it has already changes nothing.
+
+    NBD clients learn the size when they connect again; a file system on it grows by its own command. Volumes of
+    Kubernetes are grown by their claim, which does all of it.
+
+    \b
+      stos volume expand data 2GiB
+      stos volume expand data 2GiB --wait
+    """
+    try:
+        size_bytes = parse_size(size)
+    except ValueError as error:
+        raise invalid(str(error)) from None
+
+    async def work(session: Session) -> RecordModel:
+        record = await session.volumes.expand(name, size_bytes, timeout_s=timeout)
+        if wait:
+            await until_in_sync(session, name)
+        return record
+
+    record = run(directory, work)
+    if output is not Format.TABLE:
+        write_as(output, {"name": record.name, "volume": record.volume, "size_bytes": record.size_bytes})
+    else:
+        write(f"volume {plain(record.name)}: {format_size(record.size_bytes)}")
+
+
 @app.command("set")
 def set_policy(
     name: Name,
     replicas: Annotated[int | None, typer.Option(help="copies besides the primary one, 0 to 5")] = None,
     failure_mode: Annotated[str | None, typer.Option(help="copies that a write needs: " + MODES)] = None,
     on_unavailable: Annotated[str | None, typer.Option(help="while there are fewer, writes: " + BELOW)] = None,
+    wait: Wait = False,
     timeout: Timeout = 30.0,
     directory: Directory = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Change a volume's policy while it is in use. What is not named stays as it is.
 
-    New copies are made, and surplus ones removed, after the command has returned; `stos volume show` tells how far
-    they are. With failure mode hard, writes wait from the moment that one more copy is asked for until it is in sync.
+    New copies are made, and surplus ones removed, after the command has returned, unless it is told to --wait;
+    `stos volume show` tells how far they are. With failure mode hard, writes wait from the moment that one more copy is
+    asked for until it is in sync.
 
     \b
-      stos volume set data --replicas 3
+      stos volume set data --replicas 3 --wait
       stos volume set data --failure-mode soft --on-unavailable suspend
     """
     if replicas is None and failure_mode is None and on_unavailable is None:
@@ -176,12 +220,16 @@ def set_policy(
 
     mode = None if failure_mode is None else parse_failure_mode(failure_mode)
     below = None if on_unavailable is None else parse_on_unavailable(on_unavailable)
-    record = run(
-        directory,
-        lambda session: session.volumes.set_policy(
+
+    async def work(session: Session) -> RecordModel:
+        record = await session.volumes.set_policy(
             name, replicas=replicas, failure_mode=mode, on_unavailable=below, timeout_s=timeout
-        ),
-    )
+        )
+        if wait:
+            await until_in_sync(session, name)
+        return record
+
+    record = run(directory, work)
     if output is not Format.TABLE:
         write_as(output, {"name": record.name, "volume": record.volume, **views.policy(record)})
     else:

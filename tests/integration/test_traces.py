@@ -16,9 +16,14 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from services.dev.cluster import Cluster
 from services.dev.demo.csi import CsiClient, raw_block
 from stoscore.units import MIB
-from tests.support.cluster import RunningCluster
+from tests.support.cluster import AlteredCluster, RunningCluster
+from tests.support.slow_road import SlowRoad
 
 pytestmark = pytest.mark.slow
+SERVER, CLIENT = 2, 3
+"""Of opentelemetry.proto.trace.v1.Span.SpanKind."""
+ON_THE_ROAD = ("certs", "placement", "csi", "n1", "n2", "n3", "app")
+"""Everybody but NATS itself."""
 
 
 class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
@@ -43,11 +48,14 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
                 found.setdefault(service, set()).add(span.name)
         return found
 
+    def spans_of(self, name: str) -> list[tuple[str, Any]]:
+        """(service, span) of the trace in which a span of that name is."""
+        ids = {span.trace_id for _, span in self.spans if span.name == name}
+        return [(service, span) for service, span in self.spans if span.trace_id in ids]
+
     def orphans(self, name: str) -> list[str]:
         """Spans of that trace whose parent is not among its spans; the root is none."""
-        spans = [
-            span for _, span in self.spans if span.trace_id in {s.trace_id for _, s in self.spans if s.name == name}
-        ]
+        spans = [span for _, span in self.spans_of(name)]
         known = {span.span_id for span in spans}
         return [span.name for span in spans if span.parent_span_id and span.parent_span_id not in known]
 
@@ -63,14 +71,26 @@ def receiver() -> Iterator[tuple[Receiver, str]]:
     server.stop(None).wait()
 
 
+@pytest.mark.parametrize(
+    "share", [pytest.param(0.0, id="on time"), pytest.param(0.3, id="30 % late", marks=pytest.mark.long)]
+)
 async def test_one_trace_from_create_to_the_decision(
-    receiver: tuple[Receiver, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    receiver: tuple[Receiver, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
+    """The tree is the same when NATS is slow: 30 % of what passes there is held back for up to a fifth of a second."""
     received, endpoint = receiver
     monkeypatch.setenv("STOS_OTEL_EXPORTER", "otlp")
     monkeypatch.setenv("STOS_OTEL_ENDPOINT", endpoint)
-    cluster = Cluster(tmp_path / "dev")
-    ThreadPoolExecutor(1).submit(cluster.up).result()
+    with SlowRoad(lambda: Cluster(tmp_path / "dev").state().ports["nats"], share=share, delay_s=(0.02, 0.2)) as road:
+        by_road = {"STOS_NATS_URLS": f"tls://127.0.0.1:{road.port}"}
+        cluster = AlteredCluster(tmp_path / "dev", settings=dict.fromkeys(ON_THE_ROAD, by_road))
+        ThreadPoolExecutor(1).submit(cluster.up).result()
+        await _live(received, cluster)
+    assert (road.delayed > 0) == (share > 0)
+
+
+async def _live(received: Receiver, cluster: Cluster) -> None:
+    """A volume is made, loses its primary and gets it back; then everything that was traced is looked at."""
     try:
         sockets = (cluster.layout.csi_socket("controller"), cluster.layout.csi_socket("node"))
         client = CsiClient(*sockets)
@@ -88,7 +108,42 @@ async def test_one_trace_from_create_to_the_decision(
     assert any("bid" in name for name in made), "the nodes' bids"
     assert {"brain found", "brain lead"} <= made, "the brains' decisions"
     assert received.orphans("csi.CreateVolume") == []
+    _check_tree(received, "csi.CreateVolume")
     _check_failover(received, killed)
+
+
+def _check_tree(received: Receiver, root: str) -> None:
+    """Each span of the trace hangs below what caused it, and says what it is."""
+    spans = received.spans_of(root)
+    by_id = {span.span_id: (service, span) for service, span in spans}
+    (volume,) = {_attribute(span, "stos.volume") for _, span in spans if span.name == "placement.plan"}
+    for service, span in spans:
+        caller, parent = by_id.get(span.parent_span_id, ("", None))
+        above = parent.name if parent is not None else ""
+        word, _, subject = span.name.partition(" ")
+        if word in ("request", "scatter", "serve"):
+            assert _attribute(span, "messaging.system") == "nats"
+            assert _attribute(span, "messaging.destination.name") == subject
+        if span.name == root:
+            assert parent is None and span.kind == SERVER
+            assert _attribute(span, "rpc.method") == "CreateVolume"
+        elif span.name == "volume.create":
+            assert above == root
+            assert _attribute(span, "stos.volume_name") == "traced"
+        elif word == "serve":
+            assert above in (f"request {subject}", f"scatter {subject}"), span.name
+            assert (span.kind, parent.kind) == (SERVER, CLIENT)
+            assert _attribute(span, "stos.caller").startswith(caller.removeprefix("stos-"))
+        elif word in ("request", "scatter"):
+            assert above == ("volume.create" if service == "stos-csi" else "serve stos.v1.placement.rank"), span.name
+        elif span.name == "placement.plan":
+            assert above == "serve stos.v1.placement.rank"
+        elif word == "brain":
+            assert above.startswith("request stos.v1.node.") and above.endswith(".found"), (span.name, above)
+            assert _attribute(span, "stos.volume") == volume
+            assert _attribute(span, "stos.outcome")
+        else:
+            raise AssertionError(f"nobody expects {span.name} below {above}")
 
 
 async def _failover_and_back(cluster: Cluster) -> str:

@@ -13,6 +13,7 @@ from stoscore.messages import (
     NodeStatus,
     RecordModel,
     ReplicaStatus,
+    ResyncEstimate,
     ResyncStatus,
     VoterModel,
 )
@@ -95,8 +96,15 @@ def small() -> tuple[list[Told], list[CatalogueEntry]]:
     data = record(1, "data", ["n1", "n2", "n3"], attachment=AttachmentModel(node="app", attach_epoch=2))
     logs = record(2, "logs", ["n2", "n3", "n1"], in_sync=[voter("n2"), voter("n3")], labels={"team": ATTACK})
     lost = record(3, "lost", ["n3"], primary=None)
+    estimate = ResyncEstimate(bytes=9 * MIB, bytes_low=6 * MIB, bytes_high=10 * MIB, ms=1200, ms_low=900, ms_high=2000)
     behind = ResyncStatus(
-        node="n1", phase="copying", blocks_left=2560, bytes_left=10 * MIB, blocks_sent=512, bytes_sent=2 * MIB
+        node="n1",
+        phase="copying",
+        blocks_left=2560,
+        bytes_left=10 * MIB,
+        blocks_sent=512,
+        bytes_sent=2 * MIB,
+        estimate=estimate,
     )
     frontend = FrontendStatus(
         volume=data.volume,

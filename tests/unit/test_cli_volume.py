@@ -14,6 +14,7 @@ import pytest
 from services.cli import cluster
 from services.cli.main import run
 from services.cli.roster import frontend_node
+from services.cli.waiting import how_far, is_whole
 from stoscore.errors import EXIT_CODE, Code, StosError
 from stoscore.messages import AttachmentModel, NodeStatus, RecordModel, VoterModel
 from stoscore.volumes import Volumes
@@ -322,3 +323,23 @@ def test_client_files_follow_a_renewal(stos: Stos, tmp_path: Path) -> None:
     (directory / "cert.pem").write_text("renewed")
     assert (made / "client-cert.pem").read_text() == "renewed"
     assert "BEGIN CERTIFICATE" in (made / "ca-cert.pem").read_text()
+
+
+def test_a_volume_grows_and_never_shrinks(stos: Stos) -> None:
+    stos("volume", "create", "data", "--size", "1GiB", "--wait")
+    assert stos("volume", "expand", "data", "2GiB", "--wait")["size_bytes"] == 2 << 30
+    assert stos("volume", "expand", "data", "1GiB")["size_bytes"] == 2 << 30
+    assert stos("volume", "expand", "data", "3GiB", table=True) == "volume data: 3.0 GiB\n"
+    assert stos("volume", "expand", "data", "large", code=EXIT_CODE[Code.INVALID_ARGUMENT])
+    assert stos("volume", "expand", "none", "1GiB", code=EXIT_CODE[Code.NOT_FOUND])
+
+
+def test_waiting_tells_how_far_the_copies_are() -> None:
+    behind = {"bytes_left": 3 << 20, "bytes_sent": 1 << 20}
+    view = {"name": "data", "copies": 3, "in_sync": ["n1", "n2"], "joining": [], "health": "degraded"}
+    nodes = [{"node": "n1", "resyncs": [behind]}, {"node": "n3", "error": {}}]
+    assert how_far(view | {"nodes": nodes}) == ("data: 2 of 3 copies in sync, 3.0 MiB left", 2.25 / 3)
+    assert how_far(view | {"nodes": []}) == ("data: 2 of 3 copies in sync", 2 / 3)
+    assert not is_whole(view)
+    assert not is_whole(view | {"health": "healthy", "joining": ["n4"]})
+    assert is_whole(view | {"health": "healthy"})
