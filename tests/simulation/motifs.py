@@ -7,10 +7,14 @@ checks are the same as everywhere.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from services.replica.brain import events as ev
 from stoscore.units import MS, SECOND
 from tests.simulation.faults import Struck
+
+if TYPE_CHECKING:
+    from tests.simulation.machine import Machine
 
 
 def old_answers(s: Struck) -> None:
@@ -63,9 +67,24 @@ def two_take_overs(s: Struck) -> None:
     """The new primary dies in the middle of its take-over, the next one as well."""
     volume = s.volume()
     s.kill(s.primary(volume), s.dice.randint(300 * MS, 3 * SECOND))
+    if s.dice.random() < 0.5:
+        for node in s.world.data_nodes(volume):
+            _dies_taking_over(s, volume, s.world.machines[node])
+        return
     for _ in range(s.dice.randint(1, 3)):
         blow = s.dice.choice((s.kill, lambda m: s.light_fuse(m, s.dice.randint(1, 30))))
         s.after(s.dice.randint(400 * MS, 1200 * MS), lambda blow=blow: blow(s.primary(volume)))  # type: ignore[misc]
+
+
+def _dies_taking_over(s: Struck, volume: str, machine: Machine) -> None:
+    """When others have told it what they may hold, and it has compared nothing."""
+
+    def takes_over() -> bool:
+        state = machine.node.volumes.get(volume) if machine.node is not None else None
+        primary = state.primary if state is not None else None
+        return primary is not None and not primary.serving and any(p.resync for p in primary.peers.values())
+
+    s.when(machine, takes_over, lambda: s.kill(machine), 2 * SECOND)
 
 
 def back_and_dark(s: Struck) -> None:

@@ -7,7 +7,9 @@ from dataclasses import replace
 from services.replica.brain import Beat, BeatAnswer, HardState
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
-from services.replica.driver import Decided, Node, Order, Save, TellServing, ToBrain, ToPeer
+from services.replica.driver import Data, Decided, Node, Order, Save, TellServing, ToBrain, ToPeer
+from services.replica.replication import effects as fx
+from services.replica.replication.messages import Join
 from services.replica.replication.replica import Share
 from tests.support.voters import LEASE, TIMING, A, B, C, record, slot
 
@@ -48,6 +50,23 @@ def test_what_depends_on_the_hard_state_waits_for_it() -> None:
     assert kinds(node.take()) == [], "nothing newer overtakes it"
     node.saved("v", save.ticket, 0)
     assert kinds(node.take()) == [ToBrain, ToBrain]
+
+
+def test_who_is_about_to_store_a_record_follows_afterwards() -> None:
+    """It may be a larger volume's, and the store has no room before."""
+    node = make(slot(record(A, B, C)))
+    agreed = slot(record(A, B, C, primary=B), 1, 2)
+    node.brain_message(ms.Propose("v", B, A, 1, agreed, None), 0)
+    save_all(node)
+    larger = slot(replace(agreed.record, size_bytes=2 * agreed.record.size_bytes), 1, 3)
+    node.brain_message(ms.Propose("v", B, A, 1, larger, None), 0)
+    (save,) = [order for order in node.take() if isinstance(order, Save)]
+    node.to_replica("v", 1, "b", 1, Join(1), 0)
+    assert not [order for order in node.take() if isinstance(order, Data)]
+    node.saved("v", save.ticket, 0)
+    assert [
+        o.effect.message.number for o in node.take() if isinstance(o, Data) and isinstance(o.effect, fx.Answer)
+    ] == [1]
 
 
 def test_every_save_holds_what_came_before_it() -> None:

@@ -252,9 +252,10 @@ class Node:
         known = epoch == brain.epoch and not brain.silent and not brain.erased
         if not known or brain.role == "leader" or (brain.leader is not None and brain.leader.node != node):
             return
-        if epoch != volume.durable_epoch:
+        if epoch != volume.durable_epoch or volume.pending:
             # Only when the epoch is durable an answer may depend on it (invariant 4). That is a matter of milliseconds,
-            # and the primary, which serves nobody without us, would ask again after a hundred.
+            # and the primary, which serves nobody without us, would ask again after a hundred. A record on its way to
+            # the disk may be of a larger volume: compared beyond its end, we would have to end the link of all volumes.
             volume.early_join = EarlyJoin(link, node, epoch, message)
             return
         share = self._share_of(volume_id)
