@@ -19,6 +19,7 @@ body { margin: 1.5em; } h1 { font-size: 1.1em; font-weight: 600; } .legend span 
 details { border-top: 1px solid #8883; }
 summary { display: flex; align-items: center; cursor: pointer; list-style: none; }
 summary:hover { background: #8881; }
+.name, .took { box-sizing: border-box; flex: none; }
 .name { width: 42%; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .took { width: 7em; text-align: right; padding-right: 1em; font-variant-numeric: tabular-nums; }
 .line { flex: 1; position: relative; height: 1.1em; } .bar { position: absolute; height: 100%; min-width: 2px;
