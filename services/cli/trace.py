@@ -65,7 +65,7 @@ def ls(
     found = run(directory, lambda session: summaries_of_all(session, since_unix_ms), sampled=False)
     views = [view for view in found if name in view["name"] and (view["errors"] or not failed)][:limit]
     if output is not Format.TABLE:
-        write_as(output, views)
+        write_as(output, views, [view["trace_id"] for view in views])
         return
     rows = [
         (

@@ -65,6 +65,10 @@ def test_its_json_has_the_shape_that_is_promised(feed: Feed, name: str) -> None:
         Refused.model_validate_json(errors)
 
 
+def test_a_trace_is_named_by_its_id(feed: Feed) -> None:
+    assert script.shown(["trace", "ls", "--name", "csi.", "-o", "name"], script.WIDE) == (0, f"{TRACE}\n", "")
+
+
 def test_a_shape_that_is_not_kept_is_noticed() -> None:
     with pytest.raises(ValidationError):
         SHAPES["volume ls"].model_validate_json('[{"name": "data"}]')
