@@ -91,3 +91,8 @@ def test_unclean_candidate_and_the_unclean_member_that_its_record_removed() -> N
     the two waited for the other's word.
     Told by test_brain_machine.py: test_s3_an_unclean_candidate_asks_whom_its_own_record_removed."""
     run(3100305)
+
+
+def test_volume_that_is_made_again_while_some_nodes_are_left_behind() -> None:
+    """The simulator's own: it was to be used on one of those nodes, and nobody moved its application away."""
+    run(5000053)

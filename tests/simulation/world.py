@@ -14,6 +14,7 @@ import heapq
 import traceback
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -163,6 +164,8 @@ class World:
             self.schedule(100 * MS, self._make, plan)
             return
         self.making -= 1
+        if plan.node in self.left_behind:  # nobody uses it there until everything heals
+            plan = replace(plan, node=self.dice.choice([name for name in self.names if name not in self.left_behind]))
         volume = self.volumes[plan.name] = SimVolume(self, plan, self._share // 4)
         volume.make_replicas()
         volume.found()
