@@ -14,6 +14,7 @@ from services.replica.brain import HardState, Slot, Stamp, Voter
 from services.replica.brain import messages as ms
 from services.replica.driver import Node, Volume
 from services.replica.replication.messages import SEQ_BITS, Io, Request
+from stoscore.units import SECOND
 from tests.simulation.store import Disk
 
 if TYPE_CHECKING:
@@ -305,9 +306,11 @@ class Checker:
             self._acknowledged(machine.name, volume, epoch, request.block, contents or (0,) * request.count)
 
     def fails(self, disk: Disk, request: Request, contents: tuple[int, ...]) -> None:
-        """Invariant 7: a read may fail where a block is rotten, and nowhere else."""
+        """Invariant 7: a read may fail where a block is rotten, or was when the read was asked, and nowhere else."""
         blocks = range(request.block, request.block + request.count)
-        if request.io is Io.READ and not any(block in disk.rotten for block in blocks):
+        lately_ns = self._world.now_ns - SECOND
+        rotten = any(block in disk.rotten or disk.restored_ns.get(block, -SECOND) > lately_ns for block in blocks)
+        if request.io is Io.READ and not rotten:
             self._wrong("invariant 7:", disk.me.node, "fails", request, "and every block matches its checksum")
 
     def commits(self, disk: Disk, epoch: int, seq: int) -> None:

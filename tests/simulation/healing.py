@@ -63,9 +63,22 @@ def _known_in_sync(world: World, chosen: Slot, left: set[str]) -> set[Voter]:
 
 
 def _can_go_on(world: World, record: Record, left: set[str]) -> bool:
-    """A majority of voters that have their store is there, and as many copies as a write needs."""
+    """A majority of voters that have their store is there, and as many copies as a write needs; and one of them may
+    become its leader."""
     there = _there(world, record, left)
-    return len(there) * 2 > len(record.voters) and not _waits(record, there)
+    if len(there) * 2 <= len(record.voters) or _waits(record, there):
+        return False
+    candidates = [voter for voter in there if voter in record.in_sync]
+    heard = [sum(_hears(world, record.volume, voter, candidate) for voter in there) for candidate in candidates]
+    return any(count * 2 > len(record.voters) for count in heard)
+
+
+def _hears(world: World, volume: str, voter: Voter, candidate: Voter) -> bool:
+    """By the record that it has stored, the candidate is a member. *A voter slept through changes of members; who
+    joined meanwhile is a stranger to it until somebody whom it knows is back and tells it.*"""
+    disk = world.machines[voter.node].disks[volume]
+    slot = disk.state.slot if disk.state is not None else None
+    return voter == candidate or (slot is not None and candidate in slot.record.members)
 
 
 def _there(world: World, record: Record, left: set[str]) -> list[Voter]:

@@ -79,6 +79,8 @@ class Disk:
         """Block -> what its data are by now; `cache` keeps what its checksum says."""
         self.rotted: set[int] = set()
         """Every block that has ever been rotten here."""
+        self.restored_ns: dict[int, int] = {}
+        """Rotten block -> when an operator restored it."""
         self.lossy = False
         """Truth, unknown to the cores: a power loss took unsynced content and no clean sync has repaired it."""
 

@@ -96,3 +96,13 @@ def test_unclean_candidate_and_the_unclean_member_that_its_record_removed() -> N
 def test_volume_that_is_made_again_while_some_nodes_are_left_behind() -> None:
     """The simulator's own: it was to be used on one of those nodes, and nobody moved its application away."""
     run(5000053)
+
+
+def test_read_of_a_rotten_block_that_an_operator_restores_meanwhile() -> None:
+    """The simulator's own: nobody had the block, the read was about to fail, and by then there was nothing rotten."""
+    run(5000205)
+
+
+def test_voter_that_slept_through_changes_while_all_whom_it_knows_are_away() -> None:
+    """The simulator's own: the other voter that is there joined meanwhile, and a stranger gets no vote."""
+    run(5000101)

@@ -204,6 +204,7 @@ class World:
         for block in sorted(disk.rotten):
             if disk.me not in members or all(block in other.rotten for other in others):
                 del disk.rotten[block]
+                disk.restored_ns[block] = self.now_ns
 
     # ---- story ----------------------------------------------------------------------------------------
 
