@@ -37,7 +37,7 @@ def test_names_follow_the_conventions() -> None:
     assert len(BY_NAME) == len(INSTRUMENTS)
     for instrument in INSTRUMENTS:
         assert re.fullmatch(r"(stos|process)(\.[a-z_]+)+", instrument.name)
-        assert re.fullmatch(r"s|By|1|\{[a-z]+\}", instrument.unit)
+        assert re.fullmatch(r"s|By|By/s|1|\{[a-z]+\}", instrument.unit)
         assert (instrument.kind == "histogram") == bool(instrument.bounds)
         assert not instrument.description.endswith(".")
     assert len({prometheus_name(instrument) for instrument in INSTRUMENTS}) == len(INSTRUMENTS)
