@@ -25,6 +25,8 @@ from stoscore.units import BLOCK_BYTES, GIB, MIB
 
 VOLUME = "delta"
 COPIES = 3
+_ASK_S = 0.05
+"""A node that is about to start answers late, and the others' word is enough."""
 _PATIENCE_S = 120.0
 _DEPTH = 32
 _FILL_BYTES = MIB
@@ -155,7 +157,7 @@ async def open_arena(directory: Path, size_bytes: int = GIB) -> AsyncIterator[Ar
         opened = await command.json("volume", "connect", VOLUME, "--node", APP)
         shown = await command.json("volume", "show", VOLUME)
         client = await NbdClient.connect(opened["socket"], VOLUME)
-        watch = Watch(bus, state.nodes)
+        watch = Watch(bus, state.nodes, _ASK_S)
         watch.add(VOLUME, shown["volume"])
         yield Arena(cluster, command, watch, client, shown["volume"])
     finally:

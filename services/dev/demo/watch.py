@@ -15,7 +15,7 @@ from stoscore.messages import DescribeReplica, ReplicaStatus
 PERIOD_S = 0.25
 FAST_S = 0.02
 """While something is measured."""
-_ASK_S = 1.0
+ASK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,10 @@ class Seen:
 class Watch:
     """`seen` is always the latest of each volume. Volumes are added while it runs."""
 
-    def __init__(self, bus: Bus, nodes: Iterable[str]):
+    def __init__(self, bus: Bus, nodes: Iterable[str], ask_s: float = ASK_S):
+        """A look takes as long as its slowest answer, and `ask_s` at most."""
         self._bus = bus
+        self._ask_s = ask_s
         self._nodes = tuple(nodes)
         self._ids: dict[str, str] = {}
         self._looking = asyncio.Lock()
@@ -84,7 +86,7 @@ class Watch:
         request = DescribeReplica(volume=self._ids[name])
         try:
             subject = subjects.node(node, "describe")
-            return await self._bus.request(subject, request, ReplicaStatus, timeout_s=_ASK_S)
+            return await self._bus.request(subject, request, ReplicaStatus, timeout_s=self._ask_s)
         except StosError:
             return None
 
