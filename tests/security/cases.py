@@ -278,7 +278,8 @@ EXPORTS = (
     ),
     _export("to-another-cluster", foreign_reader, "trust-a-foreign-root", STRANGERS_NBD | {"reason": "certificate"}),
     _export("to-the-expired", expired_reader, "ignore-time", STRANGERS_NBD | {"reason": "expired"}),
-    _export("to-the-revoked", ghost, "ignore-revocation", {"action": r"^nbd\.open$", "reason": "revoked"}),
+    # Refused at the door, or, where the word of the revocation comes a moment later, turned out.
+    _export("to-the-revoked", ghost, "ignore-revocation", {"action": r"^nbd\.(open|keep)$", "reason": "revoked"}),
     _export(
         "to-who-is-not-named", a("user", "eve", "viewer"), "export-to-anybody",
         {"who": "^user/eve$", "action": r"^nbd\.open$", "outcome": "refused"},
