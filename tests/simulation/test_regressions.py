@@ -106,3 +106,8 @@ def test_read_of_a_rotten_block_that_an_operator_restores_meanwhile() -> None:
 def test_voter_that_slept_through_changes_while_all_whom_it_knows_are_away() -> None:
     """The simulator's own: the other voter that is there joined meanwhile, and a stranger gets no vote."""
     run(5000101)
+
+
+def test_witness_that_lost_its_store_and_is_about_to_be_replaced() -> None:
+    """The simulator's own: it took the volume for healthy, and a second later saw the new witness half made."""
+    run(3953253512)
