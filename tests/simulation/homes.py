@@ -40,7 +40,7 @@ class Homes:
         refused = "placement does not answer" if self._world.services_down else self._reach(machine, "")
         asked, volume = order.asked, order.volume
         names = [name for name in self._world.names if name not in asked.exclude and not self._reach(machine, name)]
-        names = [name for name in names if volume not in self._world.machines[name].disks]
+        names = [name for name in names if self._world.machines[name].can_make(volume)]
         if refused or not names:
             self._tell(machine, volume, ev.HomeRefused(refused or "no node has room"))
             return

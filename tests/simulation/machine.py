@@ -144,6 +144,10 @@ class Machine:
         if self.node is not None:
             self.run(lambda: self._open(volume, fresh=True))
 
+    def can_make(self, volume: str) -> bool:
+        """A node has one member of a volume, and makes none beside a directory that it can't read (I1)."""
+        return volume not in self.disks and volume not in self.unreadable
+
     def start(self, *, fresh: bool = False) -> None:
         assert self.node is None
         self.life += 1

@@ -111,3 +111,10 @@ def test_voter_that_slept_through_changes_while_all_whom_it_knows_are_away() -> 
 def test_witness_that_lost_its_store_and_is_about_to_be_replaced() -> None:
     """The simulator's own: it took the volume for healthy, and a second later saw the new witness half made."""
     run(3953253512)
+
+
+def test_copy_that_was_asked_of_a_node_which_can_not_read_its_directory() -> None:
+    """The simulator's own: such a node makes no member of that volume (I1), and it made one all the same, on the only
+    node that was left, a second after the run had found that there was none.
+    Told by test_replica_homes.py: test_i1_no_member_is_made_beside_a_directory_that_can_not_be_read."""
+    run(189)

@@ -167,6 +167,18 @@ async def test_a_member_is_made_once_and_an_earlier_one_does_not_join_again(repl
         await replicas.create(request())
 
 
+async def test_i1_no_member_is_made_beside_a_directory_that_can_not_be_read(tmp_path: Path, replicas: Replicas) -> None:
+    """The copy in it may be the last one; under another incarnation it would be lost for good."""
+    directory = tmp_path / "replicas" / VOLUME
+    directory.mkdir()
+    (directory / "format.json").write_text("{")
+    await replicas._open(directory)
+    with pytest.raises(StosError, match="this node's copy is broken") as refused:
+        await replicas.create(request())
+    assert refused.value.code is Code.DATA_LOSS
+    assert [path.name for path in directory.iterdir()] == ["format.json"]
+
+
 # ---- members that no record names --------------------------------------------------------------------------
 
 
