@@ -143,6 +143,9 @@ def _check_blocks(directory: Path, report: Report, closing: ExitStack) -> None:
         report.problems.append(str(error))
         return
     closing.callback(close_layers, layers)
+    shared = sum(layer.shared for layer in layers)
+    if shared:
+        report.notes.append(f"{shared} of {len(layers)} layers are shared with other replicas: clones, or their source")
     for layer in layers:
         if layer.present is not None:
             _check_copies(f"{layer.where} present", layer.present.copies(layer.size_blocks), report)

@@ -6,6 +6,7 @@ no half made replica, and the directory entries are durable before the maker ans
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -90,6 +91,24 @@ def sync_path(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def share(source: Path, target: Path) -> None:
+    """The file at both places. Raises StoreError, which says what to do, and OSError."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        told = _NOT_SHARED.get(error.errno or 0)
+        if told is None:
+            raise
+        raise StoreError(f"{source} can't be shared: {told}") from error
+
+
+_NOT_SHARED = {
+    errno.EMLINK: "its file system lets a file have no more links; delete a clone, or clone a newer snapshot",
+    errno.EXDEV: "the clone would be on another file system; the replicas of a node have to be on one",
+    errno.EPERM: "its file system knows no hard links; use one that does, such as ext4 or xfs",
+}
 
 
 def write_zeros(path: Path, size: int) -> None:

@@ -26,6 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from services.replica.store import growing
+from services.replica.store.cloning import make_clone
 from services.replica.store.extents import Extent
 from services.replica.store.files import OpenFiles, make_data, open_data
 from services.replica.store.format import Format, read_format
@@ -95,6 +96,25 @@ class FileStore:
         format = Format(cluster, volume, name, incarnation, "data", size_blocks)
         make_data(directory, format, boot_id)
         store = cls.open(directory, cluster=cluster, boot_id=boot_id)
+        store.restarted = False
+        return store
+
+    def clone(
+        self,
+        snapshot: str,
+        directory: Path,
+        *,
+        volume: str,
+        name: str,
+        incarnation: str,
+        size_blocks: int,
+        boot_id: str,
+    ) -> FileStore:
+        """A new replica that holds what this one's volume held at that snapshot, durable and open: see `cloning`. Any
+        thread but the event loop's, beside everything else. Raises StoreError and leaves nothing half made."""
+        format = Format(self.format.cluster, volume, name, incarnation, "data", size_blocks, version=2)
+        make_clone(self._layers, snapshot, directory, format, boot_id)
+        store = FileStore.open(directory, cluster=format.cluster, boot_id=boot_id)
         store.restarted = False
         return store
 

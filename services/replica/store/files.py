@@ -38,12 +38,7 @@ def make_data(directory: Path, format: Format, boot_id: str) -> None:
     """A new data replica, whole or not at all. Raises StoreError."""
 
     def fill(making: Path) -> None:
-        _make_common(making, format)
-        regions = regions_of(format.size_blocks)
-        write_zeros(making / "intent", intent.file_bytes(regions))
-        with (making / "intent").open("r+b") as file:
-            IntentLog(file.fileno(), regions, str(directory / "intent")).make(boot_id)
-        (making / "tail").write_bytes(tail.Tail.image())
+        fill_common(making, format, boot_id)
         (making / LAYER).mkdir(parents=True)
         for name, size in file_sizes(format.size_blocks).items():
             write_sparse(making / LAYER / name, size)
@@ -51,12 +46,22 @@ def make_data(directory: Path, format: Format, boot_id: str) -> None:
     make(directory, fill)
 
 
+def fill_common(making: Path, format: Format, boot_id: str) -> None:
+    """What a new data replica has besides its layers. Raises OSError, StoreError."""
+    _make_identity(making, format)
+    regions = regions_of(format.size_blocks)
+    write_zeros(making / "intent", intent.file_bytes(regions))
+    with (making / "intent").open("r+b") as file:
+        IntentLog(file.fileno(), regions, str(making / "intent")).make(boot_id)
+    (making / "tail").write_bytes(tail.Tail.image())
+
+
 def make_witness(directory: Path, format: Format) -> None:
     """A new witness, whole or not at all. Raises StoreError."""
-    make(directory, lambda making: _make_common(making, format))
+    make(directory, lambda making: _make_identity(making, format))
 
 
-def _make_common(making: Path, format: Format) -> None:
+def _make_identity(making: Path, format: Format) -> None:
     (making / FORMAT_FILE).write_bytes(format.to_bytes())
     write_zeros(making / "state", state.FILE_BYTES)
     with (making / "state").open("r+b") as file:

@@ -41,6 +41,10 @@ class LayerFiles:
     present: int | None = None
 
 
+SHARED = ("data", "sums", "roots")
+"""What clones have of a sealed layer is the same files. `present` is each replica's own: folding changes it."""
+
+
 def file_sizes(size_blocks: int, number: int = 1) -> dict[str, int]:
     """Sizes of a layer's files; all of them are sparse. The first layer never had one below it."""
     regions = regions_of(size_blocks)
@@ -255,8 +259,8 @@ class Layer:
                 punch(self._data_fd, at * BLOCK_BYTES, length * BLOCK_BYTES, self._where)
 
     def adopt(self, lower: Layer, block: int, count: int) -> int:
-        """Copy what the layer right below has and this one has not; the number of blocks. Their content is not looked
-        at: what rotted there does not match its sum here either. Inside one region."""
+        """Copy what the layer right below has and this one has not; the number of blocks. What rotted there is copied
+        too: it does not match its sum here either. Inside one region."""
         copied = 0
         for at, length, here in list(self.present.runs(block, count) if self.present is not None else ()):
             for start, step, there in () if here else lower.own_runs(at, length):
@@ -264,10 +268,25 @@ class Layer:
                     continue
                 sums = self.sums.read(start, step)
                 if not all_zero(sums):
-                    self._write_runs(start, sums, memoryview(lower.own_data(start, step)))
+                    data = lower.own_data(start, step)
+                    self._write_runs(start, sums, memoryview(self._sound(start, sums, data) if self.shared else data))
                     copied += step
                 self._has(start, step)
         return copied
+
+    def _sound(self, block: int, sums: bytes, data: bytes) -> bytes:
+        """For a file that other replicas read: another one may have copied the same blocks into it before they rotted
+        below, and what matches its sum is never replaced by what does not."""
+        rotten = verify(data, sums)
+        if not rotten:
+            return data
+        sound = bytearray(data)
+        for at in rotten:
+            place = slice(at * BLOCK_BYTES, (at + 1) * BLOCK_BYTES)
+            own = self.own_data(block + at, 1)
+            if not verify(own, sums[at * SUM_BYTES : (at + 1) * SUM_BYTES]):
+                sound[place] = own
+        return bytes(sound)
 
     def own_runs(self, block: int, count: int) -> list[tuple[int, int, bool]]:
         """(block, count, the data are here)."""
@@ -324,8 +343,13 @@ class Layer:
         return [files.data, files.sums, files.roots, *([] if files.present is None else [files.present])]
 
     def allocated_bytes(self) -> int:
-        """Of this layer's own files."""
-        return sum(os.fstat(fd).st_blocks * 512 for fd in self.descriptors)
+        """Of this layer's own files, and its share of those that clones have as well."""
+        return sum(found.st_blocks * 512 // max(1, found.st_nlink) for found in map(os.fstat, self.descriptors))
+
+    @property
+    def shared(self) -> bool:
+        """Another replica has the same data file."""
+        return os.fstat(self._data_fd).st_nlink > 1
 
     def _hash_region(self, region: int) -> bytes:
         first = region * REGION_BLOCKS

@@ -3,11 +3,14 @@
     seal    the newest layer never changes again; a new one above it, with a copy of its sums, takes the writes
     drop    a snapshot's name is forgotten; its layer is to go
     fold    what the layer above does not have is copied up into it, a little at a time; then the layer goes
+    lend    a clone gets the sealed layers up to a snapshot: the same files, under another directory (`cloning`)
 
 What the volume holds is the same before, during and after each of them, and so is every other snapshot. Each is
 done when the list of layers is replaced (`stack`): a stop before leaves what was, a stop after what is wanted, and a
 fold that was cut short begins again. Folding copies upwards because the layer above may be the one that takes
 writes: its blocks are newer and win, and nothing that is read meanwhile is ever overwritten.
+
+A layer whose files a clone shares is not folded: the copy would take space, and the files would give none back.
 """
 
 from __future__ import annotations
@@ -21,10 +24,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from services.replica.store import growing, stack
-from services.replica.store.directory import open_file, sync_path, write_sparse, write_zeros
+from services.replica.store.directory import open_file, share, sync_path, write_sparse, write_zeros
 from services.replica.store.disk import data_ranges, failed, read_at, sync_together, write_at
 from services.replica.store.format import Format
-from services.replica.store.layer import Layer, LayerFiles, file_sizes
+from services.replica.store.layer import SHARED, Layer, LayerFiles, file_sizes
+from services.replica.store.port import StoreError
 from services.replica.store.stack import Entry, StackFile
 from stoscore.units import REGION_BLOCKS
 
@@ -42,6 +46,7 @@ class Layers:
         "_entries",
         "_folded",
         "_layers",
+        "_lending",
         "_lock",
         "_marked",
         "_next",
@@ -61,6 +66,8 @@ class Layers:
         self._retired: list[Layer] = []
         self._scans = 0
         self._lock = threading.Lock()
+        self._lending = threading.Lock()
+        """Held while the list changes: a clone takes all layers up to a snapshot, or none."""
         self._layers: list[Layer] = []
         self._stack: tuple[int, StackFile] | None = None
         self._entries = stack.FIRST
@@ -159,11 +166,12 @@ class Layers:
         fresh.sums.suspect = self.top.sums.suspect
         sealed = replace(self._entries[-1], size_blocks=size_blocks, snapshot=snapshot)
         entries = (*self._entries[:-1], sealed, above)
-        self._stack[1].save(entries)
-        self.top.sums.seal()
-        self._next = None
-        self._entries = entries
-        self._layers = [*self._layers, fresh]
+        with self._lending:
+            self._stack[1].save(entries)
+            self.top.sums.seal()
+            self._next = None
+            self._entries = entries
+            self._layers = [*self._layers, fresh]
 
     def _discard(self) -> None:
         if self._next is not None:
@@ -202,13 +210,17 @@ class Layers:
         if snapshot not in self.snapshots or self._stack is None:
             return
         nameless = tuple(replace(at, snapshot="") if at.snapshot == snapshot else at for at in self._entries)
-        self._stack[1].save(nameless)
-        self._entries = nameless
+        with self._lending:
+            self._stack[1].save(nameless)
+            self._entries = nameless
 
     def _folding(self) -> int | None:
-        """The lowest layer that is no snapshot's any more."""
-        sealed = self._entries[:-1]
-        return next((at for at, entry in enumerate(sealed) if not entry.snapshot), None)
+        """The lowest layer that is no snapshot's any more and nobody else's; in a long list, whoever else has it."""
+        crowded = len(self._entries) > stack.SHARED_MAX
+        for at, entry in enumerate(self._entries[:-1]):
+            if not entry.snapshot and (crowded or not self._layers[at].shared):
+                return at
+        return None
 
     def fold(self, blocks: int) -> bool:
         """Copy about that many blocks, or look at many more that need no copy. Is there more to copy, so that `settle`
@@ -234,16 +246,40 @@ class Layers:
             return
         if self._folded != self._entries[at].number or self._cursor < self._layers[at].size_blocks:
             return
+        with self._lending:
+            self._settle(self._stack[1], at)
+
+    def _settle(self, file: StackFile, at: int) -> None:
         lower, upper = self._layers[at], self._layers[at + 1]
         upper.sync()
         entries = self._entries[:at] + self._entries[at + 1 :]
-        self._stack[1].save(entries)
+        file.save(entries)
         upper.rests_on(lower.below)
         self._entries = entries
         self._layers = self._layers[:at] + self._layers[at + 1 :]
         with self._lock:
             self._retired.append(lower)
         stack.clear_leftovers(self._directory, entries if self._next is None else (*entries, self._next[0]))
+
+    # --- lend; any thread but the event loop's ---
+
+    def lend(self, snapshot: str, target: Path) -> tuple[Entry, ...]:
+        """The layers up to that snapshot in the directory `target` as well, nameless: their list. Raises StoreError,
+        OSError; then a part of it may be there."""
+        with self._lending:
+            names = [entry.snapshot for entry in self._entries[:-1]]
+            if not snapshot or snapshot not in names:
+                raise StoreError(f"{self._directory} has no snapshot {snapshot!r}")
+            count = names.index(snapshot) + 1
+            for entry, layer in zip(self._entries[:count], self._layers[:count], strict=True):
+                (target / entry.directory).mkdir()
+                for name in SHARED:
+                    share(self._directory / entry.directory / name, target / entry.directory / name)
+                if layer.files.present is not None:
+                    size = os.fstat(layer.files.present).st_size
+                    write_sparse(target / entry.directory / "present", size)
+                    copy_allocated(layer.files.present, target / entry.directory / "present", layer.where)
+            return tuple(replace(entry, snapshot="") for entry in self._entries[:count])
 
     def _release(self) -> None:
         """Close what was folded, unless a scan that began before may still read it."""

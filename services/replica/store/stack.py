@@ -31,6 +31,8 @@ FILE = f"{LAYERS}/stack"
 COPY_BYTES = 64 * 1024
 FILE_BYTES = pair_bytes(COPY_BYTES)
 LAYERS_MAX = 256
+SHARED_MAX = LAYERS_MAX // 2
+"""Up to so many layers, one whose files other replicas share is left as it is when its snapshot goes."""
 NAME = re.compile(r"[0-9a-z-]{1,64}")
 
 
@@ -66,10 +68,10 @@ class StackFile:
         self._where = where
         self._pair = SlotPair(fd, 0, COPY_BYTES, where)
 
-    def make(self) -> None:
-        """Both slots of a new file say: one layer."""
+    def make(self, entries: Sequence[Entry] = FIRST) -> None:
+        """Both slots of a new file say the same: one layer, where nothing else is given."""
         for _ in range(2):
-            self._pair.put(_pack(FIRST))
+            self._pair.put(_pack(entries))
             sync_data(self._fd, self._where)
             self._pair.settle()
 
