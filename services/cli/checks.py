@@ -30,6 +30,7 @@ BAD_MOUNT_OPTIONS = {
     "data=writeback": "files may hold blocks of other files after a crash",
     "nobh": "the kernel ignores it or refuses it",
 }
+_LAST = "no other copy of it is left"
 _EXPECTED = {"nats": 1, "certs": 1, "placement": 1, "csi": 1}
 _WAITS = {"nats": "requests", "certs": "renewals", "placement": "new copies", "csi": "pods with new volumes"}
 
@@ -171,14 +172,18 @@ def _disks(facts: Facts) -> Iterator[Finding]:
     for node, status in sorted(facts.statuses.items()):
         for volume, reason in sorted(status.broken.items()):
             told = f"its copy of {volume} can't be used: {reason}"
-            yield Finding(
-                Level.FAIL, "disks", node, told, "`stos store check` there; another copy is made after a while"
-            )
+            step = "`stos store check` there; another copy is made after a while"
+            if _is_last(facts, volume, node):
+                step = f"{_LAST}: keep its directory, `stos store check` there, then restart the node's process"
+            yield Finding(Level.FAIL, "disks", node, told, step)
         for replica in status.replicas:
             if replica.failure:
                 name = replica.record.name if replica.record else "?"
                 told = f"the disk of its copy of {name} failed: {replica.failure}"
-                yield Finding(Level.FAIL, "disks", node, told, "look at the disk, then restart the node's process")
+                step = "look at the disk, then restart the node's process"
+                if replica.record is not None and _is_last(facts, replica.record.volume, node):
+                    step = f"{_LAST}: erase nothing, make the disk take writes again, then restart the node's process"
+                yield Finding(Level.FAIL, "disks", node, told, step)
     for process in facts.processes:
         yield from _space(process)
         slow_s = slowest_percent(process, "stos.store.sync.duration")
@@ -234,11 +239,9 @@ def _volumes(facts: Facts) -> Iterator[Finding]:
     for view in facts.volumes:
         name = str(view["name"])
         look = f"`stos volume why {name}`"
-        data = [voter["node"] for voter in view["voters"] if voter["kind"] == "data"]
+        data = _data(view)
         if view["health"] == "unavailable":
-            gone = [node for node in data if node not in alive]
-            told = f"nobody serves it; silent: {', '.join(gone) or 'none of its nodes'}"
-            yield Finding(Level.FAIL, "volumes", name, told, f"bring its nodes back; {look}")
+            yield _unserved(facts, view, look)
         elif view["health"] == "degraded":
             behind = [node for node in data if node not in view["in_sync"]]
             told = f"{len(view['in_sync'])} of {view['copies']} copies are in sync; missing: {', '.join(behind) or '-'}"
@@ -253,6 +256,46 @@ def _volumes(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 Level.WARN, "volumes", name, told, "let it move: `stos volume set` with one more copy, then back"
             )
+
+
+def _unserved(facts: Facts, view: Mapping[str, Any], look: str) -> Finding:
+    """A copy whose node answers is not brought back by bringing back its node."""
+    out = _out(facts, view)
+    told, steps = ["nobody serves it"], []
+    for why, step in (("silent", "bring {} back"), ("failed", "see the disk of {}")):
+        if nodes := ", ".join(node for node, reason in out.items() if reason == why):
+            told.append(f"{why}: {nodes}")
+            steps.append(step.format(nodes))
+    if not steps:
+        told, steps = [*told, "all of its nodes answer"], ["look again in a moment"]
+    return Finding(Level.FAIL, "volumes", str(view["name"]), "; ".join(told), "; ".join([*steps, look]))
+
+
+def _out(facts: Facts, view: Mapping[str, Any]) -> dict[str, str]:
+    """Node -> why its copy can't serve, of those of which that is known."""
+    out: dict[str, str] = {}
+    for node in _data(view):
+        status = facts.statuses.get(node)
+        if status is None:
+            out[node] = "silent"
+        elif view["volume"] in status.broken or any(
+            replica.failure and replica.record is not None and replica.record.volume == view["volume"]
+            for replica in status.replicas
+        ):
+            out[node] = "failed"
+    return out
+
+
+def _is_last(facts: Facts, volume: str, node: str) -> bool:
+    """No other node has a copy from which this one could be made anew."""
+    for view in facts.volumes:
+        if view["volume"] == volume:
+            return not set(_data(view)) - _out(facts, view).keys() - {node}
+    return False
+
+
+def _data(view: Mapping[str, Any]) -> list[str]:
+    return [voter["node"] for voter in view["voters"] if voter["kind"] == "data"]
 
 
 def _machine(facts: Facts) -> Iterator[Finding]:

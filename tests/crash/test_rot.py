@@ -17,6 +17,8 @@ from tests.crash.run import IN_MEMORY
 
 DATA = Path("layers/0001/data")
 SUMS = Path("layers/0001/sums")
+TOP_DATA = Path("layers/0002/data")
+"""Of a directory with a snapshot: what was written since."""
 
 
 @pytest.fixture
@@ -59,47 +61,69 @@ def test_a_planted_bug_is_found(
         sweep(place, one_in=23)
 
 
-def test_two_blocks_are_swapped(place: Path) -> None:
-    replica = Replica.make(place / "replica")
-    with (replica.directory / DATA).open("r+b") as file:
-        one, other = (os.pread(file.fileno(), BLOCK_BYTES, block * BLOCK_BYTES) for block in (0, 1))
-        os.pwrite(file.fileno(), one, BLOCK_BYTES)
-        os.pwrite(file.fileno(), other, 0)
+@pytest.mark.parametrize(("sealed", "data"), [(False, DATA), (True, DATA), (True, TOP_DATA)])
+def test_two_blocks_are_swapped(place: Path, sealed: bool, data: Path) -> None:
+    """Above a snapshot, blocks 1 and 9 are in the newest layer and all others in the one below."""
+    replica = Replica.make(place / "replica", sealed=sealed)
+    one, other = (1, 9) if data == TOP_DATA else (0, 6)
+    with (replica.directory / data).open("r+b") as file:
+        fd = file.fileno()
+        first, second = (os.pread(fd, BLOCK_BYTES, block * BLOCK_BYTES) for block in (one, other))
+        os.pwrite(fd, first, other * BLOCK_BYTES)
+        os.pwrite(fd, second, one * BLOCK_BYTES)
     assert replica.look() == "corrupt block"
 
 
-def test_an_old_block_is_restored(place: Path) -> None:
-    """Its checksum was right once."""
-    replica = Replica.make(place / "replica")
+@pytest.mark.parametrize(("sealed", "data"), [(False, DATA), (True, DATA), (True, TOP_DATA)])
+def test_an_old_block_is_restored(place: Path, sealed: bool, data: Path) -> None:
+    """Its checksum was right once. In the newest layer: what the block was when the snapshot was made."""
+    replica = Replica.make(place / "replica", sealed=sealed)
     old = Replica.make(place / "old")
-    with (old.directory / DATA).open("rb") as before, (replica.directory / DATA).open("r+b") as file:
-        os.pwrite(file.fileno(), os.pread(before.fileno(), BLOCK_BYTES, 5 * BLOCK_BYTES), 6 * BLOCK_BYTES)
+    source, block = (1, 1) if data == TOP_DATA else (5, 6)
+    with (old.directory / DATA).open("rb") as before, (replica.directory / data).open("r+b") as file:
+        os.pwrite(file.fileno(), os.pread(before.fileno(), BLOCK_BYTES, source * BLOCK_BYTES), block * BLOCK_BYTES)
     assert replica.look() == "corrupt block"
 
 
-@pytest.mark.parametrize("name", ["format.json", "state", "intent", "tail", str(DATA), str(SUMS), "layers/0001/roots"])
-def test_a_file_is_truncated(place: Path, name: str) -> None:
-    replica = Replica.make(place / "replica")
+FILES = ["format.json", "state", "intent", "tail", str(DATA), str(SUMS), "layers/0001/roots"]
+MORE_FILES = ["layers/stack", str(TOP_DATA), "layers/0002/sums", "layers/0002/roots", "layers/0002/present"]
+
+
+@pytest.mark.parametrize(
+    ("sealed", "name"), [(False, name) for name in FILES] + [(True, name) for name in FILES + MORE_FILES]
+)
+def test_a_file_is_truncated(place: Path, sealed: bool, name: str) -> None:
+    replica = Replica.make(place / "replica", sealed=sealed)
     path = replica.directory / name
     os.truncate(path, path.stat().st_size // 2)
     assert replica.look() == "refused"
 
 
 @pytest.mark.parametrize(
-    ("name", "outcome"),
+    ("sealed", "name", "outcome"),
     [
-        ("format.json", "refused"),
-        ("state", "refused"),
-        ("intent", "refused"),
-        ("tail", "refused"),
-        (str(DATA), "corrupt block"),
-        (str(SUMS), "harmless"),
-        ("layers/0001/roots", "harmless"),
+        (False, "format.json", "refused"),
+        (False, "state", "refused"),
+        (False, "intent", "refused"),
+        (False, "tail", "refused"),
+        (False, str(DATA), "corrupt block"),
+        (False, str(SUMS), "harmless"),
+        (False, "layers/0001/roots", "harmless"),
+        (True, "format.json", "refused"),
+        (True, "layers/stack", "refused"),
+        (True, str(DATA), "corrupt block"),
+        (True, str(SUMS), "harmless"),
+        (True, "layers/0001/roots", "harmless"),
+        (True, str(TOP_DATA), "corrupt block"),
+        (True, "layers/0002/sums", "harmless"),
+        (True, "layers/0002/roots", "harmless"),
+        (True, "layers/0002/present", "harmless"),
     ],
 )
-def test_a_file_is_zeroed(place: Path, name: str, outcome: str) -> None:
-    """Zeroed sums are proved wrong by the roots, and made again from the data."""
-    replica = Replica.make(place / "replica")
+def test_a_file_is_zeroed(place: Path, sealed: bool, name: str, outcome: str) -> None:
+    """Zeroed sums are proved wrong by the roots, and made again from the data; which blocks are present in a marked
+    region is told from the sums."""
+    replica = Replica.make(place / "replica", sealed=sealed)
     path = replica.directory / name
     path.write_bytes(bytes(path.stat().st_size))
     assert replica.look() == outcome

@@ -10,9 +10,19 @@ import pytest
 
 from services.cli.checks import Facts, Finding, Level, Machine, Mount, Process, examine, slowest_percent
 from services.cli.doctor import this_machine
-from stoscore.messages import AuthorityView, MetricModel, NodeEntry, NodeStatus
+from stoscore.messages import (
+    AuthorityView,
+    MetricModel,
+    NodeEntry,
+    NodeStatus,
+    RecordModel,
+    ReplicaStatus,
+    VoterModel,
+)
 from stoscore.metrics import LATENCY_S
 from stoscore.units import GIB
+
+VOLUME = "0" * 31 + "1"
 
 
 def metric(name: str, value: float = 0, *attributes: str, counts: list[int] | None = None) -> MetricModel:
@@ -38,7 +48,14 @@ def status(node: str, **more: Any) -> NodeStatus:
 
 def volume(**more: Any) -> dict[str, Any]:
     voters = [{"node": node, "kind": "data"} for node in ("n1", "n2")]
-    usual = {"name": "data", "health": "healthy", "in_sync": ["n1", "n2"], "copies": 2, "voters": voters}
+    usual = {
+        "volume": VOLUME,
+        "name": "data",
+        "health": "healthy",
+        "in_sync": ["n1", "n2"],
+        "copies": 2,
+        "voters": voters,
+    }
     return {**usual, **more}
 
 
@@ -168,6 +185,60 @@ def test_a_link_that_is_down_a_broken_copy_and_refusals(healthy: Facts) -> None:
         (Level.FAIL, "links"),
         (Level.WARN, "links"),
     ]
+
+
+def failed_copy(node: str, *, broken: bool) -> NodeStatus:
+    if broken:
+        return status(node, broken={VOLUME: "torn"})
+    member = VoterModel(node=node, incarnation="0" * 16)
+    record = RecordModel(
+        volume=VOLUME,
+        name="data",
+        size_bytes=GIB,
+        replicas=0,
+        generation=1,
+        epoch=1,
+        version=1,
+        voters=[member],
+        in_sync=[member],
+    )
+    copy = ReplicaStatus(
+        node=node, incarnation="0" * 16, role="failed", epoch=1, serving=False, record=record, failure="no space left"
+    )
+    return status(node, replicas=[copy])
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_the_only_copy_failed_and_its_node_answers(healthy: Facts, broken: bool) -> None:
+    """No other copy can be made of it, and its node is there already."""
+    alone = volume(health="unavailable", copies=1, in_sync=["n1"], voters=[{"node": "n1", "kind": "data"}])
+    statuses = {**healthy.statuses, "n1": failed_copy("n1", broken=broken)}
+    disk, unserved = bad(replace(healthy, statuses=statuses, volumes=(alone,)))
+    assert (disk.check, disk.about, unserved.check) == ("disks", "n1", "volumes")
+    assert "no other copy of it is left" in disk.next_step
+    assert "another copy is made" not in disk.next_step
+    assert unserved.told == "nobody serves it; failed: n1"
+    assert unserved.next_step == "see the disk of n1; `stos volume why data`"
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_one_copy_of_two_failed(healthy: Facts, broken: bool) -> None:
+    statuses = {**healthy.statuses, "n1": failed_copy("n1", broken=broken)}
+    degraded = volume(health="degraded", in_sync=["n2"])
+    disk, lacking = bad(replace(healthy, statuses=statuses, volumes=(degraded,)))
+    assert "no other copy" not in disk.next_step
+    assert lacking.check == "volumes"
+
+
+def test_one_copy_failed_and_the_other_is_silent(healthy: Facts) -> None:
+    statuses = {"n1": failed_copy("n1", broken=False), "n3": healthy.statuses["n3"]}
+    facts = replace(
+        healthy, statuses=statuses, silent={"n2": "nobody answers"}, volumes=(volume(health="unavailable"),)
+    )
+    _, disk, unserved = bad(facts)
+    assert "no other copy of it is left" in disk.next_step
+    assert unserved.told == "nobody serves it; silent: n2; failed: n1"
+    assert unserved.next_step == "bring n2 back; see the disk of n1; `stos volume why data`"
 
 
 def test_identities_and_backup(healthy: Facts) -> None:

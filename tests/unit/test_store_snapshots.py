@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.replica.store import FileStore, FormatError, StoreError, block_sums, check, digest
+from services.replica.store import CorruptBlocks, FileStore, FormatError, StoreError, block_sums, check, digest
 from services.replica.store.stack import FILE, FILE_BYTES, LAYERS_MAX, Entry, StackFile
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 
@@ -137,6 +137,30 @@ def test_rot_below_is_healed_where_it_is(store: FileStore) -> None:
     assert store.recheck(0, 100) == [5]
     assert store.heal(5, block_sums(X), X, settled=True) == [5]
     assert store.snapshots["s"].read(5, 1)[1] == store.read(5, 1)[1] == X
+
+
+@pytest.mark.parametrize("newer", [Y, ZERO])
+def test_healing_above_a_lost_present_map_leaves_the_snapshot_alone(store: FileStore, newer: bytes) -> None:
+    """The map says that the block is one layer below, where the snapshot's own content is."""
+    write(store, 5, X)
+    store.seal("s")
+    write(store, 5, newer)
+    store.sync()
+    store.unmark([0])
+    store.close()
+    path = store.directory / "layers/0002/present"
+    path.write_bytes(bytes(path.stat().st_size))
+    found = again(store)
+    if newer == Y:
+        with pytest.raises(CorruptBlocks):
+            found.read(5, 1)
+    assert found.heal(5, block_sums(newer), newer, settled=True) == [5]
+    assert found.read(5, 1)[1] == newer
+    assert found.snapshots["s"].read(5, 1)[1] == X
+    found.close()
+    reopened = again(store)
+    assert (reopened.read(5, 1)[1], reopened.snapshots["s"].read(5, 1)[1]) == (newer, X)
+    reopened.close()
 
 
 def test_a_deleted_snapshot_is_folded_into_the_next(store: FileStore) -> None:

@@ -205,12 +205,17 @@ class Layer:
         return whole
 
     def _put(self, block: int, total: int, content: Buffer) -> None:
-        """One block's data, whatever its checksum says, where they are: in a sealed layer it is what was there."""
+        """One block's data, whatever its checksum says, where they are: in a sealed layer it is what was there. What
+        the sealed layer never held belongs here: the map that said so is what was lost, and the snapshot's own content
+        is in that place."""
         owner, _, _ = next(self.owners(block, 1))
+        if owner is not self and _values(owner.sums.read(block, 1)) != (total,):
+            owner = self
         if total:
             write_at(owner._data_fd, content, block * BLOCK_BYTES, owner._where)
         else:
             punch(owner._data_fd, block * BLOCK_BYTES, BLOCK_BYTES, owner._where)
+        owner._has(block, 1)
 
     def scan(self, block: int, count: int) -> bool:
         """The page cache would show what was written, not what the disk kept: clean pages are dropped first, and
