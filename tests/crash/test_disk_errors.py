@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import resource
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,13 +19,23 @@ from typing import Any
 
 import pytest
 
-from services.replica.store import StoreError, disk
+from services.replica.store import FileStore, StoreError, block_sums, disk
+from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 from tests.crash.run import IN_MEMORY, Counted, Life
 
 _LIBC = disk._libc
 STEPS = 60
-CALLS = ("pwrite", "pread", "fdatasync")
+CALLS = ("pwrite", "pread", "fdatasync", "fsync", "open", "rename", "mkdir", "lseek", "truncate")
 PUNCH = "fallocate"
+_ASKED_FOR = frozenset({*CALLS, PUNCH} - {"truncate"})
+"""By a life without growth."""
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """In memory where that is possible: many directories are made."""
+    with tempfile.TemporaryDirectory(prefix="stos-errors-", dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as name:
+        yield Path(name)
 
 
 class FailingCalls:
@@ -36,12 +48,12 @@ class FailingCalls:
         self.failed = ""
 
     def wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
             self.count += 1
             if self.count == self._fails:
                 self.failed = name
                 raise OSError(self._code, os.strerror(self._code))
-            return real(*arguments)
+            return real(*arguments, **options)
 
         return call
 
@@ -62,8 +74,13 @@ class FailingCalls:
             return -1
 
 
+def _handles() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
 def _one(directory: Path, seed: int, fails: int, code: int) -> str:
     """The name of the call that failed; "" when the life ended before."""
+    before = _handles()
     life = Life(seed, directory, Counted())
     calls = FailingCalls(fails, code)
     refused = False
@@ -72,25 +89,26 @@ def _one(directory: Path, seed: int, fails: int, code: int) -> str:
             life.steps(STEPS)
         except StoreError:
             refused = True
-    if not calls.failed:
-        life._store.close(clean=False)
-        return ""
     if refused:
         life.after_an_error()
+    else:
+        life._store.close(clean=False)
+    assert _handles() == before, "something stayed open"
     return calls.failed
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
-def test_every_call_fails_once(code: int) -> None:
+@pytest.mark.parametrize(("code", "first"), [(errno.EIO, 1), (errno.ENOSPC, 2)])
+def test_every_call_fails_once(code: int, first: int) -> None:
+    """Of one life: every other call in one way, those between in the other."""
     where = IN_MEMORY if IN_MEMORY.is_dir() else None
     failed: dict[str, int] = {}
-    for fails in range(1, 2000):
+    for fails in range(first, 4000, 2):
         with tempfile.TemporaryDirectory(prefix="stos-errors-", dir=where) as directory:
-            name = _one(Path(directory), seed=code, fails=fails, code=code)
+            name = _one(Path(directory), seed=5, fails=fails, code=code)
         if not name:
             break
         failed[name] = failed.get(name, 0) + 1
-    assert set(failed) == {*CALLS, PUNCH}
+    assert set(failed) == _ASKED_FOR
     assert sum(failed.values()) > 200, "the life is too short to say anything"
 
 
@@ -107,3 +125,110 @@ def test_a_failed_sync_is_final(tmp_path: Path) -> None:
                 life._store.sync()
     with suppress(StoreError):
         life._store.close()
+
+
+BLOCKS = {5: b"x" * BLOCK_BYTES, 6: b"y" * BLOCK_BYTES, REGION_BLOCKS + 1: b"z" * BLOCK_BYTES}
+SIZE = 2 * REGION_BLOCKS
+
+
+def _write(store: FileStore, block: int, data: bytes) -> None:
+    store.mark([block // REGION_BLOCKS])
+    store.write(block, block_sums(data), data)
+
+
+def _made(directory: Path) -> FileStore:
+    """With an older snapshot, which the tasks below need."""
+    identity = {"cluster": "c", "volume": "a" * 32, "name": "v", "incarnation": "b" * 16}
+    store = FileStore.create(directory / "replica", size_blocks=SIZE, boot_id="boot", **identity)
+    _write(store, 5, b"older".ljust(BLOCK_BYTES, b"."))
+    store.seal("older")
+    for block, data in BLOCKS.items():
+        _write(store, block, data)
+    return store
+
+
+def _seal(store: FileStore) -> None:
+    store.seal("newer")
+
+
+def _drop(store: FileStore) -> None:
+    store.drop("older")
+
+
+def _fold(store: FileStore) -> None:
+    store.drop("older")
+    while store.fold(64):
+        pass
+    store.settle_fold()
+
+
+def _grow(store: FileStore) -> None:
+    store.grow(SIZE + REGION_BLOCKS)
+
+
+TASKS = (_seal, _drop, _fold, _grow)
+
+
+def _is_all_there(store: FileStore) -> None:
+    for block, data in BLOCKS.items():
+        assert store.read(block, 1)[1] == data
+    if "newer" in store.snapshots:
+        assert store.snapshots["newer"].read(6, 1)[1] == BLOCKS[6]
+    if "older" in store.snapshots:
+        assert store.snapshots["older"].read(5, 2)[1] == b"older".ljust(BLOCK_BYTES, b".") + bytes(BLOCK_BYTES)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EMFILE])
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.__name__.strip("_"))
+def test_what_the_disk_refused_once_is_done_by_asking_again(
+    place: Path, task: Callable[[FileStore], None], code: int
+) -> None:
+    """At each of its calls: the volume and the other snapshot are untouched, and the task is done the second time, in
+    the same process unless a failed sync was final for it."""
+    for fails in range(1, 500):
+        store = _made(place / str(fails))
+        calls = FailingCalls(fails, code)
+        with calls.active(), suppress(StoreError):
+            task(store)
+        if not calls.failed:
+            store.close()
+            break
+        _is_all_there(store)
+        if store._failure:
+            store.close(clean=False)
+            store = FileStore.open(store.directory, cluster="c", boot_id="boot")
+            assert store.unclean
+            _is_all_there(store)
+        task(store)
+        _is_all_there(store)
+        store.close()
+        store = FileStore.open(store.directory, cluster="c", boot_id="boot")
+        _is_all_there(store)
+        store.close()
+        shutil.rmtree(place / str(fails))
+    assert fails > 1, "it asks the disk for nothing"
+
+
+def test_handles_run_out(place: Path) -> None:
+    """One more is allowed each time: an opening and a seal do all of their work, or refuse and leave nothing open."""
+    store = _made(place)
+    store.close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    refused, sealed = list[str](), False
+    while not sealed:
+        before = _handles()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3 + len(refused), hard))
+        try:
+            store = FileStore.open(store.directory, cluster="c", boot_id="boot")
+            store.seal("newer")
+            sealed = True
+        except StoreError as error:
+            refused.append(str(error))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            store.close()
+        assert _handles() == before
+    assert len({told.partition(": too many open files")[0] for told in refused}) > 8, "it ran out in many places"
+    store = FileStore.open(store.directory, cluster="c", boot_id="boot")
+    _is_all_there(store)
+    store.close()

@@ -76,6 +76,7 @@ class FileStore:
         self._state = StateFile(files.state, str(directory / "state"))
         self._intent = IntentLog(files.intent, regions_of(self.size_blocks), str(directory / "intent"))
         self._tail = Tail(files.tail, str(directory / "tail"))
+        files.closing.callback(self._tail.close)
         self._layers = Layers(directory, format, lambda: self._intent.marked)
         self._layer = self._layers.top
         files.closing.callback(self._layers.close)
@@ -415,7 +416,6 @@ class FileStore:
             if clean and not self._failure:
                 self._close_cleanly()
         finally:
-            self._tail.close()
             self._files.closing.close()
 
     def _close_cleanly(self) -> None:

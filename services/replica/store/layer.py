@@ -215,7 +215,8 @@ class Layer:
             write_at(owner._data_fd, content, block * BLOCK_BYTES, owner._where)
         else:
             punch(owner._data_fd, block * BLOCK_BYTES, BLOCK_BYTES, owner._where)
-        owner._has(block, 1)
+        if owner is self:
+            self._has(block, 1)
 
     def scan(self, block: int, count: int) -> bool:
         """The page cache would show what was written, not what the disk kept: clean pages are dropped first, and

@@ -29,7 +29,7 @@ from collections import deque
 
 from xxhash import xxh3_64_intdigest
 
-from services.replica.store.disk import read_at, sync_data
+from services.replica.store.disk import failed, read_at, sync_data
 from services.replica.store.port import FormatError
 
 ENTRIES = 4096
@@ -62,7 +62,10 @@ class Tail:
             raise FormatError(f"{where} is damaged: it does not begin as a tail")
         self._fd = fd
         self._where = where
-        self._map = mmap.mmap(fd, FILE_BYTES)
+        try:
+            self._map = mmap.mmap(fd, FILE_BYTES)
+        except OSError as error:
+            raise failed("map", where, error) from error
         self._entries: deque[tuple[int, int, int]] = deque()
         self._number = 0
         self._commit = 0
