@@ -111,6 +111,8 @@ RULES = (
         ("delete", _OPERATE, CHANGE, "commits the tombstone: the data is gone"),
         ("move", _OPERATE, CHANGE, "hands the volume over to another copy"),
         ("expand", _OPERATE, CHANGE, "makes the volume larger"),
+        ("snapshot", _OPERATE, CHANGE, "keeps what the volume holds now, under a name"),
+        ("unsnapshot", _OPERATE, CHANGE, "forgets a snapshot: its data is gone"),
         ("policy", _OPERATE, CHANGE, "changes copies, failure mode and what happens below it"),
     ),
     *_rules("node", "", ("bid", "placement", READ, "only placement gathers bids")),

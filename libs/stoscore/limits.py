@@ -20,6 +20,8 @@ MESSAGE_BYTES_MAX = 1 * MIB
 """The largest control message (NATS' default max_payload)."""
 NAME_BYTES_MAX = 128
 LABELS_MAX = 64
+SNAPSHOTS_MAX = 64
+"""Of one volume. They are part of its record, which each voter keeps in one slot of 64 KiB."""
 REASON_BYTES_MAX = 256
 """What an operator writes down about an act."""
 LABEL_BYTES_MAX = 256
@@ -35,6 +37,7 @@ TRUST_STATE_BYTES_MAX = 480 * KIB
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[-_.A-Za-z0-9]{0,126}[A-Za-z0-9])?", re.ASCII)
 _NODE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
+_SNAPSHOT = re.compile(r"[a-z0-9-]{1,64}", re.ASCII)
 _VOLUME_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
@@ -47,6 +50,10 @@ def valid_volume_name(name: str) -> bool:
 def valid_node_name(name: str) -> bool:
     """An RFC 1123 label, so that it is one NATS subject token."""
     return _NODE.fullmatch(name) is not None
+
+
+def valid_snapshot_name(name: str) -> bool:
+    return _SNAPSHOT.fullmatch(name) is not None
 
 
 def valid_volume_id(volume: str) -> bool:

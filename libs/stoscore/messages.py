@@ -32,6 +32,7 @@ VolumeName = Annotated[
     str, Field(max_length=NAME_BYTES_MAX, pattern=r"^[A-Za-z0-9]((\.?[-_A-Za-z0-9])*\.?[A-Za-z0-9])?\Z")
 ]
 """As `limits.valid_volume_name`: whoever reads one, a key of the catalogue or a person, reads the same."""
+SnapshotName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}\Z")]
 NodeId = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")]
 Incarnation = Annotated[str, Field(pattern=r"^[0-9a-f]{16}\Z")]
 """A replica's random 64-bit birth number, hex."""
@@ -184,6 +185,22 @@ class ResyncStatus(Message):
     elapsed_ms: int = 0
 
 
+class SnapshotView(Message):
+    """One snapshot of a volume, by its record."""
+
+    volume: VolumeId
+    snapshot: SnapshotName
+    size_bytes: SizeBytes
+    created_ms: int = Field(ge=0)
+    """the primary's wall clock when it was asked for"""
+    ready: bool
+    """sealed on its holders, with one content, and agreed on"""
+    holders: tuple[NodeId, ...] = ()
+    """nodes whose copy has it; none of a ready one: it is lost"""
+    root: str = ""
+    """of the hash tree over its checksums, 16 hex digits: equal for equal content"""
+
+
 class ReplicaStatus(Message):
     """What one voter knows. `role`: primary, taking-over, replica, catching-up, candidate, witness, failed, removed."""
 
@@ -211,6 +228,8 @@ class ReplicaStatus(Message):
     """of these, nobody has the content: reading them fails"""
     scrubbed_unix_ms: int = 0
     """when this copy was last read and verified to its end; 0: it has not been yet"""
+    snapshots: tuple[SnapshotView, ...] = ()
+    """oldest first"""
 
 
 class ReplicaStatuses(Message):
@@ -383,6 +402,23 @@ class VolumeExpanded(Message):
 
 class PolicySet(Message):
     record: RecordModel
+
+
+class TakeSnapshot(Message):
+    """vol.<v>.snapshot -> SnapshotView: what the volume holds at one moment between this request and its answer, every
+    write that was acknowledged before it included. Answered when it is ready. The same name again is the same snapshot.
+    """
+
+    volume: VolumeId
+    snapshot: SnapshotName
+
+
+class DropSnapshot(Message):
+    """vol.<v>.unsnapshot -> Empty, when the record has forgotten it: one that is not there as well. Its space comes
+    back afterwards, in the background."""
+
+    volume: VolumeId
+    snapshot: SnapshotName
 
 
 # ---- placement ---------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from services.replica.brain import Record
 from services.replica.brain.policy import write_state
 from services.replica.driver import Node, Volume
 from services.replica.hosted import Hosted
@@ -11,7 +12,7 @@ from services.replica.records import to_model
 from services.replica.replication.estimate import Estimate
 from services.replica.replication.peer import Peer
 from services.replica.replication.primary import Primary
-from stoscore.messages import ReplicaStatus, ResyncEstimate, ResyncStatus
+from stoscore.messages import ReplicaStatus, ResyncEstimate, ResyncStatus, SnapshotView
 from stoscore.units import BLOCK_BYTES, KIB, MS
 
 PAGE_BYTES = 384 * KIB
@@ -42,6 +43,22 @@ def replica_status(node: Node, volume: Volume, hosted: Hosted, now_ns: int) -> R
         scrubbed_unix_ms=hosted.scrubbed_unix_ms,
         resyncs=_resyncs(primary, now_ns) if primary else [],
         write_state=write_state(slot.record) if slot is not None else "open",
+        snapshots=snapshot_views(slot.record) if slot is not None else (),
+    )
+
+
+def snapshot_views(record: Record) -> tuple[SnapshotView, ...]:
+    return tuple(
+        SnapshotView(
+            volume=record.volume,
+            snapshot=snapshot.name,
+            size_bytes=snapshot.size_bytes,
+            created_ms=snapshot.created_ms,
+            ready=snapshot.state == "ready",
+            holders=tuple(holder.node for holder in record.holders(snapshot)),
+            root=snapshot.root,
+        )
+        for snapshot in record.snapshots
     )
 
 
@@ -62,10 +79,11 @@ def page(statuses: Iterable[tuple[str, ReplicaStatus]], after: str | None) -> tu
 
 
 def in_short(status: ReplicaStatus) -> ReplicaStatus:
-    """Without what only the volume's maker chose and what may be long."""
+    """Without snapshots, without what only the volume's maker chose and what may be long."""
     if status.record is None:
         return status
-    return status.model_copy(update={"record": status.record.model_copy(update={"labels": {}, "zones": []})})
+    record = status.record.model_copy(update={"labels": {}, "zones": []})
+    return status.model_copy(update={"record": record, "snapshots": ()})
 
 
 def unfinished(peer: Peer) -> bool:

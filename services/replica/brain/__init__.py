@@ -9,7 +9,7 @@ from services.replica.brain.detector import Detector
 from services.replica.brain.election import Facts, Timing
 from services.replica.brain.machine import Brain
 from services.replica.brain.promises import Beat, BeatAnswer, Claims, Confirm, PairMessage, Promises
-from services.replica.brain.record import Attachment, HardState, InvalidRecord, Record, Slot, Stamp, Voter
+from services.replica.brain.record import Attachment, HardState, InvalidRecord, Record, Slot, Snapshot, Stamp, Voter
 from services.replica.brain.told import lost_voter
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Promises",
     "Record",
     "Slot",
+    "Snapshot",
     "Stamp",
     "Timing",
     "Voter",

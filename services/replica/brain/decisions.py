@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Protocol, TypeVar
 
 from services.replica.brain import events as ev
-from services.replica.brain.record import Attachment, Record, Slot, Stamp, Voter
+from services.replica.brain.record import Attachment, Record, Slot, Snapshot, Stamp, Voter
 
 C = TypeVar("C", bound=type)
 IS = "is"
@@ -50,6 +50,7 @@ _KNOWN: dict[str, type] = {
         Attachment,
         Record,
         Slot,
+        Snapshot,
         Stamp,
         Voter,
         ev.MemberFailed,

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 
-from stoscore.limits import REPLICAS_MAX, VOTERS_MAX, valid_node_name
+from stoscore.limits import REPLICAS_MAX, SNAPSHOTS_MAX, VOTERS_MAX, valid_node_name, valid_snapshot_name
 from stoscore.units import BLOCK_BYTES
 
 STRICT = ConfigDict(extra="forbid")
@@ -26,7 +26,9 @@ EPOCH_MAX = (1 << 24) - 1
 """A sequence number has 24 bits for its epoch: at ten elections a second, enough for nineteen days of nothing else."""
 VERSION_MAX = (1 << 53) - 1
 GENERATION_MAX = (1 << 32) - 1
+SEAL_MAX = (1 << 64) - 1
 _INCARNATION = re.compile(r"[0-9a-f]{1,16}", re.ASCII)
+_ROOT = re.compile(r"[0-9a-f]{16}", re.ASCII)
 
 
 class InvalidRecord(ValueError):
@@ -76,6 +78,50 @@ class Attachment:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the volume was at one moment, under a name: asked for (`pending`), then sealed and agreed on (`ready`).
+
+    A seal is a step of the order of writes and is named by its sequence number (K4): the layer that a deposed primary
+    had sealed under the same name, with fewer writes or more, is another layer."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    name: str
+    size_bytes: int
+    created_ms: int
+    """The primary's wall clock when it was asked for, for people."""
+    state: Literal["pending", "ready"] = "pending"
+    seal: int = 0
+    """The sequence number of the step that sealed it; 0 while pending."""
+    root: str = ""
+    """Of the hash tree over the sealed checksums, 16 hex digits; "" while pending."""
+    holders: tuple[str, ...] = ()
+    """Incarnations of the members that have the sealed layer; none left: the snapshot is lost."""
+
+    @property
+    def layer(self) -> str:
+        """The name of the sealed layer in a holder's directory."""
+        return layer_name(self.name, self.seal)
+
+    def validate(self) -> None:
+        """Raises InvalidRecord."""
+        if not valid_snapshot_name(self.name):
+            raise InvalidRecord(f"{self.name[:80]!r} is no name for a snapshot: 1 to 64 of a-z, 0-9 and -")
+        if self.size_bytes <= 0 or self.size_bytes % BLOCK_BYTES or self.created_ms < 0:
+            raise InvalidRecord(f"snapshot {self.name} of {self.size_bytes} bytes at {self.created_ms} is impossible")
+        if self.state == "pending":
+            if self.seal or self.root or self.holders:
+                raise InvalidRecord(f"snapshot {self.name} is pending and sealed")
+        elif not 0 < self.seal <= SEAL_MAX or not _ROOT.fullmatch(self.root):
+            raise InvalidRecord(f"snapshot {self.name} is ready without a seal and a root hash")
+        if len(self.holders) > VOTERS_MAX or len(set(self.holders)) != len(self.holders):
+            raise InvalidRecord(f"snapshot {self.name} has impossible holders")
+
+
+def layer_name(snapshot: str, seal: int) -> str:
+    return f"{snapshot}-{seal:016x}"
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """What the voters agree on. Tuples keep the order in which voters were chosen: it is the rank in elections."""
 
@@ -97,6 +143,8 @@ class Record:
     on_unavailable: OnUnavailable = "suspend"
     zones: tuple[str, ...] = ()
     """Where its copies may be; empty: anywhere."""
+    snapshots: Annotated[tuple[Snapshot, ...], Field(exclude_if=lambda snapshots: not snapshots)] = ()
+    """Oldest first. Not written while there are none: a node of before snapshots understands the volume."""
 
     def validate(self) -> None:
         """Raises InvalidRecord."""
@@ -118,6 +166,17 @@ class Record:
             raise InvalidRecord(f"{self.replicas} copies besides the primary one are not possible")
         if isinstance(self.failure_mode, int) and not 1 <= self.failure_mode <= self.copies:
             raise InvalidRecord(f"a write can't need {self.failure_mode} of {self.copies} copies")
+        if self.snapshots:
+            self._validate_snapshots()
+
+    def _validate_snapshots(self) -> None:
+        if len(self.snapshots) > SNAPSHOTS_MAX or len({it.name for it in self.snapshots}) != len(self.snapshots):
+            raise InvalidRecord(f"a volume has {SNAPSHOTS_MAX} snapshots at most, each with a name of its own")
+        copies = {member.incarnation for member in self.members if member.kind == "data"}
+        for snapshot in self.snapshots:
+            snapshot.validate()
+            if not copies.issuperset(snapshot.holders):
+                raise InvalidRecord(f"snapshot {snapshot.name} is held by a stranger")
 
     @property
     def copies(self) -> int:
@@ -128,6 +187,12 @@ class Record:
     def members(self) -> tuple[Voter, ...]:
         """Voters and those who are to become some: whoever the leader tells the record."""
         return self.voters + self.joining if self.joining else self.voters
+
+    def snapshot(self, name: str) -> Snapshot | None:
+        return next((snapshot for snapshot in self.snapshots if snapshot.name == name), None)
+
+    def holders(self, snapshot: Snapshot) -> tuple[Voter, ...]:
+        return tuple(member for member in self.members if member.incarnation in snapshot.holders)
 
     def member_on(self, node: str) -> Voter | None:
         return next((member for member in self.members if member.node == node), None)

@@ -33,7 +33,8 @@ FILE_BYTES = pair_bytes(COPY_BYTES)
 LAYERS_MAX = 256
 SHARED_MAX = LAYERS_MAX // 2
 """Up to so many layers, one whose files other replicas share is left as it is when its snapshot goes."""
-NAME = re.compile(r"[0-9a-z-]{1,64}")
+NAME = re.compile(r"[0-9a-z-]{1,96}")
+"""Room for a snapshot's name and the number of the step that sealed it."""
 
 
 @dataclass(frozen=True, slots=True)
