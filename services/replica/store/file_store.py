@@ -20,7 +20,7 @@ at the page cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -35,11 +35,12 @@ from services.replica.store.layer import Layer
 from services.replica.store.layers import Layers
 from services.replica.store.port import FormatError, StoreError
 from services.replica.store.regain import regain
+from services.replica.store.scattered import Range, by_region
 from services.replica.store.stack import NAME
 from services.replica.store.state import StateFile
 from services.replica.store.sums import FAN_OUT, Buffer
 from services.replica.store.tail import Tail
-from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
+from stoscore.units import BLOCK_BYTES, REGION_BLOCKS, SUM_BYTES
 
 
 class FileStore:
@@ -210,6 +211,27 @@ class FileStore:
             self.unclean = True
             raise
 
+    def write_scattered(self, ranges: Sequence[Range], sums: Buffer, data: Buffer) -> None:
+        count = sum(length for _, length in ranges)
+        if len(sums) != count * SUM_BYTES or len(data) != count * BLOCK_BYTES:
+            raise ValueError(f"{len(sums)} bytes of sums and {len(data)} of data for {count} blocks")
+        parts = by_region(ranges)
+        for part in parts:
+            self._check_range(*part.hull)
+        sums, data = memoryview(sums), memoryview(data)
+        at = 0
+        try:
+            for part in parts:
+                end = at + part.blocks
+                self._tail.pen(*part.hull)
+                row, content = sums[at * SUM_BYTES : end * SUM_BYTES], data[at * BLOCK_BYTES : end * BLOCK_BYTES]
+                self._layer.write_part(part, row, content)
+                self._tail.pen(0, 0)
+                at = end
+        except StoreError:
+            self.unclean = True
+            raise
+
     def zero(self, block: int, count: int) -> None:
         self._check_range(block, count)
         try:
@@ -223,6 +245,11 @@ class FileStore:
     def read(self, block: int, count: int) -> tuple[bytes, bytes]:
         self._check_range(block, count)
         return self._layer.read(block, count)
+
+    def read_scattered(self, ranges: Sequence[Range]) -> tuple[bytes, bytes | bytearray]:
+        for block, count in ranges:
+            self._check_range(block, count)
+        return self._layer.read_scattered(ranges)
 
     def heal(self, block: int, sums: Buffer, data: Buffer, *, settled: bool) -> list[int]:
         self._check_range(block, len(sums) >> 3)

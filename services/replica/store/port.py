@@ -50,11 +50,20 @@ class BlockStore(Protocol):
         """Store len(sums) // 8 blocks. The caller has verified the sums and marked the regions.
         A sum of 0 stores zeros (a hole). Raises StoreError."""
 
+    def write_scattered(
+        self, ranges: Sequence[tuple[int, int]], sums: bytes | memoryview, data: bytes | memoryview
+    ) -> None:
+        """`write` of each range, in order, at what a block costs where they are many. Raises StoreError; then any of
+        them may be written."""
+
     def zero(self, block: int, count: int) -> None:
         """The range reads as zeros and gives its space back."""
 
     def read(self, block: int, count: int) -> tuple[bytes, bytes]:
         """(sums, data), each block verified. Raises CorruptBlocks, StoreError."""
+
+    def read_scattered(self, ranges: Sequence[tuple[int, int]]) -> tuple[bytes, bytes | bytearray]:
+        """`read` of each range, one behind the other. Raises CorruptBlocks, which names all of them, and StoreError."""
 
     def read_sums(self, block: int, count: int) -> bytes:
         """count * 8 bytes of stored checksums."""
