@@ -313,7 +313,7 @@ def test_a_power_loss_takes_back_what_was_not_flushed_and_nothing_else(store: Fi
 
 
 def test_names_are_plain(store: FileStore) -> None:
-    for name in ("", "A", "a/b", "..", "a" * 65):
+    for name in ("", "A", "a/b", "..", "a" * 97):
         with pytest.raises(ValueError, match="no name for a snapshot"):
             store.seal(name)
 

@@ -148,6 +148,10 @@ class FileStore:
 
         closed = (before.tail_last, before.tail_commit) if before.closed else None
         known = self._tail.load(boot_id, closed=closed)
+        if before.closed and not self.unclean:
+            # The close wrote the roots of marked regions too, and this is the last moment at which they say something.
+            # First of all, because everything below concludes from the checksums.
+            self._layer.sums.check_roots(marked)
         # Before the tail is touched: a kill in here finds everything as it was and starts again.
         if self.unclean or not (known or before.closed):
             if self.unclean and same_boot:
@@ -164,15 +168,12 @@ class FileStore:
         else:
             self._tail.restart(boot_id, doubt=bool(marked))
         self._tail.pen(0, 0)
-        if before.closed and not self.unclean:
-            # The close wrote the roots of marked regions too, and this is the last moment at which they say something.
-            self._layer.sums.check_roots(marked)
         self._layer.sums.set_dirty(marked)
         self._doubted = marked if self._tail.doubtful else frozenset()
         self._end_doubt()
 
     def _regain_marked(self, *, believed: bool) -> None:
-        for region in sorted(self._intent.marked):
+        for region in sorted(self._intent.marked - self._layer.sums.suspect):
             first = region * REGION_BLOCKS
             regain(self._layer, first, min(REGION_BLOCKS, self.size_blocks - first), believed=believed)
         if self.unclean and self._layer.present is not None:
