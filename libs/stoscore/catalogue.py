@@ -12,7 +12,7 @@ from collections.abc import Callable
 from stoscore import subjects
 from stoscore.bus import Bus
 from stoscore.envelope import decode_request
-from stoscore.errors import StosError, not_found
+from stoscore.errors import Code, StosError, not_found
 from stoscore.limits import PAGE_ENTRIES_MAX, valid_volume_id, valid_volume_name
 from stoscore.messages import (
     CatalogueEntry,
@@ -21,6 +21,8 @@ from stoscore.messages import (
     NodeEntry,
     NodePage,
     PageRequest,
+    SnapshotByName,
+    SnapshotClaim,
     VolumeById,
     VolumeByName,
 )
@@ -80,6 +82,26 @@ class Catalogue:
         request = PageRequest(after=after, limit=min(limit, PAGE_ENTRIES_MAX))
         page = await self._bus.request(subjects.catalogue("list"), request, CataloguePage)
         return page.entries, page.next
+
+    # --- names of snapshots ---
+
+    async def claim_snapshot(self, claim: SnapshotClaim) -> None:
+        """The name is this volume's, in that stage. Raises ALREADY_EXISTS with details={"claim": …} when it is another
+        volume's, or is being dropped and should be held."""
+        await self._bus.request(subjects.catalogue("claim-snapshot"), claim, Empty)
+
+    async def release_snapshot(self, claim: SnapshotClaim) -> None:
+        """The name is free, if it was that volume's and is being dropped. Idempotent."""
+        await self._bus.request(subjects.catalogue("release-snapshot"), claim, Empty)
+
+    async def snapshot(self, name: str) -> SnapshotClaim | None:
+        """Who has the name."""
+        try:
+            return await self._bus.request(subjects.catalogue("snapshot"), SnapshotByName(snapshot=name), SnapshotClaim)
+        except StosError as error:
+            if error.code is Code.NOT_FOUND:
+                return None
+            raise
 
     # --- nodes ---
 

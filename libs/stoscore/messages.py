@@ -34,6 +34,8 @@ VolumeName = Annotated[
 """As `limits.valid_volume_name`: whoever reads one, a key of the catalogue or a person, reads the same."""
 SnapshotName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}\Z")]
 NodeId = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")]
+Root = Annotated[str, Field(pattern=r"^[0-9a-f]{16}\Z")]
+"""Of the hash tree over a snapshot's checksums: equal for equal content."""
 Incarnation = Annotated[str, Field(pattern=r"^[0-9a-f]{16}\Z")]
 """A replica's random 64-bit birth number, hex."""
 SizeBytes = Annotated[int, Field(ge=0, le=VOLUME_BYTES_MAX)]
@@ -105,21 +107,33 @@ class RecordModel(Message):
 # ---- node verbs -------------------------------------------------------------------------------------
 
 
+class SnapshotSource(Message):
+    """A snapshot that a node holds, as its volume's record names it."""
+
+    volume: VolumeId
+    snapshot: SnapshotName
+    root: Root
+
+
 class CreateReplica(Message):
     """node.<n>.create: make an empty replica (or a witness). Repeating it returns the same incarnation.
 
-    `joins`: it is to join a volume that exists; a node that holds an earlier member of it refuses."""
+    `joins`: it is to join a volume that exists; a node that holds an earlier member of it refuses. `source`: it begins
+    as that snapshot, which this node holds, and shares its files."""
 
     volume: VolumeId
     name: VolumeName
     size_bytes: SizeBytes
     kind: Literal["data", "witness"] = "data"
     joins: bool = False
+    source: SnapshotSource | None = None
 
 
 class ReplicaCreated(Message):
     node: NodeId
     incarnation: Incarnation
+    root: str = ""
+    """of the snapshot that it began as; "": it began empty"""
 
 
 class FoundVolume(Message):
@@ -419,6 +433,8 @@ class DropSnapshot(Message):
 
     volume: VolumeId
     snapshot: SnapshotName
+    created_ms: int | None = Field(default=None, ge=0)
+    """only the one of that moment: a late or doubled request leaves one that was taken again since under the name"""
 
 
 # ---- placement ---------------------------------------------------------------------------------------
@@ -455,6 +471,8 @@ class RankRequest(Message):
     exclude: list[NodeId] = []
     beside: list[NodeId] = []
     """Nodes that have a member of the volume already: excluded, and their zones count as taken."""
+    among: list[NodeId] = []
+    """When not empty: only these nodes take data copies, because they hold what the volume begins as."""
     zones: list[str] = []
     """When not empty: only nodes in these zones."""
     apart: Apart = ""
@@ -506,6 +524,16 @@ class Ranking(Message):
 # ---- catalogue ---------------------------------------------------------------------------------------
 
 
+class Origin(Message):
+    """What a volume begins as: a snapshot, and the nodes whose copies of it the first copies share files with. A clone
+    of a volume has a snapshot of its own (`stoscore.volumes.origin`), which goes when it is ready."""
+
+    volume: VolumeId
+    snapshot: SnapshotName
+    root: Root
+    nodes: list[NodeId] = Field(min_length=1, max_length=COPIES_MAX)
+
+
 class CatalogueEntry(Message):
     """name -> id, spec and first voters' nodes, by compare-and-set before any replica is made (rule I2)."""
 
@@ -520,6 +548,23 @@ class CatalogueEntry(Message):
     on_unavailable: OnUnavailable = "suspend"
     zones: list[str] = []
     state: Literal["creating", "ready", "deleting"] = "creating"
+    origin: Origin | None = None
+    """None: it began empty"""
+
+
+class SnapshotClaim(Message):
+    """catalogue.claim-snapshot, .release-snapshot: the name that CSI knows a snapshot by belongs to one volume, by
+    compare-and-set before the snapshot is taken. `stage`: "dropping" while it is being deleted."""
+
+    snapshot: SnapshotName
+    volume: VolumeId
+    stage: Literal["held", "dropping"] = "held"
+
+
+class SnapshotByName(Message):
+    """catalogue.snapshot -> SnapshotClaim"""
+
+    snapshot: SnapshotName
 
 
 class NodeEntry(Message):

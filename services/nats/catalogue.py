@@ -5,6 +5,7 @@ by compare-and-set before any replica is made, so two creates that race find one
 
     name.<volume name>   the entry (`CatalogueEntry`)
     id.<volume id>       the name, so that there is one place only for each fact
+    snapshot.<name>      whose the name of a snapshot is, for CSI, whose names are unique over all volumes
     node.<node>          where that node's peer link listens (`NodeEntry`), as the node itself said
 
 It is a key-value bucket as NATS clients know it, so that other tools can read it.
@@ -29,6 +30,8 @@ from stoscore.messages import (
     NodeEntry,
     NodePage,
     PageRequest,
+    SnapshotByName,
+    SnapshotClaim,
     VolumeById,
     VolumeByName,
 )
@@ -62,6 +65,9 @@ class CatalogueStore:
         await serve(verb("by-name"), VolumeByName, self._by_name, queue=QUEUE)
         await serve(verb("by-id"), VolumeById, self._by_id, queue=QUEUE)
         await serve(verb("list"), PageRequest, self._list, queue=QUEUE)
+        await serve(verb("claim-snapshot"), SnapshotClaim, self._claim_snapshot, queue=QUEUE)
+        await serve(verb("release-snapshot"), SnapshotClaim, self._release_snapshot, queue=QUEUE)
+        await serve(verb("snapshot"), SnapshotByName, self._snapshot, queue=QUEUE)
         await serve(verb("nodes"), PageRequest, self._nodes, queue=QUEUE)
         await serve(verb("announce"), NodeEntry, self._announce, queue=QUEUE)
 
@@ -123,6 +129,45 @@ class CatalogueStore:
     async def _list(self, request: PageRequest, context: RequestContext) -> CataloguePage:
         entries, following = await self._page("name", request, CatalogueEntry)
         return CataloguePage(entries=entries, next=following)
+
+    # --- names of snapshots ---
+
+    async def _claim_snapshot(self, claim: SnapshotClaim, context: RequestContext) -> Empty:
+        """The first to claim has it. What is held may be told to be dropping; the way back is a release only, so that
+        whoever drops a snapshot is not overtaken by who takes it again."""
+        key = f"snapshot.{claim.snapshot}"
+        for _ in range(CONFLICTS_MAX):
+            existing, sequence = await self._read_claim(claim.snapshot)
+            if existing == claim:
+                return Empty()
+            if existing is not None and (existing.volume != claim.volume or existing.stage == "dropping"):
+                raise StosError(
+                    Code.ALREADY_EXISTS,
+                    f"the snapshot name {claim.snapshot!r} is {existing.stage} by volume {existing.volume}",
+                    details={"claim": existing.model_dump(mode="json")},
+                )
+            if await self._put(key, claim.model_dump_json().encode(), sequence):
+                return Empty()
+        raise _contended(claim.snapshot)
+
+    async def _release_snapshot(self, claim: SnapshotClaim, context: RequestContext) -> Empty:
+        for _ in range(CONFLICTS_MAX):
+            existing, sequence = await self._read_claim(claim.snapshot)
+            if existing is None or existing.volume != claim.volume or existing.stage != "dropping":
+                return Empty()
+            if await self._delete(f"snapshot.{claim.snapshot}", sequence):
+                return Empty()
+        raise _contended(claim.snapshot)
+
+    async def _snapshot(self, query: SnapshotByName, context: RequestContext) -> SnapshotClaim:
+        claim, _ = await self._read_claim(query.snapshot)
+        if claim is None:
+            raise not_found(f"nobody has the snapshot name {query.snapshot!r}")
+        return claim
+
+    async def _read_claim(self, name: str) -> tuple[SnapshotClaim | None, int]:
+        data, sequence = await self._get(f"snapshot.{name}")
+        return (_decoded(SnapshotClaim, data) if data else None), sequence
 
     # --- nodes ---
 

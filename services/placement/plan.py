@@ -138,6 +138,8 @@ def refusal(offer: Bid, ask: Ask, policies: Sequence[Policy]) -> str | None:
         return "has a member of the volume"
     if offer.node in ask.request.exclude:
         return "excluded by the request"
+    if ask.kind == "data" and ask.request.among and offer.node not in ask.request.among:
+        return "does not hold what the copy is to begin as"
     if ask.request.zones and offer.zone not in ask.request.zones:
         return f"zone {offer.zone or 'unknown'} is not among {', '.join(sorted(ask.request.zones))}"
     for policy in policies:

@@ -118,7 +118,8 @@ class Api:
     async def _create(self, request: CreateReplica, context: RequestContext) -> ReplicaCreated:
         incarnation = await self._guests.create(request, context.caller)
         self._shell.settle()
-        return ReplicaCreated(node=self._settings.node, incarnation=incarnation)
+        root = request.source.root if request.source is not None else ""
+        return ReplicaCreated(node=self._settings.node, incarnation=incarnation, root=root)
 
     async def _found(self, request: FoundVolume, context: RequestContext) -> Empty:
         hosted, volume = self._find(request.record.volume)

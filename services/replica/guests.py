@@ -21,7 +21,7 @@ from stoscore.access import Caller
 from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError, precondition
 from stoscore.messages import CatalogueEntry, CreateReplica, RemoveReplica
-from stoscore.volumes.creation import voter_nodes
+from stoscore.volumes.nodes import voter_nodes
 from stoscore.volumes.primary import Replicas as Statuses
 
 NODE = "node"
@@ -60,8 +60,8 @@ class Guests:
         return volume in self._node.volumes and self._node.volumes[volume].brain.record is None
 
     async def _check(self, request: CreateReplica) -> None:
-        if not request.joins:
-            raise StosError(Code.PERMISSION_DENIED, "a node has members made that join a volume, and no others")
+        if not request.joins or request.source is not None:
+            raise StosError(Code.PERMISSION_DENIED, "a node has empty members made that join a volume, and no others")
         entry = await self._catalogue.by_id(request.volume)
         if entry.state != "ready":
             raise precondition(f"volume {entry.name} is {entry.state}: nothing of it is rebuilt now")

@@ -168,6 +168,23 @@ class Hosted:
         """Other work of the disk, in order with marks and syncs."""
         self._blocks.run(lambda: work, told)
 
+    async def origin_root(self) -> str:
+        """See the store. Raises StoreError."""
+        found: list[str] = []
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def told(failure: Failure) -> None:
+            if done.done():
+                return
+            if failure is None:
+                done.set_result(None)
+            else:
+                done.set_exception(failure)
+
+        self.run(lambda: found.append(self.blocks.origin_root()), told)
+        await done
+        return found[0]
+
     async def close(self, *, clean: bool) -> None:
         """After what is under way."""
         await self._states.idle()

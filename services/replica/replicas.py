@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from services.replica.brain import HardState, Timing, Voter
+from services.replica.cloning import source_of
 from services.replica.driver import Node
 from services.replica.hosted import Hosted
 from services.replica.opening import Found, LostVoter, open_voter
@@ -19,12 +20,13 @@ from services.replica.shell import Shell, boot_time_ns
 from services.replica.store import (
     BlockStore,
     FormatError,
+    NoSnapshot,
     StoreError,
     StoreFactory,
     WitnessStore,
     clear_leftovers,
 )
-from stoscore.errors import Code, StosError, precondition
+from stoscore.errors import Code, StosError, precondition, unavailable
 from stoscore.messages import CreateReplica
 from stoscore.telemetry import get_logger
 from stoscore.units import BLOCK_BYTES, format_size
@@ -111,7 +113,7 @@ class Replicas:
         """The incarnation of this node's voter; a repeated request gets the same. Raises StosError."""
         hosted = self._shell.hosted.get(request.volume)
         if hosted is not None:
-            self._check_same(request, hosted)
+            await self._check_same(request, hosted)
             return hosted.incarnation
         if request.volume in self.broken:
             raise StosError(Code.DATA_LOSS, f"this node's copy is broken: {self.broken[request.volume]}")
@@ -135,12 +137,22 @@ class Replicas:
         finally:
             del self._making[request.volume]
 
-    def _check_same(self, request: CreateReplica, hosted: Hosted) -> None:
-        """An earlier member of the volume can't join it again: a record may exclude it already (I3)."""
+    async def _check_same(self, request: CreateReplica, hosted: Hosted) -> None:
+        """An earlier member of the volume can't join it again: a record may exclude it already (I3). One that began as
+        something else may not be founded; founded, it is what its record says."""
         if request.joins and self._node.volumes[request.volume].brain.record is not None:
             raise precondition(f"this node has member {hosted.incarnation} of the volume already")
         if (hosted.store is None) != (request.kind == "witness"):
             raise precondition(f"this node's member {hosted.incarnation} of the volume is no {request.kind} member")
+        if hosted.store is None or self._node.volumes[request.volume].brain.record is not None:
+            return
+        wanted = request.source.root if request.source is not None else ""
+        try:
+            root = await hosted.origin_root()
+        except StoreError as error:
+            raise StosError(Code.DATA_LOSS, f"this node's member of the volume can't be read: {error}") from error
+        if root != wanted:
+            raise precondition(f"this node's member {hosted.incarnation} of the volume began as something else")
 
     def _check_room(self, request: CreateReplica) -> None:
         if request.kind == "witness":
@@ -161,6 +173,9 @@ class Replicas:
         incarnation = secrets.token_hex(8)
         path = self._directory / request.volume
         state = self._first_state(incarnation, request.kind)
+        source = None
+        if request.source is not None:
+            source = source_of(request, request.source, self._node, self._shell.hosted)
 
         def make() -> BlockStore | WitnessStore:
             store: BlockStore | WitnessStore
@@ -168,6 +183,8 @@ class Replicas:
                 store = WitnessStore.create(
                     path, cluster=self._cluster, volume=request.volume, name=request.name, incarnation=incarnation
                 )
+            elif source is not None:
+                store = source.clone(request, path, incarnation, self._boot_id, self._factory)
             else:
                 store = self._factory.create(
                     path,
@@ -183,6 +200,8 @@ class Replicas:
 
         try:
             store = await self._in_pool(make)
+        except NoSnapshot as error:
+            raise unavailable(f"the replica can't be made: {error}", "see `stos snapshot ls`") from error
         except (FormatError, StoreError) as error:
             raise StosError(Code.RESOURCE_EXHAUSTED, f"the replica can't be made: {error}") from error
         self._host(request.volume, incarnation, store, state, fresh=True)

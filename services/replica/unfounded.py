@@ -16,8 +16,8 @@ from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
 from stoscore.errors import StosError
 from stoscore.telemetry import get_logger
-from stoscore.volumes.creation import voter_nodes
 from stoscore.volumes.deadline import Deadline
+from stoscore.volumes.nodes import voter_nodes
 from stoscore.volumes.primary import Replicas as Statuses
 
 log = get_logger("replicas")

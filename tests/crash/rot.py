@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from services.replica.store import CorruptBlocks, FileStore, FormatError, StoreError, block_sums, check
@@ -27,8 +28,6 @@ SNAPSHOT = "s1"
 STATE = b"epoch 7, voted for n2"
 _NEIGHBOURHOOD = 64
 """Zeros so near to something are looked at one by one."""
-_CHECKED_ONE_IN = 8
-"""Flips after which the command `stos store check` looks at the directory first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +71,10 @@ class Replica:
         store.close()
         return cls(directory, content, snapshot)
 
-    def look(self, *, checked: bool = True) -> str:
+    def look(self) -> str:
         """What an opening makes of it. Raises AssertionError on wrong data; any other exception is a crash."""
         with suppress(FormatError, StoreError):
-            if checked:
-                check(self.directory)
+            check(self.directory)
         try:
             store = FileStore.open(self.directory, cluster=CLUSTER, boot_id="boot", volume=VOLUME)
         except (FormatError, StoreError):
@@ -122,8 +120,9 @@ class Replica:
         return "good"
 
 
-def bytes_of(content: bytes, *, every: bool) -> Iterator[int]:
+def bytes_of(path: Path, *, every: bool) -> Iterator[int]:
     """Offsets worth a flip."""
+    content = path.read_bytes()
     if every:
         yield from range(len(content))
         return
@@ -137,34 +136,22 @@ def bytes_of(content: bytes, *, every: bool) -> Iterator[int]:
 
 def sweep(place: Path, *, every: bool = False, one_in: int = 1, sealed: bool = False) -> Counter[str]:
     """Flips one byte after the other. Raises AssertionError naming file and offset."""
-    replica = Replica.make(place / "replica", sealed=sealed)
-    pristine = contents(replica.directory)
+    made = Replica.make(place / "pristine", sealed=sealed)
+    pristine, replica = made.directory, replace(made, directory=place / "rotten")
     found: Counter[str] = Counter()
-    flips = 0
-    for path in sorted(pristine):
-        name = path.relative_to(replica.directory)
-        for at in bytes_of(pristine[path], every=every):
+    for path in sorted(path for path in pristine.rglob("*") if path.is_file()):
+        name = path.relative_to(pristine)
+        for at in bytes_of(path, every=every):
             if at % one_in:
                 continue
-            flip(path, at)
-            flips += 1
+            shutil.rmtree(replica.directory, ignore_errors=True)
+            shutil.copytree(pristine, replica.directory)
+            flip(replica.directory / name, at)
             try:
-                found[f"{name}: {replica.look(checked=flips % _CHECKED_ONE_IN == 0)}"] += 1
+                found[f"{name}: {replica.look()}"] += 1
             except Exception as error:
                 raise AssertionError(f"byte {at} of {name}: {type(error).__name__}: {error}") from error
-            _restore(pristine)
     return found
-
-
-def contents(place: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
-
-
-def _restore(pristine: dict[Path, bytes]) -> None:
-    """An opening writes here and there, and a heal writes what had rotten."""
-    for path, content in pristine.items():
-        if path.read_bytes() != content:
-            path.write_bytes(content)
 
 
 def flip(path: Path, at: int) -> None:

@@ -34,6 +34,8 @@ from stoscore.messages import (
     RemoteStatus,
     ReplicaStatus,
     ReplicaStatuses,
+    SnapshotSource,
+    SnapshotView,
     VolumeExpanded,
 )
 
@@ -47,6 +49,14 @@ class Held:
     incarnation: str
     kind: str
     record: RecordModel | None = None
+    content: int = 0
+    """what it holds, as one number; 0: nothing but zeros"""
+
+
+@dataclass
+class Taken:
+    view: SnapshotView
+    content: int
 
 
 @dataclass
@@ -65,6 +75,8 @@ class ModelCluster:
         self.nodes = {name: Node(name) for name in names}
         self.refuse: dict[tuple[str, str], list[StosError]] = {}
         self.asked: list[tuple[str, str]] = []
+        self.snapshots: dict[str, dict[str, Taken]] = {}
+        self._moments = 0
 
     # --- node verbs ---
 
@@ -81,8 +93,22 @@ class ModelCluster:
     def _create(self, node: Node, message: Any) -> Message:
         from stoscore.messages import ReplicaCreated
 
-        held = node.replicas.setdefault(message.volume, Held(secrets.token_hex(8), message.kind))
-        return ReplicaCreated(node=node.name, incarnation=held.incarnation)
+        source = message.source
+        held = node.replicas.get(message.volume)
+        if held is None:
+            held = Held(secrets.token_hex(8), message.kind, content=self._begins_as(node, source) if source else 0)
+            node.replicas[message.volume] = held
+        elif held.record is None and held.content != (int(source.root, 16) if source else 0):
+            raise precondition(f"{node.name}'s member began as something else")
+        return ReplicaCreated(node=node.name, incarnation=held.incarnation, root=source.root if source else "")
+
+    def _begins_as(self, node: Node, source: SnapshotSource) -> int:
+        taken = self.snapshots.get(source.volume, {}).get(source.snapshot)
+        if taken is None or node.name not in taken.view.holders or source.volume not in node.replicas:
+            raise StosError(Code.UNAVAILABLE, f"{node.name} does not hold {source.snapshot}")
+        if taken.view.root != source.root:
+            raise precondition("it is another snapshot by now")
+        return taken.content
 
     def _found(self, node: Node, message: Any) -> Message:
         held = self._held(node, message.record.volume)
@@ -172,15 +198,52 @@ class ModelCluster:
             return PolicySet(record=self._commit(record, **named))
         if verb == "expand":
             return VolumeExpanded(record=self._commit(record, size_bytes=max(record.size_bytes, message.size_bytes)))
+        if verb == "snapshot":
+            return self._take(record, message.snapshot)
+        if verb == "unsnapshot":
+            taken = self.snapshots.get(volume, {}).get(message.snapshot)
+            if taken is not None and message.created_ms in (None, taken.view.created_ms):
+                del self.snapshots[volume][message.snapshot]
+            return Empty()
         assert verb == "delete", verb
         if record.attachment:
             raise precondition(f"attached to {record.attachment.node}")
+        if any(not name.startswith("-") for name in self.snapshots.get(volume, ())):
+            raise precondition("it has snapshots")
         for voter in record.voters:
             if self.nodes[voter.node].up:
                 del self.nodes[voter.node].replicas[volume]
         return Empty()
 
+    def _take(self, record: RecordModel, name: str) -> SnapshotView:
+        there = self.snapshots.setdefault(record.volume, {})
+        if name not in there:
+            self._moments += 1
+            content = self.content(record.volume)
+            view = SnapshotView(
+                volume=record.volume,
+                snapshot=name,
+                size_bytes=record.size_bytes,
+                created_ms=self._moments,
+                ready=True,
+                holders=tuple(voter.node for voter in record.in_sync),
+                root=f"{content:016x}",
+            )
+            there[name] = Taken(view, content)
+        return there[name].view
+
     # --- the model ---
+
+    def write(self, volume: str, content: int) -> None:
+        """The volume holds that from now on."""
+        for voter in self.record(volume).in_sync:
+            self.nodes[voter.node].replicas[volume].content = content
+
+    def content(self, volume: str) -> int:
+        """What the volume holds: all copies in sync the same."""
+        held = [self.nodes[voter.node].replicas[volume] for voter in self.record(volume).in_sync]
+        assert len({replica.content for replica in held}) == 1
+        return held[0].content
 
     def primary(self, volume: str) -> Node | None:
         """The first data voter that is up, when a majority of the voters is up and founded."""
@@ -225,6 +288,7 @@ class ModelCluster:
             serving=serves,
             primary_hint=primary.name if primary else None,
             record=held.record,
+            snapshots=tuple(taken.view for taken in self.snapshots.get(volume, {}).values()),
         )
 
 
@@ -254,7 +318,7 @@ class Switchboard:
         if self.rank_errors:
             raise self.rank_errors.pop(0)
         taken = {*request.beside, *request.exclude}
-        free = [name for name in self.cluster.nodes if name not in taken]
+        free = [name for name in self.cluster.nodes if name not in taken and name in (request.among or [name])]
         names = free[: request.copies + request.witnesses]
         kinds = ["data"] * request.copies + ["witness"] * request.witnesses
         if len(names) < len(kinds):

@@ -18,7 +18,6 @@ from stoscore.messages import CatalogueEntry, Message
 from stoscore.units import MIB
 from stoscore.volumes import Volumes, deadline
 from stoscore.volumes.creation import Creation
-from stoscore.volumes.deadline import Deadline
 from stoscore.volumes.naming import VolumeSpec
 from tests.support.model_nodes import ModelCatalogue, ModelCluster, Switchboard
 
@@ -155,8 +154,8 @@ def test_no_order_of_creates_and_deletes_breaks_the_rule() -> None:
 def _id_from_the_name(patch: pytest.MonkeyPatch) -> None:
     real = Creation._ranked_entry
 
-    async def ranked(self: Creation, spec: VolumeSpec, near: str | None, deadline: Deadline) -> CatalogueEntry:
-        entry = await real(self, spec, near, deadline)
+    async def ranked(self: Creation, spec: VolumeSpec, *others: Any) -> CatalogueEntry:
+        entry = await real(self, spec, *others)
         return entry.model_copy(update={"volume": hashlib.sha256(spec.name.encode()).hexdigest()[:32]})
 
     patch.setattr(Creation, "_ranked_entry", ranked)
@@ -165,9 +164,9 @@ def _id_from_the_name(patch: pytest.MonkeyPatch) -> None:
 def _entered_after_making(patch: pytest.MonkeyPatch) -> None:
     real = Creation._ranked_entry
 
-    async def ranked(self: Creation, spec: VolumeSpec, near: str | None, deadline: Deadline) -> CatalogueEntry:
-        entry = await real(self, spec, near, deadline)
-        await self._make_replicas(entry, deadline)
+    async def ranked(self: Creation, spec: VolumeSpec, *others: Any) -> CatalogueEntry:
+        entry = await real(self, spec, *others)
+        await self._make_replicas(entry, others[-1])
         return entry
 
     patch.setattr(Creation, "_ranked_entry", ranked)

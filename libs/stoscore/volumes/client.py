@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError, invalid, not_found, precondition
-from stoscore.limits import REPLICAS_MAX, VOLUME_BYTES_MAX, valid_node_name, valid_volume_id
+from stoscore.limits import REPLICAS_MAX, VOLUME_BYTES_MAX, valid_node_name
 from stoscore.messages import (
     Apart,
     Attached,
@@ -42,12 +42,14 @@ from stoscore.messages import (
     VolumeExpanded,
 )
 from stoscore.units import format_size
-from stoscore.volumes.creation import Creation, voter_nodes
+from stoscore.volumes.creation import Creation
 from stoscore.volumes.deadline import Deadline, retry
 from stoscore.volumes.deletion import Deletion
-from stoscore.volumes.naming import check_name, check_spec, round_size
-from stoscore.volumes.nodes import Nodes
+from stoscore.volumes.finding import find_entry, find_ready
+from stoscore.volumes.naming import SourceSpec, check_spec, round_size
+from stoscore.volumes.nodes import Nodes, voter_nodes
 from stoscore.volumes.primary import DESCRIBE_S, Replicas, Survey
+from stoscore.volumes.snapshots import Snapshots
 
 GET_S = 2.0
 """How long a listing waits for a volume's primary before it shows the volume without one."""
@@ -63,6 +65,7 @@ class Volumes:
         self._replicas = Replicas(bus, catalogue)
         self._creation = Creation(bus, catalogue)
         self._deletion = Deletion(bus, catalogue, self._creation)
+        self.snapshots = Snapshots(bus, catalogue)
 
     async def create(
         self,
@@ -75,12 +78,13 @@ class Volumes:
         failure_mode: FailureMode = "alwayson",
         on_unavailable: OnUnavailable = "suspend",
         near: str | None = None,
+        source: SourceSpec | None = None,
         timeout_s: float = 30.0,
     ) -> ReplicaStatus:
-        """A new volume, or the one that was made with that name, size and policy: its primary's status. The size is
-        rounded up to a whole MiB. `near`: the node that is to have a copy, if it can. Goes on with a create that was
-        interrupted."""
-        spec = check_spec(name, size_bytes, replicas, zones, labels, failure_mode, on_unavailable)
+        """A new volume, or the one that was made with that name, size, policy and source: its primary's status. The
+        size is rounded up to a whole MiB. `near`: the node that is to have a copy, if it can. Goes on with a create
+        that was interrupted."""
+        spec = check_spec(name, size_bytes, replicas, zones, labels, failure_mode, on_unavailable, source)
         return await self._creation.create(spec, Deadline.after(timeout_s), near=near)
 
     async def get(self, name_or_id: str, *, timeout_s: float = GET_S) -> tuple[CatalogueEntry, ReplicaStatus | None]:
@@ -286,21 +290,10 @@ class Volumes:
         await self._nodes.ask(node, "close", CloseFrontend(volume=entry.volume), Empty, deadline)
 
     async def _entry(self, name_or_id: str, deadline: Deadline) -> CatalogueEntry:
-        if valid_volume_id(name_or_id):
-            return await retry(deadline, lambda _: self._catalogue.by_id(name_or_id))
-        check_name(name_or_id)
-        return await retry(deadline, lambda _: self._catalogue.by_name(name_or_id))
+        return await find_entry(self._catalogue, name_or_id, deadline)
 
     async def _ready(self, name_or_id: str, deadline: Deadline) -> CatalogueEntry:
-        entry = await self._entry(name_or_id, deadline)
-        if entry.state == "creating":
-            raise precondition(
-                f"volume {entry.name} is not complete yet",
-                "repeat its create command, which goes on where it stopped",
-            )
-        if entry.state == "deleting":
-            raise precondition(f"volume {entry.name} is being deleted", "use another volume")
-        return entry
+        return await find_ready(self._catalogue, name_or_id, deadline)
 
     async def _status(self, entry: CatalogueEntry, deadline: Deadline) -> ReplicaStatus | None:
         try:

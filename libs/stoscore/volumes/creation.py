@@ -5,6 +5,9 @@
 
 Id and voters enter the catalogue before any replica is made, so an interrupted create is found again under
 its name and goes on with the same id and the same nodes; two at once do the same steps twice, to no harm.
+A volume may begin as a snapshot of another one (`origin`): then the replicas of its holders begin with that, and those
+holders alone are in sync in the first record.
+
 Nothing is undone on failure: the entry stays `creating` until a create finishes it or a delete removes it.
 A volume in that state can't be attached, so until it is ready there is no data to lose.
 """
@@ -32,21 +35,18 @@ from stoscore.messages import (
     RemoveReplica,
     ReplicaCreated,
     ReplicaStatus,
+    SnapshotView,
     VoterModel,
 )
 from stoscore.units import format_size
 from stoscore.volumes.deadline import WORTH_RETRYING, Deadline, all_of, retry
 from stoscore.volumes.naming import VolumeSpec, copies_of, witnesses_of
-from stoscore.volumes.nodes import Nodes
+from stoscore.volumes.nodes import Nodes, voter_nodes
+from stoscore.volumes.origin import Origins, is_same, origin_of, source_of
 from stoscore.volumes.primary import Replicas
 
 RANK_S = 3.0
 """One try of a ranking: both rounds of bids and some. A dead placement instance costs one of these."""
-
-
-def voter_nodes(entry: CatalogueEntry) -> list[str]:
-    """All first voters' nodes: data in the order of choice, then witnesses."""
-    return [*entry.nodes, *entry.witness_nodes]
 
 
 class Creation:
@@ -57,6 +57,7 @@ class Creation:
         self._catalogue = catalogue
         self._nodes = Nodes(bus)
         self._replicas = Replicas(bus, catalogue)
+        self._origins = Origins(bus, catalogue)
 
     async def create(self, spec: VolumeSpec, deadline: Deadline, *, near: str | None = None) -> ReplicaStatus:
         """The serving primary's status. Raises StosError: ALREADY_EXISTS for another volume of that name,
@@ -66,6 +67,7 @@ class Creation:
             if entry.state == "ready":
                 return await self._replicas.find(entry.volume, voter_nodes(entry), deadline)
             status = await self.finish(entry, deadline)
+            await self._origins.clear(entry, deadline)
             await self._declare_ready(entry, deadline)
             return status
 
@@ -98,10 +100,13 @@ class Creation:
         """The catalogue's entry for the name, made if there is none. The first to enter wins."""
         existing = await self._existing(spec.name, deadline)
         if existing is None:
-            entry = await self._ranked_entry(spec, near, deadline)
+            view = await self._origins.find(spec, deadline)
             try:
+                entry = await self._ranked_entry(spec, near, view, deadline)
                 return await retry(deadline, lambda _: self._catalogue.create(entry))
             except StosError as error:
+                if view is not None and error.code not in WORTH_RETRYING:  # else it may be claimed all the same
+                    await self._origins.give_up(view, deadline)
                 if error.code is not Code.ALREADY_EXISTS:
                     raise
             existing = await self._existing(spec.name, deadline)
@@ -118,35 +123,64 @@ class Creation:
                 return None
             raise
 
-    async def _ranked_entry(self, spec: VolumeSpec, near: str | None, deadline: Deadline) -> CatalogueEntry:
+    async def _ranked_entry(
+        self, spec: VolumeSpec, near: str | None, view: SnapshotView | None, deadline: Deadline
+    ) -> CatalogueEntry:
         volume = secrets.token_hex(16)
+        first = [] if view is None else await self._among_holders(volume, spec, near, view, deadline)
         request = RankRequest(
             volume=volume,
             name=spec.name,
             size_bytes=spec.size_bytes,
-            copies=spec.copies,
+            copies=spec.copies - len(first),
             witnesses=spec.witnesses,
+            beside=first,
             zones=list(spec.zones),
             apart=spec.apart,
             near=near,
         )
-
-        async def rank(timeout_s: float) -> Ranking:
-            return await self._bus.request(subjects.placement("rank"), request, Ranking, timeout_s=timeout_s)
-
-        ranking = await retry(deadline, rank, longest_s=RANK_S)
+        chosen = (await self._rank(request, deadline)).chosen if request.copies + request.witnesses else []
         return CatalogueEntry(
             volume=volume,
             name=spec.name,
             size_bytes=spec.size_bytes,
             replicas=spec.replicas,
-            nodes=[choice.node for choice in ranking.chosen if choice.kind == "data"],
-            witness_nodes=[choice.node for choice in ranking.chosen if choice.kind == "witness"],
+            nodes=[*first, *(choice.node for choice in chosen if choice.kind == "data")],
+            witness_nodes=[choice.node for choice in chosen if choice.kind == "witness"],
             labels=dict(spec.labels),
             failure_mode=spec.failure_mode,
             on_unavailable=spec.on_unavailable,
             zones=list(spec.zones),
+            origin=None if view is None else origin_of(view, first),
         )
+
+    async def _among_holders(
+        self, volume: str, spec: VolumeSpec, near: str | None, view: SnapshotView, deadline: Deadline
+    ) -> list[str]:
+        """As many of the first copies as can be where their content is already; at least one."""
+        for copies in range(min(spec.copies, len(view.holders)), 0, -1):
+            request = RankRequest(
+                volume=volume,
+                name=spec.name,
+                size_bytes=spec.size_bytes,
+                copies=copies,
+                among=list(view.holders),
+                zones=list(spec.zones),
+                apart=spec.apart,
+                near=near,
+            )
+            try:
+                return [choice.node for choice in (await self._rank(request, deadline)).chosen]
+            except StosError as error:
+                if error.code is not Code.RESOURCE_EXHAUSTED or copies == 1:
+                    raise
+        raise AssertionError("a snapshot without holders is refused before")
+
+    async def _rank(self, request: RankRequest, deadline: Deadline) -> Ranking:
+        async def rank(timeout_s: float) -> Ranking:
+            return await self._bus.request(subjects.placement("rank"), request, Ranking, timeout_s=timeout_s)
+
+        return await retry(deadline, rank, longest_s=RANK_S)
 
     async def capacity(self, replicas: int, zones: Sequence[str], apart: Apart, deadline: Deadline) -> Capacity:
         request = CapacityRequest(
@@ -159,14 +193,17 @@ class Creation:
         return await retry(deadline, ask, longest_s=RANK_S)
 
     async def _make_replicas(self, entry: CatalogueEntry, deadline: Deadline) -> dict[str, str]:
-        """An empty replica or witness on every node: node -> incarnation, drawn by the node."""
+        """A replica or a witness on every node: node -> incarnation, drawn by the node. Empty, but for those that
+        begin as the volume's origin."""
 
         async def make(node: str) -> ReplicaCreated:
+            origin = entry.origin if entry.origin is not None and node in entry.origin.nodes else None
             request = CreateReplica(
                 volume=entry.volume,
                 name=entry.name,
                 size_bytes=entry.size_bytes,
                 kind="witness" if node in entry.witness_nodes else "data",
+                source=None if origin is None else source_of(origin),
             )
             return await self._nodes.ask(node, "create", request, ReplicaCreated, deadline)
 
@@ -225,6 +262,7 @@ class Creation:
 def _new_record(entry: CatalogueEntry, incarnations: dict[str, str]) -> RecordModel:
     data = [VoterModel(node=node, incarnation=incarnations[node], kind="data") for node in entry.nodes]
     witnesses = [VoterModel(node=node, incarnation=incarnations[node], kind="witness") for node in entry.witness_nodes]
+    holding = entry.nodes if entry.origin is None else entry.origin.nodes
     return RecordModel(
         volume=entry.volume,
         name=entry.name,
@@ -234,7 +272,7 @@ def _new_record(entry: CatalogueEntry, incarnations: dict[str, str]) -> RecordMo
         epoch=0,
         version=1,
         voters=[*data, *witnesses],
-        in_sync=data,
+        in_sync=[voter for voter in data if voter.node in holding],
         labels=entry.labels,
         failure_mode=entry.failure_mode,
         on_unavailable=entry.on_unavailable,
@@ -246,6 +284,12 @@ def _check_same(existing: CatalogueEntry, spec: VolumeSpec) -> None:
     if existing.state == "deleting":
         raise _being_deleted(spec.name)
     made_as = (existing.size_bytes, existing.replicas, existing.failure_mode, existing.on_unavailable)
+    if not is_same(existing, spec):
+        raise StosError(
+            Code.ALREADY_EXISTS,
+            f"volume {spec.name} exists and began as something else",
+            next_step="choose another name",
+        )
     if made_as != (spec.size_bytes, spec.replicas, spec.failure_mode, spec.on_unavailable):
         raise StosError(
             Code.ALREADY_EXISTS,

@@ -15,9 +15,10 @@ from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError, precondition
 from stoscore.messages import CatalogueEntry, DeleteVolume, DescribeReplica, Empty, ReplicaStatus
-from stoscore.volumes.creation import Creation, voter_nodes
+from stoscore.volumes.creation import Creation
 from stoscore.volumes.deadline import Deadline, all_of, retry
-from stoscore.volumes.nodes import Nodes
+from stoscore.volumes.nodes import Nodes, voter_nodes
+from stoscore.volumes.origin import Origins
 from stoscore.volumes.primary import Replicas, Survey
 
 
@@ -29,6 +30,7 @@ class Deletion:
         self._creation = creation
         self._nodes = Nodes(bus)
         self._replicas = Replicas(bus, catalogue)
+        self._origins = Origins(bus, catalogue)
 
     async def delete(self, entry: CatalogueEntry, deadline: Deadline) -> None:
         """Returns when the volume can't come back and its name is free. Raises StosError FAILED_PRECONDITION
@@ -51,6 +53,7 @@ class Deletion:
     async def _delete_half_made(self, entry: CatalogueEntry, deadline: Deadline) -> None:
         doomed = entry.model_copy(update={"state": "deleting"})
         await retry(deadline, lambda _: self._catalogue.update(doomed))
+        await self._origins.clear(entry, deadline)
         held = await self._all_held(entry, deadline)
         if any(status.record is not None for status in held):
             await self._finish(doomed, held, deadline)

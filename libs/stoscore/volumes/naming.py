@@ -21,11 +21,24 @@ from stoscore.limits import (
     REPLICAS_MAX,
     VOLUME_BYTES_MAX,
     VOTERS_MAX,
+    valid_snapshot_name,
     valid_volume_id,
     valid_volume_name,
 )
 from stoscore.messages import APART_LABEL, Apart, FailureMode, OnUnavailable
 from stoscore.units import MIB, format_size
+
+OWN_SNAPSHOT = "-"
+"""What the names of snapshots begin with that the project takes for itself; those of people never do."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """What a volume is to begin as: a snapshot, or, without one, what the volume holds now."""
+
+    volume: str
+    """id"""
+    snapshot: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +52,7 @@ class VolumeSpec:
     labels: tuple[tuple[str, str], ...] = ()
     failure_mode: FailureMode = "alwayson"
     on_unavailable: OnUnavailable = "suspend"
+    source: SourceSpec | None = None
 
     @property
     def apart(self) -> Apart:
@@ -76,6 +90,7 @@ def check_spec(
     labels: Mapping[str, str] | None = None,
     failure_mode: FailureMode = "alwayson",
     on_unavailable: OnUnavailable = "suspend",
+    source: SourceSpec | None = None,
 ) -> VolumeSpec:
     """The spec, or StosError INVALID_ARGUMENT or OUT_OF_RANGE that says what to change."""
     check_name(name)
@@ -95,7 +110,16 @@ def check_spec(
     check_mode(failure_mode, replicas)
     size_bytes, checked = round_size(size_bytes), _check_labels(labels or {})
     parse_apart(dict(checked).get(APART_LABEL, ""))
-    return VolumeSpec(name, size_bytes, replicas, tuple(zones), checked, failure_mode, on_unavailable)
+    return VolumeSpec(name, size_bytes, replicas, tuple(zones), checked, failure_mode, on_unavailable, source)
+
+
+def check_snapshot_name(name: str) -> None:
+    """Raises StosError INVALID_ARGUMENT for a name that no snapshot of people can have."""
+    if not valid_snapshot_name(name) or name.startswith(OWN_SNAPSHOT) or name.endswith("-"):
+        raise invalid(
+            f"{name[:80]!r} is no possible name for a snapshot",
+            "use up to 64 of a-z, 0-9 and '-', with a letter or digit at both ends",
+        )
 
 
 def parse_failure_mode(text: str) -> FailureMode:

@@ -7,10 +7,15 @@ from typing import TypeVar
 from stoscore import subjects
 from stoscore.bus import Bus
 from stoscore.errors import StosError
-from stoscore.messages import Message
+from stoscore.messages import CatalogueEntry, Message
 from stoscore.volumes.deadline import Deadline, retry
 
 A = TypeVar("A", bound=Message)
+
+
+def voter_nodes(entry: CatalogueEntry) -> list[str]:
+    """All first voters' nodes: data in the order of choice, then witnesses."""
+    return [*entry.nodes, *entry.witness_nodes]
 
 
 class Nodes:

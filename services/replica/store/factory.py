@@ -26,6 +26,21 @@ class StoreFactory(Protocol):
     ) -> BlockStore:
         """A new, empty replica, durable and open. Raises StoreError and leaves nothing half made."""
 
+    def clone(
+        self,
+        source: BlockStore,
+        snapshot: str,
+        directory: Path,
+        *,
+        volume: str,
+        name: str,
+        incarnation: str,
+        size_blocks: int,
+        boot_id: str,
+    ) -> BlockStore:
+        """A new replica that holds what the open source held when it was sealed under that name, durable and open; the
+        source stays in use. Raises NoSnapshot, StoreError and leaves nothing half made."""
+
     def open(self, directory: Path, *, cluster: str, boot_id: str, volume: str | None = None) -> BlockStore:
         """Open and recover. Raises FormatError, StoreError."""
 
@@ -50,6 +65,29 @@ class FileStoreFactory:
         return FileStore.create(
             directory,
             cluster=cluster,
+            volume=volume,
+            name=name,
+            incarnation=incarnation,
+            size_blocks=size_blocks,
+            boot_id=boot_id,
+        )
+
+    def clone(
+        self,
+        source: BlockStore,
+        snapshot: str,
+        directory: Path,
+        *,
+        volume: str,
+        name: str,
+        incarnation: str,
+        size_blocks: int,
+        boot_id: str,
+    ) -> BlockStore:
+        assert isinstance(source, FileStore)  # all replicas of a node are this factory's
+        return source.clone(
+            snapshot,
+            directory,
             volume=volume,
             name=name,
             incarnation=incarnation,

@@ -28,7 +28,7 @@ from services.replica.store.directory import open_file, share, sync_path, write_
 from services.replica.store.disk import data_ranges, failed, read_at, sync_together, write_at
 from services.replica.store.format import Format
 from services.replica.store.layer import SHARED, Layer, LayerFiles, file_sizes
-from services.replica.store.port import StoreError
+from services.replica.store.port import NoSnapshot
 from services.replica.store.stack import Entry, StackFile
 from stoscore.units import REGION_BLOCKS
 
@@ -109,11 +109,13 @@ class Layers:
                 self._scans -= 1
 
     def close(self) -> None:
-        self._discard()
-        close_layers((*self._layers, *self._retired))
-        if self._stack is not None:
-            os.close(self._stack[0])
-        self._layers, self._retired, self._stack = [], [], None
+        """A clone that is being made gets its files before, or none."""
+        with self._lending:
+            self._discard()
+            close_layers((*self._layers, *self._retired))
+            if self._stack is not None:
+                os.close(self._stack[0])
+            self._layers, self._retired, self._stack, self._entries = [], [], None, ()
 
     # --- seal; worker thread ---
 
@@ -269,7 +271,7 @@ class Layers:
         with self._lending:
             names = [entry.snapshot for entry in self._entries[:-1]]
             if not snapshot or snapshot not in names:
-                raise StoreError(f"{self._directory} has no snapshot {snapshot!r}")
+                raise NoSnapshot(f"{self._directory} has no snapshot {snapshot!r}")
             count = names.index(snapshot) + 1
             for entry, layer in zip(self._entries[:count], self._layers[:count], strict=True):
                 (target / entry.directory).mkdir()

@@ -18,6 +18,10 @@ class StoreError(Exception):
     until a delta sync (rule S3); a failed sync is never retried into success."""
 
 
+class NoSnapshot(StoreError):
+    """The replica has no such snapshot, or not any more. Nothing happened, and no disk is to blame."""
+
+
 class FormatError(Exception):
     """The directory is no replica of this cluster and format: foreign, newer, torn, or unreadable."""
 
@@ -50,20 +54,11 @@ class BlockStore(Protocol):
         """Store len(sums) // 8 blocks. The caller has verified the sums and marked the regions.
         A sum of 0 stores zeros (a hole). Raises StoreError."""
 
-    def write_scattered(
-        self, ranges: Sequence[tuple[int, int]], sums: bytes | memoryview, data: bytes | memoryview
-    ) -> None:
-        """`write` of each range, in order, at what a block costs where they are many. Raises StoreError; then any of
-        them may be written."""
-
     def zero(self, block: int, count: int) -> None:
         """The range reads as zeros and gives its space back."""
 
     def read(self, block: int, count: int) -> tuple[bytes, bytes]:
         """(sums, data), each block verified. Raises CorruptBlocks, StoreError."""
-
-    def read_scattered(self, ranges: Sequence[tuple[int, int]]) -> tuple[bytes, bytes | bytearray]:
-        """`read` of each range, one behind the other. Raises CorruptBlocks, which names all of them, and StoreError."""
 
     def read_sums(self, block: int, count: int) -> bytes:
         """count * 8 bytes of stored checksums."""
@@ -94,6 +89,10 @@ class BlockStore(Protocol):
     def digests(self, level: int, index: int, count: int) -> bytes:
         """count * 8 bytes of hash-tree nodes. Level 0 is the checksums themselves; a node of level n + 1 is
         xxh3-64 over its up to 256 children's 8-byte values, and 0 when they are all 0."""
+
+    def origin_root(self) -> str:
+        """The root of the hash tree of the snapshot right below what the volume holds, 16 hex digits: of what a clone
+        began as, until its first own snapshot. "": there is none. Worker thread."""
 
     def allocated_bytes(self) -> int: ...
 

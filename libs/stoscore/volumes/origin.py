@@ -1,0 +1,111 @@
+"""What a volume begins as: a snapshot of another one, or what another one holds now.
+
+    snapshot of people  ─────────────────────────────┐
+    volume ──> a snapshot of its own, "-clone-…" ────┴──> its holders make the first copies (hard links), others follow
+
+Which nodes hold it and what its root hash is are asked before the new volume's name is claimed, and are claimed with
+it: a create that goes on later, or at the same time elsewhere, makes the same copies and the same first record.
+
+A clone's own snapshot is named after the volume that it is for, and by lot. Whoever claims the name keeps his; those of
+others who lost the race, or died before it, are dropped by the create that goes through. So is its own, before the
+volume is called ready.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+
+from stoscore.bus import Bus
+from stoscore.catalogue import Catalogue
+from stoscore.errors import Code, StosError, unavailable
+from stoscore.messages import CatalogueEntry, Origin, SnapshotSource, SnapshotView
+from stoscore.units import format_size
+from stoscore.volumes.deadline import Deadline
+from stoscore.volumes.naming import OWN_SNAPSHOT, VolumeSpec
+from stoscore.volumes.snapshots import Snapshots
+
+_CLONE = f"{OWN_SNAPSHOT}clone-"
+
+
+def origin_of(view: SnapshotView, nodes: list[str]) -> Origin:
+    """`nodes`: the holders that the first copies are placed on."""
+    return Origin(volume=view.volume, snapshot=view.snapshot, root=view.root, nodes=nodes)
+
+
+def source_of(origin: Origin) -> SnapshotSource:
+    return SnapshotSource(volume=origin.volume, snapshot=origin.snapshot, root=origin.root)
+
+
+class Origins:
+    """Every step may be repeated."""
+
+    def __init__(self, bus: Bus, catalogue: Catalogue):
+        self._snapshots = Snapshots(bus, catalogue)
+
+    async def find(self, spec: VolumeSpec, deadline: Deadline) -> SnapshotView | None:
+        """What a volume that is not there yet is to begin as; None: empty. Raises NOT_FOUND, OUT_OF_RANGE when the
+        volume would be smaller."""
+        if spec.source is None:
+            return None
+        if spec.source.snapshot:
+            view = await self._snapshots.get(spec.source.volume, spec.source.snapshot, timeout_s=deadline.left_s)
+        else:
+            name = f"{_prefix(spec.name)}{secrets.token_hex(8)}"
+            view = await self._snapshots.take(spec.source.volume, name, timeout_s=deadline.left_s)
+        try:
+            _check(view, spec)
+        except StosError:
+            await self.give_up(view, deadline)
+            raise
+        return view
+
+    async def give_up(self, view: SnapshotView, deadline: Deadline) -> None:
+        """It is for nobody any more."""
+        if view.snapshot.startswith(_CLONE):
+            await self._snapshots.drop(view.volume, view.snapshot, timeout_s=deadline.left_s)
+
+    async def clear(self, entry: CatalogueEntry, deadline: Deadline) -> None:
+        """What was taken for this volume alone, by whomever: its first copies are made, or it is given up."""
+        if entry.origin is None or not entry.origin.snapshot.startswith(_CLONE):
+            return
+        try:
+            views = await self._snapshots.all_of(entry.origin.volume, timeout_s=deadline.left_s)
+        except StosError as error:
+            if error.code is Code.NOT_FOUND:
+                return
+            raise
+        for view in views:
+            if view.snapshot.startswith(_prefix(entry.name)):
+                await self._snapshots.drop(view.volume, view.snapshot, timeout_s=deadline.left_s)
+
+
+def is_same(entry: CatalogueEntry, spec: VolumeSpec) -> bool:
+    """The volume began as what is asked for."""
+    origin, source = entry.origin, spec.source
+    if origin is None or source is None:
+        return origin is None and source is None
+    snapshot = "" if origin.snapshot.startswith(_CLONE) else origin.snapshot
+    return (origin.volume, snapshot) == (source.volume, source.snapshot)
+
+
+def _prefix(name: str) -> str:
+    return f"{_CLONE}{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}-"
+
+
+def _check(view: SnapshotView, spec: VolumeSpec) -> None:
+    if not view.ready:
+        raise unavailable(f"snapshot {view.snapshot} is not ready yet", "ask again")
+    if not view.holders:
+        raise StosError(
+            Code.DATA_LOSS,
+            f"snapshot {view.snapshot} is lost: no copy of its volume has it",
+            next_step="use another snapshot; `stos snapshot ls` shows them",
+        )
+    if spec.size_bytes < view.size_bytes:
+        raise StosError(
+            Code.OUT_OF_RANGE,
+            f"volume {spec.name} would have {format_size(spec.size_bytes)}, and what it is to begin as has "
+            f"{format_size(view.size_bytes)} ({view.size_bytes} bytes)",
+            next_step=f"ask for at least {format_size(view.size_bytes)}",
+        )

@@ -1,0 +1,77 @@
+"""Snapshots of a volume, asked of its primary: the volume's record says which there are."""
+
+from __future__ import annotations
+
+import asyncio
+
+from stoscore.bus import Bus
+from stoscore.catalogue import Catalogue
+from stoscore.errors import not_found
+from stoscore.messages import CatalogueEntry, DropSnapshot, Empty, SnapshotView, TakeSnapshot
+from stoscore.volumes.deadline import Deadline, retry
+from stoscore.volumes.finding import find_entry, find_ready
+from stoscore.volumes.naming import OWN_SNAPSHOT
+from stoscore.volumes.nodes import voter_nodes
+from stoscore.volumes.primary import DESCRIBE_S, Replicas
+
+Listed = list[tuple[CatalogueEntry, tuple[SnapshotView, ...]]]
+
+
+class Snapshots:
+    """`volume` is a name or an id. Every call may be repeated."""
+
+    def __init__(self, bus: Bus, catalogue: Catalogue):
+        self._catalogue = catalogue
+        self._replicas = Replicas(bus, catalogue)
+
+    async def take(self, volume: str, snapshot: str, *, timeout_s: float = 30.0) -> SnapshotView:
+        """What the volume holds at one moment between the first such call and its answer. Raises NOT_FOUND,
+        RESOURCE_EXHAUSTED when it has as many as it may have."""
+        deadline = Deadline.after(timeout_s)
+        entry = await find_ready(self._catalogue, volume, deadline)
+        request = TakeSnapshot(volume=entry.volume, snapshot=snapshot)
+        return await self._replicas.ask(entry.volume, voter_nodes(entry), "snapshot", request, SnapshotView, deadline)
+
+    async def drop(self, volume: str, snapshot: str, *, created_ms: int | None = None, timeout_s: float = 30.0) -> None:
+        """It is gone, or was not there. `created_ms`: only the one of that moment, not one that was taken again under
+        its name since. Raises NOT_FOUND for an unknown volume."""
+        deadline = Deadline.after(timeout_s)
+        entry = await find_entry(self._catalogue, volume, deadline)
+        if entry.state != "creating":
+            request = DropSnapshot(volume=entry.volume, snapshot=snapshot, created_ms=created_ms)
+            await self._replicas.ask(entry.volume, voter_nodes(entry), "unsnapshot", request, Empty, deadline)
+
+    async def of(self, volume: str, *, timeout_s: float = 30.0) -> tuple[SnapshotView, ...]:
+        """All that people took, oldest first. Raises NOT_FOUND, UNAVAILABLE."""
+        return tuple(view for view in await self.all_of(volume, timeout_s=timeout_s) if is_of_people(view))
+
+    async def all_of(self, volume: str, *, timeout_s: float = 30.0) -> tuple[SnapshotView, ...]:
+        """With those that the project took for itself."""
+        deadline = Deadline.after(timeout_s)
+        entry = await find_ready(self._catalogue, volume, deadline)
+        return (await self._replicas.find(entry.volume, voter_nodes(entry), deadline)).snapshots
+
+    async def get(self, volume: str, snapshot: str, *, timeout_s: float = 30.0) -> SnapshotView:
+        """Raises NOT_FOUND, UNAVAILABLE."""
+        for view in await self.all_of(volume, timeout_s=timeout_s):
+            if view.snapshot == snapshot:
+                return view
+        raise not_found(f"volume {volume} has no snapshot {snapshot[:64]!r}", f"see `stos snapshot ls {volume}`")
+
+    async def page(self, after: str, limit: int, *, timeout_s: float = 30.0) -> tuple[Listed, str]:
+        """Up to `limit` volumes whose names come after that one, each with its snapshots as the newest record that
+        answers has them, and the name to go on after; "" at the end."""
+        deadline = Deadline.after(timeout_s)
+        entries, following = await retry(deadline, lambda _: self._catalogue.page(after, limit))
+        ready = [entry for entry in entries if entry.state == "ready"]
+        found = await asyncio.gather(*(self._known(entry) for entry in ready))
+        return list(zip(ready, found, strict=True)), following
+
+    async def _known(self, entry: CatalogueEntry) -> tuple[SnapshotView, ...]:
+        survey = await self._replicas.survey(entry.volume, voter_nodes(entry), timeout_s=DESCRIBE_S)
+        known = survey.serving or survey.newest
+        return tuple(view for view in known.snapshots if is_of_people(view)) if known else ()
+
+
+def is_of_people(view: SnapshotView) -> bool:
+    return not view.snapshot.startswith(OWN_SNAPSHOT)
