@@ -157,7 +157,9 @@ class Registers:
             for block in model.blocks.values():
                 block.float(lambda owner: owner < frontend)
                 if block.floats:
+                    # One after the other: a read shows the last of them, and a power loss may bring back any before.
                     model.add(block, block.now() | block.floats)
+                    model.add(block, set(block.now()))
                     block.floats = set()
         return True
 

@@ -118,3 +118,9 @@ def test_copy_that_was_asked_of_a_node_which_can_not_read_its_directory() -> Non
     node that was left, a second after the run had found that there was none.
     Told by test_replica_homes.py: test_i1_no_member_is_made_beside_a_directory_that_can_not_be_read."""
     run(189)
+
+
+def test_power_lost_after_two_writes_of_frontends_that_had_died() -> None:
+    """The simulator's own: nobody had been told of either, a read showed the second, nothing was flushed, and all lost
+    power: the first was there again, and it thought that only the content before both could be."""
+    run(8200146)
