@@ -119,8 +119,8 @@ class Checker:
         self.volume(volume).gone.add(voter)
 
     def removes(self, disk: Disk) -> None:
-        """I3: a directory goes when all have erased what a committed tombstone names, or when a committed record does
-        without this member."""
+        """I3: a directory goes, with what is in it, when all others have erased what a committed tombstone names, or
+        when a committed record does without this member."""
         chosen = self.volume(disk.volume).chosen
         if chosen is None:
             self._wrong("I3:", disk.me.node, "removes", disk.volume, "which has no record")
@@ -128,7 +128,8 @@ class Checker:
             if disk.me in chosen.record.members:
                 self._wrong("I3:", disk.me.node, "removes", disk.volume, "and is a member of", chosen)
         else:
-            left = [m.node for m in chosen.record.members if (d := self._disk(disk.volume, m)) is not None and d.cache]
+            others = [self._disk(disk.volume, member) for member in chosen.record.members if member != disk.me]
+            left = [other.me.node for other in others if other is not None and other.cache]
             if left:
                 self._wrong("I3:", disk.me.node, "forgets the tombstone of", disk.volume, "and there are data on", left)
 

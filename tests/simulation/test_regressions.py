@@ -124,3 +124,16 @@ def test_power_lost_after_two_writes_of_frontends_that_had_died() -> None:
     """The simulator's own: nobody had been told of either, a read showed the second, nothing was flushed, and all lost
     power: the first was there again, and it thought that only the content before both could be."""
     run(8200146)
+
+
+def test_link_of_a_machine_that_lost_power_before_its_first_answer() -> None:
+    """It was never up, so it never fell silent: votes and records for the machine's new process went into the dead
+    link, not over the bus, until the kernel gave it up. A witness that was well counted as lost.
+    Told by test_driver.py: test_a_link_on_which_nobody_ever_answers_is_ended_like_one_that_fell_silent."""
+    run(8300203)
+
+
+def test_last_member_of_a_deleted_volume_that_hears_that_the_others_have_erased() -> None:
+    """The simulator's own: it learns of the tombstone when both others have given their data back, and removes its
+    directory with its own data in one go. Nobody was left to be protected by its tombstone."""
+    run(8300296)

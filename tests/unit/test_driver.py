@@ -7,7 +7,7 @@ from dataclasses import replace
 from services.replica.brain import Beat, BeatAnswer, HardState
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
-from services.replica.driver import Data, Decided, Node, Order, Save, TellServing, ToBrain, ToPeer
+from services.replica.driver import Data, Decided, HangUp, Node, Order, Save, TellServing, ToBrain, ToPeer
 from services.replica.replication import effects as fx
 from services.replica.replication.messages import Join
 from services.replica.replication.replica import Share
@@ -128,3 +128,37 @@ def test_a_late_answer_after_the_links_end_is_no_news() -> None:
     assert node.volumes["v"].brain.up == set()
     up(node, "b", 3)
     assert node.volumes["v"].brain.up == {"b"}
+
+
+def hung_up_at(node: Node, until_ns: int, from_ns: int = 0) -> dict[str, int]:
+    """Node -> when it was hung up on, looked at with each beat."""
+    found: dict[str, int] = {}
+    for now_ns in range(from_ns, until_ns, TIMING.beat_ns):
+        node.time_passed(now_ns)
+        for order in node.take():
+            if isinstance(order, HangUp):
+                assert order.node not in found, "told once"
+                found[order.node] = now_ns
+    return found
+
+
+def test_a_link_on_which_nobody_ever_answers_is_ended_like_one_that_fell_silent() -> None:
+    """A machine loses power between the handshake and its first answer. It was never up, so it never fell silent, and
+    what was for its next process went into the dead link."""
+    node = make(slot(record(A, B, C)))
+    up(node, "b")
+    node.link_up("c", 0)
+    found = hung_up_at(node, 4 * TIMING.suspect_ns)
+    assert set(found) == {"b", "c"} and found["b"] == found["c"] <= TIMING.suspect_ns + TIMING.beat_ns
+    node.link_up("c", 0)
+    node.link_down("c", 0)
+    assert hung_up_at(node, 4 * TIMING.suspect_ns) == {}, "it ended by itself"
+
+
+def test_who_was_paused_itself_gives_a_new_link_its_time_again() -> None:
+    node = make(slot(record(A, B, C)))
+    node.link_up("c", 0)
+    node.time_passed(0)
+    late_ns = 10 * TIMING.suspect_ns
+    found = hung_up_at(node, 2 * late_ns, late_ns)
+    assert late_ns + TIMING.suspect_ns < found["c"] <= late_ns + TIMING.suspect_ns + TIMING.beat_ns

@@ -56,6 +56,7 @@ class Pairs:
 
     def link_up(self, node: str, now_ns: int) -> None:
         self.linked.add(node)
+        self.links.expect(node, now_ns)
         self.say(self.promises.link_up(node))
         self._order(ToPeer(node, self.promises.beat(node, now_ns)))
 
@@ -131,9 +132,10 @@ class Pairs:
                 self._order(ToPeer(node, self.promises.beat(node, now_ns), by_bus=True))
 
     def silent(self, now_ns: int) -> list[str]:
-        """Nodes that have just become silent on their links, which are ended."""
+        """Nodes that have just become silent on their links. These are ended, and those on which nobody ever answered,
+        so that the way over the bus is free and a new link is made."""
         gone = self.links.silent(now_ns)
-        for node in gone:
+        for node in [*gone, *self.links.unheard(now_ns)]:
             self._order(HangUp(node))
         return gone
 
