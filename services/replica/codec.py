@@ -6,7 +6,7 @@ messages themselves carry only their own content. Payloads stay where they are: 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,10 @@ from services.replica.peers import (
     ADDRESSED,
     FUA,
     HEADER_BYTES,
+    JOINED_MANY,
     JOINED_UNCLEAN,
     MAGIC,
+    OPENED_MANY,
     Claim,
     Frame,
     FrameError,
@@ -25,6 +27,7 @@ from services.replica.peers import (
     Type,
     check_range,
     pack,
+    pack_asks,
     pack_claims,
     pack_extents,
     pack_ranges,
@@ -43,6 +46,7 @@ CLEANS = 1
 
 Parts = tuple[bytes | memoryview, ...]
 _WRITE, _IO_DONE, _IO_DATA = int(Type.WRITE), int(Type.IO_DONE), int(Type.IO_DATA)
+_WRITES, _IO_DONES, _IO_DATAS = int(Type.WRITES), int(Type.IO_DONES), int(Type.IO_DATAS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,7 @@ def unpack_pair_bytes(raw: bytes) -> PairMessage:
 
 def _joined(envelope: Envelope, message: ms.Joined, _: Parts) -> Parts:
     body = pack_ranges(message.share)
-    flags = JOINED_UNCLEAN if message.unclean else 0
+    flags = (JOINED_UNCLEAN if message.unclean else 0) | (JOINED_MANY if message.takes_many else 0)
     header = envelope.pack(
         Type.JOINED, flags=flags, id=message.number, x=message.last_seq, y=message.commit, length=len(body)
     )
@@ -137,6 +141,15 @@ def _write(envelope: Envelope, message: ms.Write, payload: Parts) -> Parts:
     return ADDRESSED.pack(MAGIC, _WRITE, 0, length, envelope.address, seq, commit, block, count), *payload
 
 
+def _write_many(envelope: Envelope, message: ms.WriteMany, payload: Parts) -> Parts:
+    body = pack_ranges(message.ranges)
+    length = len(body) + sum(map(len, payload))
+    header = ADDRESSED.pack(
+        MAGIC, _WRITES, 0, length, envelope.address, message.seq, message.commit, 0, len(message.ranges)
+    )
+    return header, body, *payload
+
+
 def _zero(envelope: Envelope, message: ms.Zero, _: Parts) -> Parts:
     return (envelope.pack(Type.ZERO, id=message.seq, x=message.commit, y=message.block, z=message.count),)
 
@@ -144,6 +157,11 @@ def _zero(envelope: Envelope, message: ms.Zero, _: Parts) -> Parts:
 def _ack(envelope: Envelope, message: ms.Ack, _: Parts) -> Parts:
     body = pack_u64s(message.seqs)
     return envelope.pack(Type.ACK, length=len(body)), body
+
+
+def _done_many(envelope: Envelope, message: ms.DoneMany, _: Parts) -> Parts:
+    body = pack_u64s(message.requests)
+    return ADDRESSED.pack(MAGIC, _IO_DONES, 0, len(body), envelope.address, 0, message.session, 0, 0), body
 
 
 def _flush(envelope: Envelope, message: ms.Flush, _: Parts) -> Parts:
@@ -199,6 +217,7 @@ _PACK: dict[type, Callable[[Envelope, Any, Parts], Parts]] = {
     ms.Join: lambda e, m, _: (e.pack(Type.JOIN, id=m.number),),
     ms.Joined: _joined,
     ms.Write: _write,
+    ms.WriteMany: _write_many,
     ms.Zero: _zero,
     ms.Ack: _ack,
     ms.Flush: _flush,
@@ -214,6 +233,7 @@ _PACK: dict[type, Callable[[Envelope, Any, Parts], Parts]] = {
     ms.Failed: _failed,
     ms.OpenRefused: _refused,
     ms.Done: lambda e, m, _: (ADDRESSED.pack(MAGIC, _IO_DONE, 0, 0, e.address, m.request, m.session, m.errno, 0),),
+    ms.DoneMany: _done_many,
     ms.Serving: lambda e, m, _: (e.pack(Type.SERVING),),
 }
 
@@ -224,7 +244,8 @@ def pack_message(envelope: Envelope, message: ms.DataMessage, payload: Parts = (
 
 
 def pack_opened(envelope: Envelope, message: ms.Opened, size_blocks: int, copies: bytes) -> Parts:
-    return envelope.pack(Type.OPENED, id=message.session, x=size_blocks, length=len(copies)), copies
+    header = envelope.pack(Type.OPENED, flags=OPENED_MANY, id=message.session, x=size_blocks, length=len(copies))
+    return header, copies
 
 
 def pack_read(envelope: Envelope, session: int, request: int, block: int, sums: bytes, data: bytes) -> Parts:
@@ -234,18 +255,32 @@ def pack_read(envelope: Envelope, session: int, request: int, block: int, sums: 
     return ADDRESSED.pack(MAGIC, _IO_DATA, 0, length, envelope.address, request, session, block, count), sums, data
 
 
+def pack_reads(envelope: Envelope, session: int, asks: Sequence[ms.Ask], sums: bytes, data: Sequence[bytes]) -> Parts:
+    """The answers to many reads: all checksums, then all data."""
+    body = pack_asks(asks)
+    length = len(body) + len(sums) + sum(map(len, data))
+    header = ADDRESSED.pack(MAGIC, _IO_DATAS, 0, length, envelope.address, 0, session, 0, len(asks))
+    return header, body, sums, *data
+
+
 def pack_status(envelope: Envelope, session: int, request: int, block: int, extents: list[tuple[int, bool]]) -> Parts:
     """The answer to a status."""
     body = pack_extents(extents)
     return envelope.pack(Type.IO_EXTENTS, id=request, x=session, y=block, length=len(body)), body
 
 
-TO_REPLICA = frozenset({Type.JOIN, Type.WRITE, Type.ZERO, Type.FLUSH, Type.COMMIT, Type.DIGEST, Type.COPY, Type.FETCH})
+TO_REPLICA = frozenset({
+    Type.JOIN, Type.WRITE, Type.WRITES, Type.ZERO, Type.FLUSH, Type.COMMIT, Type.DIGEST, Type.COPY, Type.FETCH,
+})  # fmt: skip
 TO_PRIMARY = frozenset({
     Type.JOINED, Type.ACK, Type.FLUSHED, Type.DIGESTS, Type.COPIED, Type.FAILED, Type.FETCHED, Type.ROTTEN,
 })  # fmt: skip
-TO_FRONTEND = frozenset({Type.OPENED, Type.REFUSED, Type.IO_DONE, Type.IO_DATA, Type.IO_EXTENTS, Type.SERVING})
-FROM_FRONTEND = frozenset({Type.IO_WRITE, Type.IO_READ, Type.IO_ZERO, Type.IO_FLUSH, Type.IO_STATUS})
+TO_FRONTEND = frozenset({
+    Type.OPENED, Type.REFUSED, Type.IO_DONE, Type.IO_DONES, Type.IO_DATA, Type.IO_DATAS, Type.IO_EXTENTS, Type.SERVING,
+})  # fmt: skip
+FROM_FRONTEND = frozenset({
+    Type.IO_WRITE, Type.IO_WRITES, Type.IO_READ, Type.IO_READS, Type.IO_ZERO, Type.IO_FLUSH, Type.IO_STATUS,
+})  # fmt: skip
 PAIR = frozenset({Type.BEAT, Type.BEAT_ANSWER, Type.CLAIMS, Type.CONFIRM})
 ANSWERS = TO_PRIMARY | TO_FRONTEND
 """What comes back on the link that it was asked on: only from a node that we dialled. SERVING takes either way: a
@@ -297,7 +332,8 @@ def unpack_to_primary(frame: Frame, token: int) -> ms.ToPrimary:
             return ms.Digests(frame.id, frame.x, token)
         case Type.JOINED:
             share = tuple(unpack_ranges(frame.payload))
-            return ms.Joined(frame.id, frame.x, frame.y, share, bool(frame.flags & JOINED_UNCLEAN))
+            flags = frame.flags
+            return ms.Joined(frame.id, frame.x, frame.y, share, bool(flags & JOINED_UNCLEAN), bool(flags & JOINED_MANY))
         case Type.FETCHED:
             return ms.Fetched(frame.id, tuple(unpack_ranges(frame.payload[: frame.y * 16])), token)
         case Type.ROTTEN:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from services.replica import codec, permits
@@ -30,21 +30,28 @@ from services.replica.peers import (
     FrameError,
     Link,
     Type,
+    split_asks,
     split_blocks,
     split_copy,
+    split_writes,
+    unpack_asks,
 )
 from services.replica.replication import messages as ms
+from services.replica.replication.primary import Primary
 from services.replica.replication.resync import FANOUT
 from services.replica.shell import Shell, boot_time_ns
 from services.replica.store import verify_sums
 from services.replica.trail import Trail
 from stoscore.limits import REQUEST_BYTES_MAX
-from stoscore.units import BLOCK_BYTES, GIB, KIB
+from stoscore.units import BLOCK_BYTES, GIB, KIB, SUM_BYTES
 
 _WITH_RANGE = frozenset({Type.IO_WRITE, Type.IO_READ, Type.IO_ZERO, Type.IO_STATUS})
 _WITHOUT_DATA = frozenset({Type.IO_ZERO, Type.IO_STATUS})
 _UNCHARGED = (
-    codec.TO_REPLICA | codec.TO_PRIMARY | codec.FROM_FRONTEND | {Type.IO_DONE, Type.IO_DATA, Type.IO_EXTENTS}
+    codec.TO_REPLICA
+    | codec.TO_PRIMARY
+    | codec.FROM_FRONTEND
+    | {Type.IO_DONE, Type.IO_DONES, Type.IO_DATA, Type.IO_DATAS, Type.IO_EXTENTS}
 ) - {Type.JOIN}
 """What moves data is bounded by windows and by the link's turns, all else by its number."""
 _JOIN_CHARGE = 50
@@ -123,10 +130,14 @@ class Handlers:
 
     def _handler(self, kind: Type) -> Handle:
         """Requests, writes and their confirmations are performed together, when all that arrived has been heard."""
+        if kind in (Type.IO_READS, Type.IO_WRITES):
+            return self._request_many
         if kind in codec.FROM_FRONTEND:
             return self._request
         if kind == Type.WRITE:
             return self._write
+        if kind == Type.WRITES:
+            return self._write_many
         if kind == Type.ACK:
             return self._to_primary
         if kind in codec.TO_FRONTEND:
@@ -268,6 +279,20 @@ class Handlers:
         number = self.shell.link_number(link)
         self._node.to_replica(hosted.volume, number, link.peer, frame.epoch, message, now_ns)
 
+    def _write_many(self, link: Link, frame: Frame, now_ns: int) -> None:
+        member = self._member(link, frame)
+        if member is None or member[0].failure:
+            return
+        hosted = member[0]
+        ranges, sums, data = split_writes(frame)
+        for block, count in ranges:
+            self._check_inside(hosted, block, count)
+        if verify_sums(data, sums):
+            raise FrameError("a write does not match its checksums")
+        message = ms.WriteMany(frame.id, frame.x, ranges, self.shell.hold(sums, data))
+        number = self.shell.link_number(link)
+        self._node.to_replica(hosted.volume, number, link.peer, frame.epoch, message, now_ns)
+
     def _to_replica(self, link: Link, frame: Frame, now_ns: int) -> None:
         member = self._member(link, frame)
         if member is None or (member[0].failure and frame.type != Type.JOIN):
@@ -364,22 +389,10 @@ class Handlers:
 
     def _request(self, link: Link, frame: Frame, now_ns: int) -> None:
         """Of the session that this link opened, and of the attachment under which it opened it (W1, W2)."""
-        hosted = self.shell.by_raw.get(frame.volume)
-        volume = self._node.volumes.get(hosted.volume) if hosted is not None else None
-        number = self.shell.link_number(link)
-        primary = volume.primary if volume is not None else None
-        serves = primary is not None and primary.serves(number, frame.x, frame.attach_epoch)
-        if not serves and self._acquainted(link, frame, frame.target) is None:
-            self._refuse_session(link, frame, frame.x)
+        found = self._admitted(link, frame)
+        if found is None:
             return
-        assert hosted is not None and volume is not None
-        if primary is not None and not serves:
-            # Before its range is looked at: what lies outside the volume tells its size.
-            refused = ms.OpenRefused(frame.x, ms.Refusal.NOT_READY, newest=primary.newest_session)
-            link.send(*codec.pack_message(self.shell.envelope(hosted, primary.epoch, link.peer), refused))
-            return
-        if primary is not None and primary.unanswered + len(volume.parked) >= WINDOW_REQUESTS_MAX:
-            raise FrameError(f"more than {WINDOW_REQUESTS_MAX} requests without waiting for an answer")
+        hosted, primary, number = found
         token = 0
         if primary is not None and frame.type in _WITH_RANGE:
             wrong = _wrong_range(frame, hosted.blocks.size_blocks)
@@ -395,9 +408,64 @@ class Handlers:
                 token = self.shell.hold(sums, data)
         self._node.request(hosted.volume, number, codec.unpack_request(frame, token), now_ns)
 
+    def _admitted(self, link: Link, frame: Frame) -> tuple[Hosted, Primary | None, int] | None:
+        """(our copy, its primary if it is led here, the link's number), if its frontend may ask; else it is told."""
+        hosted = self.shell.by_raw.get(frame.volume)
+        volume = self._node.volumes.get(hosted.volume) if hosted is not None else None
+        number = self.shell.link_number(link)
+        primary = volume.primary if volume is not None else None
+        serves = primary is not None and primary.serves(number, frame.x, frame.attach_epoch)
+        if not serves and self._acquainted(link, frame, frame.target) is None:
+            self._refuse_session(link, frame, frame.x)
+            return None
+        assert hosted is not None and volume is not None
+        if primary is not None and not serves:
+            # Before its range is looked at: what lies outside the volume tells its size.
+            refused = ms.OpenRefused(frame.x, ms.Refusal.NOT_READY, newest=primary.newest_session)
+            link.send(*codec.pack_message(self.shell.envelope(hosted, primary.epoch, link.peer), refused))
+            return None
+        if primary is not None and primary.unanswered + len(volume.parked) >= WINDOW_REQUESTS_MAX:
+            raise FrameError(f"more than {WINDOW_REQUESTS_MAX} requests without waiting for an answer")
+        return hosted, primary, number
+
+    def _request_many(self, link: Link, frame: Frame, now_ns: int) -> None:
+        """As one, unless anything is wrong with one of them or a copy does not know many: then one by one."""
+        found = self._admitted(link, frame)
+        if found is None:
+            return
+        hosted, primary, number = found
+        sums = data = memoryview(b"")
+        if frame.type == Type.IO_READS:
+            asks, io = unpack_asks(frame.payload), ms.Io.READ
+        else:
+            (asks, sums, data), io = split_asks(frame), ms.Io.WRITE
+        size = hosted.blocks.size_blocks if primary is not None else 0
+        if primary is None or any(block + count > size for _, block, count in asks):
+            together = False
+        else:
+            together = io is ms.Io.READ or (primary.takes_many and not verify_sums(data, sums))
+        if together:
+            token = self.shell.hold(sums, data) if data else 0
+            self._node.request(hosted.volume, number, ms.RequestMany(frame.x, io, asks, token), now_ns)
+            return
+        for single in _one_by_one(frame, asks, sums, data):
+            self._request(link, single, now_ns)
+
     def _answer_error(self, link: Link, frame: Frame, error: int) -> None:
         envelope = Envelope(frame.volume, epoch=frame.epoch)
         link.send(*codec.pack_message(envelope, ms.Done(frame.x, frame.id, error)))
+
+
+def _one_by_one(frame: Frame, asks: Sequence[ms.Ask], sums: memoryview, data: memoryview) -> Iterator[Frame]:
+    """The frames that its requests would have been."""
+    at = 0
+    for request, block, count in asks:
+        end, payload, kind = at + count, memoryview(b""), Type.IO_READ
+        if data:
+            parts = sums[at * SUM_BYTES : end * SUM_BYTES], data[at * BLOCK_BYTES : end * BLOCK_BYTES]
+            payload, kind = memoryview(b"".join(parts)), Type.IO_WRITE
+        at = end
+        yield frame._replace(type=int(kind), id=request, y=block, z=count, payload=payload)
 
 
 def _check_comparison(message: ms.Digest, size_blocks: int) -> None:

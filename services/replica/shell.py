@@ -129,9 +129,11 @@ class Shell:
             fx.Tell: self._tell,
             fx.Answer: self._answer,
             fx.AnswerRead: self._answer_read,
+            fx.AnswerReadMany: self._answer_read_many,
             fx.AnswerStatus: self._answer_status,
             fx.AnswerDigests: self._answer_digests,
             fx.StoreWrite: self._store_write,
+            fx.StoreWriteMany: self._store_write_many,
             fx.StoreZero: self._store_zero,
             fx.StoreCopy: self._store_copy,
             fx.MarkRegions: self._mark,
@@ -382,7 +384,7 @@ class Shell:
 
     def _tell(self, hosted: Hosted, order: Data, effect: fx.Tell) -> None:
         peers, message = effect
-        payload = self.payloads[message.token] if isinstance(message, ms.Write) else ()
+        payload = self.payloads[message.token] if isinstance(message, ms.Write | ms.WriteMany) else ()
         for peer in peers:
             envelope = self.envelope(hosted, order.epoch, peer)
             self.network.send(peer, *codec.pack_message(envelope, message, payload))
@@ -438,6 +440,37 @@ class Shell:
             return
         link.send(*codec.pack_read(envelope, effect.session, effect.request, effect.block, sums, data))
 
+    def _answer_read_many(self, hosted: Hosted, order: Data, effect: fx.AnswerReadMany) -> None:
+        """Together, but for those that meet rot: they wait to be healed, each by itself."""
+        number, session, asks = effect
+        link = self._links.get(number)
+        volume = self.node.volumes.get(hosted.volume)
+        primary = volume.primary if volume else None
+        if link is None or volume is None or primary is None or primary.epoch != order.epoch or not primary.serving:
+            return
+        envelope, read = self.envelope(hosted, order.epoch), hosted.blocks.read
+        whole: list[ms.Ask] = []
+        sums: list[bytes] = []
+        data: list[bytes] = []
+        for ask in asks:
+            request, block, count = ask
+            try:
+                found = read(block, count)
+            except CorruptBlocks as error:
+                self._saw_rot(hosted, error.blocks)
+                alone = fx.AnswerRead(number, session, request, block, count)
+                self.node.unreadable(hosted.volume, order.epoch, alone, error.blocks, boot_time_ns())
+                continue
+            whole.append(ask)
+            sums.append(found[0])
+            data.append(found[1])
+        if not whole:
+            return
+        if self.node.lease_until(volume) <= boot_time_ns():  # P4, as for one
+            self.node.park(hosted.volume, fx.AnswerReadMany(number, session, tuple(whole)))
+            return
+        link.send(*codec.pack_reads(envelope, session, whole, b"".join(sums), data))
+
     def _answer_status(self, hosted: Hosted, order: Data, effect: fx.AnswerStatus) -> None:
         link = self._links.get(effect.link)
         volume = self.node.volumes.get(hosted.volume)
@@ -461,6 +494,14 @@ class Shell:
         store.write(block, sums, data)
         if hosted.health.rotten:
             hosted.health.overwrite(block, count)
+
+    def _store_write_many(self, hosted: Hosted, order: Data, effect: fx.StoreWriteMany) -> None:
+        seq, ranges, token = effect
+        sums, data = self.payloads.pop(token)
+        hosted.blocks.write_many(seq, ranges, sums, data)
+        if hosted.health.rotten:
+            for block, count in ranges:
+                hosted.health.overwrite(block, count)
 
     def _store_zero(self, hosted: Hosted, order: Data, effect: fx.StoreZero) -> None:
         hosted.blocks.tail_append(effect.seq, effect.block, effect.count)

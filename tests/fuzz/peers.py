@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from services.replica import codec
 from services.replica.brain import Confirm
@@ -25,17 +25,22 @@ from services.replica.peers import (
     pack_extents,
     pack_ranges,
     pack_u64s,
+    split_asks,
     split_blocks,
     split_copy,
+    split_writes,
+    unpack_asks,
     unpack_copies,
     unpack_extents,
     unpack_refused,
+    unpack_u64s,
 )
 from services.replica.peers.payloads import Claim, Greeting, Refused, unpack_greeting
 from services.replica.replication.frontend import (
     ClientRequest,
     Data,
     Done,
+    DoneMany,
     Event,
     FrontendCore,
     LinkUp,
@@ -104,10 +109,19 @@ def _handle(frame: Frame, core: FrontendCore) -> None:
         message = codec.unpack_pair(frame)
         assert not isinstance(message, Confirm) or all(len(volume) == 32 for volume in message.entries)
     elif kind in codec.FROM_FRONTEND:
-        if kind == Type.IO_WRITE:
-            split_blocks(frame)
-        codec.unpack_request(frame, 0)
+        if kind == Type.IO_WRITES:
+            _check_many(*split_asks(frame))
+        elif kind == Type.IO_READS:
+            unpack_asks(frame.payload)
+        else:
+            if kind == Type.IO_WRITE:
+                split_blocks(frame)
+            codec.unpack_request(frame, 0)
     elif kind in codec.TO_REPLICA:
+        if kind == Type.WRITES:
+            ranges, sums, data = split_writes(frame)
+            _check_many([(0, *where) for where in ranges], sums, data)
+            return
         if kind == Type.WRITE:
             split_blocks(frame)
         elif kind == Type.COPY:
@@ -117,8 +131,26 @@ def _handle(frame: Frame, core: FrontendCore) -> None:
     elif kind in codec.TO_PRIMARY:
         codec.unpack_to_primary(frame, 0)
     elif kind in codec.TO_FRONTEND:
-        core.step(_event(frame), 1)
-        core.validate()
+        for event in _events(frame):
+            core.step(event, 1)
+            core.validate()
+
+
+def _check_many(asks: Sequence[tuple[int, int, int]], sums: memoryview, data: memoryview) -> None:
+    blocks = sum(count for _, _, count in asks)
+    assert 0 < blocks == len(sums) // 8 == len(data) // 4096
+
+
+def _events(frame: Frame) -> list[Event]:
+    if frame.type == Type.IO_DATAS:
+        asks, sums, data = split_asks(frame)
+        _check_many(asks, sums, data)
+        return [
+            Data("n1", frame.x, ask[0], frame.epoch, 99 + at, RequestKind.READ, ask[2]) for at, ask in enumerate(asks)
+        ]
+    if frame.type == Type.IO_DONES:
+        return [DoneMany("n1", frame.x, unpack_u64s(frame.payload), frame.epoch)]
+    return [_event(frame)]
 
 
 def _event(frame: Frame) -> Event:

@@ -111,6 +111,28 @@ async def test_a_read_heals_the_primarys_rot_and_is_counted_and_told(stage: Stag
     assert damage.blocks == ((3, 2), (9, 1)) and damage.source in (stage.follower.name, stage.other.name)
 
 
+async def test_reads_that_come_together_heal_what_is_rotten_of_them(stage: Stage) -> None:
+    stage.spoil(stage.leader, 3, 4, 9)
+    blocks = [stage.client.read(block * BLOCK_BYTES, BLOCK_BYTES) for block in range(BLOCKS)]
+    assert b"".join(await asyncio.gather(*blocks)) == stage.content
+    assert stage.holds(stage.leader)
+    assert stage.leader.shell.hosted[stage.volume].health.healed == 3
+
+
+async def test_writes_that_come_together_are_on_every_copy_also_where_they_are_asked_one_by_one(stage: Stage) -> None:
+    primary = stage.leader.of(stage.volume).primary
+    assert primary is not None
+    for takes_many in (True, False):
+        primary.takes_many = takes_many
+        ordered = primary.commit
+        stage.content = random.Random(takes_many).randbytes(BLOCKS * BLOCK_BYTES)
+        parts = [stage.content[at : at + BLOCK_BYTES] for at in range(0, len(stage.content), BLOCK_BYTES)]
+        await asyncio.gather(*(stage.client.write(at * BLOCK_BYTES, part) for at, part in enumerate(parts)))
+        await stage.client.flush()
+        assert all(stage.holds(node) for node in (stage.leader, stage.follower, stage.other))
+        assert (primary.commit - ordered == BLOCKS) is not takes_many
+
+
 async def test_swapped_old_and_lost_blocks_are_rot_as_well(stage: Stage) -> None:
     """Every byte is valid somewhere else."""
     first, second = (stage.content[at * BLOCK_BYTES : (at + 1) * BLOCK_BYTES] for at in (1, 2))

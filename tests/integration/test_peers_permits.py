@@ -21,7 +21,7 @@ from services.replica import codec, permits
 from services.replica.brain import messages as ms
 from services.replica.brain.record import Attachment, Slot, Stamp, Voter
 from services.replica.frontends import FILE
-from services.replica.peers import Claim, Frame, Type, pack, pack_claims, pack_copies, pack_ranges, pack_u64s
+from services.replica.peers import Claim, Frame, Type, pack, pack_asks, pack_claims, pack_copies, pack_ranges, pack_u64s
 from services.replica.replication.messages import Refusal, first_seq
 from services.replica.store.sums import block_sums
 from stoscore.limits import REQUEST_BYTES_MAX
@@ -137,6 +137,7 @@ def data_frames(scene: Scene, sender: int, target: int, **fields: Any) -> dict[T
     return {
         Type.JOIN: (pack(Type.JOIN, id=7, **common),),
         Type.WRITE: (pack(Type.WRITE, id=seq, y=0, z=1, length=len(sums + data), **common), sums, data),
+        Type.WRITES: (pack(Type.WRITES, id=seq, z=1, length=len(copy), **common), copy),
         Type.ZERO: (pack(Type.ZERO, id=seq, y=0, z=1, **common),),
         Type.FLUSH: (pack(Type.FLUSH, id=1, x=seq, **common),),
         Type.COMMIT: (pack(Type.COMMIT, x=seq, **common),),
@@ -172,7 +173,11 @@ def io_frames(scene: Scene, session: int, attach_epoch: int, **fields: Any) -> d
     sums = block_sums(data)
     common: dict[str, Any] = {"volume": scene.raw, "x": session, "attach_epoch": attach_epoch, "epoch": scene.epoch}
     common |= fields
+    asks = pack_asks([(6, 0, 1), (7, 1, 1)])
+    writes = asks + 2 * sums + 2 * data
     return {
+        Type.IO_READS: (pack(Type.IO_READS, z=2, length=len(asks), **common), asks),
+        Type.IO_WRITES: (pack(Type.IO_WRITES, z=2, length=len(writes), **common), writes),
         Type.IO_READ: (pack(Type.IO_READ, id=1, y=0, z=1, **common),),
         Type.IO_WRITE: (pack(Type.IO_WRITE, id=2, y=0, z=1, length=len(sums + data), **common), sums, data),
         Type.IO_ZERO: (pack(Type.IO_ZERO, id=3, y=0, z=1, **common),),
@@ -375,12 +380,15 @@ async def test_a_frontend_gives_nothing_to_a_node_that_says_it_serves(cluster: W
     x.say(pack(Type.SERVING, volume=scene.raw, epoch=1 << 23))
     refused = json.dumps({"message": "", "hint": "x"}).encode()
     session = frontend._core._session
+    datas = pack_asks([(1, 0, 1)]) + bytes(4104)
     answers = [
         (pack(Type.OPENED, volume=scene.raw, epoch=1 << 23, id=session, x=BLOCKS),),
         (pack(Type.REFUSED, volume=scene.raw, id=session, x=Refusal.FENCED, length=len(refused)), refused),
         (pack(Type.IO_DONE, volume=scene.raw, epoch=1 << 23, id=1, x=session),),
         (pack(Type.IO_DATA, volume=scene.raw, epoch=1 << 23, id=1, x=session, z=1, length=4104), bytes(4104)),
         (pack(Type.IO_EXTENTS, volume=scene.raw, epoch=1 << 23, id=1, x=session, length=8), b"\1" + bytes(7)),
+        (pack(Type.IO_DONES, volume=scene.raw, epoch=1 << 23, x=session, length=8), b"\1" + bytes(7)),
+        (pack(Type.IO_DATAS, volume=scene.raw, epoch=1 << 23, x=session, z=1, length=len(datas)), datas),
     ]
     for parts in answers:
         back.send(*parts)
@@ -670,8 +678,9 @@ async def test_a_session_belongs_to_the_attachment_and_to_the_link_that_opened_i
             assert (answer.type, answer.x) == (Type.REFUSED, Refusal.NOT_READY), kind.name
     for parts in io_frames(scene, 51, attach_epoch).values():
         y.say(*parts)
-    await until(lambda: len(y.peer.handler.whole) == 5)
-    assert sorted(frame.type for frame in await y.heard()) == [Type.IO_DONE] * 3 + [Type.IO_DATA, Type.IO_EXTENTS]
+    await until(lambda: len(y.peer.handler.whole) == 7)
+    answers = [Type.IO_DONE] * 3 + [Type.IO_DATA, Type.IO_EXTENTS, Type.IO_DONES, Type.IO_DATAS]
+    assert sorted(frame.type for frame in await y.heard()) == answers
     # A newer link of the same node: the session went with the old one.
     again = await speaker(cluster, "y", scene.leader)
     again.say(*io_frames(scene, 51, attach_epoch)[Type.IO_READ])
@@ -732,3 +741,24 @@ async def test_an_attached_node_asks_for_no_more_than_a_request_may_hold(cluster
     y.say(pack(Type.IO_WRITE, id=2, y=0, z=1, length=len(rotten), **common), rotten)
     (answer,) = await y.heard()
     assert (answer.type, answer.y) == (Type.IO_DONE, 5)
+
+
+async def test_of_what_comes_together_only_the_wrong_one_fails(cluster: Wired, scene: Scene) -> None:
+    attach_epoch = await cluster.attach(scene.volume, "y")
+    y = await speaker(cluster, "y", scene.leader)
+    y.say(pack(Type.OPEN, volume=scene.raw, id=90, attach_epoch=attach_epoch))
+    assert [frame.type for frame in await y.heard()] == [Type.OPENED]
+    common: dict[str, Any] = {"volume": scene.raw, "x": 90, "attach_epoch": attach_epoch, "epoch": scene.epoch}
+    reads = pack_asks([(1, 0, 1), (2, BLOCKS, 1), (3, 1, 2)])
+    y.say(pack(Type.IO_READS, z=3, length=len(reads), **common), reads)
+    found = {frame.id: (frame.type, frame.y, frame.z) for frame in await y.heard()}
+    assert found == {1: (Type.IO_DATA, 0, 1), 2: (Type.IO_DONE, 22, 0), 3: (Type.IO_DATA, 1, 2)}
+    good = os.urandom(4096)
+    body = pack_asks([(4, 5, 1), (5, 6, 1)]) + block_sums(good) + bytes(8) + 2 * good
+    y.say(pack(Type.IO_WRITES, z=2, length=len(body), **common), body)
+    await until(lambda: len(y.peer.handler.whole) == 2)
+    assert {frame.id: (frame.type, frame.y) for frame in await y.heard()} == {
+        4: (Type.IO_DONE, 0),
+        5: (Type.IO_DONE, 5),
+    }
+    assert scene.leader.content(scene.volume, 5) == good

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from services.replica.replication import frontend as fe
-from services.replica.replication.messages import Done, Io, Open, Opened, OpenRefused, Request
+from services.replica.replication.messages import Done, DoneMany, Io, Open, Opened, OpenRefused, Request, RequestMany
 from stoscore.units import MS
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ IO = {
 SESSIONS = 10_000_000
 """Each frontend's numbers begin above those of the one before."""
 HURRY_NS = 2 * MS
+TOGETHER_NS = MS
+"""What is asked within so long comes in one event, where requests travel together."""
 
 
 @dataclass(slots=True)
@@ -60,6 +62,8 @@ class Frontend:
         self._cookie = number * SESSIONS
         self._tokens: dict[int, tuple[int, ...]] = {}
         self._timer_ns: int | None = None
+        self._due_ns: list[int] = []
+        """When the next requests are asked, where they travel together."""
         self._copies = dict(copies)
         self.core = fe.FrontendCore(list(copies), first_session=number * SESSIONS)
         machine.frontends[self.volume] = self
@@ -97,8 +101,10 @@ class Frontend:
                     self._step(fe.Data(node, session, request, epoch, token, fe.RequestKind.READ, len(payload)))
                 else:
                     self._step(fe.Done(node, session, request, epoch, errno))
+            case DoneMany(session, requests):
+                self._step(fe.DoneMany(node, session, requests, epoch))
             case Opened(session):
-                self._step(fe.Opened(node, session, epoch, self.owner.size_blocks))
+                self._step(fe.Opened(node, session, epoch, self.owner.size_blocks, self.world.plan.together))
             case OpenRefused(session, code, hint, newest):
                 self._step(fe.Refused(node, session, int(code), hint, newest))
             case _:
@@ -120,6 +126,8 @@ class Frontend:
             match effect:
                 case fe.SendRequest():
                     self._send(effect)
+                case fe.SendMany():
+                    self._send_many(effect)
                 case fe.Answer(cookie, errno, token):
                     self._answered(cookie, errno, self._tokens.pop(token) if token else ())
                 case fe.SendOpen(node, session):
@@ -138,6 +146,13 @@ class Frontend:
         message = Request(session, request, IO[fe.RequestKind(kind)], block, count, fua, int(bool(token)))
         if kind == fe.RequestKind.FLUSH:
             self.world.registers.flush_sent(self.volume, session, request)
+        target = self._copies.get(node, 0)
+        self.machine.wires.send(node, ("request", self.volume, target, self.attach_epoch, message, payload))
+
+    def _send_many(self, effect: fe.SendMany) -> None:
+        node, session, kind, asks, tokens = effect
+        payload = tuple(content for token in tokens for content in self._tokens[token])
+        message = RequestMany(session, IO[fe.RequestKind(kind)], asks, int(bool(tokens)))
         target = self._copies.get(node, 0)
         self.machine.wires.send(node, ("request", self.volume, target, self.attach_epoch, message, payload))
 
@@ -160,7 +175,12 @@ class Frontend:
 
     def _next(self) -> None:
         """One more request, after a moment."""
-        self.machine.later(self._pause_ns(), self._ask)
+        self._ask_later(self._pause_ns())
+
+    def _ask_later(self, pause_ns: int) -> None:
+        if self.world.plan.together:
+            self._due_ns.append(self.world.now_ns + pause_ns)
+        self.machine.later(pause_ns, self._ask)
 
     def _pause_ns(self) -> int:
         owner = self.owner
@@ -173,9 +193,20 @@ class Frontend:
     def _ask(self) -> None:
         if not self.alive or self.core.ended:
             return
-        if not self.owner.wants_more():
-            self.machine.later(20 * MS, self._ask)
+        if not self.world.plan.together:
+            asked = self._one_more()
+            if asked is not None:
+                self._step(asked)
             return
+        soon_ns = self.world.now_ns + TOGETHER_NS
+        due, self._due_ns = len(self._due_ns), [due_ns for due_ns in self._due_ns if due_ns > soon_ns]
+        together = [self._one_more() for _ in range(due - len(self._due_ns))]
+        self._step(fe.ClientRequests([asked for asked in together if asked is not None]))
+
+    def _one_more(self) -> fe.ClientRequest | None:
+        if not self.owner.wants_more():
+            self._ask_later(20 * MS)
+            return None
         kind, block, count, fua = self.owner.next_request()
         self._cookie += 1
         contents: tuple[int, ...] = ()
@@ -192,7 +223,7 @@ class Frontend:
             self.world.registers.flush_asked(self.volume, self._cookie)
         else:
             self.world.registers.read_asked(self.volume, self._cookie, block, count)
-        self._step(fe.ClientRequest(self._cookie, kind, block, count, fua, token))
+        return fe.ClientRequest(self._cookie, kind, block, count, fua, token)
 
     def _answered(self, cookie: int, errno: int, contents: tuple[int, ...]) -> None:
         asked = self.open.pop(cookie)

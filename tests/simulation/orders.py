@@ -6,6 +6,7 @@ A store that failed answers nothing any more: the orders that follow are dropped
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from services.replica.brain import HardState, Slot
@@ -30,6 +31,7 @@ from services.replica.replication.messages import (
     Copy,
     Digests,
     Done,
+    DoneMany,
     Failed,
     Fetched,
     Joined,
@@ -74,8 +76,10 @@ class Orders:
             fx.Tell: self._tell,
             fx.Answer: self._answer,
             fx.AnswerRead: self._answer_read,
+            fx.AnswerReadMany: self._answer_read_many,
             fx.AnswerDigests: self._answer_digests,
             fx.StoreWrite: self._store_write,
+            fx.StoreWriteMany: self._store_write_many,
             fx.StoreZero: self._store_zero,
             fx.StoreCopy: self._store_copy,
             fx.MarkRegions: lambda disk, order, effect: machine.lanes[disk.volume].mark(effect.regions),
@@ -218,19 +222,26 @@ class Orders:
         match message:
             case Joined():
                 checker.joins(disk, order.epoch)
+                message = replace(message, takes_many=not self._world.plan.is_old(self._machine.name))
             case Opened(session):
                 checker.opened(disk.volume, self._machine, order.epoch, session)
             case OpenRefused():
                 self._machine.log("refuses", disk.volume, message)
             case Done(session, request, error):
-                asked = self._asked.pop((effect.link, session, request), None)
-                if asked is None:
-                    self._world.violated(f"{self._machine.name} answers {message} twice or unasked")
-                elif error:
-                    checker.fails(disk, *asked)
-                else:
-                    checker.confirms(self._machine, disk.volume, order.epoch, *asked)
+                self._told(disk, order, (effect.link, session, request), error)
+            case DoneMany(session, requests):
+                for request in requests:
+                    self._told(disk, order, (effect.link, session, request), 0)
         self._reply(disk, order, effect.link, message)
+
+    def _told(self, disk: Disk, order: Data, key: tuple[int, int, int], error: int) -> None:
+        asked, checker = self._asked.pop(key, None), self._world.checker
+        if asked is None:
+            self._world.violated(f"{self._machine.name} answers {key} twice or unasked")
+        elif error:
+            checker.fails(disk, *asked)
+        else:
+            checker.confirms(self._machine, disk.volume, order.epoch, *asked)
 
     def _answer_read(self, disk: Disk, order: Data, effect: fx.AnswerRead) -> None:
         """The content is read at once, the disk takes its time, the lease is looked at as the answer leaves (P4)."""
@@ -259,6 +270,11 @@ class Orders:
 
         machine.later(machine.disk_time() // 4, leave)
 
+    def _answer_read_many(self, disk: Disk, order: Data, effect: fx.AnswerReadMany) -> None:
+        """What is read together may be answered one by one: a frontend can't tell them apart."""
+        for request, block, count in effect.asks:
+            self._answer_read(disk, order, fx.AnswerRead(effect.link, effect.session, request, block, count))
+
     # ---- the store ------------------------------------------------------------------------------------
 
     def _store_write(self, disk: Disk, order: Data, effect: fx.StoreWrite) -> None:
@@ -267,6 +283,14 @@ class Orders:
         assert len(contents) == effect.count
         disk.write(effect.seq, effect.block, contents)
         self._machine.log("stores", disk.volume, effect.seq, effect.block, contents)
+
+    def _store_write_many(self, disk: Disk, order: Data, effect: fx.StoreWriteMany) -> None:
+        self._world.checker.stores(disk, self._machine.live, order.epoch, effect.seq)
+        contents = iter(self._tokens.pop(effect.token))
+        for block, count in effect.ranges:
+            part = tuple(next(contents) for _ in range(count))
+            disk.write(effect.seq, block, part)
+            self._machine.log("stores", disk.volume, effect.seq, block, part)
 
     def _store_zero(self, disk: Disk, order: Data, effect: fx.StoreZero) -> None:
         self._world.checker.stores(disk, self._machine.live, order.epoch, effect.seq)

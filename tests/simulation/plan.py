@@ -81,6 +81,15 @@ class Plan:
     """Strike after the others, one by one, while fewer than `FAULTS_MIN` have done anything."""
     knobs: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def together(self) -> bool:
+        """Small requests of one moment travel together; else one by one, as with an older version."""
+        return self.seed % 3 == 2
+
+    def is_old(self, node: str) -> bool:
+        """The node's version does not know writes that come together, though others do."""
+        return not self.together or (self.seed % 6 == 5 and node == "n2")
+
     def timing(self, node: NodePlan, life: int) -> Timing:
         lease = node.leases_ns[min(life, len(node.leases_ns)) - 1]
         return Timing(lease_ns=lease, grace_ns=self.grace_ns, home_retry_ns=HOME_RETRY_NS)

@@ -31,8 +31,11 @@ from services.replica.replication.messages import (
     Joined,
     OpenRefused,
     Refusal,
+    Request,
+    RequestMany,
     Rotten,
     Write,
+    WriteMany,
     Zero,
 )
 from stoscore.units import MS
@@ -203,7 +206,7 @@ class Wires:
         if isinstance(message, Write | Zero):
             return disk.holds(message.block, message.count)
         told = message.share if isinstance(message, Joined) else ()
-        if isinstance(message, Copy | Fetch | Fetched | Rotten):
+        if isinstance(message, Copy | Fetch | Fetched | Rotten | WriteMany):
             told = message.ranges
         return all(disk.holds(*part) for part in told)
 
@@ -265,12 +268,33 @@ class Wires:
         if primary is not None and not primary.serves(link, request.session, attach_epoch):
             self._refuse_session(link, volume, request.session, Refusal.NOT_READY)
             return
+        if isinstance(request, RequestMany):
+            self._request_many(link, sender, message)
+            return
         if primary is not None and request.io is not Io.FLUSH and request.block + request.count > self._size(volume):
             self.answer(link, (volume, (0, 0, 0), primary.epoch, Done(request.session, request.request, EINVAL), ()))
             return
         machine.log("hears of", sender, volume, request, payload)
         machine.orders.asked(link, request, payload)
         machine.live.request(volume, link, self._received(request, payload), machine.clock_ns())
+
+    def _request_many(self, link: int, sender: str, message: tuple[Any, ...]) -> None:
+        """As one, unless one lies outside or a copy does not know many: then one by one."""
+        kind, volume, target, attach_epoch, many, payload = message
+        machine, contents, singles = self._machine, iter(payload), []
+        for request, block, count in many.asks:
+            part = tuple(next(contents) for _ in range(count)) if many.token else ()
+            singles.append((Request(many.session, request, many.io, block, count, False, many.token), part))
+        primary = machine.live.volumes[volume].primary
+        outside = any(block + count > self._size(volume) for _, block, count in many.asks)
+        if primary is None or outside or not (many.io is Io.READ or primary.takes_many):
+            for single, part in singles:
+                self._request(link, sender, (kind, volume, target, attach_epoch, single, part))
+            return
+        machine.log("hears of", sender, volume, many, payload)
+        for single, part in singles:
+            machine.orders.asked(link, single, part)
+        machine.live.request(volume, link, self._received(many, payload), machine.clock_ns())
 
     def _size(self, volume: str) -> int:
         return self._machine.disks[volume].size_blocks

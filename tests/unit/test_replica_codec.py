@@ -7,7 +7,19 @@ import pytest
 from services.replica import codec
 from services.replica.brain import Beat, BeatAnswer, Claims, Confirm, PairMessage
 from services.replica.codec import Envelope
-from services.replica.peers import Frame, FrameError, FrameReader
+from services.replica.peers import (
+    Frame,
+    FrameError,
+    FrameReader,
+    Type,
+    pack,
+    pack_asks,
+    pack_ranges,
+    split_asks,
+    split_writes,
+    unpack_asks,
+    unpack_u64s,
+)
 from services.replica.replication import messages as ms
 
 VOLUME = bytes(range(16))
@@ -77,6 +89,7 @@ def test_a_write_and_a_copy_bring_their_payload() -> None:
     [
         ms.Joined(3, 2**44 + 9, 2**44, ((0, 4), (1024, 1024)), unclean=True),
         ms.Joined(3, 0, 0, (), unclean=False),
+        ms.Joined(3, 0, 0, (), unclean=False, takes_many=False),
         ms.Ack((1, 2**44 + 1)),
         ms.Flushed(4),
         ms.Copied(6),
@@ -85,6 +98,48 @@ def test_a_write_and_a_copy_bring_their_payload() -> None:
 )
 def test_to_primary(message: ms.ToPrimary) -> None:
     assert codec.unpack_to_primary(over_the_wire(codec.pack_message(ENVELOPE, message)), 0) == message
+
+
+def test_writes_and_reads_that_come_together() -> None:
+    ranges = ((3, 2), (900, 1))
+    sums, data = b"s" * 24, b"d" * 3 * 4096
+    many = ms.WriteMany(2**44 + 1, 2**44, ranges, token=1)
+    frame = over_the_wire(codec.pack_message(ENVELOPE, many, (sums, data)))
+    assert (frame.id, frame.x, frame.z) == (2**44 + 1, 2**44, 2)
+    assert split_writes(frame) == (ranges, sums, data)
+    asks = ((7, 3, 2), (9, 900, 1))
+    frame = over_the_wire(codec.pack_reads(ENVELOPE, 4, asks, sums, [data[:8192], data[8192:]]))
+    assert (frame.type, frame.x) == (Type.IO_DATAS, 4)
+    assert split_asks(frame) == (asks, sums, data)
+    frame = over_the_wire(codec.pack_message(ENVELOPE, ms.DoneMany(4, (7, 9))))
+    assert (frame.type, frame.x, unpack_u64s(frame.payload)) == (Type.IO_DONES, 4, [7, 9])
+
+
+@pytest.mark.parametrize(
+    ("count", "body"),
+    [
+        (0, b""),
+        (1, b""),
+        (1, pack_ranges([(3, 1)])),
+        (1, pack_ranges([(3, 0)])),
+        (1, pack_ranges([(2**63, 2**63)])),
+        (2, pack_ranges([(3, 1)]) + bytes(8 + 4096)),
+        (1, pack_ranges([(3, 1)]) + bytes(8 + 4097)),
+        (2**60, pack_ranges([(3, 1)]) + bytes(8 + 4096)),
+        (1, pack_ranges([(3, 257)]) + bytes(64)),
+    ],
+)
+def test_writes_of_an_impossible_shape_are_an_error(count: int, body: bytes) -> None:
+    with pytest.raises(FrameError):
+        split_writes(over_the_wire((pack(Type.WRITES, z=count, length=len(body)), body)))
+
+
+@pytest.mark.parametrize(
+    "body", [b"", bytes(23), pack_asks([(1, 2, 0)]), pack_asks([(1, 2, 200), (2, 900, 57)]), pack_asks([(1, 2**63, 1)])]
+)
+def test_asks_of_an_impossible_shape_are_an_error(body: bytes) -> None:
+    with pytest.raises(FrameError):
+        unpack_asks(body)
 
 
 def test_a_refusal_names_the_newest_session() -> None:

@@ -36,6 +36,7 @@ from services.replica.replication.messages import (
     OpenRefused,
     Refusal,
     Request,
+    RequestMany,
     Serving,
     ToPrimary,
     ToReplica,
@@ -47,7 +48,9 @@ _ASKS_A_MEMBER = ms.PreVote | ms.Propose | ms.Excluded | ms.Enquire
 """Said to a member; where there is none, it is answered so. Who is lost, not removed, is no answer (I1)."""
 Report = fx.ReportFailed | fx.ReportFollows | fx.ReportCaughtUp | fx.ReportSettled
 """Effects for the brain."""
-_PLAIN = frozenset({fx.Tell, fx.Answer, fx.AnswerRead, fx.StoreWrite, fx.CommitTail})
+_PLAIN = frozenset({
+    fx.Tell, fx.Answer, fx.AnswerRead, fx.AnswerReadMany, fx.StoreWrite, fx.StoreWriteMany, fx.CommitTail,
+})  # fmt: skip
 """Effects that are the shell's alone: nearly all."""
 
 
@@ -294,8 +297,8 @@ class Node:
             return
         self._data(volume, volume.primary.open(link, node, message.session, attach_epoch), now_ns)
 
-    def request(self, volume_id: str, link: int, request: Request, now_ns: int) -> None:
-        """A request within the volume's bounds."""
+    def request(self, volume_id: str, link: int, request: Request | RequestMany, now_ns: int) -> None:
+        """A request within the volume's bounds; many only while the primary `takes_many`."""
         volume = self.volumes.get(volume_id)
         if volume is None or volume.primary is None:
             refused = OpenRefused(request.session, Refusal.NOT_PRIMARY)
@@ -303,7 +306,11 @@ class Node:
             if request.token:
                 self._orders.append(Data(volume_id, 0, fx.Release(request.token)))
             return
-        self._data(volume, volume.primary.request(link, request, now_ns), now_ns)
+        primary = volume.primary
+        if isinstance(request, RequestMany):
+            self._data(volume, primary.request_many(link, request, now_ns), now_ns)
+        else:
+            self._data(volume, primary.request(link, request, now_ns), now_ns)
 
     def _data(self, volume: Volume, effects: list[fx.Effect], now_ns: int) -> None:
         """Pass a core's effects on: to the brain what is the brain's, the rest to the shell."""
@@ -489,7 +496,7 @@ class Node:
             known = volume.lease = (changes, epoch, record, until_ns)
         return known[3]
 
-    def park(self, volume_id: str, read: fx.AnswerRead | fx.AnswerStatus) -> None:
+    def park(self, volume_id: str, read: fx.AnswerRead | fx.AnswerReadMany | fx.AnswerStatus) -> None:
         """The lease does not hold at this moment: the read waits for the next promise."""
         self.volumes[volume_id].parked.append(read)
 

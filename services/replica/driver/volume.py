@@ -52,7 +52,7 @@ class Volume:
     early_join: EarlyJoin | None = None
     lease: tuple[int, int, Record, int] | None = None
     """Until when it is led here, the last, and what that follows from: changes of promises, epoch, record."""
-    parked: list[fx.AnswerRead | fx.AnswerStatus] = field(default_factory=list)
+    parked: list[fx.AnswerRead | fx.AnswerReadMany | fx.AnswerStatus] = field(default_factory=list)
     """Reads that wait for the lease to hold again."""
     disk_waits: dict[tuple[str, int, int], int] = field(default_factory=dict)
     """What the disk was asked for and has not finished, oldest first: (kind, owner, ticket or region) -> since."""

@@ -24,15 +24,25 @@ from services.replica.nbd.pieces import cut_read, cut_status, pieces, whole
 from services.replica.nbd.protocol import Export, NbdRequest
 from services.replica.nbd.server import NbdServer
 from services.replica.nbd.wire import Command, CommandFlag
-from services.replica.peers.frames import ADDRESS, ADDRESSED, FUA, MAGIC, Frame, FrameError, Type, pack
-from services.replica.peers.payloads import split_blocks, unpack_copies, unpack_extents, unpack_refused
+from services.replica.peers.frames import ADDRESS, ADDRESSED, FUA, MAGIC, OPENED_MANY, Frame, FrameError, Type, pack
+from services.replica.peers.payloads import (
+    pack_asks,
+    split_asks,
+    split_blocks,
+    unpack_copies,
+    unpack_extents,
+    unpack_refused,
+    unpack_u64s,
+)
 from services.replica.replication.frontend import (
     Answer,
     ClientGone,
     ClientRequest,
+    ClientRequests,
     Closing,
     Data,
     Done,
+    DoneMany,
     Effect,
     Event,
     FrontendCore,
@@ -44,6 +54,7 @@ from services.replica.replication.frontend import (
     Release,
     RequestKind,
     SendClose,
+    SendMany,
     SendOpen,
     SendRequest,
     ServingHint,
@@ -64,6 +75,8 @@ _FRAME = {
 _READ, _WRITE, _STATUS = int(RequestKind.READ), int(RequestKind.WRITE), int(RequestKind.STATUS)
 _FUA = int(CommandFlag.FUA)
 _IO_DONE, _IO_DATA = int(Type.IO_DONE), int(Type.IO_DATA)
+_IO_DONES, _IO_DATAS = int(Type.IO_DONES), int(Type.IO_DATAS)
+_FRAME_OF_MANY = {_READ: int(Type.IO_READS), _WRITE: int(Type.IO_WRITES)}
 _NOBODY = ("", 0, b"")
 _SESSION_END = 1 << 63
 """Sessions are numbered from the clock in nanoseconds: not before the year 2262."""
@@ -84,10 +97,10 @@ class Split:
         self.client = client
         self._first = first
         self._left = pieces
-        self._contents = [b""] * pieces
+        self._contents: list[bytes | memoryview] = [b""] * pieces
         self.errno = 0
 
-    def answer(self, cookie: int, request: NbdRequest, errno: int, content: bytes) -> bool:
+    def answer(self, cookie: int, request: NbdRequest, errno: int, content: bytes | memoryview) -> bool:
         """True when this was the last one."""
         self._left -= 1
         self.errno = self.errno or errno
@@ -139,7 +152,7 @@ class Frontend:
         """By token: checksums and data of unanswered writes."""
         self._patches: dict[int, tuple[int, bytes]] = {}
         """By token: where in its block a patch goes, and what; until it is merged."""
-        self._contents: dict[int, bytes | list[tuple[int, bool]]] = {}
+        self._contents: dict[int, bytes | memoryview | list[tuple[int, bool]]] = {}
         """By token: what a read or a status brought, until it is passed on."""
         self._addressed = _NOBODY
         """Node and epoch of the last request, and the part of its header that the next one shares."""
@@ -202,13 +215,13 @@ class Frontend:
 
     def submit(self, client: Client, requests: list[tuple[NbdRequest, memoryview]]) -> None:
         now_ns = time.monotonic_ns()
-        step = self._core.step
+        asked: list[ClientRequest] = []
         for request, payload in requests:
             command, flags, _, offset, length = request
             self._count[command] += 1
             kind = whole(request)
             if kind < 0:
-                self._submit_pieces(client, request, payload, now_ns)
+                asked += self._pieces(client, request, payload, now_ns)
                 continue
             number = self._next_number
             self._next_number = number + 1
@@ -219,21 +232,21 @@ class Frontend:
                 self._writes[number] = (block_sums(data), data)
                 token = number
             fua = bool(flags & _FUA)
-            self._run(
-                step(ClientRequest(number, kind, offset // BLOCK_BYTES, length // BLOCK_BYTES, fua, token), now_ns)
-            )
+            asked.append(ClientRequest(number, kind, offset // BLOCK_BYTES, length // BLOCK_BYTES, fua, token))
+        self._run(self._core.step(ClientRequests(asked), now_ns))
         self._arm(now_ns)
 
-    def _submit_pieces(self, client: Client, request: NbdRequest, payload: memoryview, now_ns: int) -> None:
+    def _pieces(self, client: Client, request: NbdRequest, payload: memoryview, now_ns: int) -> list[ClientRequest]:
         """All of them before anything else is heard, so that two requests overlap in one order everywhere."""
         parts = pieces(request, payload)
         if not parts:
             client.answer(request, 0)
-            return
+            return []
         first = self._next_number
         self._next_number = first + len(parts)
         owner = Split(client, first, len(parts)) if len(parts) > 1 else client
         fua = bool(request.flags & _FUA)
+        asked = []
         for number, part in enumerate(parts, first):
             self._asked[number] = (owner, request, now_ns)
             data = bytes(part.payload)
@@ -242,7 +255,8 @@ class Frontend:
             elif data:
                 self._writes[number] = (block_sums(data), data)
             token = number if data else 0
-            self._run(self._core.step(ClientRequest(number, part.kind, part.block, part.count, fua, token), now_ns))
+            asked.append(ClientRequest(number, part.kind, part.block, part.count, fua, token))
+        return asked
 
     def gone(self, client: Client) -> None:
         def owned(owner: Client | Split) -> bool:
@@ -280,12 +294,22 @@ class Frontend:
         if frame.type == _IO_DATA:
             self._heard(self._read(peer, frame))
             return
+        if frame.type == _IO_DONES:
+            self._heard(DoneMany(peer, frame.x, unpack_u64s(frame.payload), frame.epoch))
+            return
+        if frame.type == _IO_DATAS:
+            self._read_many(peer, frame)
+            return
         if frame.type == Type.IO_EXTENTS:
             extents = unpack_extents(frame.payload)
             blocks = sum(count for count, _ in extents)
             event = Data(peer, frame.x, frame.id, frame.epoch, self._keep(extents), _STATUS, blocks)
         elif frame.type == Type.OPENED:
-            self._told(peer, Opened(peer, frame.id, frame.epoch, frame.x), unpack_copies(frame.payload))
+            self._told(
+                peer,
+                Opened(peer, frame.id, frame.epoch, frame.x, bool(frame.flags & OPENED_MANY)),
+                unpack_copies(frame.payload),
+            )
             return
         elif frame.type == Type.REFUSED:
             refusal = unpack_refused(frame.payload)
@@ -337,17 +361,35 @@ class Frontend:
         data = bytes(view)
         wrong = verify(data, sums)
         if wrong:
-            self.figures.rotten += len(wrong)
-            self._log.error(
-                "read from %s does not match its checksums in blocks %s",
-                peer,
-                [frame.y + index for index in wrong[:8]],
-                extra={"volume": self.volume_id, "epoch": frame.epoch},
-            )
-            return Done(peer, frame.x, frame.id, frame.epoch, os_errno.EIO)
+            return self._rotten(peer, frame, frame.id, frame.y, wrong)
         return Data(peer, frame.x, frame.id, frame.epoch, self._keep(data), _READ, frame.z)
 
-    def _keep(self, content: bytes | list[tuple[int, bool]]) -> int:
+    def _read_many(self, peer: str, frame: Frame) -> None:
+        asks, sums, view = split_asks(frame)
+        data = memoryview(bytes(view))
+        wrong = verify(data, sums)
+        at = 0
+        for request, block, count in asks:
+            end = at + count
+            here = [index - at for index in wrong if at <= index < end] if wrong else wrong
+            if here:
+                self._heard(self._rotten(peer, frame, request, block, here))
+            else:
+                content = data[at * BLOCK_BYTES : end * BLOCK_BYTES]
+                self._heard(Data(peer, frame.x, request, frame.epoch, self._keep(content), _READ, count))
+            at = end
+
+    def _rotten(self, peer: str, frame: Frame, request: int, block: int, wrong: list[int]) -> Done:
+        self.figures.rotten += len(wrong)
+        self._log.error(
+            "read from %s does not match its checksums in blocks %s",
+            peer,
+            [block + index for index in wrong[:8]],
+            extra={"volume": self.volume_id, "epoch": frame.epoch},
+        )
+        return Done(peer, frame.x, request, frame.epoch, os_errno.EIO)
+
+    def _keep(self, content: bytes | memoryview | list[tuple[int, bool]]) -> int:
         token = self._next_number
         self._next_number = token + 1
         self._contents[token] = content
@@ -374,6 +416,9 @@ class Frontend:
                     lost = effect.node
             elif isinstance(effect, Answer):
                 self._answer(effect)
+            elif isinstance(effect, SendMany):
+                if not self._send_many(effect):
+                    lost = effect.node
             elif isinstance(effect, Release):
                 for held in (self._writes, self._contents, self._patches):
                     if held.pop(effect.token, None) is not None:
@@ -391,21 +436,33 @@ class Frontend:
     def _merge(self, merge: Merge) -> None:
         skip, part = self._patches.pop(merge.token)
         block = self._contents.pop(merge.content)
-        assert isinstance(block, bytes)
-        data = block[:skip] + part + block[skip + len(part) :]
+        assert not isinstance(block, list)
+        data = b"".join((block[:skip], part, block[skip + len(part) :]))
         self._writes[merge.token] = (block_sums(data), data)
 
     def _send_request(self, request: SendRequest) -> bool:
         node, session, number, kind, block, count, fua, token = request
+        address = self._address(node)
+        sums, data = self._writes[token] if token else (b"", b"")
+        length, flags = len(sums) + len(data), FUA if fua else 0
+        header = ADDRESSED.pack(MAGIC, _FRAME[kind], flags, length, address, number, session, block, count)
+        return self._send(node, header, sums, data) if data else self._send(node, header)
+
+    def _send_many(self, many: SendMany) -> bool:
+        node, session, kind, asks, tokens = many
+        written = [self._writes[token] for token in tokens]
+        parts = [pack_asks(asks), *[sums for sums, _ in written], *[data for _, data in written]]
+        length = sum(map(len, parts))
+        header = ADDRESSED.pack(MAGIC, _FRAME_OF_MANY[kind], 0, length, self._address(node), 0, session, 0, len(asks))
+        return self._send(node, header, *parts)
+
+    def _address(self, node: str) -> bytes:
         known, epoch, address = self._addressed
         if known != node or epoch != self._core.epoch:
             epoch = self._core.epoch
             address = ADDRESS.pack(self._volume, 0, self._voters.get(node, 0), 0, self.attach_epoch, epoch)
             self._addressed = (node, epoch, address)
-        sums, data = self._writes[token] if token else (b"", b"")
-        length, flags = len(sums) + len(data), FUA if fua else 0
-        header = ADDRESSED.pack(MAGIC, _FRAME[kind], flags, length, address, number, session, block, count)
-        return self._send(node, header, sums, data) if data else self._send(node, header)
+        return address
 
     def _send_session(self, type: Type, effect: SendOpen | SendClose) -> bool:
         header = pack(

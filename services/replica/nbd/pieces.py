@@ -96,7 +96,7 @@ def _zeros(first: int, last: int) -> Iterator[Piece]:
         yield Piece(_ZERO, block, min(ZERO_BLOCKS_MAX, last - block))
 
 
-def cut_read(request: NbdRequest, blocks: bytes) -> bytes | memoryview:
+def cut_read(request: NbdRequest, blocks: bytes | memoryview) -> bytes | memoryview:
     """What was asked for of the blocks that it touches."""
     if len(blocks) == request.length:
         return blocks

@@ -70,9 +70,10 @@ class Type(IntEnum):
     FETCH = 29  # id request; payload: ranges
     FETCHED = 30  # id request, y range count; payload: ranges, sums, data where sum != 0
     ROTTEN = 31  # payload: ranges
+    WRITES = 45  # id seq, x commit, z range count; payload: ranges, sums, data
     # Frontend and primary
     OPEN = 32  # id session
-    OPENED = 33  # id session, x size in blocks; payload: copies (json)
+    OPENED = 33  # id session, x size in blocks, flags OPENED_*; payload: copies (json)
     REFUSED = 34  # id session or request, x code; payload: refusal (json)
     IO_WRITE = 35  # id request, x session, y block, z count, flags FUA; payload: sums, data
     IO_READ = 36  # id request, x session, y block, z count
@@ -84,13 +85,20 @@ class Type(IntEnum):
     CLOSE = 42  # id session
     IO_STATUS = 43  # id request, x session, y block, z count
     IO_EXTENTS = 44  # id request, x session, y block; payload: extents
+    IO_WRITES = 46  # x session, z ask count; payload: asks, sums, data
+    IO_READS = 47  # x session, z ask count; payload: asks
+    IO_DONES = 48  # x session; payload: requests
+    IO_DATAS = 49  # x session, z ask count; payload: asks, sums, data
 
 
 FUA = 1
 """Flag of IO_WRITE and IO_ZERO: answer when it is durable."""
 JOINED_UNCLEAN = 1
 JOINED_ANYTHING = 2
-"""Flags of JOINED: the replica is unclean; any block may differ."""
+JOINED_MANY = 4
+"""Flags of JOINED: the replica is unclean; any block may differ; it knows WRITES."""
+OPENED_MANY = 1
+"""Flag of OPENED: the primary knows IO_WRITES and IO_READS."""
 
 GREETING_BYTES_MAX = 4096
 """All that a peer may send before it is known."""
@@ -100,7 +108,11 @@ EXTENTS_MAX = 16 * KIB
 """In one IO_EXTENTS."""
 HEALED_BLOCKS_MAX = 1024
 """Blocks of one FETCH or ROTTEN: four times what a primary fetches at a time."""
-_RANGE_BYTES, _U64_BYTES = 16, 8
+MANY_MAX = 128
+MANY_BLOCKS_MAX = 256
+"""Requests, and their blocks (1 MiB), of one WRITES, IO_WRITES, IO_READS or IO_DATAS."""
+_RANGE_BYTES, _ASK_BYTES, _U64_BYTES = 16, 24, 8
+_MANY_BYTES = MANY_BLOCKS_MAX * (SUM_BYTES + BLOCK_BYTES)
 
 PAYLOAD_BYTES_MAX: dict[int, int] = {
     Type.HELLO: GREETING_BYTES_MAX,
@@ -139,6 +151,11 @@ PAYLOAD_BYTES_MAX: dict[int, int] = {
     Type.CLOSE: 0,
     Type.IO_STATUS: 0,
     Type.IO_EXTENTS: EXTENTS_MAX * _U64_BYTES,
+    Type.WRITES: MANY_MAX * _RANGE_BYTES + _MANY_BYTES,
+    Type.IO_WRITES: MANY_MAX * _ASK_BYTES + _MANY_BYTES,
+    Type.IO_READS: MANY_MAX * _ASK_BYTES,
+    Type.IO_DONES: MANY_MAX * _U64_BYTES,
+    Type.IO_DATAS: MANY_MAX * _ASK_BYTES + _MANY_BYTES,
 }
 """What a payload may hold at most, by type: looked at in the header, so that nobody can make us take in 33 MiB
 for a beat, nor a list that takes the loop seconds to walk."""

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from sys import byteorder
 from typing import Any, NamedTuple
 
-from services.replica.peers.frames import Frame, FrameError
+from services.replica.peers.frames import MANY_BLOCKS_MAX, Frame, FrameError
 from stoscore.limits import VOLUME_BYTES_MAX, valid_node_name
 from stoscore.units import BLOCK_BYTES, SUM_BYTES
 
@@ -27,6 +27,7 @@ COPY_BLOCKS_MAX = 8192
 
 _RANGE = struct.Struct("<QQ")
 _EXTENT = struct.Struct("<II")
+_ASK = struct.Struct("<QQQ")
 _CLAIM = struct.Struct("<16sIQ")
 _BLOCKS_MAX = VOLUME_BYTES_MAX // BLOCK_BYTES
 _ZERO_SUM = bytes(SUM_BYTES)
@@ -111,6 +112,57 @@ def split_blocks(frame: Frame) -> tuple[memoryview, memoryview]:
     if len(frame.payload) != sums_bytes + count * BLOCK_BYTES:
         raise FrameError(f"{len(frame.payload)} bytes of payload are not {count} blocks with their checksums")
     return frame.payload[:sums_bytes], frame.payload[sums_bytes:]
+
+
+def pack_asks(asks: Sequence[tuple[int, int, int]]) -> bytes:
+    """(request, block, count), 24 bytes each."""
+    return struct.pack(f"<{3 * len(asks)}Q", *[value for ask in asks for value in ask])
+
+
+def unpack_asks(payload: memoryview | bytes) -> tuple[tuple[int, int, int], ...]:
+    """One at least, none empty, no more blocks than may travel together."""
+    if not payload or len(payload) % _ASK.size:
+        raise FrameError(f"a list of requests is not {len(payload)} bytes long")
+    asks = tuple(_ASK.iter_unpack(payload))
+    _check_many([(block, count) for _, block, count in asks])
+    return asks
+
+
+def _check_many(ranges: Sequence[tuple[int, int]]) -> int:
+    """How many blocks they are."""
+    blocks = 0
+    for block, count in ranges:
+        if not count or block + count > _BLOCKS_MAX:
+            raise FrameError(f"impossible range: block {block}, count {count}")
+        blocks += count
+    if blocks > MANY_BLOCKS_MAX:
+        raise FrameError(f"{blocks} blocks together where at most {MANY_BLOCKS_MAX} are allowed")
+    return blocks
+
+
+def split_asks(frame: Frame) -> tuple[tuple[tuple[int, int, int], ...], memoryview, memoryview]:
+    """(asks, sums, data) of an IO_WRITES or IO_DATAS."""
+    sums_from = frame.z * _ASK.size
+    if sums_from > len(frame.payload):
+        raise FrameError(f"{len(frame.payload)} bytes of payload do not hold {frame.z} requests")
+    asks = unpack_asks(frame.payload[:sums_from])
+    return asks, *_split_many(frame, sums_from, sum([count for _, _, count in asks]))
+
+
+def split_writes(frame: Frame) -> tuple[tuple[tuple[int, int], ...], memoryview, memoryview]:
+    """(ranges, sums, data) of a WRITES."""
+    sums_from = frame.z * _RANGE.size
+    if not frame.z or sums_from > len(frame.payload):
+        raise FrameError(f"{len(frame.payload)} bytes of payload do not hold {frame.z} ranges")
+    ranges = tuple(_RANGE.iter_unpack(frame.payload[:sums_from]))
+    return ranges, *_split_many(frame, sums_from, _check_many(ranges))
+
+
+def _split_many(frame: Frame, sums_from: int, blocks: int) -> tuple[memoryview, memoryview]:
+    data_from = sums_from + blocks * SUM_BYTES
+    if len(frame.payload) != data_from + blocks * BLOCK_BYTES:
+        raise FrameError(f"{len(frame.payload)} bytes of payload are not {blocks} blocks with their checksums")
+    return frame.payload[sums_from:data_from], frame.payload[data_from:]
 
 
 def present(sums: memoryview | bytes) -> int:

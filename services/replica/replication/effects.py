@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from services.replica.replication.blockmap import Range
 from services.replica.replication.estimate import Estimate
-from services.replica.replication.messages import DataMessage
+from services.replica.replication.messages import Ask, DataMessage
 
 
 class Tell(NamedTuple):
@@ -38,6 +38,14 @@ class AnswerRead(NamedTuple):
     heals: int = 0
 
 
+class AnswerReadMany(NamedTuple):
+    """As AnswerRead, for each of them; those that can be read are answered together."""
+
+    link: int
+    session: int
+    asks: tuple[Ask, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerStatus:
     """Look where data are and answer, under the same condition."""
@@ -63,6 +71,14 @@ class StoreWrite(NamedTuple):
     seq: int
     block: int
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls here
+    token: int
+
+
+class StoreWriteMany(NamedTuple):
+    """As StoreWrite, range by range under one number."""
+
+    seq: int
+    ranges: tuple[Range, ...]
     token: int
 
 
@@ -231,10 +247,12 @@ Effect = (
     Tell
     | Answer
     | AnswerRead
+    | AnswerReadMany
     | AnswerStatus
     | AnswerDigests
     | AnswerFetch
     | StoreWrite
+    | StoreWriteMany
     | StoreZero
     | StoreCopy
     | MarkRegions

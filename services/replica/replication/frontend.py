@@ -30,9 +30,11 @@ from services.replica.replication.frontend_events import (
     Answer,
     ClientGone,
     ClientRequest,
+    ClientRequests,
     Closing,
     Data,
     Done,
+    DoneMany,
     Effect,
     Event,
     LinkDown,
@@ -44,6 +46,7 @@ from services.replica.replication.frontend_events import (
     Release,
     RequestKind,
     SendClose,
+    SendMany,
     SendOpen,
     SendRequest,
     ServingHint,
@@ -57,9 +60,11 @@ __all__ = [
     "Answer",
     "ClientGone",
     "ClientRequest",
+    "ClientRequests",
     "Closing",
     "Data",
     "Done",
+    "DoneMany",
     "Effect",
     "Event",
     "FrontendCore",
@@ -72,6 +77,7 @@ __all__ = [
     "Release",
     "RequestKind",
     "SendClose",
+    "SendMany",
     "SendOpen",
     "SendRequest",
     "ServingHint",
@@ -82,6 +88,11 @@ WINDOW_REQUESTS = 1024
 """Requests at the primary; the rest waits here, where it costs the primary nothing."""
 WINDOW_BYTES = 64 * MIB
 """Payload, both ways, of the requests at the primary; a single larger one goes alone."""
+SMALL_BLOCKS = 16
+MANY = 64
+MANY_BLOCKS = 256
+"""Reads and writes of at most SMALL_BLOCKS travel together, so many requests and blocks of them at a time: what a
+message costs is then shared. It is not for large ones, whose bytes are what costs."""
 STALL_NS = 500 * MS
 """A primary that owes answers and gave none for so long may have been replaced unseen: the others are asked
 whether they serve, and it is asked to read one block. If it lost the session (it won another epoch and its
@@ -111,6 +122,8 @@ class FrontendCore:
         self._node = ""
         self._session = 0
         """0: no session."""
+        self._takes_many = False
+        """The session's primary knows SendMany."""
         self._sent = 0
         self._sent_bytes = 0
         self._stall_ns = 0
@@ -122,12 +135,14 @@ class FrontendCore:
         self.size_blocks = 0
         self._handlers: dict[type, Callable[[Any, int, list[Effect]], None]] = {
             ClientRequest: self._client_request,
+            ClientRequests: self._client_requests,
             ClientGone: self._client_gone,
             LinkUp: self._link_up,
             LinkDown: self._link_down,
             Opened: self._opened,
             Refused: self._refused,
             Done: self._done,
+            DoneMany: self._done_many,
             Data: self._data,
             ServingHint: self._serving_hint,
             Tick: self._tick,
@@ -192,15 +207,20 @@ class FrontendCore:
     # --- clients ---
 
     def _client_request(self, event: ClientRequest, now_ns: int, effects: list[Effect]) -> None:
-        if self._ended:
-            effects.append(Answer(event.cookie, ESHUTDOWN, 0))
-            if event.token:
-                effects.append(Release(event.token))
-            return
-        cookie, kind, block, count, fua, token = event
-        request = Unanswered(self._number(), cookie, kind, block, count, fua, token)
-        if self._order.add(request):
-            self._ready.append(request)
+        self._client_requests(ClientRequests((event,)), now_ns, effects)
+
+    def _client_requests(self, event: ClientRequests, now_ns: int, effects: list[Effect]) -> None:
+        for asked in event.requests:
+            cookie, kind, block, count, fua, token = asked
+            if self._ended:
+                effects.append(Answer(cookie, ESHUTDOWN, 0))
+                if token:
+                    effects.append(Release(token))
+                continue
+            request = Unanswered(self._number(), cookie, kind, block, count, fua, token)
+            if self._order.add(request):
+                self._ready.append(request)
+        if self._ready:
             self._pump(now_ns, effects)
 
     def _client_gone(self, event: ClientGone, now_ns: int, effects: list[Effect]) -> None:
@@ -239,6 +259,7 @@ class FrontendCore:
         self._lose_sent()
         self._node, self._session, self.epoch = event.node, event.session, event.epoch
         self.size_blocks = event.size_blocks
+        self._takes_many = event.takes_many
         self._pump(now_ns, effects)
 
     def _refused(self, event: Refused, now_ns: int, effects: list[Effect]) -> None:
@@ -310,12 +331,24 @@ class FrontendCore:
 
     def _done(self, event: Done, now_ns: int, effects: list[Effect]) -> None:
         request = self._answered(event, now_ns)
-        if request is None:
+        if request is not None:
+            self._end_of(request, event.errno, effects)
+            self._pump(now_ns, effects)
+
+    def _done_many(self, event: DoneMany, now_ns: int, effects: list[Effect]) -> None:
+        if not self._is_current(event, now_ns):
             return
-        errno = event.errno
+        table = self._order.table
+        for number in event.requests:
+            request = table.get(number)
+            if request is not None and request.sent:
+                self._end_of(request, 0, effects)
+        self._pump(now_ns, effects)
+
+    def _end_of(self, request: Unanswered, errno: int, effects: list[Effect]) -> None:
         if not errno and (request.looks or request.kind == _PATCH):
             errno = EIO  # a read without its content
-        self._finish(request, errno, 0, now_ns, effects)
+        self._finish(request, errno, 0, effects)
 
     def _data(self, event: Data, now_ns: int, effects: list[Effect]) -> None:
         request = self._answered(event, now_ns)
@@ -323,9 +356,11 @@ class FrontendCore:
             effects.append(Release(event.token))
         elif not _fits(request, event):
             effects.append(Release(event.token))
-            self._finish(request, EIO, 0, now_ns, effects)
+            self._finish(request, EIO, 0, effects)
+            self._pump(now_ns, effects)
         elif request.looks:
-            self._finish(request, 0, event.token, now_ns, effects)
+            self._finish(request, 0, event.token, effects)
+            self._pump(now_ns, effects)
         else:
             effects.append(Merge(request.token, event.token))
             request.kind = _WRITE
@@ -333,14 +368,21 @@ class FrontendCore:
 
     def _answered(self, event: Done | Data, now_ns: int) -> Unanswered | None:
         """The request that this answers; None when it is not one of the current session."""
-        if event.session != self._session or event.node != self._node or event.epoch < self.epoch:
+        if not self._is_current(event, now_ns):
             return None
-        self.epoch = event.epoch
-        self._stall_ns = now_ns + STALL_NS
         request = self._order.table.get(event.request)
         return request if request is not None and request.sent else None
 
-    def _finish(self, request: Unanswered, errno: int, content: int, now_ns: int, effects: list[Effect]) -> None:
+    def _is_current(self, event: Done | DoneMany | Data, now_ns: int) -> bool:
+        """It comes from the primary of the session, and in no epoch before the newest."""
+        if event.session != self._session or event.node != self._node or event.epoch < self.epoch:
+            return False
+        self.epoch = event.epoch
+        self._stall_ns = now_ns + STALL_NS
+        return True
+
+    def _finish(self, request: Unanswered, errno: int, content: int, effects: list[Effect]) -> None:
+        """Whoever calls pumps afterwards."""
         self._sent -= 1
         self._sent_bytes -= _payload_bytes(request)
         if request.cookie is not None:
@@ -350,26 +392,43 @@ class FrontendCore:
         if request.token:
             effects.append(Release(request.token))
         self._ready += self._order.remove(request)
-        if self._ready:
-            self._pump(now_ns, effects)
 
     def _pump(self, now_ns: int, effects: list[Effect]) -> None:
-        """Send what is ready as far as the window has room."""
-        if not self._session:
-            return
+        """Send what is ready as far as the window has room: small requests together, where there are several."""
         ready = self._ready
+        if not self._session or not ready:
+            return
+        many: dict[int, list[Unanswered]] = {_READ: [], _WRITE: []}
+        small = SMALL_BLOCKS if self._takes_many and len(ready) > 1 else 0
         while ready and self._sent < WINDOW_REQUESTS:
             request = ready[0]
             payload_bytes = _payload_bytes(request)
             if self._sent and self._sent_bytes + payload_bytes > WINDOW_BYTES:
-                return
+                break
             ready.popleft()
             if not self._sent:
                 self._stall_ns = now_ns + STALL_NS
             request.sent = True
             self._sent += 1
             self._sent_bytes += payload_bytes
-            self._send(request, effects)
+            if request.count <= small and request.kind in many and not request.fua:
+                many[request.kind].append(request)
+            else:
+                self._send(request, effects)
+        for kind, requests in many.items():
+            self._send_together(kind, requests, effects)
+
+    def _send_together(self, kind: int, requests: list[Unanswered], effects: list[Effect]) -> None:
+        step = MANY_BLOCKS // max((request.count for request in requests), default=1)
+        step = min(step, MANY)
+        for first in range(0, len(requests), step):
+            together = requests[first : first + step]
+            if len(together) == 1:
+                self._send(together[0], effects)
+                continue
+            asks = tuple([(request.number, request.block, request.count) for request in together])
+            tokens = tuple([request.token for request in together]) if kind == _WRITE else ()
+            effects.append(SendMany(self._node, self._session, kind, asks, tokens))
 
     def _send(self, request: Unanswered, effects: list[Effect]) -> None:
         kind, fua, token = request.kind, request.fua, request.token

@@ -8,7 +8,7 @@ the core, from one rising counter, so that neither is ever mistaken for the othe
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -50,6 +50,12 @@ class ClientRequest(NamedTuple):
     token: int
 
 
+class ClientRequests(NamedTuple):
+    """All that one wake-up brought, in order."""
+
+    requests: Sequence[ClientRequest]
+
+
 class ClientGone(NamedTuple):
     """These cookies need no answer any more. What they asked for still happens."""
 
@@ -71,6 +77,8 @@ class Opened(NamedTuple):
     session: int
     epoch: int
     size_blocks: int
+    takes_many: bool = False
+    """The primary knows requests that come together."""
 
 
 class Refused(NamedTuple):
@@ -93,6 +101,15 @@ class Done(NamedTuple):
     request: int
     epoch: int
     errno: int
+
+
+class DoneMany(NamedTuple):
+    """All of these are finished, without an error."""
+
+    node: str
+    session: int
+    requests: Sequence[int]
+    epoch: int
 
 
 class Data(NamedTuple):
@@ -124,7 +141,21 @@ class Closing(NamedTuple):
     """The frontend is being closed: everything is answered with ESHUTDOWN, now and from now on."""
 
 
-Event = ClientRequest | ClientGone | LinkUp | LinkDown | Opened | Refused | Done | Data | ServingHint | Tick | Closing
+Event = (
+    ClientRequest
+    | ClientRequests
+    | ClientGone
+    | LinkUp
+    | LinkDown
+    | Opened
+    | Refused
+    | Done
+    | DoneMany
+    | Data
+    | ServingHint
+    | Tick
+    | Closing
+)
 
 
 # ---- effects -----------------------------------------------------------------------------------------
@@ -144,6 +175,18 @@ class SendRequest(NamedTuple):
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls here
     fua: bool
     token: int
+
+
+class SendMany(NamedTuple):
+    """Several READs, or several WRITEs without FUA, in one message."""
+
+    node: str
+    session: int
+    kind: int
+    asks: tuple[tuple[int, int, int], ...]
+    """(request, block, count)"""
+    tokens: tuple[int, ...]
+    """of writes"""
 
 
 class SendClose(NamedTuple):
@@ -175,4 +218,4 @@ class Release(NamedTuple):
     token: int
 
 
-Effect = SendOpen | SendRequest | SendClose | Merge | Answer | Release
+Effect = SendOpen | SendRequest | SendMany | SendClose | Merge | Answer | Release

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from services.replica.replication.blockmap import regions_of
-from services.replica.replication.messages import Copy, Write, Zero
+from services.replica.replication.blockmap import Range, regions_of
+from services.replica.replication.messages import Copy, Write, WriteMany, Zero
 from stoscore.units import REGION_BLOCKS, SECOND
 
 QUIET_NS = 5 * SECOND
@@ -21,17 +21,22 @@ QUIET_NS = 5 * SECOND
 class Op(NamedTuple):
     """One change of the store on its way in. A copy counts as the latest write that it may hold."""
 
-    message: Write | Zero | Copy
+    message: Write | WriteMany | Zero | Copy
     seq: int
     regions: tuple[int, ...]
 
 
-def op_of(message: Write | Zero | Copy) -> Op:
-    if isinstance(message, Copy):
+def op_of(message: Write | WriteMany | Zero | Copy) -> Op:
+    if isinstance(message, Copy | WriteMany):
         touched = {region for block, count in message.ranges for region in regions_of(block, count)}
-        return Op(message, message.as_of, tuple(sorted(touched)))
+        seq = message.as_of if isinstance(message, Copy) else message.seq
+        return Op(message, seq, tuple(sorted(touched)))
     first, last = message.block // REGION_BLOCKS, (message.block + message.count - 1) // REGION_BLOCKS
     return Op(message, message.seq, (first,) if first == last else tuple(range(first, last + 1)))
+
+
+def ranges_of(message: Write | WriteMany | Zero) -> tuple[Range, ...]:
+    return message.ranges if isinstance(message, WriteMany) else ((message.block, message.count),)
 
 
 class Gate:

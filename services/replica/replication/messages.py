@@ -39,6 +39,8 @@ class Joined:
     commit: int
     share: tuple[Range, ...]
     unclean: bool
+    takes_many: bool = True
+    """It knows WriteMany; a replica of an older version does not."""
 
 
 class Write(NamedTuple):
@@ -46,6 +48,16 @@ class Write(NamedTuple):
     commit: int
     block: int
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls here
+    token: int
+
+
+class WriteMany(NamedTuple):
+    """What one wake-up brought of small writes, as one: it has one number, waits for its marks as one and is confirmed
+    as one. Its ranges are stored in their order."""
+
+    seq: int
+    commit: int
+    ranges: tuple[Range, ...]
     token: int
 
 
@@ -149,7 +161,7 @@ class Failed:
     reason: str
 
 
-ToReplica = Join | Write | Zero | Flush | CommitPoint | Digest | Copy | Fetch
+ToReplica = Join | Write | WriteMany | Zero | Flush | CommitPoint | Digest | Copy | Fetch
 ToPrimary = Joined | Ack | Flushed | Digests | Copied | Fetched | Rotten | Failed
 
 
@@ -204,10 +216,31 @@ class Request(NamedTuple):
     token: int = 0
 
 
+Ask = tuple[int, int, int]
+"""(request, block, count): one of many that came together."""
+
+
+class RequestMany(NamedTuple):
+    """Small reads, or small writes without FUA, that come together. `token` only with WRITE: the payloads of all of
+    them, in their order."""
+
+    session: int
+    io: Io
+    asks: tuple[Ask, ...]
+    token: int = 0
+
+
 class Done(NamedTuple):
     session: int
     request: int
     errno: int
+
+
+class DoneMany(NamedTuple):
+    """All of these succeeded. Only to a frontend that asked for many."""
+
+    session: int
+    requests: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,5 +248,5 @@ class Serving:
     """The primary serves: said to the attached frontend's node as soon as it is true."""
 
 
-ToFrontend = Opened | OpenRefused | Done | Serving
-DataMessage = ToReplica | ToPrimary | Open | Request | ToFrontend
+ToFrontend = Opened | OpenRefused | Done | DoneMany | Serving
+DataMessage = ToReplica | ToPrimary | Open | Request | RequestMany | ToFrontend

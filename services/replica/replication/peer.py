@@ -42,8 +42,10 @@ class Peer:
     missed: BlockMap = field(default_factory=BlockMap)
     missed_all: bool = False
     """The map can't be trusted: another primary may have written while this replica was away."""
-    unacked: dict[int, Range] = field(default_factory=dict)
+    unacked: dict[int, tuple[Range, ...]] = field(default_factory=dict)
     """Every write sent and not confirmed."""
+    takes_many: bool = True
+    """It knows WriteMany, by its own word when it joined last."""
     resync: Resync | None = None
     catching_up: CatchingUp | None = None
     """From the beginning of `resync` until the peer has synced what it got."""
@@ -88,8 +90,8 @@ class Peer:
 
     def lose(self) -> None:
         """The link ended: everything not confirmed is missed."""
-        for block, count in self.unacked.values():
-            self.missed.add(block, count)
+        for ranges in self.unacked.values():
+            self.missed.update(BlockMap(ranges))
         self.unacked.clear()
         if self.resync is not None:
             rest, everything = self.resync.unfinished()

@@ -19,6 +19,7 @@ from services.replica.replication.budget import Key
 from services.replica.replication.effects import (
     Answer,
     AnswerRead,
+    AnswerReadMany,
     AnswerStatus,
     CommitTail,
     Compare,
@@ -35,6 +36,7 @@ from services.replica.replication.effects import (
     SendCopy,
     StartedServing,
     StoreWrite,
+    StoreWriteMany,
     StoreZero,
     SyncStore,
     Tell,
@@ -42,7 +44,7 @@ from services.replica.replication.effects import (
 )
 from services.replica.replication.estimate import Estimate, bytes_of, work_of
 from services.replica.replication.flushes import Flushes
-from services.replica.replication.gate import Gate, Op, op_of
+from services.replica.replication.gate import Gate, Op, op_of, ranges_of
 from services.replica.replication.healing import Healing, Source
 from services.replica.replication.messages import (
     SEQ_BITS,
@@ -52,6 +54,7 @@ from services.replica.replication.messages import (
     Copy,
     Digests,
     Done,
+    DoneMany,
     Failed,
     Fetched,
     Flush,
@@ -62,9 +65,11 @@ from services.replica.replication.messages import (
     OpenRefused,
     Refusal,
     Request,
+    RequestMany,
     Rotten,
     ToPrimary,
     Write,
+    WriteMany,
     Zero,
     first_seq,
 )
@@ -92,12 +97,12 @@ COMMIT_IDLE_NS = 50 * MS
 
 @dataclass(slots=True)
 class Entry:
-    """A write that is not yet at or below the commit point."""
+    """A write that is not yet at or below the commit point, and the requests that it answers."""
 
     seq: int
     link: int
     session: int
-    request: int
+    requests: tuple[int, ...]
     fua: bool
     since_ns: int
     acked: int = 0
@@ -144,7 +149,11 @@ class Primary:
         self._receiving: tuple[Peer, ...] = ()
         self._receivers: tuple[str, ...] = ()
         self._away: tuple[Peer, ...] = ()
+        self.takes_many = True
+        """Every copy knows WriteMany, as far as is known: else what comes together has to be asked for one by one."""
         self._window: dict[int, Entry] = {}
+        self._beside = 0
+        """Requests of the window's entries beyond the first of each."""
         self._next_seq = first_seq(epoch) + 1
         self.commit = share.commit
         self._commit_at_ns = 0
@@ -276,6 +285,7 @@ class Primary:
         self._receiving = tuple(peer for peer in self.peers.values() if peer.receives())
         self._receivers = tuple(peer.node for peer in self._receiving)
         self._away = tuple(peer for peer in self.peers.values() if not peer.receives())
+        self.takes_many = all(peer.takes_many for peer in self.peers.values())
 
     # ---- take-over and resync -------------------------------------------------------------------------
 
@@ -329,6 +339,10 @@ class Primary:
         if peer.phase != "joining" or message.number != peer.join_number:
             return []
         out: list[Effect] = []
+        peer.takes_many = message.takes_many
+        if not peer.takes_many and any(isinstance(op.message, WriteMany) for op in self.gate.waiting_ops()):
+            self._refresh()
+            return self._drop(peer, "it has to wait for writes that its version does not know", self._now_ns)
         peer.unclean = message.unclean
         if message.unclean and not self.share.unclean and peer.node in self._required:
             # S3: it may have lost what it confirmed; none of its answers counts before it left and caught up.
@@ -344,7 +358,7 @@ class Primary:
         for op in self.gate.waiting_ops():
             # Not in our own store yet, so a comparison can't find it missing; not sent on this link either.
             assert not isinstance(op.message, Copy)
-            peer.unacked[op.seq] = (op.message.block, op.message.count)
+            peer.unacked[op.seq] = ranges_of(op.message)
             out.append(Tell((peer.node,), op.message))
         out += self._pump(peer)
         if peer.failed or peer.node not in self._required:
@@ -526,7 +540,7 @@ class Primary:
     @property
     def unanswered(self) -> int:
         """Requests of frontends under way here."""
-        return len(self._window) + len(self._flushes.waiting) + len(self._withheld)
+        return len(self._window) + self._beside + len(self._flushes.waiting) + len(self._withheld)
 
     def attachment(self, node: str | None, attach_epoch: int) -> None:
         """The record names another attachment: older sessions end (invariant 5)."""
@@ -539,7 +553,7 @@ class Primary:
         sessions = self._sessions
         if request.session != sessions.session or link != sessions.link:
             refused = OpenRefused(request.session, Refusal.NOT_READY, newest=sessions.session or 0)
-            return self._turn_away(link, request, refused)
+            return self._turn_away(link, request.token, refused)
         io = request.io
         if io is _READ:
             self.reads += 1
@@ -549,44 +563,74 @@ class Primary:
         if self._moving:
             return [Release(request.token)] if request.token else []  # its frontend sends it again to the next primary
         if self.writes_are is _FAILED:
-            return self._turn_away(link, request, Done(request.session, request.request, EIO))
+            return self._turn_away(link, request.token, Done(request.session, request.request, EIO))
         if io is _FLUSH:
             return self._flush(link, request.session, request.request)
         return self._write(link, request, now_ns)
 
-    def _turn_away(self, link: int, request: Request, answer: Done | OpenRefused) -> list[Effect]:
-        out: list[Effect] = [Release(request.token)] if request.token else []
-        return [*out, Answer(link, answer)]
+    def request_many(self, link: int, many: RequestMany, now_ns: int) -> list[Effect]:
+        """Small reads or small writes that came together, all inside the volume; writes only while `takes_many`."""
+        self._now_ns = now_ns
+        session, io, asks, token = many
+        sessions = self._sessions
+        if session != sessions.session or link != sessions.link:
+            return self._turn_away(link, token, OpenRefused(session, Refusal.NOT_READY, newest=sessions.session or 0))
+        if io is _READ:
+            self.reads += len(asks)
+            return [AnswerReadMany(link, session, asks)]
+        if self._moving:
+            return [Release(token)]
+        if self.writes_are is _FAILED:
+            return self._turn_away(link, token, *[Done(session, request, EIO) for request, _, _ in asks])
+        self.writes += len(asks)
+        self._beside += len(asks) - 1
+        ranges = tuple([(block, count) for _, block, count in asks])
+        seq = self._take_seq()
+        self._window[seq] = Entry(seq, link, session, tuple([request for request, _, _ in asks]), False, now_ns)
+        return self._put(WriteMany(seq, self.commit, ranges, token), ranges, now_ns)
 
-    def _write(self, link: int, request: Request, now_ns: int) -> list[Effect]:
+    def _turn_away(self, link: int, token: int, *answers: Done | OpenRefused) -> list[Effect]:
+        out: list[Effect] = [Release(token)] if token else []
+        return out + [Answer(link, answer) for answer in answers]
+
+    def _take_seq(self) -> int:
         seq = self._next_seq
         assert seq >> SEQ_BITS == self.epoch, "an epoch has room for 2**40 writes"
         self._next_seq = seq + 1
+        return seq
+
+    def _write(self, link: int, request: Request, now_ns: int) -> list[Effect]:
         self.writes += 1
-        block, count = request.block, request.count
-        self._window[seq] = Entry(seq, link, request.session, request.request, request.fua, now_ns)
-        commit = self.commit
+        seq, block, count = self._take_seq(), request.block, request.count
+        self._window[seq] = Entry(seq, link, request.session, (request.request,), request.fua, now_ns)
         message: Write | Zero
         if request.io is _WRITE:
-            message = Write(seq, commit, block, count, request.token)
+            message = Write(seq, self.commit, block, count, request.token)
         else:
-            message = Zero(seq, commit, block, count)
+            message = Zero(seq, self.commit, block, count)
+        return self._put(message, ((block, count),), now_ns)
+
+    def _put(self, message: Write | WriteMany | Zero, ranges: tuple[Range, ...], now_ns: int) -> list[Effect]:
+        """To everybody that receives writes, and into our own store as soon as its regions are marked."""
+        seq, commit = message.seq, message.commit
         out: list[Effect] = []
         for peer in self._away:
-            peer.missed.add(block, count)
+            for block, count in ranges:
+                peer.missed.add(block, count)
         if self._receivers:
-            where = (block, count)
             for peer in self._receiving:
                 if not peer.unacked and not peer.owes():
                     # Patience begins when it is asked for something, not when it was last heard.
                     peer.heard_ns = max(peer.heard_ns, now_ns)
-                peer.unacked[seq] = where
+                peer.unacked[seq] = ranges
                 peer.commit_sent = commit
                 if peer.scrub is not None:
-                    peer.scrub.written(block, count)
+                    for block, count in ranges:
+                        peer.scrub.written(block, count)
             out.append(Tell(self._receivers, message))
         if self._healing.under_way:
-            self._healing.written(block, count)
+            for block, count in ranges:
+                self._healing.written(block, count)
         op = op_of(message)
         passes, missing = self.gate.submit(op, now_ns)
         if passes:
@@ -598,11 +642,13 @@ class Primary:
     def _store(self, op: Op) -> list[Effect]:
         message = op.message
         assert not isinstance(message, Copy), "a primary stores no copies"
-        out: list[Effect] = [
-            StoreWrite(message.seq, message.block, message.count, message.token)
-            if isinstance(message, Write)
-            else StoreZero(message.seq, message.block, message.count)
-        ]
+        out: list[Effect] = []
+        if isinstance(message, Write):
+            out.append(StoreWrite(message.seq, message.block, message.count, message.token))
+        elif isinstance(message, WriteMany):
+            out.append(StoreWriteMany(message.seq, message.ranges, message.token))
+        else:
+            out.append(StoreZero(message.seq, message.block, message.count))
         entry = self._window[op.seq]
         entry.acked |= SELF_BIT
         if entry.acked & self._mask != self._mask:
@@ -636,10 +682,14 @@ class Primary:
         if not entry.seq & SAMPLED:
             self._recovery.pace.sample(self._now_ns - entry.since_ns, self._now_ns)
         if self.writes_are is not _OPEN:
-            return self._withhold(Withheld(entry.link, entry.session, entry.request, entry.fua))
+            held = [Withheld(entry.link, entry.session, request, entry.fua) for request in entry.requests]
+            return [effect for answer in held for effect in self._withhold(answer)]
+        if len(entry.requests) > 1:
+            return [Answer(entry.link, DoneMany(entry.session, entry.requests))]
+        request = entry.requests[0]
         if entry.fua:
-            return self._flush(entry.link, entry.session, entry.request)
-        return [Answer(entry.link, Done(entry.session, entry.request, 0))]
+            return self._flush(entry.link, entry.session, request)
+        return [Answer(entry.link, Done(entry.session, request, 0))]
 
     def _withhold(self, answer: Withheld) -> list[Effect]:
         """Fewer copies are in sync than the policy asks for."""
@@ -672,6 +722,7 @@ class Primary:
             if not entry.settled:
                 break
             commit = entry.seq
+            self._beside -= len(entry.requests) - 1
             del window[commit]
         if not commit:
             return []
@@ -783,10 +834,8 @@ class Primary:
         return not any(at in under_way for block, count in ranges for at in range(block, block + count))
 
     def _under_way(self, peer: Peer) -> list[Range]:
-        waiting = [
-            (op.message.block, op.message.count) for op in self.gate.waiting_ops() if not isinstance(op.message, Copy)
-        ]
-        return [*peer.unacked.values(), *waiting]
+        waiting = [ranges_of(op.message) for op in self.gate.waiting_ops() if not isinstance(op.message, Copy)]
+        return [where for ranges in (*peer.unacked.values(), *waiting) for where in ranges]
 
     def _after_healing(self, effects: list[Effect]) -> list[Effect]:
         """A copy that waited is sent as of now, if it is still wanted; one that nobody can give is given up."""
@@ -933,7 +982,7 @@ class Primary:
     def stop(self, successor: str = "") -> list[Effect]:
         """Another epoch: what waits is dropped, the frontend is sent on."""
         dropped = self.gate.drop_waiting()
-        out: list[Effect] = [Release(op.message.token) for op in dropped if isinstance(op.message, Write)]
+        out: list[Effect] = [Release(op.message.token) for op in dropped if isinstance(op.message, Write | WriteMany)]
         out += self._sessions.send_on(successor)
         self._withheld.clear()
         self._healing.stop()

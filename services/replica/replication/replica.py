@@ -21,6 +21,7 @@ from services.replica.replication.effects import (
     Release,
     StoreCopy,
     StoreWrite,
+    StoreWriteMany,
     StoreZero,
     SyncStore,
     UnmarkRegions,
@@ -41,6 +42,7 @@ from services.replica.replication.messages import (
     Rotten,
     ToReplica,
     Write,
+    WriteMany,
     Zero,
 )
 from services.replica.replication.scrub import FIRST_NUMBER
@@ -127,6 +129,11 @@ class Replica:
             out += self._submit(op_of(message), now_ns)
             return out
         match message:
+            case WriteMany(seq, commit, ranges):
+                out = self._learn_commit(commit)
+                self._recent.extend((seq, block, count) for block, count in ranges)
+                out += self._submit(op_of(message), now_ns)
+                return out
             case Copy(number, as_of, ranges):
                 # Judged as it arrives: writes that arrive later are stored after it, and those that came before
                 # may be committed, and so forgotten here, while it waits for a mark.
@@ -183,9 +190,11 @@ class Replica:
             copy = StoreCopy(message.as_of, message.ranges, keep, message.token)
             return [copy, Answer(self.link, Copied(message.number))]
         seq = message.seq
-        store: StoreWrite | StoreZero
+        store: StoreWrite | StoreWriteMany | StoreZero
         if isinstance(message, Write):
             store = StoreWrite(seq, message.block, message.count, message.token)
+        elif isinstance(message, WriteMany):
+            store = StoreWriteMany(seq, message.ranges, message.token)
         else:
             store = StoreZero(seq, message.block, message.count)
         return [store, Answer(self.link, Ack((seq,)))]

@@ -20,7 +20,7 @@ at the page cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +39,7 @@ from services.replica.store.stack import NAME
 from services.replica.store.state import StateFile
 from services.replica.store.sums import FAN_OUT, Buffer
 from services.replica.store.tail import Tail
-from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
+from stoscore.units import BLOCK_BYTES, REGION_BLOCKS, SUM_BYTES
 
 
 class FileStore:
@@ -206,6 +206,25 @@ class FileStore:
             self._tail.pen(block, count)
             self._layer.write(block, sums, data)
             self._tail.pen(0, 0)
+        except StoreError:
+            self.unclean = True
+            raise
+
+    def write_many(self, seq: int, ranges: Sequence[tuple[int, int]], sums: Buffer, data: Buffer) -> None:
+        if len(data) != len(sums) * (BLOCK_BYTES // SUM_BYTES) or sum([count for _, count in ranges]) != len(sums) >> 3:
+            raise ValueError(f"{len(sums)} bytes of sums and {len(data)} of data for {len(ranges)} ranges")
+        for block, count in ranges:
+            self._check_range(block, count)
+        tail, write, raw, view = self._tail, self._layer.write, bytes(sums), memoryview(data)
+        at = 0
+        try:
+            for block, count in ranges:
+                end = at + count
+                tail.append(seq, block, count)
+                tail.pen(block, count)
+                write(block, raw[at * SUM_BYTES : end * SUM_BYTES], view[at * BLOCK_BYTES : end * BLOCK_BYTES])
+                at = end
+            tail.pen(0, 0)
         except StoreError:
             self.unclean = True
             raise

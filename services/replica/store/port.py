@@ -54,6 +54,12 @@ class BlockStore(Protocol):
         """Store len(sums) // 8 blocks. The caller has verified the sums and marked the regions.
         A sum of 0 stores zeros (a hole). Raises StoreError."""
 
+    def write_many(
+        self, seq: int, ranges: Sequence[tuple[int, int]], sums: bytes | memoryview, data: bytes | memoryview
+    ) -> None:
+        """`tail_append` and `write` for each range in turn; `sums` and `data` are those of all of them. Raises
+        StoreError."""
+
     def zero(self, block: int, count: int) -> None:
         """The range reads as zeros and gives its space back."""
 
