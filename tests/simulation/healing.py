@@ -166,9 +166,15 @@ def _not_served(world: World, name: str, volume: SimVolume) -> str:
 
 
 def _no_primary(world: World, volume: str) -> str:
-    healthy = [m for m in world.machines.values() if m.name not in world.left_behind and m.node is not None]
-    states = [m.node.volumes[volume] for m in healthy if m.node is not None and volume in m.node.volumes]
-    primaries = [state.primary.me for state in states if state.primary is not None and state.primary.serving]
+    """One of those that are well serves. A disk that hangs is noticed when it is asked for something (A5), and while
+    writes and flushes fail by the policy nobody asks it: the primary on it answers what there is to answer."""
+    states = [(m, m.node.volumes[volume]) for m in world.machines.values() if m.node and volume in m.node.volumes]
+    serving = [(m, state) for m, state in states if state.primary is not None and state.primary.serving]
+    primaries = [
+        machine.name
+        for machine, state in serving
+        if machine.name not in world.left_behind or (machine.disk_hangs and state.brain.writes == "failing")
+    ]
     return "" if len(primaries) == 1 else f"{volume}: served by {primaries}"
 
 

@@ -137,3 +137,9 @@ def test_last_member_of_a_deleted_volume_that_hears_that_the_others_have_erased(
     """The simulator's own: it learns of the tombstone when both others have given their data back, and removes its
     directory with its own data in one go. Nobody was left to be protected by its tombstone."""
     run(8300296)
+
+
+def test_primary_with_a_disk_that_hangs_whom_nobody_asks_to_write() -> None:
+    """The simulator's own: too few copies are in sync, writes fail by the policy, and reads were answered all the time
+    by a primary whose disk would only have been missed by a write."""
+    run(8200370)
