@@ -9,7 +9,8 @@ from typing import Any
 
 def plain(text: object) -> str:
     """The text with everything unprintable written as an escape, on one line."""
-    return "".join(char if char.isprintable() else _escape(char) for char in str(text))
+    told = str(text)
+    return told if told.isprintable() else "".join(char if char.isprintable() else _escape(char) for char in told)
 
 
 def _escape(char: str) -> str:

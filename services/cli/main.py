@@ -6,6 +6,7 @@ with the code of `stoscore.errors.EXIT_CODE` and says on stderr what happened an
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,9 @@ COMPLETING = "_STOS_COMPLETE"
 CLOSED_PIPE = 128 + 13
 """As every program ends that writes to a reader who has gone (SIGPIPE)."""
 INTERRUPTED = 130
+COLLECTED_AFTER = (200_000, 20, 100)
+"""Objects, rounds, rounds. With Python's own numbers a long list of volumes is walked again and again while it is read,
+for rubbish that a command hardly makes, which takes longer than reading it."""
 
 
 class Shell(StrEnum):
@@ -165,6 +169,7 @@ def _misused(error: typer.TyperException, as_json: bool) -> int:
 
 def main() -> None:
     """The console script."""
+    gc.set_threshold(*COLLECTED_AFTER)
     if COMPLETING in os.environ:
         _know_shells()
     try:
