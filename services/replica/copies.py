@@ -12,22 +12,17 @@ Range = tuple[int, int]
 _ZERO = bytes(SUM_BYTES)
 
 
-def pack_copy(store: BlockStore, ranges: Sequence[Range]) -> tuple[bytes, ...]:
+def pack_copy(store: BlockStore, ranges: Sequence[Range]) -> tuple[bytes | memoryview, ...]:
     """(sums, data...) as the store holds them now, each block verified. Raises CorruptBlocks, StoreError."""
-    all_sums: list[bytes] = []
-    parts: list[bytes] = []
-    for block, count in ranges:
-        sums, data = store.read(block, count)
-        all_sums.append(sums)
-        parts += [
-            data[first * BLOCK_BYTES : (first + length) * BLOCK_BYTES]
-            for first, length, zeros in _runs(sums)
-            if not zeros
-        ]
-    return b"".join(all_sums), *parts
+    sums, data = store.read_scattered(ranges)
+    view = memoryview(data)
+    runs = _runs(sums)
+    return sums, *(view[at * BLOCK_BYTES : (at + length) * BLOCK_BYTES] for at, length, zeros in runs if not zeros)
 
 
-def pack_readable(store: BlockStore, ranges: Sequence[Range]) -> tuple[list[Range], tuple[bytes, ...], list[int]]:
+def pack_readable(
+    store: BlockStore, ranges: Sequence[Range]
+) -> tuple[list[Range], tuple[bytes | memoryview, ...], list[int]]:
     """(ranges, payload as of `pack_copy`, bad blocks): what of these ranges matches its checksum, and what does not.
     Raises StoreError."""
     bad: list[int] = []
@@ -75,8 +70,14 @@ def store_copy(
     data: bytes | memoryview,
 ) -> None:
     """Stores the blocks of `ranges` that lie in `keep`. Raises StoreError."""
-    kept = None if ranges == keep else sorted(keep)
     sums, view = bytes(sums), memoryview(data)
+    if ranges == keep and _ZERO not in sums:
+        store.write_scattered(ranges, sums, view)
+        return
+    kept = sorted(keep)
+    places: list[Range] = []
+    parts: list[memoryview] = []
+    rows: list[bytes] = []
     at_sum = at_data = 0
     for block, count in ranges:
         part = sums[at_sum : at_sum + count * SUM_BYTES]
@@ -90,8 +91,10 @@ def store_copy(
                 if zeros:
                     store.zero(start, end - start)
                     continue
-                run_sums = part[(first + offset) * SUM_BYTES : (first + offset + end - start) * SUM_BYTES]
-                store.write(start, run_sums, content[offset * BLOCK_BYTES : (offset + end - start) * BLOCK_BYTES])
+                places.append((start, end - start))
+                rows.append(part[(first + offset) * SUM_BYTES : (first + offset + end - start) * SUM_BYTES])
+                parts.append(content[offset * BLOCK_BYTES : (offset + end - start) * BLOCK_BYTES])
+    store.write_scattered(places, b"".join(rows), b"".join(parts))
 
 
 def _runs(sums: bytes) -> list[tuple[int, int, bool]]:
@@ -108,11 +111,9 @@ def _runs(sums: bytes) -> list[tuple[int, int, bool]]:
     return runs
 
 
-def _inside(block: int, count: int, kept: list[Range] | None) -> list[tuple[int, int]]:
-    """The pieces (start, end) of a range that lie in `kept`; None keeps all."""
+def _inside(block: int, count: int, kept: list[Range]) -> list[tuple[int, int]]:
+    """The pieces (start, end) of a range that lie in `kept`."""
     end = block + count
-    if kept is None:
-        return [(block, end)]
     return [
         (max(block, first), min(end, first + length))
         for first, length in kept

@@ -30,6 +30,7 @@ from services.replica.peers import (
     FrameError,
     Link,
     Type,
+    present_sums,
     split_asks,
     split_blocks,
     split_copy,
@@ -346,8 +347,7 @@ class Handlers:
         ranges, sums, data = split_copy(frame)
         for block, count in ranges:
             self._check_inside(hosted, block, count)
-        present = b"".join(bytes(sums[at : at + 8]) for at in range(0, len(sums), 8) if any(sums[at : at + 8]))
-        if verify_sums(data, present):
+        if verify_sums(data, present_sums(sums)):
             raise FrameError("a copy does not match its checksums")
         return self.shell.hold(sums, data)
 

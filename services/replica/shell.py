@@ -41,7 +41,7 @@ from services.replica.peers import Link, PeerNetwork, Type, pack, pack_copies
 from services.replica.replication import effects as fx
 from services.replica.replication import messages as ms
 from services.replica.replication.estimate import error_of
-from services.replica.store import CorruptBlocks, StoreError
+from services.replica.store import CorruptBlocks, StoreError, by_region
 from stoscore.metrics import RATIO, Histogram
 from stoscore.telemetry import get_logger
 
@@ -511,8 +511,8 @@ class Shell:
 
     def _store_copy(self, hosted: Hosted, order: Data, effect: fx.StoreCopy) -> None:
         sums, data = self.payloads.pop(effect.token)
-        for block, count in effect.keep:
-            hosted.blocks.tail_append(effect.seq, block, count)
+        for part in by_region(effect.keep):
+            hosted.blocks.tail_append(effect.seq, *part.hull)
         store_copy(hosted.blocks, effect.ranges, effect.keep, sums, data)
         if hosted.health.rotten:
             copied = (at for block, count in effect.keep for at in range(block, block + count))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from services.replica.store import FileStore, block_sums
+from services.replica.store import FileStore, block_sums, by_region
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 from tests.crash.disk_model import Disk, Image, lay_down
 from tests.crash.promises import ZEROS, Broken, Promises
@@ -71,7 +71,16 @@ class Life:
 
     def steps(self, count: int) -> None:
         steps = (
-            *(self._write, self._write, self._write, self._zero, self._sync, self._settle, self._save, self._reopen),
+            *(
+                self._write,
+                self._write,
+                self._write_scattered,
+                self._zero,
+                self._sync,
+                self._settle,
+                self._save,
+                self._reopen,
+            ),
             *(self._prepare, self._seal, self._drop, self._fold, self._fold),
         )
         for _ in range(count):
@@ -100,6 +109,22 @@ class Life:
         data = b"".join(contents)
         self._begin(block, count, contents)
         self._store.write(block, block_sums(data), data)
+
+    def _write_scattered(self) -> None:
+        """A copy: some ranges here and there, stored region by region."""
+        first, _ = self._range(16)
+        ranges = [(first, 1), (first + 2, 2), (first + 7, 1), (60, 3)]
+        contents = [self._content() for _, count in ranges for _ in range(count)]
+        data, at = b"".join(contents), 0
+        self._seq += 1
+        for part in by_region(ranges):
+            self._store.mark({part.region})
+            self._unflushed.add(part.region)
+            self._store.tail_append(self._seq, *part.hull)
+        for block, count in ranges:
+            self._promises.writing(block, contents[at : at + count])
+            at += count
+        self._store.write_scattered(ranges, block_sums(data), data)
 
     def _zero(self) -> None:
         block, count = self._range(24)

@@ -12,7 +12,7 @@ import pytest
 from services.replica.store import layer
 from services.replica.store.file_store import FileStore
 from stoscore.units import BLOCK_BYTES
-from tests.crash.rot import Replica, sweep
+from tests.crash.rot import Replica, flip, sweep
 from tests.crash.run import IN_MEMORY
 
 DATA = Path("layers/0001/data")
@@ -127,3 +127,13 @@ def test_a_file_is_zeroed(place: Path, sealed: bool, name: str, outcome: str) ->
     path = replica.directory / name
     path.write_bytes(bytes(path.stat().st_size))
     assert replica.look() == outcome
+
+
+@pytest.mark.parametrize(("sealed", "sums"), [(False, SUMS), (True, SUMS), (True, Path("layers/0002/sums"))])
+def test_checksums_are_zeroed_and_a_block_rots_as_well(place: Path, sealed: bool, sums: Path) -> None:
+    """Then they can't be made again from the data: nothing may be concluded from what they say."""
+    replica = Replica.make(place / "replica", sealed=sealed)
+    path = replica.directory / sums
+    path.write_bytes(bytes(path.stat().st_size))
+    flip(replica.directory / DATA, 6 * BLOCK_BYTES)
+    assert replica.look() == "corrupt block"

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from xxhash import xxh3_64_hexdigest
 
-from services.replica.store import FileStore, block_sums, check, digest
+from services.replica.store import FileStore, block_sums, by_region, check, digest
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 
 SIZE = 2 * REGION_BLOCKS + 500
@@ -158,6 +158,28 @@ class StoreMachine(RuleBasedStateMachine):
         self.begin(at, len(data))
         self.store.write(at, block_sums(b"".join(data)), b"".join(data))
         self.applied(at, data)
+
+    @rule(
+        places=st.lists(st.tuples(starts, counts), min_size=1, max_size=5), seed=st.integers(1, 3), holes=st.booleans()
+    )
+    def write_scattered(self, places: list[tuple[int, int]], seed: int, holes: bool) -> None:
+        """As copies come in: one note in the tail for what lies in one region."""
+        data = [
+            content(0 if holes and at % 3 == 0 else seed, at) for first, n in places for at in range(first, first + n)
+        ]
+        self.store.mark({region for at, count in places for region in regions(at, count)})
+        self.durable.keep("intent")
+        for part in by_region(places):
+            self.begin(*part.hull)
+        self.store.write_scattered(places, block_sums(b"".join(data)), b"".join(data))
+        for at, count in places:
+            self.applied(at, data[:count])
+            del data[:count]
+
+    @rule(places=st.lists(st.tuples(starts, counts), min_size=1, max_size=5))
+    def read_scattered(self, places: list[tuple[int, int]]) -> None:
+        data = b"".join(self.blocks[at] for first, count in places for at in range(first, first + count))
+        assert self.store.read_scattered(places) == (block_sums(data), data)
 
     @rule(at=starts, count=counts)
     def zero(self, at: int, count: int) -> None:

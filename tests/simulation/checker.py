@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from services.replica.brain import HardState, Slot, Stamp, Voter
 from services.replica.brain import messages as ms
 from services.replica.driver import Node, Volume
+from services.replica.replication.effects import Damage
 from services.replica.replication.messages import SEQ_BITS, Io, Request
 from stoscore.units import SECOND
 from tests.simulation.store import Disk
@@ -366,6 +367,15 @@ class Checker:
             if wrong:
                 self._wrong("S3:", name, "acknowledges a flush in epoch", epoch, "and in-sync", wrong)
         registers.volume(volume).flushes_sent.pop((request.session, request.request), None)
+
+    def differed(self, volume: str, damage: Damage) -> None:
+        """T2, D1: the scrub found that two members in sync held different content, which no write under way and no rot
+        explains. It makes them equal, and nobody would see any more what a comparison had left out."""
+        blocks = [at for first, count in damage.blocks for at in range(first, first + count)]
+        unexplained = [at for at in blocks if (volume, at) not in self._world.rotted]
+        if unexplained:
+            source, node = damage.source, damage.node
+            self._wrong("T2:", volume, "in-sync", node, "differed from", source, "in block", unexplained[0])
 
     # ---- the end --------------------------------------------------------------------------------------
 

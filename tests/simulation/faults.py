@@ -269,7 +269,11 @@ class Struck:
             disk = machine.disks[self.dice.choice(volumes)]
             block = disk.rot(self.dice)
             if block is not None:
-                self._note("bit rot", 0, machine.name, disk.volume, block)
+                self._rotted(machine, disk.volume, block)
+
+    def _rotted(self, machine: Machine, volume: str, block: int) -> None:
+        self.world.rotted.add((volume, block))
+        self._note("bit rot", 0, machine.name, volume, block)
 
     def lacked(self, volume: str, backup: Machine) -> list[int]:
         """The blocks of the primary that a copy which is being brought up to date does not have."""
@@ -292,7 +296,7 @@ class Struck:
                     and machine is not backup
                     and disk.spoil(block, old if machine is primary else GARBAGE)
                 ):
-                    self._note("bit rot", 0, machine.name, volume, block)
+                    self._rotted(machine, volume, block)
 
     # ---- volumes --------------------------------------------------------------------------------------
 

@@ -77,8 +77,6 @@ class Disk:
         """Block -> the content before the present one."""
         self.rotten: dict[int, int] = {}
         """Block -> what its data are by now; `cache` keeps what its checksum says."""
-        self.rotted: set[int] = set()
-        """Every block that has ever been rotten here."""
         self.restored_ns: dict[int, int] = {}
         """Rotten block -> when an operator restored it."""
         self.lossy = False
@@ -291,7 +289,6 @@ class Disk:
         if block not in self.cache or block in self.dirty:
             return False
         self.rotten[block] = GARBAGE if content == self.cache[block] else content
-        self.rotted.add(block)
         return True
 
     def validate(self) -> None:

@@ -92,6 +92,8 @@ class World:
         """How many faults keep csi, placement and certs away: nothing new is asked for, and no home is found."""
         self.making = 0
         """Volumes that are about to be made."""
+        self.rotted: set[tuple[str, int]] = set()
+        """(volume, block) of all that has ever rotten."""
         self.tombs: dict[str, SimVolume] = {}
         """Volumes whose deletion was confirmed."""
 
@@ -172,15 +174,7 @@ class World:
 
     def may_be_rotten(self, volume: str, block: int, count: int) -> bool:
         """Some copy has rotten there, at this moment or since the read was asked."""
-        blocks = range(block, block + count)
-        return any(at in blocks for (rotten, at) in self.rotten if rotten == volume)
-
-    @property
-    def rotten(self) -> set[tuple[str, int]]:
-        """(volume, block) of all that has ever rotten."""
-        return {
-            (disk.volume, block) for m in self.machines.values() for disk in m.disks.values() for block in disk.rotted
-        }
+        return any((volume, at) in self.rotted for at in range(block, block + count))
 
     def replied(self, machine: Machine, reply: Reply) -> None:
         any(volume.replied(machine, reply) for volume in [*self.volumes.values(), *self.tombs.values()])
@@ -190,6 +184,8 @@ class World:
 
     def damaged(self, disk: Disk, damage: Damage) -> None:
         self.coverage.damage(damage.kind if damage.source else "lost")
+        if damage.kind == "differing":
+            self.checker.differed(disk.volume, damage)
 
     def _repair_hopeless(self, disk: Disk, left: set[str]) -> None:
         """Rot heals where another copy has the block; where none has, an operator restores it from somewhere else."""

@@ -112,13 +112,62 @@ def test_a_copy_that_returns_in_time_is_not_replaced() -> None:
     assert again.next_deadline_ns(LEASED) is None or again.next_deadline_ns(LEASED) != GRACE
 
 
-def test_a_failure_after_it_followed_begins_a_new_grace() -> None:
+def test_the_grace_stands_still_while_it_follows_and_begins_anew_when_it_has_caught_up() -> None:
+    """Its process is killed in the middle of every resync: it follows for a moment between two deaths, and were each to
+    begin the grace anew, its volume would lack that copy for ever."""
     machine = without_c()
     step(machine, ev.PeerUp("c"), 10, LEASED)
+    accept(machine, C, now_ns=10)
     step(machine, ev.MemberFollows(C), 10, LEASED)
-    step(machine, ev.MemberFailed(C, "its disk is slow"), 20, LEASED)
-    assert asked(wait(machine, GRACE + 19)) == []
-    assert len(asked(wait(machine, GRACE + 20))) == 1
+    step(machine, ev.MemberFailed(C, "its process died"), 20, LEASED)
+    assert asked(wait(machine, GRACE + 9)) == []
+    step(machine, ev.MemberFollows(C), GRACE + 9, LEASED)
+    assert asked(wait(machine, 10 * GRACE)) == [], "however long the resync takes"
+    step(machine, ev.MemberFailed(C, "its process died"), 10 * GRACE, LEASED)
+    assert len(asked(wait(machine, 10 * GRACE + 1))) == 1
+
+    again = without_c()
+    step(again, ev.PeerUp("c"), 10, LEASED)
+    step(again, ev.MemberCaughtUp(C), 10, LEASED)
+    settle(again, B, C, now_ns=10)
+    step(again, ev.MemberFailed(C, "its disk is slow"), 20, LEASED)
+    settle(again, B, now_ns=20)
+    assert asked(wait(again, GRACE + 19)) == []
+    assert len(asked(wait(again, GRACE + 20))) == 1
+
+
+def test_a_witness_whose_node_comes_and_goes_and_never_stores_the_record_is_lost() -> None:
+    machine = leader(record(A, B, W), B, W)
+    step(machine, ev.PeerDown("w"), 0, LEASED)
+    step(machine, ev.PeerUp("w"), GRACE - 10, LEASED)
+    step(machine, ev.PeerDown("w"), GRACE, LEASED)
+    assert asked(wait(machine, GRACE + 9)) == []
+    assert [ask.kind for ask in asked(wait(machine, GRACE + 10))] == ["witness"]
+    well = leader(record(A, B, W), B, W)
+    step(well, ev.PeerDown("w"), 0, LEASED)
+    step(well, ev.PeerUp("w"), GRACE - 10, LEASED)
+    accept(well, W, now_ns=GRACE - 5)
+    step(well, ev.PeerDown("w"), GRACE, LEASED)
+    assert asked(wait(well, 2 * GRACE - 1)) == []
+    assert [ask.kind for ask in asked(wait(well, 2 * GRACE))] == ["witness"]
+
+
+def test_who_is_joining_has_a_new_grace_each_time_it_follows() -> None:
+    """Given up, it would lose what it has got so far."""
+    machine = without_c()
+    wait(machine, GRACE)
+    step(machine, ev.HomeFound(D), GRACE, LEASED)
+    step(machine, ev.PeerUp("d"), GRACE, LEASED)
+    settle(machine, B, D, now_ns=GRACE)
+    step(machine, ev.MemberFollows(D), GRACE, LEASED)
+    for turn in range(3):
+        at_ns = (turn + 2) * GRACE
+        step(machine, ev.MemberFailed(D, "its link ended"), at_ns, LEASED)
+        step(machine, ev.MemberFollows(D), at_ns + GRACE - 1, LEASED)
+        assert shape(machine) == ("abc", "ab", "d")
+    step(machine, ev.MemberFailed(D, "its link ended"), 5 * GRACE, LEASED)
+    wait(machine, 6 * GRACE)
+    assert shape(machine) == ("abc", "ab", "")
 
 
 def test_the_grace_of_a_member_that_was_away_before_goes_on_with_a_new_leader() -> None:

@@ -13,7 +13,7 @@ from services.replica.peers.payloads import (
     pack_claims,
     pack_ranges,
     pack_u64s,
-    present,
+    present_sums,
     split_blocks,
     split_copy,
     unpack_claims,
@@ -82,7 +82,8 @@ def test_a_copy_carries_data_only_of_blocks_that_have_any() -> None:
     assert ranges == [(4, 1), (9, 2)]
     assert bytes(found) == sums
     assert bytes(data) == b"d" * BLOCK_BYTES
-    assert present(found) == 1
+    assert present_sums(found) == b"\1" * 8
+    assert present_sums(b"\2" + bytes(8) + b"\2" * 7) == b"\2" + bytes(8) + b"\2" * 7, "zeros that are no checksum"
 
 
 @pytest.mark.parametrize(

@@ -200,8 +200,8 @@ class Leading:
     # ---- members --------------------------------------------------------------------------------------
 
     def follows(self, member: Voter, now_ns: int) -> None:
-        if self._repair is not None:
-            self._repair.follows(member)
+        if self._repair is not None and self._local.record is not None:
+            self._repair.follows(member, self._local.record)
             self._next_change(now_ns)
 
     def unknown(self, member: Voter) -> None:

@@ -8,7 +8,11 @@ No central part decides anything: a leader that dies forgets what it asked for, 
 and the same members and asks again. What was made and is in no record is removed by its own node.
 
 A copy is away from when it fails until it follows again, whatever its node says: a node may be well and its disk not.
-A witness is away while its node is. Who answers beats and does not store the record is as good as away.
+While it follows its grace stands still, and begins anew only when it has caught up. *A process that is killed in the
+middle of every resync follows for a moment between two deaths: were each to begin the grace anew, its volume would lack
+that copy for ever.* Who is joining has a new grace each time: given up, it would lose what it has got so far.
+A witness is away while its node is, and has caught up when it has stored the record. Who answers beats and does not
+store the record is as good as away.
 """
 
 from __future__ import annotations
@@ -49,6 +53,8 @@ class Repair:
         self._proposing = proposing
         self._away_ns: dict[Voter, int] = {}
         """Member -> since when it does not follow, or is silent; what we saw before we led counts."""
+        self._spent_ns: dict[Voter, int] = {}
+        """Member that follows -> how much of its grace it has used up since it was in sync."""
         self._mute_ns: dict[Voter, int] = {}
         """Member -> since when it answers beats and does not store the record."""
         self._gone: set[Voter] = set()
@@ -78,14 +84,21 @@ class Repair:
         if member in record.in_sync:
             self._away_ns[member] = self._gone_ns(member)
         else:
-            self._away_ns.setdefault(member, self._local.now_ns)
+            self._is_away(member)
 
-    def follows(self, member: Voter) -> None:
+    def _is_away(self, member: Voter) -> None:
+        now_ns = self._local.now_ns
+        self._away_ns.setdefault(member, min(now_ns - self._spent_ns.pop(member, 0), self._mute_ns.get(member, now_ns)))
+
+    def follows(self, member: Voter, record: Record) -> None:
         """It is being brought up to date."""
-        self._away_ns.pop(member, None)
+        since_ns = self._away_ns.pop(member, None)
+        if since_ns is not None and member in record.voters:
+            self._spent_ns[member] = self._local.now_ns - since_ns
 
     def caught_up(self, member: Voter, record: Record) -> None:
         self._away_ns.pop(member, None)
+        self._spent_ns.pop(member, None)
         if member in record.joining:
             self._ready.add(member)
 
@@ -95,16 +108,18 @@ class Repair:
         if member is None or member in record.in_sync:
             return  # that one in sync fails is told by replication
         if not self._local.reaches(node):
+            self._is_away(member)
             self._mute_ns.pop(member, None)
-            self._away_ns.setdefault(member, self._local.now_ns)
             if member.kind == "data":
                 self._ready.discard(member)
         elif member.kind == "witness":
-            self._away_ns.pop(member, None)
+            self.follows(member, record)
 
     def stored(self, member: Voter, record: Record) -> None:
         """It has the latest record; that is all that a witness has to do."""
         self._mute_ns.pop(member, None)
+        if member.kind == "witness":
+            self._spent_ns.pop(member, None)
         if member.kind == "witness" and member in record.joining:
             self._ready.add(member)
 
@@ -117,7 +132,7 @@ class Repair:
         """Its node has no such member (any more): it can't come back."""
         self._gone.add(member)
         self._ready.discard(member)
-        self._away_ns.setdefault(member, self._local.now_ns)
+        self._is_away(member)
 
     # ---- homes ------------------------------------------------------------------------------------------
 

@@ -165,10 +165,13 @@ def _split_many(frame: Frame, sums_from: int, blocks: int) -> tuple[memoryview, 
     return frame.payload[sums_from:data_from], frame.payload[data_from:]
 
 
-def present(sums: memoryview | bytes) -> int:
-    """How many of these checksums belong to blocks that do not read as zeros."""
+def present_sums(sums: memoryview | bytes) -> bytes:
+    """Those of these checksums that belong to blocks that do not read as zeros."""
     raw = bytes(sums)
-    return sum(raw[at : at + SUM_BYTES] != _ZERO_SUM for at in range(0, len(raw), SUM_BYTES))
+    if _ZERO_SUM not in raw:
+        return raw
+    each = (raw[at : at + SUM_BYTES] for at in range(0, len(raw), SUM_BYTES))
+    return b"".join(one for one in each if one != _ZERO_SUM)
 
 
 def split_copy(frame: Frame) -> tuple[list[tuple[int, int]], memoryview, memoryview]:
@@ -182,7 +185,7 @@ def split_copy(frame: Frame) -> tuple[list[tuple[int, int]], memoryview, memoryv
         raise FrameError(f"a copy of {blocks} blocks where at most {COPY_BLOCKS_MAX} are allowed")
     data_from = sums_from + blocks * SUM_BYTES
     sums, data = frame.payload[sums_from:data_from], frame.payload[data_from:]
-    if data_from > len(frame.payload) or len(data) != present(sums) * BLOCK_BYTES:
+    if data_from > len(frame.payload) or len(data) != len(present_sums(sums)) // SUM_BYTES * BLOCK_BYTES:
         raise FrameError(f"{len(frame.payload)} bytes of payload are not what {len(ranges)} ranges need")
     return ranges, sums, data
 

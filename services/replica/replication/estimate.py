@@ -5,29 +5,40 @@ comparisons are drawn from all over what may differ, nothing is copied before th
 differing blocks is taken for that of the rest. Its error is that of a sample, which is known too.
 
 How fast it goes is what it was the last times with the same node; how well that was foretold says how far to trust it.
+A return is not one rate: there is what every return costs (the last sync, round trips), what a block costs, what a
+piece of neighbours costs (system calls and a seek), and what comparing costs. All four are fitted to the last truths.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
-from stoscore.units import BLOCK_BYTES, MIB, MS, SECOND
+from stoscore.units import BLOCK_BYTES, MS, SECOND
 
 COPY_OVERHEAD_BYTES = 24
 """Of a block that travels: its range and its checksum; neighbours share the range."""
 COMPARE_OVERHEAD_BYTES = 8
-COMPARE_WORK_BYTES = 256
-"""Comparing a block takes both ends about as long as sending so many bytes of blocks."""
 CONFIDENCE = 2.0
 """Standard errors to either side: nineteen of twenty are inside."""
-UNKNOWN_BYTES_PER_S = 48 * MIB
 UNKNOWN_ERROR = 0.5
 """Until the first truth is known."""
 ERROR_MIN = 0.1
-END_NS = 100 * MS
-"""What comes after the last block: the sync, and the record that admits the copy."""
 _WEIGHT = 0.3
+
+Rates = tuple[float, float, float, float]
+"""Nanoseconds: a return, a block that travels, a piece of neighbours that travel, a compared block."""
+UNKNOWN_RATES: Rates = (50.0 * MS, 9_000.0, 20_000.0, 700.0)
+"""Of a disk and a processor of the middling sort."""
+TRUTHS = 16
+"""How many of the last returns the rates are fitted to."""
+_DOUBT = 0.001
+"""What the rates from before count beside one truth: they decide where the truths say nothing."""
+_USUAL_ERROR = 0.2
+"""Of what was foretold. A return that is much farther off met something else, a disk that stood still for a moment."""
+_ROUNDS, _STEPS = 4, 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +52,30 @@ class Band:
     def __post_init__(self) -> None:
         assert 0 <= self.low <= self.likely <= self.high
 
-    def times(self, factor: int, plus: int = 0) -> Band:
-        return Band(self.low * factor + plus, self.likely * factor + plus, self.high * factor + plus)
-
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
     bytes: Band
     duration_ns: Band
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What of a return takes time."""
+
+    blocks: int
+    """that travel"""
+    pieces: int
+    """in which they lie side by side"""
+    compared: int
+
+    @property
+    def parts(self) -> Rates:
+        return 1.0, float(self.blocks), float(self.pieces), float(self.compared)
+
+
+Expected = tuple[Work, Work, Work]
+"""The least, the likely, and the most."""
 
 
 class Share:
@@ -79,32 +106,67 @@ class Share:
         low, high = max(0.0, share - error), min(1.0, share + error)
         return Band(int(candidates * low), int(candidates * share), -int(-candidates * high // 1))
 
+    def pieces(self, blocks: int) -> int:
+        """In how many pieces so many blocks lie that will be found to differ."""
+        return -(-blocks * self._runs // self._differing) if self._differing else blocks
+
 
 class Speed:
-    """How fast copies go to one node, learned from those that are done."""
+    """How long returns of one node take, learned from those that are done."""
 
-    def __init__(self) -> None:
-        self.bytes_per_s = float(UNKNOWN_BYTES_PER_S)
+    def __init__(self, before: Rates = UNKNOWN_RATES) -> None:
+        """`before`: what is known of other nodes."""
+        self._before = before
+        self._truths: deque[tuple[Work, int]] = deque(maxlen=TRUTHS)
+        self.rates = before
         self.error = UNKNOWN_ERROR
-        self._known = False
 
-    def learn(self, work: int, took_ns: int, foretold_ns: int) -> None:
-        """`work`: as `work_of` counts it. Small ones say nothing about the rate: their time is that of the end."""
-        moving_ns = took_ns - END_NS
-        if foretold_ns and took_ns:
-            self.error += _WEIGHT * (min(error_of(foretold_ns, took_ns), 1.0) - self.error)
-        if work < MIB or moving_ns <= 0:
+    def learn(self, work: Work, took_ns: int, foretold_ns: int, *, held_back: bool = False) -> None:
+        """`held_back`: the budget decided how long it took."""
+        if took_ns <= 0:
             return
-        rate = work * SECOND / moving_ns
-        self.bytes_per_s = rate if not self._known else self.bytes_per_s + _WEIGHT * (rate - self.bytes_per_s)
-        self._known = True
+        if foretold_ns:
+            self.error += _WEIGHT * (min(error_of(foretold_ns, took_ns), 1.0) - self.error)
+        if not held_back:
+            self._truths.append((work, took_ns))
+            self.rates = fitted(self._truths, self._before)
 
-    def duration(self, work: Band, allowed_bytes_per_s: int) -> Band:
+    def duration_ns(self, work: Work, allowed_bytes_per_s: int) -> int:
         """`allowed_bytes_per_s`: what the budget leaves."""
-        rate = max(1.0, min(self.bytes_per_s, allowed_bytes_per_s))
+        free = sum(rate * part for rate, part in zip(self.rates, work.parts, strict=True))
+        held = self.rates[0] + work.blocks * BLOCK_BYTES * SECOND / max(1, allowed_bytes_per_s)
+        return int(max(free, held))
+
+    def band(self, expected: Expected, allowed_bytes_per_s: int) -> Band:
         error = max(ERROR_MIN, min(0.9, CONFIDENCE * self.error))
-        low, likely, high = (int(size * SECOND / rate) + END_NS for size in (work.low, work.likely, work.high))
-        return Band(int(low * (1 - error)), likely, int(high * (1 + error)))
+        least, middle, most = (self.duration_ns(work, allowed_bytes_per_s) for work in expected)
+        return Band(int(least * (1 - error)), middle, max(middle, int(most * (1 + error))))
+
+
+def fitted(truths: Sequence[tuple[Work, int]] | deque[tuple[Work, int]], before: Rates) -> Rates:
+    """The rates with the smallest relative errors, none below zero. Each is sought as a multiple of the one before, and
+    being another costs a little, so that what no truth tells apart stays as it was. Truths that are far off what the
+    fit says count less with each round."""
+    rows = [[rate * part / took_ns for rate, part in zip(before, work.parts, strict=True)] for work, took_ns in truths]
+    factors = [1.0] * len(before)
+    weights = [1.0] * len(rows)
+    for _ in range(_ROUNDS):
+        _descend(factors, rows, weights)
+        off = [(1 - sum(map(float.__mul__, row, factors))) / _USUAL_ERROR for row in rows]
+        weights = [1 / (1 + error * error) for error in off]
+    first, second, third, fourth = (rate * factor for rate, factor in zip(before, factors, strict=True))
+    return first, second, third, fourth
+
+
+def _descend(factors: list[float], rows: Sequence[Sequence[float]], weights: Sequence[float]) -> None:
+    """Least squares of `row * factors = 1`, one factor after the other until they rest."""
+    size = range(len(factors))
+    products = [[sum(w * row[a] * row[b] for w, row in zip(weights, rows, strict=True)) for b in size] for a in size]
+    wanted = [sum(w * row[a] for w, row in zip(weights, rows, strict=True)) + _DOUBT for a in size]
+    for _ in range(_STEPS):
+        for a in size:
+            others = sum(products[a][b] * factors[b] for b in size if b != a)
+            factors[a] = max(0.0, (wanted[a] - others) / (products[a][a] + _DOUBT))
 
 
 def error_of(foretold: int, truth: int) -> float:
@@ -117,13 +179,7 @@ def bytes_of(blocks: int, compared: int) -> int:
     return blocks * (BLOCK_BYTES + COPY_OVERHEAD_BYTES) + compared * COMPARE_OVERHEAD_BYTES
 
 
-def work_of(blocks: int, compared: int) -> int:
-    """What so many copied and so many compared blocks cost in time, in bytes of blocks."""
-    return blocks * BLOCK_BYTES + compared * COMPARE_WORK_BYTES
-
-
-def estimate(blocks: Band, to_compare: int, speed: Speed, allowed_bytes_per_s: int) -> Estimate:
-    """`blocks`: those that are still to travel."""
-    sent = blocks.times(BLOCK_BYTES + COPY_OVERHEAD_BYTES, to_compare * COMPARE_OVERHEAD_BYTES)
-    work = blocks.times(BLOCK_BYTES, to_compare * COMPARE_WORK_BYTES)
-    return Estimate(sent, speed.duration(work, allowed_bytes_per_s))
+def estimate(expected: Expected, speed: Speed, allowed_bytes_per_s: int) -> Estimate:
+    """Of what is still to be done."""
+    sent = Band(*(bytes_of(work.blocks, work.compared) for work in expected))
+    return Estimate(sent, speed.band(expected, allowed_bytes_per_s))

@@ -31,6 +31,9 @@ class CatchingUp:
     estimate: Estimate | None = None
     compared: int = 0
     sent: int = 0
+    pieces: int = 0
+    held_back: bool = False
+    """The budget refused it something, so its time was not its own."""
 
 
 @dataclass(slots=True)

@@ -42,7 +42,7 @@ from services.replica.replication.effects import (
     Tell,
     UnmarkRegions,
 )
-from services.replica.replication.estimate import Estimate, bytes_of, work_of
+from services.replica.replication.estimate import Estimate, Work, bytes_of
 from services.replica.replication.flushes import Flushes
 from services.replica.replication.gate import Gate, Op, op_of, ranges_of
 from services.replica.replication.healing import Healing, Source
@@ -385,7 +385,7 @@ class Primary:
         taking_over = not self.serving and not peer.failed and peer.node in self._required
         out = self._foretell(peer, resync) if not taking_over and resync.sampled() else []
         # Applications wait for a take-over; what it copies is what was under way, and waits for nobody.
-        out += resync.pump(self._as_of(), always if taking_over else self._may_send(peer.node, resync))
+        out += resync.pump(self._as_of(), always if taking_over else self._may_send(peer, resync))
         if not resync.done():
             return out
         self._recovery.budget.gone(self._key(peer.node))
@@ -399,6 +399,7 @@ class Primary:
             return out + self._check_take_over()
         if peer.catching_up is not None:
             peer.catching_up.compared, peer.catching_up.sent = resync.blocks_compared, resync.blocks_sent
+            peer.catching_up.pieces = resync.pieces_found
         # S1 and S4: from here on every write and flush needs this peer; when the older ones are confirmed,
         # it syncs, and only then the brain is asked to admit it.
         peer.phase = "settling"
@@ -411,11 +412,14 @@ class Primary:
     def _key(self, node: str) -> Key:
         return self._volume, node
 
-    def _may_send(self, node: str, resync: Resync) -> Callable[[int], bool]:
-        key, copies = self._key(node), len(self._required)
+    def _may_send(self, peer: Peer, resync: Resync) -> Callable[[int], bool]:
+        key, copies = self._key(peer.node), len(self._required)
 
         def may_send(blocks: int) -> bool:
-            return self._recovery.may_send(key, (copies, resync.rest()), blocks, self._now_ns)
+            may = self._recovery.may_send(key, (copies, resync.rest()), blocks, self._now_ns)
+            if not may and peer.catching_up is not None:
+                peer.catching_up.held_back = True
+            return may
 
         return may_send
 
@@ -432,7 +436,7 @@ class Primary:
         catching_up = peer.catching_up
         if catching_up is None or catching_up.estimate is not None or resync.done():
             return []
-        catching_up.estimate = self._recovery.estimate(peer.node, *resync.expected())
+        catching_up.estimate = self._recovery.estimate(peer.node, resync.expected())
         catching_up.began_ns, catching_up.compared_before = self._now_ns, resync.blocks_compared
         return [ResyncBegins(peer.node, catching_up.estimate)]
 
@@ -441,7 +445,7 @@ class Primary:
         peer = self.peers.get(node)
         if peer is None or peer.resync is None or not peer.resync.sampled():
             return None
-        return self._recovery.estimate(node, *peer.resync.expected())
+        return self._recovery.estimate(node, peer.resync.expected())
 
     def _compare_with_truth(self, peer: Peer) -> list[Effect]:
         catching_up, peer.catching_up = peer.catching_up, None
@@ -450,8 +454,10 @@ class Primary:
         took_ns = self._now_ns - catching_up.began_ns
         sent = bytes_of(catching_up.sent, catching_up.compared)
         if catching_up.estimate is not None:
-            work = work_of(catching_up.sent, catching_up.compared - catching_up.compared_before)
-            self._recovery.speed(peer.node).learn(work, took_ns, catching_up.estimate.duration_ns.likely)
+            compared = catching_up.compared - catching_up.compared_before
+            work = Work(catching_up.sent, catching_up.pieces, compared)
+            foretold_ns = catching_up.estimate.duration_ns.likely
+            self._recovery.learn(peer.node, work, took_ns, foretold_ns, held_back=catching_up.held_back)
         return [ResyncDone(peer.node, catching_up.compared, catching_up.sent, sent, took_ns, catching_up.estimate)]
 
     def _settle(self, peer: Peer) -> list[Effect]:

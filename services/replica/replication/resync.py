@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 
 from services.replica.replication.blockmap import BlockMap, Range
 from services.replica.replication.effects import Effect, SendCopy, Tell
-from services.replica.replication.estimate import Band, Share
+from services.replica.replication.estimate import Expected, Share, Work
 from services.replica.replication.messages import Digest
 
 FANOUT = 256
@@ -79,6 +79,8 @@ class Resync:
         self._shares_above = Share(mapped=True)
         self.blocks_compared = 0
         self.blocks_sent = 0
+        self.pieces_found = 0
+        """In how many pieces of neighbours lay what differed."""
 
     def done(self) -> bool:
         return not (self.todo or self._trees or self._comparing or self._differing or self._copying)
@@ -97,18 +99,23 @@ class Resync:
         """Blocks that may have to travel, as far as is known without counting them."""
         return self._candidates + self._unsent
 
-    def expected(self) -> tuple[Band, int]:
-        """(blocks that will still travel, candidates that will be compared for it)."""
+    def expected(self) -> Expected:
+        """What is still to be done."""
         above = sum(count * FANOUT**level for level, (_, count) in self._trees)
         asked = [(level, ranges) for level, ranges in self._comparing.values() if level]
         above += sum(count * FANOUT**level for level, ranges in asked for _, count in ranges)
         hidden = self._shares_above.of(min(above, self.size_blocks))
         known = self._share.of(self._candidates)
         deeper = self._share.of(hidden.high)
-        flying = self._unsent + sum(count for ranges in self._copying.values() for _, count in ranges)
         likely = known.likely + (deeper.likely * hidden.likely // hidden.high if hidden.high else 0)
-        blocks = Band(known.low + flying, likely + flying, known.high + deeper.high + flying)
-        return blocks, self._candidates + hidden.likely
+        flying = self._unsent + sum(count for ranges in self._copying.values() for _, count in ranges)
+        pieces = len(self._differing) + sum(map(len, self._copying.values()))
+        compared = self._candidates + hidden.likely
+
+        def work(unknown: int) -> Work:
+            return Work(unknown + flying, self._share.pieces(unknown) + pieces, compared)
+
+        return work(known.low), work(likely), work(known.high + deeper.high)
 
     def pump(self, as_of: int, may_send: Callable[[int], bool] = always) -> list[Effect]:
         """Whatever may be sent now. `as_of`: every write at or below is in our own store. `may_send`: is asked for each
@@ -163,6 +170,7 @@ class Resync:
         found = list(ranges)
         count = sum(count for _, count in found)
         self._differing.extend(found)
+        self.pieces_found += len(found)
         self._unsent += count
         return count
 

@@ -9,6 +9,7 @@ from services.replica.store.factory import FileStoreFactory, StoreFactory
 from services.replica.store.file_store import FileStore
 from services.replica.store.format import Format, read_format
 from services.replica.store.port import BlockStore, CorruptBlocks, FormatError, NoSnapshot, StoreError
+from services.replica.store.scattered import by_region
 from services.replica.store.state import STATE_BYTES_MAX
 from services.replica.store.sums import FAN_OUT, block_sums, node, nodes
 from services.replica.store.sums import verify as verify_sums
@@ -32,6 +33,7 @@ __all__ = [
     "StoreFactory",
     "WitnessStore",
     "block_sums",
+    "by_region",
     "check",
     "clear_leftovers",
     "digest",

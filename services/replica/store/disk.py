@@ -58,6 +58,16 @@ def read_at(fd: int, size: int, offset: int, where: str) -> bytes:
     return data
 
 
+def read_into(fd: int, buffer: memoryview, offset: int, where: str) -> None:
+    """Fills the buffer. Raises StoreError, also when the file ends before."""
+    try:
+        got = os.preadv(fd, (buffer,), offset)
+    except OSError as error:
+        raise failed(f"read {len(buffer)} bytes at {offset} of", where, error) from error
+    if got != len(buffer):
+        buffer[got:] = read_at(fd, len(buffer) - got, offset + got, where)
+
+
 def sync_data(fd: int, where: str) -> None:
     """fdatasync; it covers the pages that were changed through a memory map as well."""
     try:

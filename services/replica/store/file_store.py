@@ -35,6 +35,7 @@ from services.replica.store.layer import Layer
 from services.replica.store.layers import Layers
 from services.replica.store.port import FormatError, StoreError
 from services.replica.store.regain import regain
+from services.replica.store.scattered import Range, by_region
 from services.replica.store.stack import NAME
 from services.replica.store.state import StateFile
 from services.replica.store.sums import FAN_OUT, Buffer
@@ -147,6 +148,10 @@ class FileStore:
 
         closed = (before.tail_last, before.tail_commit) if before.closed else None
         known = self._tail.load(boot_id, closed=closed)
+        if before.closed and not self.unclean:
+            # The close wrote the roots of marked regions too, and this is the last moment at which they say something.
+            # First of all, because everything below concludes from the checksums.
+            self._layer.sums.check_roots(marked)
         # Before the tail is touched: a kill in here finds everything as it was and starts again.
         if self.unclean or not (known or before.closed):
             if self.unclean and same_boot:
@@ -163,15 +168,12 @@ class FileStore:
         else:
             self._tail.restart(boot_id, doubt=bool(marked))
         self._tail.pen(0, 0)
-        if before.closed and not self.unclean:
-            # The close wrote the roots of marked regions too, and this is the last moment at which they say something.
-            self._layer.sums.check_roots(marked)
         self._layer.sums.set_dirty(marked)
         self._doubted = marked if self._tail.doubtful else frozenset()
         self._end_doubt()
 
     def _regain_marked(self, *, believed: bool) -> None:
-        for region in sorted(self._intent.marked):
+        for region in sorted(self._intent.marked - self._layer.sums.suspect):
             first = region * REGION_BLOCKS
             regain(self._layer, first, min(REGION_BLOCKS, self.size_blocks - first), believed=believed)
         if self.unclean and self._layer.present is not None:
@@ -229,6 +231,27 @@ class FileStore:
             self.unclean = True
             raise
 
+    def write_scattered(self, ranges: Sequence[Range], sums: Buffer, data: Buffer) -> None:
+        count = sum(length for _, length in ranges)
+        if len(sums) != count * SUM_BYTES or len(data) != count * BLOCK_BYTES:
+            raise ValueError(f"{len(sums)} bytes of sums and {len(data)} of data for {count} blocks")
+        parts = by_region(ranges)
+        for part in parts:
+            self._check_range(*part.hull)
+        sums, data = memoryview(sums), memoryview(data)
+        at = 0
+        try:
+            for part in parts:
+                end = at + part.blocks
+                self._tail.pen(*part.hull)
+                row, content = sums[at * SUM_BYTES : end * SUM_BYTES], data[at * BLOCK_BYTES : end * BLOCK_BYTES]
+                self._layer.write_part(part, row, content)
+                self._tail.pen(0, 0)
+                at = end
+        except StoreError:
+            self.unclean = True
+            raise
+
     def zero(self, block: int, count: int) -> None:
         self._check_range(block, count)
         try:
@@ -242,6 +265,11 @@ class FileStore:
     def read(self, block: int, count: int) -> tuple[bytes, bytes]:
         self._check_range(block, count)
         return self._layer.read(block, count)
+
+    def read_scattered(self, ranges: Sequence[Range]) -> tuple[bytes, bytes | bytearray]:
+        for block, count in ranges:
+            self._check_range(block, count)
+        return self._layer.read_scattered(ranges)
 
     def heal(self, block: int, sums: Buffer, data: Buffer, *, settled: bool) -> list[int]:
         self._check_range(block, len(sums) >> 3)

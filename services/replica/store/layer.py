@@ -16,16 +16,26 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from services.replica.store import present
 from services.replica.store.cure import Cure, judge
-from services.replica.store.disk import data_ranges, failed, first_data, punch, read_at, sync_together, write_at
+from services.replica.store.disk import (
+    data_ranges,
+    failed,
+    first_data,
+    punch,
+    read_at,
+    read_into,
+    sync_together,
+    write_at,
+)
 from services.replica.store.extents import Extent, walk
 from services.replica.store.intent import regions_of
 from services.replica.store.port import CorruptBlocks
 from services.replica.store.present import PresentMap
+from services.replica.store.scattered import Part, Range
 from services.replica.store.sum_map import REGION_SUMS_BYTES, SumMap
 from services.replica.store.sums import FAN_OUT, ZERO_SUM, Buffer, all_zero, block_sums, has_zero, verify
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS, REGION_BYTES, SUM_BYTES
@@ -124,6 +134,25 @@ class Layer:
         self._has(block, len(sums) // SUM_BYTES)
         self.sums.write(block, sums)
 
+    def write_part(self, part: Part, sums: memoryview, data: memoryview) -> None:
+        """Ranges of one region: all their data, then their row of sums at once."""
+        if has_zero(sums):
+            at = 0
+            for block, count in part.ranges:
+                end = at + count
+                self.write(block, sums[at * SUM_BYTES : end * SUM_BYTES], data[at * BLOCK_BYTES : end * BLOCK_BYTES])
+                at = end
+            return
+        fd, where, start = self._data_fd, self._where, 0
+        for block, count in part.ranges:
+            end = start + count * BLOCK_BYTES
+            write_at(fd, data[start:end], block * BLOCK_BYTES, where)
+            start = end
+        if self.present is not None:
+            for block, count in part.ranges:
+                self._has(block, count)
+        self.sums.write_part(part, sums)
+
     def _has(self, block: int, count: int) -> None:
         present = self.present
         if present is not None:
@@ -167,6 +196,31 @@ class Layer:
         if bad:
             raise CorruptBlocks([block + index for index in bad])
         return sums, data
+
+    def read_scattered(self, ranges: Sequence[Range]) -> tuple[bytes, bytes | bytearray]:
+        """Read where they lie, verified together."""
+        sums = self.sums.read_scattered(ranges)
+        if self.present is not None or has_zero(sums):
+            return self._read_each(ranges)
+        data = bytearray(len(sums) // SUM_BYTES * BLOCK_BYTES)
+        view, fd, where, start = memoryview(data), self._data_fd, self._where, 0
+        for block, count in ranges:
+            end = start + count * BLOCK_BYTES
+            read_into(fd, view[start:end], block * BLOCK_BYTES, where)
+            start = end
+        return (sums, data) if block_sums(data) == sums else self._read_each(ranges)
+
+    def _read_each(self, ranges: Sequence[Range]) -> tuple[bytes, bytes]:
+        bad: list[int] = []
+        read: list[tuple[bytes, bytes]] = []
+        for block, count in ranges:
+            try:
+                read.append(self.read(block, count))
+            except CorruptBlocks as error:
+                bad += error.blocks
+        if bad:
+            raise CorruptBlocks(bad)
+        return b"".join(sums for sums, _ in read), b"".join(data for _, data in read)
 
     def extents(self, block: int, count: int) -> list[Extent]:
         """Where data are, as far as one look goes. A suspect region's zeros are not believed."""

@@ -60,11 +60,20 @@ class BlockStore(Protocol):
         """`tail_append` and `write` for each range in turn; `sums` and `data` are those of all of them. Raises
         StoreError."""
 
+    def write_scattered(
+        self, ranges: Sequence[tuple[int, int]], sums: bytes | memoryview, data: bytes | memoryview
+    ) -> None:
+        """`write` of each range, in order, at what a block costs where they are many. Raises StoreError; then any of
+        them may be written."""
+
     def zero(self, block: int, count: int) -> None:
         """The range reads as zeros and gives its space back."""
 
     def read(self, block: int, count: int) -> tuple[bytes, bytes]:
         """(sums, data), each block verified. Raises CorruptBlocks, StoreError."""
+
+    def read_scattered(self, ranges: Sequence[tuple[int, int]]) -> tuple[bytes, bytes | bytearray]:
+        """`read` of each range, one behind the other. Raises CorruptBlocks, which names all of them, and StoreError."""
 
     def read_sums(self, block: int, count: int) -> bytes:
         """count * 8 bytes of stored checksums."""

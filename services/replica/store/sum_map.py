@@ -19,9 +19,10 @@ disk or a bad sector under a map is a fatal signal to the process, and with it t
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from services.replica.store.disk import data_ranges, failed, read_at, write_at
+from services.replica.store.scattered import Part, Range
 from services.replica.store.sums import FAN_OUT, Buffer, node, nodes
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS, SUM_BYTES
 
@@ -115,6 +116,35 @@ class SumMap:
         for touched in range(region, last + 1):
             self._cache.pop(touched, None)
             self._dirty[touched] = 1
+
+    def read_scattered(self, ranges: Sequence[Range]) -> bytes:
+        """Of each range, one behind the other."""
+        found = bytearray()
+        last, sums = -1, bytearray()
+        for block, count in ranges:
+            region, first = divmod(block, REGION_BLOCKS)
+            if first + count > REGION_BLOCKS:
+                found += self.read(block, count)
+                continue
+            if region != last:
+                last, sums = region, self._cache.get(region) or self._load(region)
+            found += sums[first * SUM_BYTES : (first + count) * SUM_BYTES]
+        return bytes(found)
+
+    def write_part(self, part: Part, sums: memoryview) -> None:
+        """The region's row from the first to the last of them, with what lies between them as it is."""
+        cached = self._cache.get(part.region) or self._load(part.region)
+        base = part.region * REGION_BLOCKS
+        low, high = (part.first - base) * SUM_BYTES, (part.end - base) * SUM_BYTES
+        row = cached[low:high]
+        at = 0
+        for block, count in part.ranges:
+            start, size = (block - part.first) * SUM_BYTES, count * SUM_BYTES
+            row[start : start + size] = sums[at : at + size]
+            at += size
+        write_at(self._sums_fd, row, part.first * SUM_BYTES, self._where)
+        cached[low:high] = row
+        self._dirty[part.region] = 1
 
     def reload(self, region: int) -> None:
         """The file may have rotten under the cache, or the root beside it. Where the root says something, it decides;

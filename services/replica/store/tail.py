@@ -44,6 +44,8 @@ _WORD = struct.Struct("<Q")
 _TWO = struct.Struct("<QQ")
 _BOOT, _DOUBT, _COMMIT, _LOST, _PEN, _BASE = 16, 24, 32, 48, 56, 72
 _MASK = (1 << 64) - 1
+_PAGE_BYTES = 4096
+_ZERO_PAGE = bytes(_PAGE_BYTES)
 
 
 def boot_tag(boot_id: str) -> int:
@@ -191,8 +193,12 @@ class Tail:
 def scan(image: bytes) -> list[tuple[int, int, int, int]] | None:
     """The whole entries (number, seq, block, count) of a ring by number; None when one is missing that must be
     there."""
-    # A young ring is zeros but for its beginning, and zeros are free slots.
-    used = image[HEADER_BYTES:].rstrip(b"\0")
+    # A young ring is zeros but for its beginning, and zeros are free slots. Whole pages of them are passed over first,
+    # because stripping looks at one byte at a time and every opening does this.
+    end = len(image)
+    while end - _PAGE_BYTES > HEADER_BYTES and image[end - _PAGE_BYTES : end] == _ZERO_PAGE:
+        end -= _PAGE_BYTES
+    used = image[HEADER_BYTES:end].rstrip(b"\0")
     used = used.ljust(len(used) + -len(used) % _CHECKED.size, b"\0")
     found, torn = [], []
     for slot, fields in enumerate(_CHECKED.iter_unpack(used)):
