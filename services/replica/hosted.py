@@ -62,6 +62,8 @@ class Hosted:
         self._seen: Slot | None = None
         self._states = Lane(loop, pool)
         self._blocks = Lane(loop, pool)
+        self._hints = Lane(loop, pool)
+        self._hinting = False
         self._to_mark: set[int] = set()
         self._to_sync: list[SyncWait] = []
         self._told_saved: list[tuple[int, asyncio.Future[None]]] = []
@@ -164,6 +166,17 @@ class Hosted:
 
         self._blocks.run(prepare, lambda failure: told(taken, failure))
 
+    def write_back(self) -> None:
+        """Beside marks and syncs, which wait for nobody's hint."""
+        if self._hinting:
+            return
+        self._hinting = True
+
+        def told(failure: Failure) -> None:
+            self._hinting = False
+
+        self._hints.run(lambda: self.blocks.write_back, told)
+
     def run(self, work: Callable[[], None], told: Callable[[Failure], None]) -> None:
         """Other work of the disk, in order with marks and syncs."""
         self._blocks.run(lambda: work, told)
@@ -189,6 +202,7 @@ class Hosted:
         """After what is under way."""
         await self._states.idle()
         await self._blocks.idle()
+        await self._hints.idle()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, lambda: self._close(clean))
 

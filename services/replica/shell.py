@@ -139,6 +139,7 @@ class Shell:
             fx.MarkRegions: self._mark,
             fx.UnmarkRegions: self._unmark,
             fx.SyncStore: self._sync,
+            fx.WriteBack: self._write_back,
             fx.CommitTail: self._commit_tail,
             fx.Compare: self._compare,
             fx.SendCopy: self._send_copy,
@@ -550,6 +551,9 @@ class Shell:
             self.settle()
 
         hosted.sync(SyncWait(order.owner, effect.ticket, effect.cleans), told)
+
+    def _write_back(self, hosted: Hosted, order: Data, effect: fx.WriteBack) -> None:
+        hosted.write_back()
 
     # ---- comparing and copying ------------------------------------------------------------------------
 

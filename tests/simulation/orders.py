@@ -85,6 +85,7 @@ class Orders:
             fx.MarkRegions: lambda disk, order, effect: machine.lanes[disk.volume].mark(effect.regions),
             fx.UnmarkRegions: lambda disk, order, effect: disk.unmark(effect.regions),
             fx.SyncStore: lambda disk, order, effect: machine.lanes[disk.volume].sync(order.owner, effect),
+            fx.WriteBack: lambda disk, order, effect: None,  # a power loss spares what it likes anyway
             fx.CommitTail: self._commit_tail,
             fx.Compare: self._compare,
             fx.SendCopy: self._send_copy,

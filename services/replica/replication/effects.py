@@ -123,6 +123,11 @@ class SyncStore:
     cleans: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class WriteBack:
+    """To the disk: begin with what is stored, it will be synced soon. Nobody waits for it, and it proves nothing."""
+
+
 class CommitTail(NamedTuple):
     seq: int
 
@@ -258,6 +263,7 @@ Effect = (
     | MarkRegions
     | UnmarkRegions
     | SyncStore
+    | WriteBack
     | CommitTail
     | Compare
     | SendCopy

@@ -25,6 +25,7 @@ from services.replica.replication.effects import (
     StoreZero,
     SyncStore,
     UnmarkRegions,
+    WriteBack,
 )
 from services.replica.replication.gate import Gate, Op, op_of
 from services.replica.replication.messages import (
@@ -47,6 +48,8 @@ from services.replica.replication.messages import (
 )
 from services.replica.replication.scrub import FIRST_NUMBER
 
+WRITE_BACK_BLOCKS = 1024
+"""Copied, and the disk is told to begin: the sync that ends the catching up would otherwise find all of it to do."""
 ROTTEN_BLOCKS_MAX = 1024
 """Of one report; the rest is found again."""
 
@@ -81,6 +84,8 @@ class Replica:
         """ticket -> (operations that the sync covers, the flush that it answers)"""
         self._ticket = 0
         self._background = False
+        self._copied = 0
+        """Blocks, since the disk was told to begin."""
 
     # ---- who leads ------------------------------------------------------------------------------------
 
@@ -188,7 +193,7 @@ class Replica:
         if isinstance(message, Copy):
             keep = self._keep.pop(message.number)
             copy = StoreCopy(message.as_of, message.ranges, keep, message.token)
-            return [copy, Answer(self.link, Copied(message.number))]
+            return [copy, Answer(self.link, Copied(message.number)), *self._write_back(message.ranges)]
         seq = message.seq
         store: StoreWrite | StoreWriteMany | StoreZero
         if isinstance(message, Write):
@@ -198,6 +203,13 @@ class Replica:
         else:
             store = StoreZero(seq, message.block, message.count)
         return [store, Answer(self.link, Ack((seq,)))]
+
+    def _write_back(self, ranges: tuple[Range, ...]) -> list[Effect]:
+        self._copied += sum(count for _, count in ranges)
+        if self._copied < WRITE_BACK_BLOCKS:
+            return []
+        self._copied = 0
+        return [WriteBack()]
 
     def _not_replaced(self, as_of: int, ranges: tuple[Range, ...]) -> tuple[Range, ...]:
         """T4: without the blocks that a write after `as_of` has reached."""

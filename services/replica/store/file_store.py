@@ -380,6 +380,10 @@ class FileStore:
         with self._final_failures():
             self._layer.sync()
 
+    def write_back(self) -> None:
+        with self._layers.scanning():
+            self._layer.write_back()
+
     def _refuse_after_failure(self) -> None:
         if self._failure:
             raise StoreError(f"{self._failure}; the store has to be opened again first")

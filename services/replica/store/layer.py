@@ -28,6 +28,7 @@ from services.replica.store.disk import (
     punch,
     read_at,
     read_into,
+    start_writing,
     sync_together,
     write_at,
 )
@@ -382,6 +383,10 @@ class Layer:
         sync_together([(self._data_fd, self._where), *self.sums.files])
         if present is not None:
             present.save(captured)
+
+    def write_back(self) -> None:
+        for fd in (self._data_fd, self.files.sums):
+            start_writing(fd)
 
     def rehash(self, block: int, count: int) -> None:
         """Make the sums of a range those of its data: after a stop in the middle of a write the data are what

@@ -143,6 +143,10 @@ class BlockStore(Protocol):
     def sync(self) -> None:
         """fdatasync of data, checksums and maps (rule K1). Worker thread. Raises StoreError."""
 
+    def write_back(self) -> None:
+        """Begin to write what lies in the page cache, so that the next `sync` finds less to do. Worker thread, beside
+        everything but `close`. Tells nothing, not even a failure: that is the sync's to find."""
+
     def save_state(self, state: bytes) -> None:
         """The brain's hard state, checksummed, in two slots written in place + fdatasync. Worker thread."""
 
