@@ -562,26 +562,22 @@ class Shell:
         if link is None:
             return
         try:
-            digests = tuple(hosted.blocks.digests(effect.level, *nodes) for nodes in effect.ranges)
+            digests = hosted.blocks.digests_of(effect.level, effect.ranges)
         except ValueError as error:
             link.close(f"asked for impossible digests: {error}")
             return
         envelope = self.envelope(hosted, order.epoch, link.peer)
-        link.send(*codec.pack_message(envelope, ms.Digests(effect.number, effect.level, 0), digests))
+        link.send(*codec.pack_message(envelope, ms.Digests(effect.number, effect.level, 0), (digests,)))
 
     def _compare(self, hosted: Hosted, order: Data, effect: fx.Compare) -> None:
         theirs = bytes(self.payloads.pop(effect.token)[0])
-        differing: list[tuple[int, int]] = []
-        at = 0
-        for first, count in effect.ranges:
-            ours = hosted.blocks.digests(effect.level, first, count)
-            part = theirs[at : at + len(ours)]
-            at += len(ours)
-            if len(part) != len(ours):
-                self._hang_up(HangUp(effect.peer), "it sent too few digests")
-                return
-            if part != ours:
-                differing += _different(first, ours, part)
+        ours = hosted.blocks.digests_of(effect.level, effect.ranges)
+        if len(theirs) != len(ours):
+            self._hang_up(
+                HangUp(effect.peer), f"it sent {len(theirs)} bytes of digests where {len(ours)} were asked for"
+            )
+            return
+        differing = [] if theirs == ours else _different(effect.ranges, ours, theirs)
         now_ns = boot_time_ns()
         self.node.compared(hosted.volume, order.epoch, effect.peer, effect.number, differing, now_ns)
 
@@ -708,15 +704,25 @@ def _after_failure(effect: fx.Effect) -> bool:
     return False
 
 
-def _different(first: int, ours: bytes, theirs: bytes) -> list[tuple[int, int]]:
-    """Runs of nodes whose 8-byte values differ."""
+def _different(ranges: Sequence[tuple[int, int]], ours: bytes, theirs: bytes) -> list[tuple[int, int]]:
+    """Runs of nodes whose 8-byte values differ, none across two of the ranges that were asked for."""
+    mine, others = memoryview(ours).cast("Q"), memoryview(theirs).cast("Q")
     runs: list[tuple[int, int]] = []
-    for index in range(len(ours) // 8):
-        at = index * 8
-        if ours[at : at + 8] != theirs[at : at + 8]:
-            node = first + index
-            if runs and sum(runs[-1]) == node:
-                runs[-1] = (runs[-1][0], runs[-1][1] + 1)
-            else:
-                runs.append((node, 1))
+    at = 0
+    for first, count in ranges:
+        end = at + count
+        if mine[at:end] == others[at:end]:
+            at = end
+            continue
+        start = -1
+        for index in range(at, end):
+            if mine[index] == others[index]:
+                if start >= 0:
+                    runs.append((first + start - at, index - start))
+                start = -1
+            elif start < 0:
+                start = index
+        if start >= 0:
+            runs.append((first + start - at, end - start))
+        at = end
     return runs

@@ -301,10 +301,17 @@ class FileStore:
         return self._layer.extents(block, count)
 
     def digests(self, level: int, index: int, count: int) -> bytes:
+        return self.digests_of(level, ((index, count),))
+
+    def digests_of(self, level: int, ranges: Sequence[Range]) -> bytes:
         nodes = -(-self.size_blocks // FAN_OUT**level)
-        if index < 0 or count < 1 or index + count > nodes:
-            raise ValueError(f"nodes {index} to {index + count} of level {level} which has {nodes}")
-        return self._layer.sums.tree(level, index, count, self.size_blocks)
+        for index, count in ranges:
+            if index < 0 or count < 1 or index + count > nodes:
+                raise ValueError(f"nodes {index} to {index + count} of level {level} which has {nodes}")
+        sums = self._layer.sums
+        if level == 0:
+            return sums.read_scattered(ranges)
+        return b"".join([sums.tree(level, index, count, self.size_blocks) for index, count in ranges])
 
     def origin_root(self) -> str:
         return "" if self._layer.below is None else self._layer.below.root()

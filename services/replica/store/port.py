@@ -105,6 +105,9 @@ class BlockStore(Protocol):
         """count * 8 bytes of hash-tree nodes. Level 0 is the checksums themselves; a node of level n + 1 is
         xxh3-64 over its up to 256 children's 8-byte values, and 0 when they are all 0."""
 
+    def digests_of(self, level: int, ranges: Sequence[tuple[int, int]]) -> bytes:
+        """`digests` of each range of nodes, one behind the other."""
+
     def origin_root(self) -> str:
         """The root of the hash tree of the snapshot right below what the volume holds, 16 hex digits: of what a clone
         began as, until its first own snapshot. "": there is none. Worker thread."""

@@ -27,6 +27,14 @@ class Part:
     blocks: int = 0
     ranges: list[Range] = field(default_factory=list)
 
+    def add(self, block: int, count: int) -> None:
+        self.ranges.append((block, count))
+        self.blocks += count
+        if block < self.first:
+            self.first = block
+        if block + count > self.end:
+            self.end = block + count
+
     @property
     def hull(self) -> Range:
         return self.first, self.end - self.first
@@ -36,18 +44,26 @@ def by_region(ranges: Sequence[Range]) -> list[Part]:
     """In the order of `ranges`; one that crosses regions is cut."""
     parts: list[Part] = []
     part = Part(-1, 0, 0)
+    low = high = 0
     for block, count in ranges:
-        while count:
-            region, offset = divmod(block, REGION_BLOCKS)
-            step = min(count, REGION_BLOCKS - offset)
-            if region != part.region:
-                part = Part(region, block, block)
-                parts.append(part)
-            part.ranges.append((block, step))
-            part.blocks += step
-            if block < part.first:
-                part.first = block
-            if block + step > part.end:
-                part.end = block + step
-            block, count = block + step, count - step
+        end = block + count
+        if block < low or end > high:
+            for piece in _cut(block, count):
+                if piece[0] < low or piece[0] >= high:
+                    part = Part(piece[0] // REGION_BLOCKS, piece[0], piece[0])
+                    parts.append(part)
+                    low, high = part.region * REGION_BLOCKS, (part.region + 1) * REGION_BLOCKS
+                part.add(*piece)
+        else:
+            part.add(block, count)
     return parts
+
+
+def _cut(block: int, count: int) -> list[Range]:
+    """At the regions' ends."""
+    pieces = []
+    while count:
+        step = min(count, REGION_BLOCKS - block % REGION_BLOCKS)
+        pieces.append((block, step))
+        block, count = block + step, count - step
+    return pieces
