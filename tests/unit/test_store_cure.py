@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from itertools import product
 from pathlib import Path
 
 import pytest
 
 from services.replica.store import CorruptBlocks, Cure, FileStore, block_sums, judge
+from services.replica.store.disk import drop_clean, is_cached
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 from tests.crash.rot import flip
 
@@ -126,6 +128,21 @@ def test_a_scan_sees_rot_that_the_caches_hide(directory: Path, name: Path, at: i
     assert not store.scan(0, 4)
     assert store.recheck(0, 4) == bad
     assert store.scan(0, 4) is (not bad)
+
+
+def test_a_scan_leaves_the_page_cache_as_its_user_had_it(directory: Path) -> None:
+    store = opened(directory)
+    with (directory / DATA).open("rb") as file:
+        fd, size = file.fileno(), 4 * BLOCK_BYTES
+        drop_clean(fd, 0, size)
+        if is_cached(fd, 0, size):
+            pytest.skip("a file system in memory")
+        assert store.scan(0, 4)
+        assert not is_cached(fd, 0, size), "nobody had read it"
+        os.pread(fd, size, 0)
+        assert store.scan(0, 4)
+        assert is_cached(fd, 0, size)
+    store.close()
 
 
 def test_the_cache_of_a_marked_region_was_written_last(directory: Path) -> None:

@@ -73,6 +73,19 @@ def read_into(fd: int, buffer: memoryview, offset: int, where: str) -> None:
         buffer[got:] = read_at(fd, len(buffer) - got, offset + got, where)
 
 
+def is_cached(fd: int, offset: int, size: int) -> bool:
+    """Reading that range would not wait for the disk. False as well where the file system can't tell."""
+    try:
+        return os.preadv(fd, [bytearray(size)], offset, os.RWF_NOWAIT) == size
+    except OSError:
+        return False
+
+
+def drop_clean(fd: int, offset: int, size: int) -> None:
+    """What the page cache has of a range, but for what is not written yet."""
+    os.posix_fadvise(fd, offset, size, os.POSIX_FADV_DONTNEED)
+
+
 def sync_data(fd: int, where: str) -> None:
     """fdatasync; it covers the pages that were changed through a memory map as well."""
     try:

@@ -23,8 +23,10 @@ from services.replica.store import present
 from services.replica.store.cure import Cure, judge
 from services.replica.store.disk import (
     data_ranges,
+    drop_clean,
     failed,
     first_data,
+    is_cached,
     punch,
     read_at,
     read_into,
@@ -274,17 +276,20 @@ class Layer:
             self._has(block, 1)
 
     def scan(self, block: int, count: int) -> bool:
-        """The page cache would show what was written, not what the disk kept: clean pages are dropped first, and
-        afterwards, so that a scrub does not push out what the volume's user reads."""
-        self._drop_clean(block, count)
+        """The page cache would show what was written, not what the disk kept: clean pages are dropped first. Those of a
+        range that was not cached as a whole are dropped again afterwards, so that a scrub does not push out what the
+        volume's user reads; what was cached is left as the user had it, or his next read would wait for the disk."""
+        places = [
+            (layer._data_fd, at * BLOCK_BYTES, length * BLOCK_BYTES) for layer, at, length in self.owners(block, count)
+        ]
+        unused = [place for place in places if not is_cached(*place)]
+        for place in places:
+            drop_clean(*place)
         try:
             return self.sums.scan(block, self.actual(block, count))
         finally:
-            self._drop_clean(block, count)
-
-    def _drop_clean(self, block: int, count: int) -> None:
-        for layer, at, length in self.owners(block, count):
-            os.posix_fadvise(layer._data_fd, at * BLOCK_BYTES, length * BLOCK_BYTES, os.POSIX_FADV_DONTNEED)
+            for place in unused:
+                drop_clean(*place)
 
     def root(self) -> str:
         """Of the hash tree over all blocks, 16 hex digits."""
