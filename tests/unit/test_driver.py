@@ -155,6 +155,13 @@ def test_a_link_on_which_nobody_ever_answers_is_ended_like_one_that_fell_silent(
     assert hung_up_at(node, 4 * TIMING.suspect_ns) == {}, "it ended by itself"
 
 
+def test_a_copy_that_does_not_lead_owes_the_node_where_its_volume_is_used_no_answer() -> None:
+    """It has no link to that node, so its answers go nowhere."""
+    node = Node("app", TIMING, 7, lambda volume: Share((), 0, 0, unclean=False), 0)
+    node.link_up("b", 0)
+    assert hung_up_at(node, 4 * TIMING.suspect_ns) == {}
+
+
 def test_who_was_paused_itself_gives_a_new_link_its_time_again() -> None:
     node = make(slot(record(A, B, C)))
     node.link_up("c", 0)

@@ -611,7 +611,7 @@ class Node:
                 self._excuse(now_ns)
             pairs.beat(self._pairs_wanted(), now_ns)
             self._look_at_disks(now_ns)
-        for node in pairs.silent(now_ns):
+        for node in pairs.silent(self._pairs_wanted(), now_ns):
             self._peer_down(node, "it is silent", now_ns)
         for node in pairs.silent_on_bus(now_ns):
             self._tell_brains(node, ev.SilentOnBus(node), now_ns)

@@ -131,11 +131,12 @@ class Pairs:
             if probing or self.bus.up(node):
                 self._order(ToPeer(node, self.promises.beat(node, now_ns), by_bus=True))
 
-    def silent(self, now_ns: int) -> list[str]:
+    def silent(self, others: frozenset[str], now_ns: int) -> list[str]:
         """Nodes that have just become silent on their links. These are ended, and those on which nobody ever answered,
-        so that the way over the bus is free and a new link is made."""
+        so that the way over the bus is free and a new link is made. Only `others` answer: a copy that does not lead has
+        no link to the node where its volume is used. *That one made new links, with a handshake, twice a second.*"""
         gone = self.links.silent(now_ns)
-        for node in [*gone, *self.links.unheard(now_ns)]:
+        for node in [*gone, *(node for node in self.links.unheard(now_ns) if node in others)]:
             self._order(HangUp(node))
         return gone
 
