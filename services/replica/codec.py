@@ -20,6 +20,7 @@ from services.replica.peers import (
     JOINED_UNCLEAN,
     MAGIC,
     OPENED_MANY,
+    TRACED,
     Claim,
     Frame,
     FrameError,
@@ -157,6 +158,16 @@ def _zero(envelope: Envelope, message: ms.Zero, _: Parts) -> Parts:
 def _ack(envelope: Envelope, message: ms.Ack, _: Parts) -> Parts:
     body = pack_u64s(message.seqs)
     return envelope.pack(Type.ACK, length=len(body)), body
+
+
+def pack_traced(envelope: Envelope, message: ms.Write | ms.WriteMany, payload: Parts, key: int) -> Parts:
+    """A write that is followed: always as one of many, which has room for the name of its trace. Only to copies that
+    know those."""
+    ranges = message.ranges if isinstance(message, ms.WriteMany) else ((message.block, message.count),)
+    body = pack_ranges(ranges)
+    length = len(body) + sum(map(len, payload))
+    header = envelope.pack(_WRITES, flags=TRACED, length=length, id=message.seq, x=message.commit, y=key, z=len(ranges))
+    return header, body, *payload
 
 
 def _done_many(envelope: Envelope, message: ms.DoneMany, _: Parts) -> Parts:

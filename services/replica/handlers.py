@@ -26,6 +26,7 @@ from services.replica.hosted import Hosted
 from services.replica.peers import (
     COMPARED_NODES_MAX,
     HEALED_BLOCKS_MAX,
+    TRACED,
     Frame,
     FrameError,
     Link,
@@ -290,7 +291,10 @@ class Handlers:
             self._check_inside(hosted, block, count)
         if verify_sums(data, sums):
             raise FrameError("a write does not match its checksums")
-        message = ms.WriteMany(frame.id, frame.x, ranges, self.shell.hold(sums, data))
+        token = self.shell.hold(sums, data)
+        if frame.flags & TRACED:
+            self.shell.traced.sent(frame.volume, frame.y, token, now_ns)
+        message = ms.WriteMany(frame.id, frame.x, ranges, token)
         number = self.shell.link_number(link)
         self._node.to_replica(hosted.volume, number, link.peer, frame.epoch, message, now_ns)
 
@@ -406,7 +410,12 @@ class Handlers:
                     self._answer_error(link, frame, errno.EIO)
                     return
                 token = self.shell.hold(sums, data)
+        if frame.flags & TRACED:
+            self._follow(frame, token, now_ns)
         self._node.request(hosted.volume, number, codec.unpack_request(frame, token), now_ns)
+
+    def _follow(self, frame: Frame, token: int, now_ns: int) -> None:
+        self.shell.traced.asked(frame.volume, frame.x, frame.id, Type(frame.type), token, now_ns)
 
     def _admitted(self, link: Link, frame: Frame) -> tuple[Hosted, Primary | None, int] | None:
         """(our copy, its primary if it is led here, the link's number), if its frontend may ask; else it is told."""
@@ -446,6 +455,8 @@ class Handlers:
             together = io is ms.Io.READ or (primary.takes_many and not verify_sums(data, sums))
         if together:
             token = self.shell.hold(sums, data) if data else 0
+            if frame.flags & TRACED:
+                self._follow(frame, token, now_ns)
             self._node.request(hosted.volume, number, ms.RequestMany(frame.x, io, asks, token), now_ns)
             return
         for single in _one_by_one(frame, asks, sums, data):
@@ -465,7 +476,8 @@ def _one_by_one(frame: Frame, asks: Sequence[ms.Ask], sums: memoryview, data: me
             parts = sums[at * SUM_BYTES : end * SUM_BYTES], data[at * BLOCK_BYTES : end * BLOCK_BYTES]
             payload, kind = memoryview(b"".join(parts)), Type.IO_WRITE
         at = end
-        yield frame._replace(type=int(kind), id=request, y=block, z=count, payload=payload)
+        flags = frame.flags if request == frame.id else 0
+        yield frame._replace(type=int(kind), flags=flags, id=request, y=block, z=count, payload=payload)
 
 
 def _check_comparison(message: ms.Digest, size_blocks: int) -> None:

@@ -37,11 +37,12 @@ from services.replica.driver import (
     ToPeer,
 )
 from services.replica.hosted import Failure, Hosted, SyncWait
-from services.replica.peers import Link, PeerNetwork, Type, pack, pack_copies
+from services.replica.peers import MANY_BLOCKS_MAX, Link, PeerNetwork, Type, pack, pack_copies
 from services.replica.replication import effects as fx
 from services.replica.replication import messages as ms
 from services.replica.replication.estimate import error_of
 from services.replica.store import CorruptBlocks, StoreError, by_region
+from services.replica.traced import Traced, keep_if_slow
 from stoscore.metrics import RATIO, Histogram
 from stoscore.telemetry import get_logger
 
@@ -106,6 +107,7 @@ class Shell:
         self._next_link = 1
         self._settling = False
         self.stopped = False
+        self.traced = Traced()
         self._acks: dict[tuple[int, str], tuple[Envelope, list[int]]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
@@ -385,10 +387,29 @@ class Shell:
 
     def _tell(self, hosted: Hosted, order: Data, effect: fx.Tell) -> None:
         peers, message = effect
-        payload = self.payloads[message.token] if isinstance(message, ms.Write | ms.WriteMany) else ()
+        payload: Parts = ()
+        if isinstance(message, ms.Write | ms.WriteMany):
+            payload = self.payloads[message.token]
+            if message.token in self.traced.writes and self._tell_traced(hosted, order, peers, message, payload):
+                return
         for peer in peers:
             envelope = self.envelope(hosted, order.epoch, peer)
             self.network.send(peer, *codec.pack_message(envelope, message, payload))
+
+    def _tell_traced(
+        self, hosted: Hosted, order: Data, peers: Sequence[str], message: ms.Write | ms.WriteMany, payload: Parts
+    ) -> bool:
+        """False where a copy does not know such a frame, or the write is too large for one."""
+        volume = self.node.volumes.get(hosted.volume)
+        if volume is None or volume.primary is None or not volume.primary.takes_many:
+            return False
+        if isinstance(message, ms.Write) and message.count > MANY_BLOCKS_MAX:
+            return False
+        key = self.traced.writes[message.token].key
+        for peer in peers:
+            envelope = self.envelope(hosted, order.epoch, peer)
+            self.network.send(peer, *codec.pack_traced(envelope, message, payload, key))
+        return True
 
     def _answer(self, hosted: Hosted, order: Data, effect: fx.Answer) -> None:
         number, message = effect
@@ -398,12 +419,20 @@ class Shell:
         if isinstance(message, ms.Ack):
             self._collect_ack(hosted, order.epoch, number, message)
             return
+        if self.traced.requests:
+            if isinstance(message, ms.Done):
+                self._answered(hosted, message.session, (message.request,), message.errno)
+            elif isinstance(message, ms.DoneMany):
+                self._answered(hosted, message.session, message.requests)
         envelope = self.envelope(hosted, order.epoch, link.peer)
         if isinstance(message, ms.Opened):
             copies = self._copies(hosted.volume)
             link.send(*codec.pack_opened(envelope, message, hosted.blocks.size_blocks, copies))
         else:
             link.send(*codec.pack_message(envelope, message))
+
+    def _answered(self, hosted: Hosted, session: int, requests: Sequence[int], errno: int = 0) -> None:
+        self.traced.answered(hosted.raw, session, requests, errno, boot_time_ns())
 
     def _collect_ack(self, hosted: Hosted, epoch: int, number: int, message: ms.Ack) -> None:
         """One frame for all writes of a wake-up."""
@@ -440,6 +469,8 @@ class Shell:
             self.node.park(hosted.volume, effect)
             return
         link.send(*codec.pack_read(envelope, effect.session, effect.request, effect.block, sums, data))
+        if self.traced.requests:
+            self._answered(hosted, effect.session, (effect.request,))
 
     def _answer_read_many(self, hosted: Hosted, order: Data, effect: fx.AnswerReadMany) -> None:
         """Together, but for those that meet rot: they wait to be healed, each by itself."""
@@ -471,6 +502,8 @@ class Shell:
             self.node.park(hosted.volume, fx.AnswerReadMany(number, session, tuple(whole)))
             return
         link.send(*codec.pack_reads(envelope, session, whole, b"".join(sums), data))
+        if self.traced.requests:
+            self._answered(hosted, session, [request for request, _, _ in whole])
 
     def _answer_status(self, hosted: Hosted, order: Data, effect: fx.AnswerStatus) -> None:
         link = self._links.get(effect.link)
@@ -490,16 +523,21 @@ class Shell:
     def _store_write(self, hosted: Hosted, order: Data, effect: fx.StoreWrite) -> None:
         seq, block, count, token = effect
         sums, data = self.payloads.pop(token)
-        store = hosted.blocks
+        store, began_ns = hosted.blocks, boot_time_ns() if self.traced.writes else 0
         store.tail_append(seq, block, count)
         store.write(block, sums, data)
+        if began_ns:
+            self.traced.stored(token, began_ns, boot_time_ns(), count)
         if hosted.health.rotten:
             hosted.health.overwrite(block, count)
 
     def _store_write_many(self, hosted: Hosted, order: Data, effect: fx.StoreWriteMany) -> None:
         seq, ranges, token = effect
         sums, data = self.payloads.pop(token)
+        began_ns = boot_time_ns() if self.traced.writes else 0
         hosted.blocks.write_many(seq, ranges, sums, data)
+        if began_ns:
+            self.traced.stored(token, began_ns, boot_time_ns(), sum(count for _, count in ranges))
         if hosted.health.rotten:
             for block, count in ranges:
                 hosted.health.overwrite(block, count)
@@ -526,7 +564,10 @@ class Shell:
         hosted.blocks.unmark(effect.regions)
 
     def _mark(self, hosted: Hosted, order: Data, effect: fx.MarkRegions) -> None:
+        asked_ns = boot_time_ns()
+
         def told(regions: tuple[int, ...], failure: Failure) -> None:
+            keep_if_slow("store.mark", hosted.volume, boot_time_ns() - asked_ns, failure)
             if failure is None:
                 self.node.marked(hosted.volume, regions, boot_time_ns())
             else:
@@ -541,6 +582,7 @@ class Shell:
         def told(waits: list[SyncWait], failure: Failure) -> None:
             now_ns = boot_time_ns()
             self.counted.syncs.record((now_ns - asked_ns) / 1e9)
+            keep_if_slow("store.sync", hosted.volume, now_ns - asked_ns, failure)
             if failure is not None:
                 self._failed(hosted, str(failure))
             else:

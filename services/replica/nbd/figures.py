@@ -9,13 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from services.replica.nbd.wire import Command
+from services.replica.traced import SLOW_NS
 from stoscore import telemetry
 from stoscore.metrics import Histogram, Sample, sampled
-from stoscore.units import MS
 
-SLOW_NS = 500 * MS
-"""Longer than a lease: something was decided meanwhile, and the trace says what."""
-ONE_IN = 16_384
 NAMES = {int(command): command.name.lower() for command in Command}
 
 
@@ -28,26 +25,26 @@ class IoFigures:
         self._bytes = dict.fromkeys(NAMES, 0)
         self._errors = dict.fromkeys(NAMES, 0)
         self._took = {command: Histogram() for command in NAMES}
-        self._all = 0
         self.rotten = 0
         """blocks that a read brought and that did not match their checksums"""
 
-    def answered(self, command: int, length: int, took_ns: int, errno: int) -> None:
-        self._all += 1
+    def answered(self, command: int, length: int, took_ns: int, errno: int, span: str = "") -> None:
+        """`span`: promised to the nodes that were asked to follow it."""
         self._count[command] += 1
         self._bytes[command] += length
         self._took[command].record(took_ns / 1e9)
         if errno:
             self._errors[command] += 1
-        if errno or took_ns >= SLOW_NS or self._all % ONE_IN == 1:
-            self._tell(command, length, took_ns, errno)
+        if errno or took_ns >= SLOW_NS or span:
+            self._tell(command, length, took_ns, errno, span)
 
-    def _tell(self, command: int, length: int, took_ns: int, errno: int) -> None:
+    def _tell(self, command: int, length: int, took_ns: int, errno: int, span: str) -> None:
         volume, name = self._about
         telemetry.record(
             f"io.{NAMES[command]}",
             took_ns,
             error=f"errno {errno}" if errno else "",
+            promised=span,
             volume=volume,
             volume_name=name,
             bytes=length,

@@ -24,7 +24,18 @@ from services.replica.nbd.pieces import cut_read, cut_status, pieces, whole
 from services.replica.nbd.protocol import Export, NbdRequest
 from services.replica.nbd.server import NbdServer
 from services.replica.nbd.wire import Command, CommandFlag
-from services.replica.peers.frames import ADDRESS, ADDRESSED, FUA, MAGIC, OPENED_MANY, Frame, FrameError, Type, pack
+from services.replica.peers.frames import (
+    ADDRESS,
+    ADDRESSED,
+    FUA,
+    MAGIC,
+    OPENED_MANY,
+    TRACED,
+    Frame,
+    FrameError,
+    Type,
+    pack,
+)
 from services.replica.peers.payloads import (
     pack_asks,
     split_asks,
@@ -61,6 +72,7 @@ from services.replica.replication.frontend import (
     Tick,
 )
 from services.replica.store.sums import block_sums, verify
+from services.replica.traced import ONE_IN, frontend_span, key_of, sampled
 from stoscore.messages import FrontendStatus
 from stoscore.telemetry import get_logger
 from stoscore.units import BLOCK_BYTES
@@ -90,7 +102,7 @@ class Send(Protocol):
 class Split:
     """A request that became several pieces: its client has one answer, when all of them have theirs."""
 
-    __slots__ = ("_contents", "_first", "_left", "client", "errno")
+    __slots__ = ("_contents", "_first", "_left", "client", "errno", "span")
 
     def __init__(self, client: Client, first: int, pieces: int):
         """`first`: the first piece's cookie; the others follow."""
@@ -99,6 +111,8 @@ class Split:
         self._left = pieces
         self._contents: list[bytes | memoryview] = [b""] * pieces
         self.errno = 0
+        self.span = ""
+        """Promised to those who follow one of the pieces."""
 
     def answer(self, cookie: int, request: NbdRequest, errno: int, content: bytes | memoryview) -> bool:
         """True when this was the last one."""
@@ -154,6 +168,8 @@ class Frontend:
         """By token: where in its block a patch goes, and what; until it is merged."""
         self._contents: dict[int, bytes | memoryview | list[tuple[int, bool]]] = {}
         """By token: what a read or a status brought, until it is passed on."""
+        self._traced: dict[int, str] = {}
+        """By cookie: the span that was promised to the nodes which follow the request."""
         self._addressed = _NOBODY
         """Node and epoch of the last request, and the part of its header that the next one shares."""
         self._timer: asyncio.TimerHandle | None = None
@@ -265,6 +281,7 @@ class Frontend:
         cookies = {cookie for cookie, (owner, _, _) in self._asked.items() if owned(owner)}
         for cookie in cookies:
             del self._asked[cookie]
+            self._traced.pop(cookie, None)
         self._step(ClientGone(cookies))
 
     # --- the peer network ---
@@ -445,6 +462,8 @@ class Frontend:
         address = self._address(node)
         sums, data = self._writes[token] if token else (b"", b"")
         length, flags = len(sums) + len(data), FUA if fua else 0
+        if not number % ONE_IN and self._follows(number):
+            flags |= TRACED
         header = ADDRESSED.pack(MAGIC, _FRAME[kind], flags, length, address, number, session, block, count)
         return self._send(node, header, sums, data) if data else self._send(node, header)
 
@@ -452,9 +471,21 @@ class Frontend:
         node, session, kind, asks, tokens = many
         written = [self._writes[token] for token in tokens]
         parts = [pack_asks(asks), *[sums for sums, _ in written], *[data for _, data in written]]
-        length = sum(map(len, parts))
-        header = ADDRESSED.pack(MAGIC, _FRAME_OF_MANY[kind], 0, length, self._address(node), 0, session, 0, len(asks))
+        length, address = sum(map(len, parts)), self._address(node)
+        traced, flags = sampled(asks[0][0], asks[-1][0]), 0
+        if traced:
+            there = any(number == traced for number, _, _ in asks) and self._follows(traced)
+            traced, flags = (traced, TRACED) if there else (0, 0)
+        header = ADDRESSED.pack(MAGIC, _FRAME_OF_MANY[kind], flags, length, address, traced, session, 0, len(asks))
         return self._send(node, header, *parts)
+
+    def _follows(self, number: int) -> bool:
+        """Somebody waits for it: its answer will have a span. One that is sent again keeps its own."""
+        cookie = self._core.cookie(number)
+        if cookie is None:
+            return False
+        self._traced[cookie] = frontend_span(self._volume, key_of(self._volume, number))
+        return True
 
     def _address(self, node: str) -> bytes:
         known, epoch, address = self._addressed
@@ -478,17 +509,19 @@ class Frontend:
     def _answer(self, answer: Answer) -> None:
         owner, request, asked_ns = self._asked.pop(answer.cookie)
         took_ns = time.monotonic_ns() - asked_ns
+        span = self._traced.pop(answer.cookie, "") if self._traced else ""
         content = self._contents.pop(answer.token) if answer.token else b""
         if isinstance(content, list):
             assert isinstance(owner, Client)
             owner.answer_status(request, cut_status(request, content))
         elif isinstance(owner, Split):
+            owner.span = owner.span or span
             if owner.answer(answer.cookie, request, answer.errno, content):
-                self.figures.answered(request.command, request.length, took_ns, owner.errno)
+                self.figures.answered(request.command, request.length, took_ns, owner.errno, owner.span)
             return
         else:
             owner.answer(request, answer.errno, cut_read(request, content) if content else content)
-        self.figures.answered(request.command, request.length, took_ns, answer.errno)
+        self.figures.answered(request.command, request.length, took_ns, answer.errno, span)
 
     # --- time ---
 

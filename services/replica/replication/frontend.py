@@ -170,6 +170,11 @@ class FrontendCore:
     def nodes(self) -> set[str]:
         return set(self._search.nodes())
 
+    def cookie(self, number: int) -> int | None:
+        """Of the client's request that has this number; None when nobody waits for it."""
+        request = self._order.table.get(number)
+        return None if request is None else request.cookie
+
     def use(self, nodes: Iterable[str]) -> None:
         """These hold the volume from now on, by the word of the primary that serves us or of who opened us."""
         self._search.use({*nodes, self._node} if self._session else nodes)
