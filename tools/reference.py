@@ -79,8 +79,10 @@ DECISIONS = {
     "refuse": "a vote is not given",
     "remove": "a member is taken out of the record",
     "resume": "writes go on: there are enough copies again",
+    "snapshot": "a snapshot is asked for, is ready on its holders, or has lost the last of them",
     "stand": "a voter offers itself as leader",
     "suspend": "writes wait or fail: there are fewer copies than the policy asks for",
+    "unsnapshot": "a snapshot is dropped, or can't be taken",
 }
 _SPAN_CALLS = {"span", "record"}
 

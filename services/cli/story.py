@@ -161,6 +161,8 @@ def _changed(event: DecisionEvent, inputs: Any) -> str:
             return event.outcome
         case "detach":
             return f"the volume was detached from {record['attachment']['node']}"
+        case "snapshot" | "unsnapshot":
+            return event.outcome
         case "delete":
             return "the volume was deleted: its tombstone was committed"
     return ""
@@ -179,6 +181,7 @@ _WORDS: dict[str, Callable[[DecisionEvent, Any], str]] = {
     "Adoption": _adoption,
     "Changed": _changed,
     "Failed": _own_words,
+    "LastHolder": _own_words,
     "Lost": _own_words,
     "Misunderstood": _own_words,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TypeVar
@@ -18,7 +19,7 @@ from services.replica.replicas import Replicas
 from services.replica.scrubber import Scrubber
 from services.replica.settings import ReplicaSettings
 from services.replica.shell import Shell, boot_time_ns
-from services.replica.status import in_short, page, replica_status
+from services.replica.status import in_short, page, replica_status, snapshot_views
 from services.replica.store import StoreError
 from stoscore import subjects
 from stoscore.bus import Bus, RequestContext
@@ -37,6 +38,7 @@ from stoscore.messages import (
     DescribeReplicas,
     DescribeVolume,
     DetachVolume,
+    DropSnapshot,
     Empty,
     ExpandVolume,
     FoundVolume,
@@ -53,9 +55,11 @@ from stoscore.messages import (
     ReplicaStatus,
     ReplicaStatuses,
     SetPolicy,
+    SnapshotView,
+    TakeSnapshot,
     VolumeExpanded,
 )
-from stoscore.units import BLOCK_BYTES, format_size
+from stoscore.units import BLOCK_BYTES, MS, format_size
 
 M = TypeVar("M", bound=Message)
 Handler = Callable[[M, RequestContext], Awaitable[Message]]
@@ -111,6 +115,8 @@ class Api:
         await bus.serve(subjects.volume(me, "*", "policy"), SetPolicy, self._policy)
         await bus.serve(subjects.volume(me, "*", "expand"), ExpandVolume, self._expand)
         await bus.serve(subjects.volume(me, "*", "move"), MoveVolume, self._move)
+        await bus.serve(subjects.volume(me, "*", "snapshot"), TakeSnapshot, self._snapshot)
+        await bus.serve(subjects.volume(me, "*", "unsnapshot"), DropSnapshot, self._unsnapshot)
         await bus.serve(subjects.BID, BidRequest, self._bid)
 
     # ---- the node's verbs -----------------------------------------------------------------------------
@@ -276,6 +282,24 @@ class Api:
         assert slot is not None
         return VolumeExpanded(record=to_model(slot))
 
+    async def _snapshot(self, request: TakeSnapshot, context: RequestContext) -> SnapshotView:
+        _, volume = self._led(context)
+        _check_volume(request.volume, volume)
+        now_ms = time.time_ns() // MS
+        await self._ask(volume, lambda number: ev.TakeAsked(number, request.snapshot, now_ms, context.traceparent))
+        record = volume.brain.record
+        views = snapshot_views(record) if record is not None else ()
+        for view in views:
+            if view.snapshot == request.snapshot:
+                return view
+        raise StosError(Code.ABORTED, f"snapshot {request.snapshot} was dropped as soon as it was taken")
+
+    async def _unsnapshot(self, request: DropSnapshot, context: RequestContext) -> Empty:
+        _, volume = self._led(context)
+        _check_volume(request.volume, volume)
+        await self._ask(volume, lambda number: ev.DropAsked(number, request.snapshot, context.traceparent))
+        return Empty()
+
     def _find(self, volume_id: str) -> tuple[Hosted, Volume]:
         hosted, volume = self._shell.hosted.get(volume_id), self._node.volumes.get(volume_id)
         if volume_id in self._replicas.broken:
@@ -315,6 +339,11 @@ class Api:
             future.set_exception(_not_primary(self._settings.node, None))
         else:
             future.set_exception(StosError(Code(order.code), order.error))
+
+
+def _check_volume(asked: str, volume: Volume) -> None:
+    if asked != volume.id:
+        raise invalid(f"the request is about volume {asked} and was sent to volume {volume.id}")
 
 
 def _not_primary(node: str, hint: str | None) -> StosError:

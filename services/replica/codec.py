@@ -40,6 +40,7 @@ from services.replica.peers import (
 )
 from services.replica.peers.payloads import Refused
 from services.replica.replication import messages as ms
+from stoscore.limits import valid_snapshot_name
 from stoscore.units import BLOCK_BYTES, SUM_BYTES
 
 CLEANS = 1
@@ -218,6 +219,19 @@ def _failed(envelope: Envelope, message: ms.Failed, _: Parts) -> Parts:
     return envelope.pack(Type.FAILED, length=len(body)), body
 
 
+def _seal(envelope: Envelope, message: ms.Seal, _: Parts) -> Parts:
+    name = message.snapshot.encode("ascii")
+    header = envelope.pack(Type.SEAL, id=message.seq, x=message.commit, y=message.size_blocks, length=len(name))
+    return header, name
+
+
+def _unpack_seal(frame: Frame) -> ms.Seal:
+    name = bytes(frame.payload).decode("ascii", "replace")
+    if not valid_snapshot_name(name):
+        raise FrameError("a seal without a name that a snapshot can have")
+    return ms.Seal(frame.id, frame.x, frame.y, name)
+
+
 def _refused(envelope: Envelope, message: ms.OpenRefused, _: Parts) -> Parts:
     body = Refused(message.code.name, message.hint).pack()
     header = envelope.pack(Type.REFUSED, id=message.session, x=message.code, z=message.newest, length=len(body))
@@ -242,6 +256,11 @@ _PACK: dict[type, Callable[[Envelope, Any, Parts], Parts]] = {
     ms.Fetched: _fetched,
     ms.Rotten: _rotten,
     ms.Failed: _failed,
+    ms.Prepare: lambda e, m, _: (e.pack(Type.PREPARE, id=m.number),),
+    ms.Prepared: lambda e, m, _: (e.pack(Type.PREPARED, id=m.number, x=int(m.ready)),),
+    ms.Seal: _seal,
+    ms.Sealed: lambda e, m, _: (e.pack(Type.SEALED, id=m.seq),),
+    ms.Rooted: lambda e, m, _: (e.pack(Type.ROOTED, id=m.seq, x=m.root),),
     ms.OpenRefused: _refused,
     ms.Done: lambda e, m, _: (ADDRESSED.pack(MAGIC, _IO_DONE, 0, 0, e.address, m.request, m.session, m.errno, 0),),
     ms.DoneMany: _done_many,
@@ -282,9 +301,11 @@ def pack_status(envelope: Envelope, session: int, request: int, block: int, exte
 
 TO_REPLICA = frozenset({
     Type.JOIN, Type.WRITE, Type.WRITES, Type.ZERO, Type.FLUSH, Type.COMMIT, Type.DIGEST, Type.COPY, Type.FETCH,
+    Type.PREPARE, Type.SEAL,
 })  # fmt: skip
 TO_PRIMARY = frozenset({
     Type.JOINED, Type.ACK, Type.FLUSHED, Type.DIGESTS, Type.COPIED, Type.FAILED, Type.FETCHED, Type.ROTTEN,
+    Type.PREPARED, Type.SEALED, Type.ROOTED,
 })  # fmt: skip
 TO_FRONTEND = frozenset({
     Type.OPENED, Type.REFUSED, Type.IO_DONE, Type.IO_DONES, Type.IO_DATA, Type.IO_DATAS, Type.IO_EXTENTS, Type.SERVING,
@@ -327,6 +348,10 @@ def unpack_to_replica(frame: Frame, token: int) -> ms.ToReplica:
             return ms.Fetch(frame.id, tuple(unpack_ranges(frame.payload)))
         case Type.JOIN:
             return ms.Join(frame.id)
+        case Type.PREPARE:
+            return ms.Prepare(frame.id)
+        case Type.SEAL:
+            return _unpack_seal(frame)
     raise FrameError(f"frame type {frame.type} is no message to a replica")
 
 
@@ -351,6 +376,12 @@ def unpack_to_primary(frame: Frame, token: int) -> ms.ToPrimary:
             return ms.Rotten(tuple(unpack_ranges(frame.payload)))
         case Type.FAILED:
             return ms.Failed(unpack_refused(frame.payload).message)
+        case Type.PREPARED:
+            return ms.Prepared(frame.id, frame.x == 1)
+        case Type.SEALED:
+            return ms.Sealed(frame.id)
+        case Type.ROOTED:
+            return ms.Rooted(frame.id, frame.x)
     raise FrameError(f"frame type {frame.type} is no message to a primary")
 
 

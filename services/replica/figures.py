@@ -70,6 +70,7 @@ class Figures:
         for kind, count in sorted(self._decisions.items()):
             yield Sample("stos.decisions", count, (kind,))
         yield sampled("stos.store.sync.duration", counted.syncs)
+        yield sampled("stos.snapshot.held", counted.seals)
         yield Sample("stos.checksum.failures", counted.rotten_blocks, ("store",))
         yield Sample("stos.checksum.failures", self._frontends.rotten_blocks(), ("frontend",))
         yield Sample("stos.blocks.healed", counted.healed_blocks)

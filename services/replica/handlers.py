@@ -54,7 +54,7 @@ _UNCHARGED = (
     | codec.TO_PRIMARY
     | codec.FROM_FRONTEND
     | {Type.IO_DONE, Type.IO_DONES, Type.IO_DATA, Type.IO_DATAS, Type.IO_EXTENTS}
-) - {Type.JOIN}
+) - {Type.JOIN, Type.PREPARE, Type.SEAL}
 """What moves data is bounded by windows and by the link's turns, all else by its number."""
 _JOIN_CHARGE = 50
 """Its answer lists what this copy may hold unconfirmed, which is a walk over thousands of entries."""
@@ -320,6 +320,8 @@ class Handlers:
             _check_comparison(message, hosted.blocks.size_blocks)
         elif isinstance(message, ms.Fetch):
             self._check_healing(hosted, message.ranges)
+        elif isinstance(message, ms.Seal):
+            _check_seal(message, frame.epoch, hosted.blocks.size_blocks)
         number = self.shell.link_number(link)
         self._node.to_replica(hosted.volume, number, link.peer, frame.epoch, message, now_ns)
 
@@ -488,6 +490,13 @@ def _check_comparison(message: ms.Digest, size_blocks: int) -> None:
     nodes = -(-size_blocks // FANOUT**message.level)
     if any(first + count > nodes for first, count in message.ranges):
         raise FrameError(f"a comparison beyond the {nodes} nodes of level {message.level}")
+
+
+def _check_seal(message: ms.Seal, epoch: int, size_blocks: int) -> None:
+    if not 0 < message.size_blocks <= size_blocks:
+        raise FrameError(f"a seal of {message.size_blocks} blocks of a copy that has {size_blocks}")
+    if message.seq >> ms.SEQ_BITS != epoch:
+        raise FrameError("a seal whose number is of another epoch")
 
 
 def _is_asked_to_join(volume: Volume, node: str, join_number: int) -> bool:

@@ -11,6 +11,7 @@ from services.replica.brain import HardState, Slot
 from services.replica.codec import Envelope
 from services.replica.health import Health
 from services.replica.lanes import Lane, Work
+from services.replica.layering import Layering
 from services.replica.replication.replica import Share
 from services.replica.store import BlockStore, StoreError, WitnessStore
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
@@ -64,6 +65,7 @@ class Hosted:
         self._blocks = Lane(loop, pool)
         self._hints = Lane(loop, pool)
         self._hinting = False
+        self.layering = Layering(self.store, self._blocks, Lane(loop, pool), loop) if self.store is not None else None
         self._to_mark: set[int] = set()
         self._to_sync: list[SyncWait] = []
         self._told_saved: list[tuple[int, asyncio.Future[None]]] = []
@@ -73,6 +75,12 @@ class Hosted:
         """The block store; asking a witness for it is a mistake of ours."""
         assert self.store is not None
         return self.store
+
+    @property
+    def layers(self) -> Layering:
+        """As for `blocks`."""
+        assert self.layering is not None
+        return self.layering
 
     def see(self, slot: Slot | None) -> None:
         """What was worked out from the record is forgotten with it."""
@@ -117,9 +125,9 @@ class Hosted:
         record = state.slot.record if state.slot is not None else None
 
         def work() -> None:
-            if record is not None and self.store is not None and not record.deleted:
+            if record is not None and self.layering is not None and not record.deleted:
                 # Before it counts as accepted: whoever is counted for a larger volume has the room.
-                self.store.grow(record.size_bytes // BLOCK_BYTES)
+                self.layering.grow(record.size_bytes // BLOCK_BYTES)
             self.voter_store.save_state(encoded)
 
         self._states.run(lambda: work, done)
@@ -200,6 +208,8 @@ class Hosted:
 
     async def close(self, *, clean: bool) -> None:
         """After what is under way."""
+        if self.layering is not None:
+            await self.layering.stop()
         await self._states.idle()
         await self._blocks.idle()
         await self._hints.idle()

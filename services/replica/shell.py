@@ -17,6 +17,7 @@ from services.replica import codec
 from services.replica.brain import events as ev
 from services.replica.brain.messages import BrainMessage
 from services.replica.brain.messages import encode as encode_brain
+from services.replica.brain.record import layer_name
 from services.replica.codec import Envelope, Parts
 from services.replica.copies import heal_copy, pack_copy, pack_readable, store_copy
 from services.replica.driver import (
@@ -36,6 +37,7 @@ from services.replica.driver import (
     ToBrain,
     ToPeer,
 )
+from services.replica.driver.snapshots import unwanted
 from services.replica.hosted import Failure, Hosted, SyncWait
 from services.replica.peers import MANY_BLOCKS_MAX, Link, PeerNetwork, Type, pack, pack_copies
 from services.replica.replication import effects as fx
@@ -64,6 +66,8 @@ class Counted:
     def __init__(self) -> None:
         self.syncs = Histogram()
         """seconds from the order to the answer"""
+        self.seals = Histogram()
+        """seconds for which new writes waited for a seal"""
         self.rotten_blocks = self.healed_blocks = 0
         self.resyncs = 0
         self.resync_sent_blocks = 0
@@ -119,7 +123,7 @@ class Shell:
             Save: self._save,
             Reply: around.replied,
             Decided: around.decided,
-            RecordChanged: around.record_changed,
+            RecordChanged: self._record_changed,
             Erase: self._erase,
             Remove: self._remove,
             TellServing: self._tell_serving,
@@ -148,6 +152,10 @@ class Shell:
             fx.AnswerFetch: self._answer_fetch,
             fx.Heal: self._heal,
             fx.Damage: self._damage,
+            fx.PrepareSeal: self._prepare_seal,
+            fx.SealStore: self._seal_store,
+            fx.HashSeal: self._hash_seal,
+            fx.WritesHeld: self._writes_held,
             fx.Release: self._release,
             fx.StartedServing: self._started_serving,
             fx.ResyncBegins: self._resync_begins,
@@ -158,6 +166,8 @@ class Shell:
 
     def add(self, hosted: Hosted) -> None:
         self.hosted[hosted.volume] = hosted
+        if hosted.store is not None:
+            hosted.layers.on_failure = lambda error: self.disk_failed(hosted, str(error))
         self.by_raw[hosted.raw] = hosted
 
     def link_number(self, link: Link) -> int:
@@ -306,6 +316,7 @@ class Shell:
                 log.error("could not give the space back: %s", failure, extra={"volume": order.volume})
             self.settle()
 
+        hosted.layers.drop(hosted.blocks.sealed)
         hosted.run(lambda: hosted.blocks.zero(0, hosted.blocks.size_blocks), told)
 
     def _remove(self, order: Remove) -> None:
@@ -597,6 +608,65 @@ class Shell:
     def _write_back(self, hosted: Hosted, order: Data, effect: fx.WriteBack) -> None:
         hosted.write_back()
 
+    # ---- snapshots ------------------------------------------------------------------------------------
+
+    def _prepare_seal(self, hosted: Hosted, order: Data, effect: fx.PrepareSeal) -> None:
+        def told(why_not: str, failure: Failure) -> None:
+            if failure is not None:
+                self._failed(hosted, str(failure))
+            else:
+                self.node.seal_prepared(hosted.volume, order.owner, effect.number, why_not, boot_time_ns())
+            self.settle()
+
+        hosted.layers.prepare(told)
+
+    def _seal_store(self, hosted: Hosted, order: Data, effect: fx.SealStore) -> None:
+        def told(failure: Failure) -> None:
+            if failure is not None:
+                self._failed(hosted, str(failure))
+            else:
+                self.node.sealed(hosted.volume, effect.seq, boot_time_ns())
+                self._drop_unwanted(hosted)
+            self.settle()
+
+        hosted.layers.seal(layer_name(effect.snapshot, effect.seq), told)
+
+    def _hash_seal(self, hosted: Hosted, order: Data, effect: fx.HashSeal) -> None:
+        def told(root: int | None, failure: Failure) -> None:
+            if failure is not None:
+                self._failed(hosted, str(failure))
+            elif root is not None:
+                self.node.hashed(hosted.volume, order.owner, effect.seq, root, boot_time_ns())
+            self.settle()
+
+        hosted.layers.hash(layer_name(effect.snapshot, effect.seq), effect.size_blocks, told)
+
+    def _writes_held(self, hosted: Hosted, order: Data, effect: fx.WritesHeld) -> None:
+        self.counted.seals.record(effect.held_ns / 1e9)
+        log.info(
+            "snapshot %s is sealed: writes were held for %.1f ms, %d waited",
+            effect.snapshot,
+            effect.held_ns / 1e6,
+            effect.requests,
+            extra={"volume": hosted.volume, "epoch": order.epoch},
+        )
+
+    def _record_changed(self, order: RecordChanged) -> None:
+        hosted = self.hosted.get(order.volume)
+        if hosted is not None:
+            self._drop_unwanted(hosted)
+        self._around.record_changed(order)
+
+    def _drop_unwanted(self, hosted: Hosted) -> None:
+        """Layers that no snapshot of the record needs: of a deposed primary, or dropped."""
+        volume = self.node.volumes.get(hosted.volume)
+        if hosted.store is None or hosted.failure or volume is None or volume.committed is None:
+            return
+        sealed = hosted.store.sealed
+        if sealed:
+            brain = volume.brain
+            hosted.layers.drop(unwanted(sealed, volume.committed, brain.record, brain.epoch))
+
     # ---- comparing and copying ------------------------------------------------------------------------
 
     def _answer_digests(self, hosted: Hosted, order: Data, effect: fx.AnswerDigests) -> None:
@@ -643,7 +713,7 @@ class Shell:
             self.settle()
 
     def disk_failed(self, hosted: Hosted, reason: str) -> None:
-        """The scrub could not read."""
+        """What nobody waits for could not be read or written: the scrub, a fold."""
         if not self.stopped:
             self._failed(hosted, reason)
             self.settle()

@@ -144,6 +144,8 @@ def data_frames(scene: Scene, sender: int, target: int, **fields: Any) -> dict[T
         Type.DIGEST: (pack(Type.DIGEST, id=1, x=0, length=len(ranges), **common), ranges),
         Type.COPY: (pack(Type.COPY, id=seq, x=1, y=1, length=len(copy), **common), copy),
         Type.FETCH: (pack(Type.FETCH, id=1, length=len(ranges), **common), ranges),
+        Type.PREPARE: (pack(Type.PREPARE, id=1, **common),),
+        Type.SEAL: (pack(Type.SEAL, id=seq, x=seq, y=1, length=4, **common), b"evil"),
     }
 
 
@@ -164,6 +166,9 @@ def answer_frames(scene: Scene, sender: int, target: int) -> dict[Type, tuple[by
         Type.FAILED: (pack(Type.FAILED, length=len(failed), **common), failed),
         Type.FETCHED: (pack(Type.FETCHED, id=1, y=1, length=len(blocks), **common), blocks),
         Type.ROTTEN: (pack(Type.ROTTEN, length=len(ranges), **common), ranges),
+        Type.PREPARED: (pack(Type.PREPARED, id=1, x=1, **common),),
+        Type.SEALED: (pack(Type.SEALED, id=first_seq(scene.epoch) + 1, **common),),
+        Type.ROOTED: (pack(Type.ROOTED, id=first_seq(scene.epoch) + 1, x=7, **common),),
     }
 
 

@@ -147,6 +147,9 @@ class Stage(World):
             f"the end         {leaders[0]} serves" if leaders else "the end         nobody serves",
             f"                members {members}; in sync {in_sync}",
         ]
+        for snapshot in record.snapshots:
+            holders = " ".join(holder.node for holder in record.holders(snapshot)) or "nobody"
+            lines.append(f"                snapshot {snapshot.name} {snapshot.state}, held by {holders}")
         if record.attachment is not None:
             lines.append(f"                attached to {record.attachment.node}")
         return lines

@@ -196,6 +196,8 @@ _SENTENCES: tuple[tuple[str, Callable[..., None]], ...] = (
     (r"failure-mode becomes (\w+)", lambda stage, value: _policy(stage, failure_mode=_mode(value))),
     (r"on-unavailable becomes (\w+)", lambda stage, value: _policy(stage, on_unavailable=value)),
     (r"the volume grows to (\d+) blocks", _grow),
+    (r"snapshot (\w+) is taken", lambda stage, name: stage.volumes[VOLUME].snapshots.take(name)),
+    (r"snapshot (\w+) is dropped", lambda stage, name: stage.volumes[VOLUME].snapshots.drop(name)),
     (r"the volume is deleted", lambda stage: stage.volumes[VOLUME].delete()),
     (r"the end", lambda stage: None),
 )

@@ -15,7 +15,7 @@ from services.replica.brain import messages as ms
 from services.replica.driver import Node, Volume
 from services.replica.replication.effects import Damage
 from services.replica.replication.messages import SEQ_BITS, Io, Request
-from stoscore.units import SECOND
+from stoscore.units import BLOCK_BYTES, SECOND
 from tests.simulation.store import Disk
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class Checker:
         self.elections = 0
         self.power_losses = 0
         """Elections of an unclean replica."""
+        self.snapshots = 0
+        """That became ready."""
 
     def volume(self, volume: str) -> Agreed:
         found = self.volumes.get(volume)
@@ -89,6 +91,7 @@ class Checker:
                 self._wrong("A1: a chosen record does not follow the one before", before.stamp, slot.stamp)
             agreed.chosen = slot
             self._choose(disk.volume, before, slot)
+            self._sealed(disk.volume, before, slot)
 
     def _choose(self, volume: str, before: Slot | None, slot: Slot) -> None:
         """A new record is committed. Whoever enters the set holds what was acknowledged, durable what was flushed."""
@@ -142,6 +145,61 @@ class Checker:
         holder = chosen.record.attachment.node
         if holder != machine.name and not machine.missed(holder):
             self._wrong("P6:", machine.name, "fences", holder, "which it has heard all the time")
+
+    # ---- snapshots ------------------------------------------------------------------------------------
+
+    def _sealed(self, volume: str, before: Slot | None, slot: Slot) -> None:
+        """K4: a snapshot that becomes ready is on all its holders, the same on each, and something that the volume was
+        since it was asked for."""
+        for snapshot in slot.record.snapshots:
+            known = before.record.snapshot(snapshot.name) if before is not None else None
+            if snapshot.state != "ready" or (known is not None and known.layer == snapshot.layer):
+                continue
+            size = snapshot.size_bytes // BLOCK_BYTES
+            found = None
+            for voter in slot.record.holders(snapshot):
+                disk = self._disk(volume, voter)
+                if disk is None:
+                    continue
+                layer = disk.sealed.get(snapshot.layer)
+                if layer is None or f"{layer.root(size):016x}" != snapshot.root:
+                    self._wrong("K4:", voter.node, "holds", snapshot, "by the record, and its layer is", layer)
+                found = layer
+            if found is None:
+                continue
+            sim = self._world.volumes.get(volume) or self._world.tombs[volume]
+            history = self._world.registers.volume(volume).history
+            contents = {block: content for block, content in found.cache.items() if block < size}
+            wrong = history.torn(contents, size, sim.snapshots.asked_ns[snapshot.name], self._world.now_ns)
+            if wrong:
+                self._wrong("K4: snapshot", snapshot.name, "of", volume, "is no moment of it:", wrong)
+            self.snapshots += 1
+
+    def drops(self, disk: Disk, layers: list[str]) -> None:
+        """K4: nobody drops what the record counts on."""
+        chosen = self.volume(disk.volume).chosen
+        wanted = {snapshot.layer for snapshot in chosen.record.snapshots} if chosen is not None else set()
+        if not wanted.isdisjoint(layers):
+            self._wrong("K4:", disk.me.node, "drops", layers, "of", disk.volume, "and", chosen, "needs it")
+
+    def layers(self, volume: str) -> str:
+        """Healed and quiet: the holders have what they hold by the record, and nobody has more; "" when it is so."""
+        chosen = self.volume(volume).chosen
+        assert chosen is not None
+        record = chosen.record
+        ready = {snapshot.layer: snapshot for snapshot in record.snapshots if snapshot.state == "ready"}
+        for member in record.members:
+            disk = self._disk(volume, member)
+            if disk is None:
+                continue
+            held = {layer for layer, snapshot in ready.items() if member.incarnation in snapshot.holders}
+            if not held <= disk.sealed.keys():
+                self._wrong("K4:", member.node, "lacks layers of", volume, sorted(held - disk.sealed.keys()))
+            if not disk.sealed.keys() <= ready.keys():
+                return (
+                    f"{volume}: {member.node} has layers that nobody needs: {sorted(disk.sealed.keys() - ready.keys())}"
+                )
+        return ""
 
     def told_committed(self, volume: str, slot: Slot) -> None:
         chosen = self.volume(volume).chosen

@@ -144,11 +144,15 @@ def obstacle(world: World, *, all_nodes: bool) -> str:
             continue  # too many stores are lost for good
         if all_nodes and volume.growing:
             return f"{name}: has not grown"
+        if all_nodes and volume.snapshots.wishing:
+            return f"{name}: a snapshot is not taken, or not dropped"
         found = _not_served(world, name, volume) or (_not_in_sync(world, name) if all_nodes else "")
         if found:
             return found
         if all_nodes and not volume.done and not world.draining:
             return f"{name}: has work left"
+        if all_nodes and chosen is not None and (left := world.checker.layers(name)):
+            return left
     return _left_over(world) if all_nodes else ""
 
 

@@ -13,12 +13,13 @@ A power loss of all copies is an event of its own, after which the block holds a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 State = tuple[int, frozenset[int]]
 """(what the block holds, which open requests have had their moment)"""
 CALL_WRITE, CALL_READ, ANSWER, FALL_BACK = range(4)
+FOREVER_NS = 1 << 62
 
 
 @dataclass(slots=True)
@@ -113,6 +114,37 @@ class _Search:
         return seen
 
 
+def _times(events: list[tuple[int, int, int, object]], content: int) -> list[tuple[int, int]]:
+    """When the block may have held this content: from the call of a write of it, or a power loss that brought it back,
+    until the answer to a write of something else that was asked for after the former was answered."""
+    called = {request: (now_ns, value) for kind, request, now_ns, value in events if kind == CALL_WRITE}
+    answered = {request: now_ns for kind, request, now_ns, _ in events if kind == ANSWER and request in called}
+    others = [(called[r][0], now_ns) for r, now_ns in answered.items() if called[r][1] != content]
+
+    def end_ns(since_ns: int) -> int:
+        return min((end_ns for call_ns, end_ns in others if call_ns > since_ns), default=FOREVER_NS)
+
+    times = [(0, end_ns(-1))] if content == 0 else []
+    times += [
+        (call_ns, end_ns(answered[r]) if r in answered else FOREVER_NS)
+        for r, (call_ns, value) in called.items()
+        if value == content
+    ]
+    back = [at for kind, _, at, held in events if kind == FALL_BACK and content in held]  # type: ignore[operator]
+    return _merged(times + [(at_ns, end_ns(at_ns)) for at_ns in back])
+
+
+def _merged(times: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Without overlaps, or the common part of many blocks would be a product of them."""
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(times):
+        if merged and first <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(last, merged[-1][1])
+        else:
+            merged.append((first, last))
+    return merged
+
+
 class History:
     """All blocks of one volume."""
 
@@ -136,6 +168,20 @@ class History:
 
     def fell_back(self, block: int, contents: Iterable[int], now_ns: int) -> None:
         self._block(block).append((FALL_BACK, 0, now_ns, frozenset(contents)))
+
+    def torn(self, contents: Mapping[int, int], size_blocks: int, from_ns: int, until_ns: int) -> str:
+        """Is there one moment at which every block held this? By calls and answers alone: a write that was answered
+        before another one was asked for comes before it, whatever block they touch. "" or the block that shows it."""
+        moments = [(from_ns, until_ns)]
+        for block in sorted(self.blocks.keys() | contents.keys()):
+            if block >= size_blocks:
+                continue
+            times = _times(self.blocks[block].events if block in self.blocks else [], contents.get(block, 0))
+            left = [(max(a, c), min(b, d)) for a, b in moments for c, d in times if max(a, c) <= min(b, d)]
+            if not left:
+                return f"block {block} held {contents.get(block, 0)} at {times}, and the others at {moments}"
+            moments = left
+        return ""
 
     def contradiction(self) -> str:
         """The first answer that no order explains, or ""."""

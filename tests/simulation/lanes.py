@@ -78,6 +78,7 @@ class VolumeLanes:
         self._disk = disk
         self._states = Lane(machine, disk, data=False)
         self._blocks = Lane(machine, disk, data=True)
+        self._beside = Lane(machine, disk, data=True)
         self._to_mark: set[int] = set()
         self._to_sync: list[tuple[int, fx.SyncStore]] = []
 
@@ -137,6 +138,64 @@ class VolumeLanes:
         for owner, effect in waits:
             machine.live.synced(volume, owner, effect.ticket, now)
 
+    # ---- snapshots ------------------------------------------------------------------------------------
+
+    def prepare_seal(self, owner: int, number: int) -> None:
+        """The next layer takes room; then what is dirty is synced."""
+        machine, disk = self._machine, self._disk
+
+        def told(failure: str) -> None:
+            machine.run(lambda: machine.live.seal_prepared(disk.volume, owner, number, failure, machine.clock_ns()))
+
+        def synced(snapshot: dict[int, int]) -> None:
+            disk.synced(snapshot)
+            told("")
+
+        def end(_: Any) -> None:
+            if "write" in disk.refuses:
+                told("no space left on device")
+            else:
+                self._blocks.add(Job("sync", 2, disk.snapshot, synced))
+
+        self._beside.add(Job("prepare", 3, lambda: None, end))
+
+    def seal(self, layer: str, seq: int) -> None:
+        machine, disk = self._machine, self._disk
+
+        def end(sealing: tuple[str, Any]) -> None:
+            disk.seal(*sealing)
+            machine.log(disk.volume, "has sealed", layer)
+            machine.run(lambda: machine.live.sealed(disk.volume, seq, machine.clock_ns()))
+            machine.run(lambda: machine.orders.drop_unwanted(disk.volume))
+
+        self._blocks.add(Job("seal", 2, lambda: (layer, disk.freeze()), end))
+
+    def hash_seal(self, owner: int, layer: str, effect: fx.HashSeal) -> None:
+        machine, disk = self._machine, self._disk
+
+        def end(_: Any) -> None:
+            if layer not in disk.sealed:
+                return  # dropped meanwhile: nobody wants to know
+            root = disk.sealed[layer].root(effect.size_blocks)
+            machine.run(lambda: machine.live.hashed(disk.volume, owner, effect.seq, root, machine.clock_ns()))
+
+        self._beside.add(Job("hash", 1, lambda: None, end))
+
+    def drop(self, layers: list[str]) -> None:
+        machine, disk = self._machine, self._disk
+
+        def end(_: Any) -> None:
+            for layer in layers:
+                disk.sealed.pop(layer, None)
+                machine.log(disk.volume, "drops", layer)
+
+        self._blocks.add(Job("drop", 1, lambda: None, end))
+
+    def seal_under_way(self) -> tuple[str, Any] | None:
+        """It may have been done or not."""
+        job = self._blocks.running
+        return job.covers if job is not None and job.kind == "seal" else None
+
     def erase(self) -> None:
         machine, disk = self._machine, self._disk
 
@@ -144,6 +203,7 @@ class VolumeLanes:
             disk.cache.clear()
             disk.dirty.clear()
             disk.rotten.clear()
+            disk.sealed.clear()
             machine.run(lambda: machine.live.erased(disk.volume, machine.clock_ns()))
 
         self._blocks.add(Job("write", 1, lambda: None, end))

@@ -218,6 +218,9 @@ class Machine:
                 self.orders.state_durable(disk, state)
             elif state is not None:
                 self.orders.make_room(disk, state)
+            sealing = lanes.seal_under_way()
+            if sealing is not None and self.rng.random() < 0.5:
+                disk.seal(*sealing)
             if power:
                 disk.power_lost(self.rng, lanes.marking())
             else:

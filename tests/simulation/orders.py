@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from services.replica.brain import HardState, Slot
+from services.replica.brain.record import layer_name
 from services.replica.driver import (
     Data,
     Decided,
@@ -26,6 +27,7 @@ from services.replica.driver import (
     ToPeer,
 )
 from services.replica.driver.orders import REPLICA_OWNER
+from services.replica.driver.snapshots import unwanted
 from services.replica.replication import effects as fx
 from services.replica.replication.messages import (
     Copy,
@@ -64,7 +66,7 @@ class Orders:
             Data: self._data,
             Reply: lambda order: self._world.replied(machine, order),
             Decided: self._decided,
-            RecordChanged: lambda order: self._world.checker.told_committed(order.volume, order.slot),
+            RecordChanged: self._record_changed,
             TellServing: self._tell_serving,
             HangUp: self._hang_up,
             Erase: lambda order: machine.lanes[order.volume].erase(),
@@ -89,6 +91,14 @@ class Orders:
             fx.CommitTail: self._commit_tail,
             fx.Compare: self._compare,
             fx.SendCopy: self._send_copy,
+            fx.PrepareSeal: lambda disk, order, effect: machine.lanes[disk.volume].prepare_seal(
+                order.owner, effect.number
+            ),
+            fx.SealStore: lambda disk, order, effect: machine.lanes[disk.volume].seal(_layer(effect), effect.seq),
+            fx.HashSeal: lambda disk, order, effect: machine.lanes[disk.volume].hash_seal(
+                order.owner, _layer(effect), effect
+            ),
+            fx.WritesHeld: self._noted,
             fx.Release: lambda disk, order, effect: self._tokens.pop(effect.token, None),
             fx.AnswerFetch: self._answer_fetch,
             fx.Heal: self._heal,
@@ -138,11 +148,26 @@ class Orders:
         if record is not None and disk.me.kind == "data" and not record.deleted:
             disk.grow(record.size_bytes // BLOCK_BYTES)
 
+    def _record_changed(self, order: RecordChanged) -> None:
+        self._world.checker.told_committed(order.volume, order.slot)
+        self.drop_unwanted(order.volume)
+
+    def drop_unwanted(self, volume_id: str) -> None:
+        disk, volume = self._machine.disks.get(volume_id), self._machine.live.volumes.get(volume_id)
+        if disk is None or disk.failure or volume is None or volume.committed is None or not disk.sealed:
+            return
+        layers = unwanted(list(disk.sealed), volume.committed, volume.brain.record, volume.brain.epoch)
+        if layers:
+            self._world.checker.drops(disk, layers)
+            self._machine.lanes[volume_id].drop(layers)
+
     def _decided(self, order: Decided) -> None:
         explain = order.explain
         self._world.decided(self._machine.name, order.volume, explain)
         if explain.kind == "fence" and not explain.inputs["change"]["force"]:
             self._world.checker.fences(self._machine, order.volume)
+        if explain.kind == "shrink" and "the layer of snapshot" in explain.outcome:
+            self._world.violated(f"K4: copies in sync sealed another content each: {explain.outcome}")
         self._machine.log(order.volume, explain.kind, explain.outcome, explain.alternatives)
 
     def _tell_serving(self, order: TellServing) -> None:
@@ -375,6 +400,10 @@ class Orders:
 
     def _noted(self, disk: Disk, order: Data, effect: Any) -> None:
         self._machine.log(disk.volume, effect)
+
+
+def _layer(effect: fx.SealStore | fx.HashSeal) -> str:
+    return layer_name(effect.snapshot, effect.seq)
 
 
 def _after_failure(effect: fx.Effect) -> bool:

@@ -23,6 +23,8 @@ FAULTS_MIN = 20
 FAULTS_NS = 10 * SECOND
 START_NS = 1 * SECOND
 HOME_RETRY_NS = 200 * MS
+SNAPSHOTS_SHARE = 0.5
+"""Of all seeds. Drawn apart: the others stay what they were."""
 SIZES = (64, 300, 1500, 3000, 140_000)
 SHAPES = ("d", "dwd", "dwd", "ddd", "ddd", "dddwd", "ddddd")
 """d: a data replica, w: a witness; in the order of their rank."""
@@ -80,6 +82,8 @@ class Plan:
     spare: tuple[Fault, ...] = ()
     """Strike after the others, one by one, while fewer than `FAULTS_MIN` have done anything."""
     knobs: Mapping[str, Any] = field(default_factory=dict)
+    snapshots: bool = False
+    """Clients take and drop some."""
 
     @property
     def together(self) -> bool:
@@ -108,7 +112,8 @@ def draw(seed: int, *, drift_ppm: int | None = None) -> Plan:
     grace = rng.choice((300 * MS, 1 * SECOND, 3 * SECOND, Timing().grace_ns))
     faults, spare = _faults(rng)
     return Plan(
-        seed, nodes, volumes, rng.choice(delays), faults, FAULTS_NS, operations, grace, spare, knobs.draw(rng)
+        seed, nodes, volumes, rng.choice(delays), faults, FAULTS_NS, operations, grace, spare, knobs.draw(rng),
+        Random(f"{seed}/snapshots").random() < SNAPSHOTS_SHARE,
     )  # fmt: skip
 
 

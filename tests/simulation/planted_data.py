@@ -7,7 +7,7 @@ from errno import EIO
 from typing import Any
 from unittest.mock import patch
 
-from services.replica.brain import membership
+from services.replica.brain import membership, snapshots
 from services.replica.replication import effects as fx
 from services.replica.replication import gate, healing, primary, replica
 from services.replica.replication.frontend_order import Unanswered
@@ -240,6 +240,43 @@ def heals_unsettled() -> Patch:
     )
 
 
+def sealed_under_its_name() -> Patch:
+    """K4: a seal is named by its snapshot alone, so a deposed primary's, or a dropped one's, is taken for it."""
+
+    def layer_name(snapshot: str, seal: int) -> str:
+        return f"{snapshot}-{'f' * 16}"
+
+    return both(
+        patch("services.replica.brain.record.layer_name", layer_name),
+        patch("tests.simulation.orders.layer_name", layer_name),
+    )
+
+
+def sealed_with_writes_under_way() -> Patch:
+    """K4: the seal does not wait until every write before it is everywhere."""
+    return patch.object(primary.Primary, "_is_quiet", lambda self: True)
+
+
+def written_while_sealed() -> Patch:
+    """K4: a store takes writes while it is sealed."""
+    return both(patch.object(gate.Gate, "close", lambda self: None), patch.object(gate.Gate, "open", lambda self: []))
+
+
+def older_seal_is_ready() -> Patch:
+    """K4: what was sealed for a snapshot that was dropped meanwhile makes the next one of its name ready."""
+    return patch.object(snapshots, "_is_of", lambda known, report: known is not None and known.state == "pending")
+
+
+def seal_under_way_dropped() -> Patch:
+    """K4: a layer that is not ready by the committed record is not needed."""
+
+    def unwanted(layers: Any, committed: Any, stored: Any, epoch: int) -> list[str]:
+        ready = {known.layer for known in committed.record.snapshots if known.state == "ready"}
+        return [layer for layer in layers if layer not in ready]
+
+    return patch("tests.simulation.orders.unwanted", unwanted)
+
+
 DATA: tuple[Plant, ...] = (
     latest_set_only,
     latest_proposal_only,
@@ -264,4 +301,9 @@ DATA: tuple[Plant, ...] = (
     failed_write_left_unequal,
     heals_unverified,
     heals_unsettled,
+    sealed_under_its_name,
+    sealed_with_writes_under_way,
+    written_while_sealed,
+    older_seal_is_ready,
+    seal_under_way_dropped,
 )

@@ -11,6 +11,7 @@ of the contents written since the last sync. What opening a directory finds is t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from random import Random
 
 from services.replica.brain import HardState, Voter
@@ -41,6 +42,17 @@ class Rotten(Exception):
     def __init__(self, blocks: tuple[int, ...]):
         super().__init__(f"blocks {blocks} do not match their checksum")
         self.blocks = blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What the volume was when it was sealed."""
+
+    cache: dict[int, int]
+    size_blocks: int
+
+    def root(self, size_blocks: int) -> int:
+        return hash(tuple(sorted((b, c) for b, c in self.cache.items() if c and b < size_blocks))) & (1 << 64) - 1
 
 
 class Disk:
@@ -79,6 +91,9 @@ class Disk:
         """Block -> what its data are by now; `cache` keeps what its checksum says."""
         self.restored_ns: dict[int, int] = {}
         """Rotten block -> when an operator restored it."""
+        self.sealed: dict[str, Layer] = {}
+        """Snapshots' layers, durable."""
+        self.writes = 0
         self.lossy = False
         """Truth, unknown to the cores: a power loss took unsynced content and no clean sync has repaired it."""
 
@@ -87,6 +102,7 @@ class Disk:
     def _put(self, block: int, content: int) -> None:
         if block // REGION_BLOCKS not in self.marked:
             raise StoreBroken(f"block {block} is written and its region is not marked")
+        self.writes += 1
         kept = self.dirty.get(block)
         if kept is None:
             self.dirty[block] = [self.cache.get(block, 0), content]
@@ -213,6 +229,17 @@ class Disk:
             del contents[: covered - 1]
             if len(contents) == 1:
                 del self.dirty[block]
+
+    def freeze(self) -> tuple[Layer, dict[int, int], int]:
+        """A seal begins: what it keeps, and what it makes durable."""
+        return Layer(dict(self.cache), self.size_blocks), self.snapshot(), self.writes
+
+    def seal(self, layer: str, frozen: tuple[Layer, dict[int, int], int]) -> None:
+        kept, covers, writes = frozen
+        if writes != self.writes:
+            raise StoreBroken(f"K4: {layer} is sealed and the blocks are written meanwhile")
+        self.synced(covers)
+        self.sealed.setdefault(layer, kept)
 
     def clean(self) -> None:
         self.unclean = False

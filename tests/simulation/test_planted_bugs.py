@@ -56,6 +56,8 @@ FOUND = {
     "older_link_heard": 150,
     "heals_unverified": 50,
     "heals_unsettled": 50,
+    "sealed_under_its_name": 60,
+    "sealed_with_writes_under_way": 20,
 }
 """Planted bug -> within how many seeds, from the first on: about four times what it took when this was written."""
 HIDDEN = {
@@ -63,6 +65,7 @@ HIDDEN = {
     "promise_outlives_vote": "a beat has to arrive within milliseconds after the promise before it has ended",
     "copies_not_noted": "a copy that nobody compares again has to differ from the next primary's block",
     "lost_while_waiting": "a member has to be lost again between two records",
+    "written_while_sealed": "who is elected next has to write in the milliseconds in which a follower still seals",
     "unclean_by_own_record": "a voter that holds the newest record answers in time, nearly always",
 }
 """Planted bugs that take thousands of seeds, with what hides them; tests of the cores tell their stories."""

@@ -15,6 +15,7 @@ from services.replica.replication.frontend import RequestKind
 from stoscore.units import BLOCK_BYTES, MS
 from tests.simulation.client import Frontend
 from tests.simulation.plan import VolumePlan, volume_voters
+from tests.simulation.snapshots import Snapshots
 
 if TYPE_CHECKING:
     from tests.simulation.machine import Machine
@@ -53,6 +54,7 @@ class SimVolume:
         self._steal = ""
         """Attach elsewhere without detaching: "dead" when the node that holds it is, or an operator's reason."""
         self._deleting = False
+        self.snapshots = Snapshots(world, self.id, wanted=world.plan.snapshots)
 
     # ---- founding -------------------------------------------------------------------------------------
 
@@ -131,6 +133,7 @@ class SimVolume:
     def delete(self) -> None:
         self.world.log("deletes", self.id)
         self._deleting = self._detach = True
+        self.snapshots.drop_all()
         if self.frontend is not None:
             self.frontend.replaced = True
 
@@ -165,7 +168,9 @@ class SimVolume:
         if self.id not in self.world.volumes:
             return
         self.world.schedule(TEND_NS, self._tend)
-        if self.world.services_down or (self.served() and not self._changes and not self.growing):
+        if self.world.services_down or (
+            self.served() and not self._changes and not self.growing and not self.snapshots.wishing
+        ):
             return
         if self._is_gone():
             self.world.deleted(self)
@@ -189,6 +194,8 @@ class SimVolume:
         elif self.growing:
             self._asked[request] = "expand"
             event = ev.ExpandAsked(request, self._wanted_blocks * BLOCK_BYTES)
+        elif self.snapshots.wishing and (self.served() or self._deleting or self.dice.random() < 0.5):
+            event = self.snapshots.ask(request)
         elif self._detach:
             self._asked[request] = "detach"
             event = ev.DetachAsked(request, None)
@@ -204,7 +211,7 @@ class SimVolume:
     def replied(self, machine: Machine, reply: Reply) -> bool:
         asked = self._asked.pop(reply.request, "")
         if not asked:
-            return False
+            return self.snapshots.replied(machine, reply)
         self.world.log(machine.name, asked, self.id, reply.code or "OK", reply.error)
         if asked == "policy" and reply.code in ("", "INVALID_ARGUMENT") and self._changes:
             del self._changes[0]

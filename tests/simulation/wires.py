@@ -30,10 +30,14 @@ from services.replica.replication.messages import (
     Join,
     Joined,
     OpenRefused,
+    Prepared,
     Refusal,
     Request,
     RequestMany,
+    Rooted,
     Rotten,
+    Seal,
+    Sealed,
     Write,
     WriteMany,
     Zero,
@@ -44,7 +48,7 @@ from tests.simulation.network import Link
 if TYPE_CHECKING:
     from tests.simulation.machine import Machine
 
-TO_PRIMARY = (Joined, Ack, Flushed, Digests, Copied, Fetched, Rotten, Failed)
+TO_PRIMARY = (Joined, Ack, Flushed, Digests, Copied, Fetched, Rotten, Failed, Prepared, Sealed, Rooted)
 HERE = -1
 """The number of the link to oneself: the frontend of a volume whose primary is on the same node."""
 HERE_NS = MS // 20
@@ -205,6 +209,8 @@ class Wires:
         disk = self._machine.disks[volume_id]
         if isinstance(message, Write | Zero):
             return disk.holds(message.block, message.count)
+        if isinstance(message, Seal):
+            return disk.holds(0, message.size_blocks)
         told = message.share if isinstance(message, Joined) else ()
         if isinstance(message, Copy | Fetch | Fetched | Rotten | WriteMany):
             told = message.ranges

@@ -15,7 +15,7 @@ from stoscore.units import MIB
 A, B, W = Voter("a", "a" * 16), Voter("b", "b" * 16), Voter("w", "c" * 16, "witness")
 RECORD = Record("f" * 32, "data", MIB, 1, (A, B, W), (A, B))
 PENDING = Snapshot("monday", MIB, 1)
-READY = Snapshot("monday", MIB, 1, "ready", 7 << 40 | 1, "0123456789abcdef", (A.incarnation, B.incarnation))
+READY = Snapshot("monday", MIB, 1, 2, "ready", 7 << 40 | 1, "0123456789abcdef", (A.incarnation, B.incarnation))
 
 
 def _state(record: Record) -> HardState:
@@ -40,7 +40,16 @@ def test_snapshots_survive_the_disk_and_the_wire(snapshots: tuple[Snapshot, ...]
 def test_the_largest_record_that_snapshots_make_fits_into_a_slot() -> None:
     members = tuple(Voter("n" * 62 + str(at), f"{at:016x}") for at in range(6))
     longest = [
-        Snapshot(f"{at:064}", MIB, 1 << 53, "ready", 2**64 - 1, "f" * 16, tuple(m.incarnation for m in members))
+        Snapshot(
+            f"{at:064}",
+            MIB,
+            1 << 53,
+            (1 << 53) - 1,
+            "ready",
+            2**64 - 1,
+            "f" * 16,
+            tuple(m.incarnation for m in members),
+        )
         for at in range(SNAPSHOTS_MAX)
     ]
     record = Record("f" * 32, "n" * 128, MIB, 5, members, members, snapshots=tuple(longest))

@@ -66,6 +66,9 @@ def test_no_claims_seen_is_never_taken_for_a_version(message: BeatAnswer | Confi
         ms.Flush(4, 17),
         ms.CommitPoint(2**44),
         ms.Digest(9, 1, ((0, 256), (512, 1))),
+        ms.Prepare(3),
+        ms.Seal(2**44 + 1, 2**44, 2**34, "a-snapshot"),
+        ms.Seal(2**44 + 1, 2**44, 1, "s" * 64),
     ],
 )
 def test_to_replica(message: ms.ToReplica) -> None:
@@ -94,6 +97,10 @@ def test_a_write_and_a_copy_bring_their_payload() -> None:
         ms.Flushed(4),
         ms.Copied(6),
         ms.Failed("no space left"),
+        ms.Prepared(3, ready=True),
+        ms.Prepared(3, ready=False),
+        ms.Sealed(2**44 + 1),
+        ms.Rooted(2**44 + 1, 2**64 - 1),
     ],
 )
 def test_to_primary(message: ms.ToPrimary) -> None:
@@ -154,3 +161,10 @@ def test_a_frame_for_somebody_else_is_an_error() -> None:
         codec.unpack_to_primary(frame, 0)
     with pytest.raises(FrameError):
         codec.unpack_to_replica(over_the_wire(codec.pack_message(ENVELOPE, ms.Flushed(1))), 0)
+
+
+@pytest.mark.parametrize("name", [b"", b"Monday", b"a/b", b"\xff", b"a\n"])
+def test_a_seal_has_a_name_that_a_snapshot_can_have(name: bytes) -> None:
+    seal = over_the_wire((ENVELOPE.pack(Type.SEAL, id=2**44 + 1, y=1, length=len(name)), name))
+    with pytest.raises(FrameError):
+        codec.unpack_to_replica(seal, 0)

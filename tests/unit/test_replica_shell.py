@@ -38,6 +38,8 @@ class FullDisk:
     size_blocks = 256
     unclean = False
     marked: frozenset[int] = frozenset({0})
+    sealed: tuple[str, ...] = ()
+    folds = False
 
     def __init__(self) -> None:
         self.committed: list[int] = []

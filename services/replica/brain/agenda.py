@@ -12,13 +12,15 @@ from services.replica.brain.changes import Change, Changed, Circumstances, Reque
 from services.replica.brain.decisions import Verdict
 from services.replica.brain.local import Local
 from services.replica.brain.record import Record
+from services.replica.brain.snapshots import Snapshots
 
 
 class Agenda:
     """What one leader has been asked for and has not proposed, or has proposed and not answered."""
 
-    def __init__(self, local: Local):
+    def __init__(self, local: Local, snapshots: Snapshots):
         self._local = local
+        self._snapshots = snapshots
         self.waiting: deque[Change] = deque()
         self.deferred: list[ev.MemberFailed] = []
         """Members that failed while it may have been us who are cut off."""
@@ -63,6 +65,13 @@ class Agenda:
             verdict = Verdict(outcome.kind, outcome.outcome, outcome.alternatives)
             local.tell(Changed(change, record, around), verdict)
             request = change.request if isinstance(change, Requested) else None
+            if isinstance(change, ev.SealFailed) and outcome.record is not None:
+                self._snapshots.fails(change)
+            elif isinstance(change, ev.TakeAsked) and not outcome.code:
+                self._snapshots.wait(change.name, change.request)
+                if outcome.record is None:
+                    self._snapshots.answer(record)
+                request = None
             if outcome.record is not None:
                 if request is not None:
                     self.asked.append(request)
@@ -84,6 +93,7 @@ class Agenda:
         requests = [change.request for change in self.waiting if isinstance(change, Requested)]
         for request in [*requests, *self.asked]:
             self._local.at_once(ev.Reply(request, "NOT_PRIMARY", "it stopped being the primary"))
+        self._snapshots.drop()
         self.waiting.clear()
         self.deferred = []
         self.asked = []
@@ -95,6 +105,12 @@ class Agenda:
             absent_ns = local.absent_ns(change.member.node)
         elif isinstance(change, ev.AttachAsked) and record.attachment is not None:
             absent_ns = local.attached_absent_ns()
+        version = local.state.slot.stamp.version if local.state.slot is not None else 0
         return Circumstances(
-            local.me.node, tuple(sorted(local.up)), tuple(sorted(local.heard)), absent_ns, local.timing.lease_ns
+            local.me.node,
+            tuple(sorted(local.up)),
+            tuple(sorted(local.heard)),
+            absent_ns,
+            local.timing.lease_ns,
+            version,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from services.replica.brain import events as ev
+from services.replica.brain import snapshots
 from services.replica.brain.attachment import AttachedElsewhere, attach, detach, is_dead
 from services.replica.brain.decisions import Verdict, recorded
 from services.replica.brain.membership import with_member, without
@@ -13,9 +14,11 @@ from services.replica.brain.quorum import majority
 from services.replica.brain.record import InvalidRecord, Record
 from stoscore.units import format_size, in_seconds
 
-Requested = ev.AttachAsked | ev.DetachAsked | ev.DeleteAsked | ev.PolicyAsked | ev.ExpandAsked
+Requested = (
+    ev.AttachAsked | ev.DetachAsked | ev.DeleteAsked | ev.PolicyAsked | ev.ExpandAsked | ev.TakeAsked | ev.DropAsked
+)
 """Changes that somebody waits for: they are answered with `ev.Reply`."""
-Change = ev.MemberFailed | ev.MemberCaughtUp | Requested
+Change = ev.MemberFailed | ev.MemberCaughtUp | ev.SnapshotSealed | ev.SealFailed | Requested
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class Circumstances:
     absent_ns: int = 0
     """How long the member, or the attached node, that the change is about has been silent on every way."""
     lease_ns: int = 0
+    version: int = 0
+    """Of the record."""
 
 
 @recorded
@@ -100,6 +105,18 @@ def outcome_of(change: Change, record: Record, around: Circumstances) -> Outcome
             return _with_policy(change, record)
         case ev.ExpandAsked():
             return _expanded(change, record)
+        case ev.TakeAsked() | ev.DropAsked() | ev.SnapshotSealed() | ev.SealFailed():
+            return _with_snapshots(change, record, around)
+
+
+def _with_snapshots(change: snapshots.SnapshotChange, record: Record, around: Circumstances) -> Outcome:
+    try:
+        found = snapshots.changed(change, record, around.version)
+    except snapshots.Refused as refused:
+        return Outcome(None, "refuse", f"no snapshot {change.name}: {refused}", code=refused.code, error=str(refused))
+    if found is None:
+        return Outcome()
+    return Outcome(found[0], found[1].kind, found[1].outcome)
 
 
 def _attached(asked: ev.AttachAsked, record: Record, around: Circumstances) -> Outcome:
@@ -170,4 +187,7 @@ def _deleted(record: Record) -> Outcome:
         return Outcome(None, "refuse", f"not deleted: {error}", code="FAILED_PRECONDITION", error=error)
     if record.deleted:
         return Outcome()
+    if record.snapshots:
+        error = f"volume {record.name} has {len(record.snapshots)} snapshots, which are part of it: delete them first"
+        return Outcome(None, "refuse", f"not deleted: {error}", code="FAILED_PRECONDITION", error=error)
     return Outcome(replace(record, deleted=True), "delete", "commits the tombstone")

@@ -60,6 +60,10 @@ _KNOWN: dict[str, type] = {
         ev.DeleteAsked,
         ev.PolicyAsked,
         ev.ExpandAsked,
+        ev.TakeAsked,
+        ev.DropAsked,
+        ev.SnapshotSealed,
+        ev.SealFailed,
     )
 }
 

@@ -178,6 +178,46 @@ class ExpandAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeAsked:
+    """Keep what the volume holds now under that name; answered when it is ready. `created_ms`: the wall clock here."""
+
+    request: int
+    name: str
+    created_ms: int
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DropAsked:
+    """Forget a snapshot, ready or not."""
+
+    request: int
+    name: str
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotSealed:
+    """Replication: these members hold the layer that the step `seal` sealed, with this root hash, durably."""
+
+    name: str
+    asked: int
+    seal: int
+    size_bytes: int
+    root: str
+    holders: tuple[Voter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SealFailed:
+    """Replication: the primary's own store can't make the layer, and is none the worse for it."""
+
+    name: str
+    asked: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class DataErased:
     """The store gave the space back after a committed tombstone."""
 
@@ -211,6 +251,10 @@ Event = (
     | DeleteAsked
     | PolicyAsked
     | ExpandAsked
+    | TakeAsked
+    | DropAsked
+    | SnapshotSealed
+    | SealFailed
     | MoveAsked
     | Settled
     | SessionRefused
@@ -280,6 +324,16 @@ class GoOn:
 @dataclass(frozen=True, slots=True)
 class Require:
     """Who must confirm a write has changed: `Brain.required` tells, as it is when this is performed (S1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealSnapshot:
+    """Have the copies on these nodes, and our own, seal what the volume holds (K4); then report `SnapshotSealed` or
+    `SealFailed`."""
+
+    name: str
+    asked: int
+    nodes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +407,7 @@ Effect = (
     | Settle
     | GoOn
     | Require
+    | SealSnapshot
     | RecordCommitted
     | Reply
     | AskHome

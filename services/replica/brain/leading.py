@@ -25,16 +25,18 @@ from services.replica.brain.proposing import Proposing
 from services.replica.brain.record import Record, Voter
 from services.replica.brain.reign import Reign
 from services.replica.brain.repair import Repair
+from services.replica.brain.snapshots import Snapshots
 
 
 class Leading:
     """The leader's side of agreement. `proposal` and `required` are there while this voter leads."""
 
-    def __init__(self, local: Local, agenda: Agenda, deletion: Deletion, parting: Parting):
+    def __init__(self, local: Local, agenda: Agenda, deletion: Deletion, parting: Parting, snapshots: Snapshots):
         self._local = local
         self._agenda = agenda
         self._deletion = deletion
         self._parting = parting
+        self._snapshots = snapshots
         self._proposing = Proposing(local, deletion)
         self._repair: Repair | None = None
         self._before: Record | None = None
@@ -68,6 +70,7 @@ class Leading:
         self._repair = Repair(local, self._proposing, old.record)
         self._before = old.record
         self.writes = "open"
+        self._snapshots.begin()
         local.at_once(ev.Claim(local.epoch))
         local.decide(election)
         self._proposing.put(replace(old.record, primary=local.me))
@@ -150,6 +153,9 @@ class Leading:
         repair_ns = self._repair_at_ns()
         if repair_ns is not None:
             due.append(repair_ns)
+        seal_ns = self._snapshots.next_deadline_ns()
+        if seal_ns is not None and self.idle():
+            due.append(seal_ns)
         return min(due) if due else None
 
     def _repair_at_ns(self) -> int | None:
@@ -165,7 +171,8 @@ class Leading:
         if now_ns >= self._agenda.again_at_ns:
             self._look_again(now_ns)
         repair_ns = self._repair_at_ns()
-        if repair_ns is not None and now_ns >= repair_ns:
+        seal_ns = self._snapshots.next_deadline_ns()
+        if (repair_ns is not None and now_ns >= repair_ns) or (seal_ns is not None and now_ns >= seal_ns):
             self._next_change(now_ns)
 
     def peer_up(self, node: str, now_ns: int) -> None:
@@ -248,6 +255,8 @@ class Leading:
         record = self._agenda.next_record(committed) or self._repair.next_record(committed)
         if record is not None:
             self._proposing.put(record)
+        else:
+            self._snapshots.order(committed, self._proposing.has_stored)
 
     def accepted(self, message: ms.Accepted, now_ns: int) -> None:
         if not self._proposing.is_answer(message):
@@ -273,6 +282,7 @@ class Leading:
         local.when_durable(ev.Require())
         local.when_durable(ev.RecordCommitted(slot))
         self._agenda.committed()
+        self._snapshots.committed(self._before, slot.record)
         self._proposing.tell_committed(tuple(v for v in local.other_members() if v in self.proposal.accepted))
         before, self._before = self._before, slot.record
         if before is not None:

@@ -10,6 +10,7 @@
     deletion   tombstones (I3)                    following  storing what a leader proposes
     parting    members that a record excludes     handover   moving the primary on purpose (P5)
     condition  founded, failed, silent            proposing  one record on its way to the others
+    snapshots  asked for, sealed, agreed on (K4)
     leading    commits, resignation; while it leads it has a `repair`, which asks `plan` for the next members
 
 Each knows only those above it in `__init__`. `step(event, now_ns, facts) -> Batch` is a function of its arguments and
@@ -37,6 +38,7 @@ from services.replica.brain.membership import Required
 from services.replica.brain.parting import Parting
 from services.replica.brain.policy import WriteState
 from services.replica.brain.record import HardState, Record, Stamp, Voter
+from services.replica.brain.snapshots import Snapshots
 from services.replica.brain.voting import Voting
 
 
@@ -50,10 +52,11 @@ class Brain:
         timing.validate()
         silence_ns = 0 if fresh else now_ns + timing.silence_ns(max(state.lease_max_ns, timing.lease_ns))
         self.local = Local(state, timing, silence_ns, now_ns=now_ns, unclean=unclean)
-        self.agenda = Agenda(self.local)
+        self.snapshots = Snapshots(self.local)
+        self.agenda = Agenda(self.local, self.snapshots)
         self.deletion = Deletion(self.local, erased=erased)
         self.parting = Parting(self.local, now_ns)
-        self.leading = Leading(self.local, self.agenda, self.deletion, self.parting)
+        self.leading = Leading(self.local, self.agenda, self.deletion, self.parting, self.snapshots)
         self.candidacy = Candidacy(self.local, self.leading)
         self.voting = Voting(self.local, self.leading, self.candidacy)
         self.following = Following(self.local, self.leading, self.candidacy, self.deletion)
@@ -216,6 +219,10 @@ class Brain:
                 | ev.DeleteAsked()
                 | ev.PolicyAsked()
                 | ev.ExpandAsked()
+                | ev.TakeAsked()
+                | ev.DropAsked()
+                | ev.SnapshotSealed()
+                | ev.SealFailed()
             ):
                 if self.role == "leader":
                     self.leading.change(event, now_ns)

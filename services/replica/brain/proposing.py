@@ -14,6 +14,7 @@ from services.replica.brain.deletion import Deletion
 from services.replica.brain.local import Local
 from services.replica.brain.membership import Required
 from services.replica.brain.record import Record, Voter
+from services.replica.brain.snapshots import held_by_members
 
 
 class Proposing:
@@ -40,6 +41,7 @@ class Proposing:
         local = self._local
         assert self.required is not None
         assert local.state.slot is not None
+        record = held_by_members(record)
         slot = local.state.slot.next(local.epoch, record)
         self._stored = {local.me}
         self.required.propose(record.in_sync)

@@ -89,6 +89,8 @@ class Snapshot:
     size_bytes: int
     created_ms: int
     """The primary's wall clock when it was asked for, for people."""
+    asked: int = 0
+    """The version of the record that it was asked of: tells it from an earlier snapshot of that name."""
     state: Literal["pending", "ready"] = "pending"
     seal: int = 0
     """The sequence number of the step that sealed it; 0 while pending."""
@@ -108,6 +110,8 @@ class Snapshot:
             raise InvalidRecord(f"{self.name[:80]!r} is no name for a snapshot: 1 to 64 of a-z, 0-9 and -")
         if self.size_bytes <= 0 or self.size_bytes % BLOCK_BYTES or self.created_ms < 0:
             raise InvalidRecord(f"snapshot {self.name} of {self.size_bytes} bytes at {self.created_ms} is impossible")
+        if not 0 <= self.asked <= VERSION_MAX:
+            raise InvalidRecord(f"snapshot {self.name} was asked of an impossible version")
         if self.state == "pending":
             if self.seal or self.root or self.holders:
                 raise InvalidRecord(f"snapshot {self.name} is pending and sealed")

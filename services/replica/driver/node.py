@@ -27,6 +27,7 @@ from services.replica.driver.orders import (
 )
 from services.replica.driver.pairs import Pairs
 from services.replica.driver.performing import Performing
+from services.replica.driver.snapshots import snapshot_event
 from services.replica.driver.volume import EarlyJoin, Pending, Volume
 from services.replica.replication import effects as fx
 from services.replica.replication.messages import (
@@ -46,7 +47,9 @@ from services.replica.replication.replica import Replica, Share
 
 _ASKS_A_MEMBER = ms.PreVote | ms.Propose | ms.Excluded | ms.Enquire
 """Said to a member; where there is none, it is answered so. Who is lost, not removed, is no answer (I1)."""
-Report = fx.ReportFailed | fx.ReportFollows | fx.ReportCaughtUp | fx.ReportSettled
+Report = (
+    fx.ReportFailed | fx.ReportFollows | fx.ReportCaughtUp | fx.ReportSettled | fx.ReportSealed | fx.ReportNotSealed
+)
 """Effects for the brain."""
 _PLAIN = frozenset({
     fx.Tell, fx.Answer, fx.AnswerRead, fx.AnswerReadMany, fx.StoreWrite, fx.StoreWriteMany, fx.CommitTail,
@@ -333,6 +336,8 @@ class Node:
             elif isinstance(effect, fx.MarkRegions):
                 for region in effect.regions:
                     volume.disk_asked(("mark", 0, region), now_ns)
+            elif isinstance(effect, fx.SealStore):
+                volume.disk_asked(("seal", 0, effect.seq), now_ns)
             orders.append(Data(volume_id, epoch, effect, owner))
             if isinstance(effect, fx.StartedServing):
                 self._tell_serving(volume)
@@ -340,6 +345,9 @@ class Node:
             # After the other effects: what the brain makes of it must not overtake them on a link.
             if isinstance(report, fx.ReportSettled):
                 self._step(volume, ev.Settled(epoch), now_ns)
+                continue
+            if isinstance(report, fx.ReportSealed | fx.ReportNotSealed):
+                self._step(volume, snapshot_event(report, volume.brain.record), now_ns)
                 continue
             record = volume.brain.record
             member = record.member_on(report.node) if record else None
@@ -408,6 +416,35 @@ class Node:
             self._data(volume, volume.replica.synced(ticket), now_ns)
         elif volume.primary is not None and volume.primary.epoch == owner:
             self._data(volume, volume.primary.synced(ticket, now_ns), now_ns)
+
+    def seal_prepared(self, volume_id: str, owner: int, number: int, failure: str, now_ns: int) -> None:
+        """The next layer is there; `failure`: why there can't be one."""
+        volume = self.volumes.get(volume_id)
+        if volume is None or volume.replica is None:
+            return
+        if owner == REPLICA_OWNER:
+            self._data(volume, volume.replica.seal_prepared(number, ready=not failure), now_ns)
+        elif volume.primary is not None and volume.primary.epoch == owner:
+            self._data(volume, volume.primary.seal_prepared(number, failure, now_ns), now_ns)
+
+    def sealed(self, volume_id: str, seq: int, now_ns: int) -> None:
+        """Whoever asked for it may not lead, or be led, any more: the store takes writes again."""
+        volume = self.volumes.get(volume_id)
+        if volume is None or volume.replica is None:
+            return
+        volume.disk_answered(("seal", 0, seq))
+        primary = volume.primary
+        done = primary.sealed(seq, now_ns) if primary is not None else volume.replica.sealed(seq)
+        self._data(volume, done, now_ns)
+
+    def hashed(self, volume_id: str, owner: int, seq: int, root: int, now_ns: int) -> None:
+        volume = self.volumes.get(volume_id)
+        if volume is None or volume.replica is None:
+            return
+        if owner == REPLICA_OWNER:
+            self._data(volume, volume.replica.hashed(seq, root), now_ns)
+        elif volume.primary is not None and volume.primary.epoch == owner:
+            self._data(volume, volume.primary.hashed(seq, root, now_ns), now_ns)
 
     def store_changed(
         self, volume_id: str, now_ns: int, *, unclean: bool, failure: str = "", votes: bool = True

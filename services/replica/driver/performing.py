@@ -21,6 +21,7 @@ from services.replica.driver.orders import (
     Reply,
     ToBrain,
 )
+from services.replica.driver.snapshots import pending
 from services.replica.driver.volume import Volume
 from services.replica.replication import effects as fx
 from services.replica.replication.primary import Primary
@@ -81,6 +82,9 @@ class Performing:
                 self._stop_leading(volume, successor, now_ns)
             case ev.Require():
                 self._require(volume, now_ns)
+            case ev.SealSnapshot(name, asked, nodes):
+                if volume.primary is not None:
+                    self._data(volume, volume.primary.seal(name, asked, nodes, now_ns), now_ns)
             case ev.RecordCommitted(slot):
                 self._record_committed(volume, slot, now_ns)
             case ev.Reply(request, code, error):
@@ -155,6 +159,8 @@ class Performing:
             node = record.attachment.node if record.attachment else None
             volume.primary.attachment(node, record.attach_epoch)
             volume.primary.size_blocks = volume.size_blocks
+            if record.snapshots or (before is not None and before.record.snapshots):
+                self._data(volume, volume.primary.pending(pending(record), now_ns), now_ns)
             if volume.primary.serving and before is not None and before.record.members != record.members:
                 self._tell_serving(volume)  # who uses it has to know whom to ask when this primary is gone
         self._order(RecordChanged(volume.id, slot))

@@ -89,6 +89,12 @@ class Type(IntEnum):
     IO_READS = 47  # x session, z ask count; payload: asks
     IO_DONES = 48  # x session; payload: requests
     IO_DATAS = 49  # x session, z ask count; payload: asks, sums, data
+    # Primary and replica: snapshots
+    PREPARE = 56  # id number
+    PREPARED = 57  # id number, x 1 when a layer can be made
+    SEAL = 58  # id seq, x commit, y size in blocks; payload: the snapshot's name
+    SEALED = 59  # id seq
+    ROOTED = 60  # id seq, x root hash
 
 
 FUA = 1
@@ -114,6 +120,7 @@ HEALED_BLOCKS_MAX = 1024
 MANY_MAX = 128
 MANY_BLOCKS_MAX = 256
 """Requests, and their blocks (1 MiB), of one WRITES, IO_WRITES, IO_READS or IO_DATAS."""
+SNAPSHOT_CHARS_MAX = 64
 _RANGE_BYTES, _ASK_BYTES, _U64_BYTES = 16, 24, 8
 _MANY_BYTES = MANY_BLOCKS_MAX * (SUM_BYTES + BLOCK_BYTES)
 
@@ -159,6 +166,11 @@ PAYLOAD_BYTES_MAX: dict[int, int] = {
     Type.IO_READS: MANY_MAX * _ASK_BYTES,
     Type.IO_DONES: MANY_MAX * _U64_BYTES,
     Type.IO_DATAS: MANY_MAX * _ASK_BYTES + _MANY_BYTES,
+    Type.PREPARE: 0,
+    Type.PREPARED: 0,
+    Type.SEAL: SNAPSHOT_CHARS_MAX,
+    Type.SEALED: 0,
+    Type.ROOTED: 0,
 }
 """What a payload may hold at most, by type: looked at in the header, so that nobody can make us take in 33 MiB
 for a beat, nor a list that takes the loop seconds to walk."""

@@ -185,6 +185,32 @@ class Damage:
 
 
 @dataclass(frozen=True, slots=True)
+class PrepareSeal:
+    """Make the next layer and sync, beside everything else; answered by `seal_prepared`. A store that can't is as good
+    as before."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class SealStore:
+    """Durably: what is stored now is the layer of this snapshot and step. Answered by `sealed`; no write until then."""
+
+    seq: int
+    size_blocks: int
+    snapshot: str
+
+
+@dataclass(frozen=True, slots=True)
+class HashSeal:
+    """The root hash of that layer; answered by `hashed`."""
+
+    seq: int
+    size_blocks: int
+    snapshot: str
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """The payload is not needed any more."""
 
@@ -216,6 +242,36 @@ class ReportCaughtUp:
     """To the brain: this member holds everything, synced (S4), and confirms every new write."""
 
     node: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportSealed:
+    """To the brain: these nodes' copies hold the layer that the step `seq` sealed, all with this root hash."""
+
+    name: str
+    asked: int
+    seq: int
+    size_blocks: int
+    root: int
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportNotSealed:
+    """To the brain: our own store can't make a layer."""
+
+    name: str
+    asked: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WritesHeld:
+    """A seal is done: how long new writes waited for it, and how many."""
+
+    snapshot: str
+    held_ns: int
+    requests: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,11 +325,17 @@ Effect = (
     | SendCopy
     | Heal
     | Damage
+    | PrepareSeal
+    | SealStore
+    | HashSeal
     | Release
     | ReportFailed
     | ReportFollows
     | ReportCaughtUp
     | ReportSettled
+    | ReportSealed
+    | ReportNotSealed
+    | WritesHeld
     | StartedServing
     | ResyncBegins
     | ResyncDone

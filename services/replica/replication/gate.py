@@ -55,11 +55,14 @@ class Gate:
         self._unsettled = set(self.marked)
         """Regions marked before this process: how high the writes in them go is not known yet."""
         self._last_write_ns = 0
+        self._closed = 0
+        """Seals under way: nothing is written until they are done."""
 
     def submit(self, op: Op, now_ns: int) -> tuple[bool, tuple[int, ...]]:
         """(pass at once?, regions to mark now)."""
         self._last_write_ns = now_ns
-        if self.marked.issuperset(op.regions) and (not self._blocked or self._blocked.isdisjoint(op.regions)):
+        free = not self._blocked or self._blocked.isdisjoint(op.regions)
+        if free and not self._closed and self.marked.issuperset(op.regions):
             self._pass(op)
             return True, ()
         missing = tuple(r for r in op.regions if r not in self.marked and r not in self._marking)
@@ -88,6 +91,20 @@ class Gate:
         self.marked |= done
         for region in done:
             self._latest.setdefault(region, (self.passed, 0))
+        return self._ready()
+
+    def close(self) -> None:
+        """The store is about to be sealed: what comes waits, whoever leads meanwhile."""
+        self._closed += 1
+
+    def open(self) -> list[Op]:
+        """It is sealed: the operations that pass now, in order."""
+        self._closed -= 1
+        return self._ready()
+
+    def _ready(self) -> list[Op]:
+        if self._closed:
+            return []
         ready: list[Op] = []
         left: deque[Op] = deque()
         blocked: set[int] = set()

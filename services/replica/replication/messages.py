@@ -161,8 +161,49 @@ class Failed:
     reason: str
 
 
-ToReplica = Join | Write | WriteMany | Zero | Flush | CommitPoint | Digest | Copy | Fetch
-ToPrimary = Joined | Ack | Flushed | Digests | Copied | Fetched | Rotten | Failed
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Primary: make your next layer, beside the writes; a Seal will follow (K4)."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """`ready` False: no layer can be made here, and nothing else is wrong."""
+
+    number: int
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """A step of the order of writes (K4): all below `seq` and nothing above it is in the layer. No write is on its
+    way."""
+
+    seq: int
+    commit: int
+    size_blocks: int
+    snapshot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """The layer is durable, and the next one takes writes."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rooted:
+    """The top node of the hash tree over the layer's checksums."""
+
+    seq: int
+    root: int
+
+
+ToReplica = Join | Write | WriteMany | Zero | Flush | CommitPoint | Digest | Copy | Fetch | Prepare | Seal
+ToPrimary = Joined | Ack | Flushed | Digests | Copied | Fetched | Rotten | Failed | Prepared | Sealed | Rooted
 
 
 class Refusal(IntEnum):

@@ -25,6 +25,7 @@ from services.replica.replication.effects import (
     Compare,
     Damage,
     Effect,
+    HashSeal,
     MarkRegions,
     Release,
     ReportCaughtUp,
@@ -41,6 +42,7 @@ from services.replica.replication.effects import (
     SyncStore,
     Tell,
     UnmarkRegions,
+    WritesHeld,
 )
 from services.replica.replication.estimate import Estimate, Work, bytes_of
 from services.replica.replication.flushes import Flushes
@@ -63,10 +65,13 @@ from services.replica.replication.messages import (
     Join,
     Joined,
     OpenRefused,
+    Prepared,
     Refusal,
     Request,
     RequestMany,
+    Rooted,
     Rotten,
+    Sealed,
     ToPrimary,
     Write,
     WriteMany,
@@ -78,6 +83,7 @@ from services.replica.replication.recovery import SAMPLED, Recovery, RecoveryLim
 from services.replica.replication.replica import Share
 from services.replica.replication.resync import FANOUT, Resync, always
 from services.replica.replication.scrub import FIRST_NUMBER, Scrub
+from services.replica.replication.sealing import Order, Sealing, Stage
 from services.replica.replication.sessions import Sessions
 from services.replica.replication.withheld import Withheld, Writes
 from stoscore.units import MS, REGION_BLOCKS
@@ -164,6 +170,7 @@ class Primary:
         self._sessions = Sessions(attached_node, attach_epoch)
         self._withheld: list[Withheld] = []
         self._healing = Healing(me, self._sources)
+        self._sealing = Sealing(me)
         self._moving = False
         self._settled = False
         self.writes = 0
@@ -189,6 +196,7 @@ class Primary:
         new = sorted(wanted - set(self.peers))
         for node in gone:
             self._recovery.budget.gone(self._key(node))
+            self._sealing.lost(node)
             del self.peers[node]
         out: list[Effect] = []
         for node in new:
@@ -240,6 +248,7 @@ class Primary:
         # Waiting: the brain has been told that it caught up and may be about to admit it.
         required = peer.node in self._required or peer.phase == "waiting"
         peer.lose()
+        self._sealing.lost(peer.node)
         self._recovery.budget.gone(self._key(peer.node))
         self._refresh()
         out = self._after_healing(self._healing.lost(peer.node, self._now_ns))
@@ -274,7 +283,7 @@ class Primary:
             out += self._check(entry)
         for ticket in list(self._flushes.waiting):
             out += self._check_flush(ticket)
-        return out + self._advance()
+        return [*out, *self._advance(), *self._go_on_sealing()]
 
     def _refresh(self) -> None:
         """Derived: the bits that a write needs, who receives it, who misses it."""
@@ -312,6 +321,15 @@ class Primary:
                 return self._after_healing(self._healing.fetched(node, message, now_ns))
             case Rotten(ranges):
                 return self._rotten_there(peer, ranges)
+            case Prepared(number, ready):
+                self._sealing.prepared(node, number, now_ns, ready=ready)
+                return self._go_on_sealing()
+            case Sealed(seq):
+                self._sealing.sealed(node, seq)
+                return self._go_on_sealing()
+            case Rooted(seq, root):
+                self._sealing.rooted(node, seq, root, now_ns)
+                return self._go_on_sealing()
             case Copied(number) if number >= FIRST_NUMBER:
                 return self._copied_again(peer, number)
             case Copied(number):
@@ -520,6 +538,7 @@ class Primary:
                 peer.settle_seq = self._next_seq - 1
                 out += self._settle(peer)
         self._refresh()
+        out += self._go_on_sealing()
         return out + self._check_settled() if self._moving else out
 
     # ---- the frontend ---------------------------------------------------------------------------------
@@ -546,7 +565,8 @@ class Primary:
     @property
     def unanswered(self) -> int:
         """Requests of frontends under way here."""
-        return len(self._window) + self._beside + len(self._flushes.waiting) + len(self._withheld)
+        sealing = self._sealing.unanswered
+        return len(self._window) + self._beside + len(self._flushes.waiting) + len(self._withheld) + sealing
 
     def attachment(self, node: str | None, attach_epoch: int) -> None:
         """The record names another attachment: older sessions end (invariant 5)."""
@@ -572,6 +592,9 @@ class Primary:
             return self._turn_away(link, request.token, Done(request.session, request.request, EIO))
         if io is _FLUSH:
             return self._flush(link, request.session, request.request)
+        if self._sealing.holds:
+            self._sealing.held.append((link, request))
+            return []
         return self._write(link, request, now_ns)
 
     def request_many(self, link: int, many: RequestMany, now_ns: int) -> list[Effect]:
@@ -588,6 +611,9 @@ class Primary:
             return [Release(token)]
         if self.writes_are is _FAILED:
             return self._turn_away(link, token, *[Done(session, request, EIO) for request, _, _ in asks])
+        if self._sealing.holds:
+            self._sealing.held.append((link, many))
+            return []
         self.writes += len(asks)
         self._beside += len(asks) - 1
         ranges = tuple([(block, count) for _, block, count in asks])
@@ -736,6 +762,8 @@ class Primary:
         out: list[Effect] = [CommitTail(commit)]
         if self._sessions.opening is not None:
             out += self._open_when_settled()
+        if self._sealing.holds and not window:
+            out += self._go_on_sealing()
         return out + self._check_settled() if self._moving else out
 
     # ---- moving to another node -----------------------------------------------------------------------
@@ -744,7 +772,8 @@ class Primary:
         """Take nothing new, and report when every write under way is confirmed everywhere (P5). Flushes are not waited
         for: their frontend sends them again."""
         self._moving, self._settled = True, False
-        return self._check_settled()
+        self._sealing.let_go()
+        return [*self._go_on_sealing(), *self._check_settled()]
 
     def _check_settled(self) -> list[Effect]:
         if self._settled or not self.serving or self._window:
@@ -762,7 +791,91 @@ class Primary:
     def go_on(self) -> list[Effect]:
         """We stay after all. What was dropped meanwhile is sent again in the frontend's next session."""
         self._moving = False
-        return self._sessions.begin_again()
+        return [*self._sessions.begin_again(), *self._go_on_sealing()]
+
+    # ---- snapshots ------------------------------------------------------------------------------------
+
+    @property
+    def sealing_stage(self) -> Stage:
+        return self._sealing.stage
+
+    def seal(self, name: str, asked: int, nodes: Iterable[str], now_ns: int) -> list[Effect]:
+        """The brain: keep what the volume holds, on these nodes and here (K4)."""
+        self._now_ns = now_ns
+        self._sealing.ask(Order(name, asked, frozenset(nodes)))
+        return self._go_on_sealing()
+
+    def pending(self, asked: Iterable[tuple[str, int]], now_ns: int) -> list[Effect]:
+        """By the committed record these snapshots are still wanted."""
+        self._now_ns = now_ns
+        self._sealing.keep(frozenset(asked))
+        return self._go_on_sealing()
+
+    def seal_prepared(self, number: int, failure: str, now_ns: int) -> list[Effect]:
+        """Our own store has its next layer, or can't have one."""
+        self._now_ns = now_ns
+        if failure and number == self._sealing.number:
+            return [*self._sealing.fails(failure), *self._go_on_sealing()]
+        self._sealing.prepared(self.me, number, now_ns, ready=True)
+        return self._go_on_sealing()
+
+    def sealed(self, seq: int, now_ns: int) -> list[Effect]:
+        """Our own store is sealed, by us or by whoever led before; what waited at the gate is stored now."""
+        self._now_ns = now_ns
+        out = [effect for op in self.gate.open() for effect in self._store(op)]
+        sealing = self._sealing
+        if sealing.stage is Stage.SEALING and seq == sealing.seq and sealing.order is not None:
+            out.append(HashSeal(seq, sealing.size_blocks, sealing.order.name))
+        sealing.sealed(self.me, seq)
+        return out + self._go_on_sealing()
+
+    def hashed(self, seq: int, root: int, now_ns: int) -> list[Effect]:
+        self._now_ns = now_ns
+        self._sealing.rooted(self.me, seq, root, now_ns)
+        return self._go_on_sealing()
+
+    def _go_on_sealing(self) -> list[Effect]:
+        """Whatever has become possible."""
+        sealing, out, now_ns = self._sealing, list[Effect](), self._now_ns
+        if sealing.stage is Stage.IDLE and sealing.next_order is not None and self.serving:
+            following = {n for n, peer in self.peers.items() if peer.phase == "live" and n in self._required}
+            out += sealing.begin(following, self.size_blocks, now_ns)
+        if sealing.stage is Stage.PREPARED and not self._moving:
+            sealing.hold(now_ns)
+        if sealing.stage is Stage.HOLDING and self._is_quiet():
+            seq, self._next_seq = self._next_seq, self._next_seq + 1
+            self.gate.close()
+            out += sealing.seal(seq, self.commit, now_ns)
+        if sealing.stage is Stage.HASHING:
+            if sealing.held_since_ns is not None and sealing.order is not None:
+                held_ns, sealing.held_since_ns = now_ns - sealing.held_since_ns, None
+                out.append(WritesHeld(sealing.order.name, held_ns, sealing.unanswered))
+            out += self._sealing_done()
+        if sealing.held and not sealing.holds:
+            for link, asked in sealing.take_held():
+                if isinstance(asked, RequestMany):
+                    out += self.request_many(link, asked, now_ns)
+                else:
+                    out += self.request(link, asked, now_ns)
+        return out
+
+    def _is_quiet(self) -> bool:
+        """No write is on its way, to a copy or at our own gate: all of them hold the same."""
+        return not self._window
+
+    def _sealing_done(self) -> list[Effect]:
+        """Two copies that differ though nothing was under way: ours is the volume, the other one has to be compared to
+        its last block (K3)."""
+        out: list[Effect] = []
+        found = self._sealing.result()
+        if found is None:
+            return out
+        report, others = found
+        for node in others:
+            peer = self.peers[node]
+            out += self._drop(peer, f"the layer of snapshot {report.name} differs from {self.me}'s", self._now_ns)
+            peer.missed_all = True
+        return [*out, report]
 
     # ---- flush ----------------------------------------------------------------------------------------
 
@@ -933,9 +1046,7 @@ class Primary:
         quiet = self.gate.quiet_at_ns()
         if quiet is not None and self.serving and not self._background:
             due.append(quiet)
-        healing = self._healing.next_deadline_ns()
-        if healing is not None:
-            due.append(healing)
+        due += [at for at in (self._healing.next_deadline_ns(), self._sealing.next_deadline_ns()) if at is not None]
         return min(due) if due else None
 
     def time_passed(self, now_ns: int) -> list[Effect]:
@@ -958,7 +1069,9 @@ class Primary:
             ticket = self._flushes.ticket()
             self._background[ticket] = self.gate.passed
             out.append(SyncStore(ticket))
-        return out + self._after_healing(self._healing.time_passed(now_ns))
+        for node in self._sealing.late(now_ns):
+            self._sealing.lost(node)
+        return [*out, *self._after_healing(self._healing.time_passed(now_ns)), *self._go_on_sealing()]
 
     def _patience_ns(self, peer: Peer) -> int | None:
         """When we stop waiting for a member, or for one that is about to become one; None: it owes nothing."""
@@ -974,6 +1087,9 @@ class Primary:
             flushed_ns = self._flushes.owed_since(peer.bit)
             if flushed_ns is not None:
                 since.append(flushed_ns)
+        sealing_ns = self._sealing.owed_since_ns(peer.node)
+        if sealing_ns is not None:
+            since.append(sealing_ns)
         return min(since) + PATIENCE_NS if since else None
 
     def excuse(self, now_ns: int) -> None:
@@ -984,11 +1100,13 @@ class Primary:
             entry.since_ns = now_ns
         self._flushes.excuse(now_ns)
         self._healing.excuse(now_ns)
+        self._sealing.excuse(now_ns)
 
     def stop(self, successor: str = "") -> list[Effect]:
         """Another epoch: what waits is dropped, the frontend is sent on."""
         dropped = self.gate.drop_waiting()
         out: list[Effect] = [Release(op.message.token) for op in dropped if isinstance(op.message, Write | WriteMany)]
+        out += [Release(request.token) for _, request in self._sealing.stop() if request.token]
         out += self._sessions.send_on(successor)
         self._withheld.clear()
         self._healing.stop()

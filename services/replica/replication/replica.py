@@ -17,8 +17,11 @@ from services.replica.replication.effects import (
     AnswerFetch,
     CommitTail,
     Effect,
+    HashSeal,
     MarkRegions,
+    PrepareSeal,
     Release,
+    SealStore,
     StoreCopy,
     StoreWrite,
     StoreWriteMany,
@@ -40,7 +43,12 @@ from services.replica.replication.messages import (
     Flushed,
     Join,
     Joined,
+    Prepare,
+    Prepared,
+    Rooted,
     Rotten,
+    Seal,
+    Sealed,
     ToReplica,
     Write,
     WriteMany,
@@ -79,7 +87,11 @@ class Replica:
         self._keep: dict[int, tuple[Range, ...]] = {}
         """Copy on its way in -> the blocks that it may store."""
         self._recent: deque[tuple[int, int, int]] = deque()
-        self._flushes: deque[Flush] = deque()
+        self._flushes: deque[Flush | Seal] = deque()
+        """They cover every write received before them."""
+        self._preparing: set[int] = set()
+        self._sealing: dict[int, Seal] = {}
+        """Seals of the primary that we follow, from their turn to their root hash."""
         self._syncing: dict[int, tuple[int, Flush | None]] = {}
         """ticket -> (operations that the sync covers, the flush that it answers)"""
         self._ticket = 0
@@ -98,6 +110,8 @@ class Replica:
         """Stop following: drop what waits, forget whom to answer."""
         self.link = None
         self._flushes.clear()
+        self._preparing.clear()
+        self._sealing.clear()
         self._recent.clear()
         self._keep.clear()
         self.covered = False
@@ -148,6 +162,13 @@ class Replica:
                 if cleans:
                     self.covered = True
                     self.gate.settle(settled)
+                out = self._learn_commit(commit)
+                self._flushes.append(message)
+                return out + self._start_syncs()
+            case Prepare(number):
+                self._preparing.add(number)
+                return [PrepareSeal(number)]
+            case Seal(_, commit):
                 out = self._learn_commit(commit)
                 self._flushes.append(message)
                 return out + self._start_syncs()
@@ -232,12 +253,17 @@ class Replica:
     # ---- durability -----------------------------------------------------------------------------------
 
     def _start_syncs(self) -> list[Effect]:
-        """A flush covers every write received before it: it waits for those at the gate."""
+        """A flush, or a seal, covers every write received before it: it waits for those at the gate."""
         out: list[Effect] = []
         while self._flushes and not self.gate.waiting():
-            flush = self._flushes.popleft()
-            out.append(self._sync(flush))
+            wanted = self._flushes.popleft()
+            out.append(self._sync(wanted) if isinstance(wanted, Flush) else self._seal(wanted))
         return out
+
+    def _seal(self, seal: Seal) -> Effect:
+        self.gate.close()
+        self._sealing[seal.seq] = seal
+        return SealStore(seal.seq, seal.size_blocks, seal.snapshot)
 
     def _sync(self, flush: Flush | None) -> Effect:
         self._ticket += 1
@@ -253,6 +279,30 @@ class Replica:
             regions = self.gate.unmark(covers, self.commit)
             return [UnmarkRegions(regions)] if regions else []
         return []
+
+    # ---- snapshots ------------------------------------------------------------------------------------
+
+    def seal_prepared(self, number: int, *, ready: bool) -> list[Effect]:
+        if number not in self._preparing or self.link is None:
+            return []
+        self._preparing.discard(number)
+        return [Answer(self.link, Prepared(number, ready))]
+
+    def sealed(self, seq: int) -> list[Effect]:
+        """Whoever asked for it: what waited at the gate is stored now."""
+        ready = self.gate.open()
+        if self.link is None:
+            return []
+        out = [effect for op in ready for effect in self._store(op)]
+        seal = self._sealing.get(seq)
+        if seal is not None:
+            out += [Answer(self.link, Sealed(seq)), HashSeal(seq, seal.size_blocks, seal.snapshot)]
+        return out + self._start_syncs()
+
+    def hashed(self, seq: int, root: int) -> list[Effect]:
+        if self._sealing.pop(seq, None) is None or self.link is None:
+            return []
+        return [Answer(self.link, Rooted(seq, root))]
 
     def rotten(self, blocks: Iterable[int]) -> list[Effect]:
         """Blocks that do not match their checksum: the primary sends its own."""

@@ -415,6 +415,8 @@ class FileStore:
         """What of the next seal takes long: it copies all checksums, so that the seal copies those written since. Any
         thread but the event loop's, beside everything but `grow` and `seal`. Raises StoreError."""
         self._refuse_after_failure()
+        if self._layers.full:
+            raise StoreError(f"{self.directory} has as many layers as there may be: delete a snapshot first")
         self.format = self._layers.begin(self.format)
         self._layers.prepare(self.size_blocks)
 
@@ -426,13 +428,26 @@ class FileStore:
             raise ValueError(f"{snapshot!r} is no name for a snapshot")
         if snapshot in self._layers.snapshots:
             return
-        if self._layers.full:
-            raise StoreError(f"{self.directory} has as many layers as there may be: delete a snapshot first")
         self.prepare_seal()
         self.sync()
         with self._final_failures():
             self._layers.seal(snapshot, self.size_blocks)
         self._layer = self._layers.top
+
+    @property
+    def sealed(self) -> tuple[str, ...]:
+        """Names of the snapshots, oldest first."""
+        return tuple(self._layers.snapshots)
+
+    def root(self, snapshot: str, size_blocks: int) -> int | None:
+        """The top of the hash tree over that snapshot's checksums, of so many blocks; None when there is none of that
+        name. Worker thread, beside everything else. Raises StoreError."""
+        return self._layers.root(snapshot, size_blocks)
+
+    @property
+    def folds(self) -> bool:
+        """There is something to fold, or to settle."""
+        return self._layers.folds
 
     def drop(self, snapshot: str) -> None:
         """Durably no snapshot any more; `fold` gives its space back. Idempotent. Worker thread. Raises StoreError."""

@@ -29,6 +29,7 @@ from services.replica.store.disk import data_ranges, failed, read_at, sync_toget
 from services.replica.store.format import Format
 from services.replica.store.layer import SHARED, Layer, LayerFiles, file_sizes
 from services.replica.store.port import NoSnapshot
+from services.replica.store.root import root_of
 from services.replica.store.stack import Entry, StackFile
 from stoscore.units import REGION_BLOCKS
 
@@ -93,6 +94,17 @@ class Layers:
         """Oldest first."""
         pairs = zip(self._entries[:-1], self._layers, strict=False)
         return {entry.snapshot: layer for entry, layer in pairs if entry.snapshot}
+
+    @property
+    def folds(self) -> bool:
+        """Something is left to be folded."""
+        return self._folding() is not None
+
+    def root(self, snapshot: str, size_blocks: int) -> int | None:
+        """Worker thread. Raises StoreError."""
+        with self.scanning():
+            layer = self.snapshots.get(snapshot)
+            return root_of(layer.sums.lowest_nodes(size_blocks), size_blocks) if layer is not None else None
 
     def allocated_bytes(self) -> int:
         return sum(layer.allocated_bytes() for layer in self._layers)

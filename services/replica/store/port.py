@@ -160,4 +160,35 @@ class BlockStore(Protocol):
         """Durably that many blocks, never fewer than before; the new ones read as zeros. Whole or not at all, also when
         power is lost in the middle. Worker thread, while everything else goes on."""
 
+    # --- snapshots (rule K4); one call at a time ---
+    @property
+    def sealed(self) -> tuple[str, ...]:
+        """Names of the snapshots, oldest first."""
+
+    def prepare_seal(self) -> None:
+        """What of the next seal takes long. Any thread but the event loop's, beside everything but `grow`, `seal`,
+        `drop` and `settle_fold`. Raises StoreError: then all is as it was."""
+
+    def seal(self, snapshot: str) -> None:
+        """What the blocks hold now is durable and stays readable under this name. Worker thread; nothing is written
+        meanwhile, reads go on. Raises StoreError."""
+
+    def root(self, snapshot: str, size_blocks: int) -> int | None:
+        """The top node of the hash tree over that snapshot's first checksums; None when it was dropped meanwhile.
+        Worker thread, beside everything else. Raises StoreError."""
+
+    def drop(self, snapshot: str) -> None:
+        """Durably no snapshot any more; folding gives its space back. Idempotent. Worker thread. Raises StoreError."""
+
+    @property
+    def folds(self) -> bool:
+        """There is something to fold, or to settle."""
+
+    def fold(self, blocks: int) -> bool:
+        """Copy about that many blocks of what was dropped. True: there are more; else `settle_fold` is due. Event
+        loop's thread, never while a seal is under way. Raises StoreError."""
+
+    def settle_fold(self) -> None:
+        """What is folded goes. Worker thread. Raises StoreError."""
+
     def close(self, clean: bool = True) -> None: ...

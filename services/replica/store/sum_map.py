@@ -18,8 +18,9 @@ disk or a bad sector under a map is a fatal signal to the process, and with it t
 
 from __future__ import annotations
 
+import struct
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from services.replica.store.disk import data_ranges, failed, read_at, write_at
 from services.replica.store.scattered import Part, Range
@@ -254,6 +255,21 @@ class SumMap:
             return False
         says_nothing = region in self._marked() or self._dirty[region]
         return bool(says_nothing) or self.root(region) == node(sums)
+
+    def lowest_nodes(self, size_blocks: int) -> Iterator[tuple[int, int]]:
+        """(index, value) of the hash tree's nodes right above the sums that are not 0, by the file alone. Worker
+        thread. Raises StoreError."""
+        try:
+            ranges = list(data_ranges(self._sums_fd, 0, size_blocks * SUM_BYTES))
+        except OSError as error:
+            raise failed("find the data of", self._where, error) from error
+        for low, high in ranges:
+            for region in range(low // REGION_SUMS_BYTES, -(-high // REGION_SUMS_BYTES)):
+                sums = self._read_region(region)[: (size_blocks - region * REGION_BLOCKS) * SUM_BYTES]
+                values = nodes(sums)
+                for at, (value,) in enumerate(struct.iter_unpack("<Q", values), region * _NODES_PER_REGION):
+                    if value:
+                        yield at, value
 
     # --- hash tree ---
 

@@ -1,0 +1,206 @@
+"""Snapshots at the leader: asked for, sealed by the primary, agreed on; and who waits for one (rule K4).
+
+    asked for --> record: pending --> SealSnapshot --> (replication: every copy in sync seals the same step)
+                                            |
+                      record: ready <-- SnapshotSealed        SealFailed --> the record forgets it
+
+What is pending is so by the record, so a leader that dies in the middle leaves it to the next one, which has it sealed
+again under a number of its own. That is a later moment than the first seal's, and still one before the answer: whoever
+asked either waits or asks again. A snapshot that was given up is sealed all the same, and found under its name; to
+drop it instead would make every failover lose what somebody may still be waiting for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeGuard
+
+from services.replica.brain import events as ev
+from services.replica.brain.decisions import Verdict, recorded
+from services.replica.brain.local import Local
+from services.replica.brain.record import Record, Snapshot, Voter
+from stoscore.limits import SNAPSHOTS_MAX
+from stoscore.units import format_size
+
+SnapshotChange = ev.TakeAsked | ev.DropAsked | ev.SnapshotSealed | ev.SealFailed
+
+
+class Refused(Exception):
+    """The snapshot can't be asked for."""
+
+    def __init__(self, code: str, error: str):
+        super().__init__(error)
+        self.code = code
+
+
+def changed(change: SnapshotChange, record: Record, version: int) -> tuple[Record, Verdict] | None:
+    """The record, of that version, with this change; None when it is so already. Raises Refused."""
+    known = record.snapshot(change.name)
+    match change:
+        case ev.TakeAsked(_, name, created_ms):
+            return _taken(record, name, created_ms, version) if known is None else None
+        case ev.DropAsked(_, name):
+            verdict = Verdict("unsnapshot", f"snapshot {name} is dropped; its space comes back in the background")
+            return (_without(record, name), verdict) if known is not None else None
+        case ev.SnapshotSealed():
+            return _ready(change, record, known) if _is_of(known, change) else None
+        case ev.SealFailed(name, _, reason):
+            verdict = Verdict("unsnapshot", f"snapshot {name} can't be taken: {reason}")
+            return (_without(record, name), verdict) if _is_of(known, change) else None
+
+
+def _is_of(known: Snapshot | None, report: ev.SnapshotSealed | ev.SealFailed) -> TypeGuard[Snapshot]:
+    """*Dropped while it was sealed, and asked for again: the older layer lacks what was written between.*"""
+    return known is not None and known.state == "pending" and known.asked == report.asked
+
+
+def _taken(record: Record, name: str, created_ms: int, version: int) -> tuple[Record, Verdict]:
+    if record.deleted:
+        raise Refused("NOT_FOUND", f"volume {record.name} is being deleted")
+    if len(record.snapshots) >= SNAPSHOTS_MAX:
+        raise Refused(
+            "RESOURCE_EXHAUSTED", f"volume {record.name} has {SNAPSHOTS_MAX} snapshots, the most there may be"
+        )
+    pending = Snapshot(name, record.size_bytes, created_ms, version)
+    nodes = ", ".join(voter.node for voter in record.in_sync)
+    asked = replace(record, snapshots=(*record.snapshots, pending))
+    return asked, Verdict("snapshot", f"snapshot {name} is asked for, and to be sealed on {nodes}")
+
+
+def _ready(sealed: ev.SnapshotSealed, record: Record, pending: Snapshot) -> tuple[Record, Verdict]:
+    holders = tuple(voter for voter in record.members if voter in sealed.holders)
+    ready = replace(
+        pending,
+        state="ready",
+        seal=sealed.seal,
+        size_bytes=sealed.size_bytes,
+        root=sealed.root,
+        holders=tuple(holder.incarnation for holder in holders),
+    )
+    snapshots = tuple(ready if known.name == ready.name else known for known in record.snapshots)
+    nodes = ", ".join(holder.node for holder in holders)
+    told = f"snapshot {ready.name}, {format_size(ready.size_bytes)} with root hash {ready.root}, is sealed on {nodes}"
+    return replace(record, snapshots=snapshots), Verdict("snapshot", told)
+
+
+def _without(record: Record, name: str) -> Record:
+    return replace(record, snapshots=tuple(known for known in record.snapshots if known.name != name))
+
+
+def held_by_members(record: Record) -> Record:
+    """Whoever is no member any more holds nothing that counts: his directory goes."""
+    copies = {member.incarnation for member in record.members if member.kind == "data"}
+    if all(copies.issuperset(snapshot.holders) for snapshot in record.snapshots):
+        return record
+    snapshots = tuple(
+        replace(snapshot, holders=tuple(holder for holder in snapshot.holders if holder in copies))
+        for snapshot in record.snapshots
+    )
+    return replace(record, snapshots=snapshots)
+
+
+@recorded
+@dataclass(frozen=True, slots=True)
+class LastHolder:
+    """Who held a snapshot in the record before, and who does in this one."""
+
+    snapshot: str
+    before: tuple[str, ...]
+    now: tuple[str, ...]
+
+    def judge(self) -> Verdict:
+        if not self.before or self.now:
+            return Verdict("", "")
+        nodes = ", ".join(self.before)
+        return Verdict(
+            "snapshot", f"snapshot {self.snapshot} is lost: only {nodes} had it, no member of the volume now"
+        )
+
+
+class Snapshots:
+    """What one voter, while it leads, has ordered to be sealed, and who waits for it."""
+
+    def __init__(self, local: Local):
+        self._local = local
+        self._waiting: dict[str, list[int]] = {}
+        """Name -> requests that are answered when it is ready."""
+        self._failed: dict[str, str] = {}
+        """Name -> why it can't be taken, until its record is committed."""
+        self._ordered: int | None = None
+        """The version that the snapshot was asked of which is being sealed."""
+        self._pending_ns: dict[int, int] = {}
+        """The same -> since when it is committed as pending, as far as we saw."""
+
+    def begin(self) -> None:
+        self._ordered, self._pending_ns = None, {}
+
+    def drop(self) -> None:
+        """We stopped leading: whoever waits asks the next leader, which has the same snapshot sealed."""
+        for requests in self._waiting.values():
+            for request in requests:
+                self._local.at_once(ev.Reply(request, "NOT_PRIMARY", "it stopped being the primary"))
+        self._waiting, self._failed = {}, {}
+
+    # ---- who waits ------------------------------------------------------------------------------------
+
+    def wait(self, name: str, request: int) -> None:
+        self._waiting.setdefault(name, []).append(request)
+
+    def fails(self, failed: ev.SealFailed) -> None:
+        self._failed[failed.name] = failed.reason
+
+    def answer(self, record: Record) -> None:
+        """By the committed record: what is ready is answered, what is gone too."""
+        for name in [name for name in self._waiting if not _is_pending(record, name)]:
+            for request in self._waiting.pop(name):
+                self._local.when_durable(self._reply(record, name, request))
+        self._failed = {name: why for name, why in self._failed.items() if _is_pending(record, name)}
+
+    def _reply(self, record: Record, name: str, request: int) -> ev.Reply:
+        if record.snapshot(name) is not None:
+            return ev.Reply(request)
+        if name in self._failed:
+            return ev.Reply(request, "RESOURCE_EXHAUSTED", f"snapshot {name} can't be taken: {self._failed[name]}")
+        return ev.Reply(request, "ABORTED", f"snapshot {name} was dropped before it was taken")
+
+    # ---- what is sealed -------------------------------------------------------------------------------
+
+    def committed(self, before: Record | None, record: Record) -> None:
+        self.answer(record)
+        for snapshot in record.snapshots:
+            known = before.snapshot(snapshot.name) if before is not None else None
+            if before is not None and known is not None:
+                held = tuple(holder.node for holder in before.holders(known))
+                self._local.decide(
+                    LastHolder(snapshot.name, held, tuple(holder.node for holder in record.holders(snapshot)))
+                )
+
+    def order(self, record: Record, has_stored: Callable[[Voter], bool]) -> None:
+        """The oldest that is pending, one at a time, by the committed record. Members that have not stored it are
+        given a lease: they may not know yet what is asked of them, or never, being of a version without snapshots."""
+        local = self._local
+        pending = [known for known in record.snapshots if known.state == "pending" and not record.deleted]
+        self._pending_ns = {known.asked: self._pending_ns.get(known.asked, local.now_ns) for known in pending}
+        if self._ordered not in self._pending_ns:
+            self._ordered = None
+        if not pending or self._ordered is not None:
+            return
+        first, others = pending[0], [voter for voter in record.in_sync if voter != local.me]
+        knowing = [voter.node for voter in others if has_stored(voter)]
+        unknowing = [voter for voter in others if local.reaches(voter.node) and not has_stored(voter)]
+        if unknowing and local.now_ns < self._pending_ns[first.asked] + local.timing.lease_ns:
+            return
+        self._ordered = first.asked
+        local.when_durable(ev.SealSnapshot(first.name, first.asked, tuple(sorted(knowing))))
+
+    def next_deadline_ns(self) -> int | None:
+        """When members that have not stored the record are waited for no more."""
+        if self._ordered is not None or not self._pending_ns:
+            return None
+        return next(iter(self._pending_ns.values())) + self._local.timing.lease_ns
+
+
+def _is_pending(record: Record, name: str) -> bool:
+    snapshot = record.snapshot(name)
+    return snapshot is not None and snapshot.state == "pending"

@@ -1,0 +1,50 @@
+"""Between the record's snapshots and the replication's seals and layers. Pure.
+
+A layer on the disk is one of a snapshot by its name, which has the number of the step that sealed it. What is wanted of
+a copy's layers follows from records alone: the last one that is known to be committed, and the one that is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from services.replica.brain import Record, Slot
+from services.replica.brain import events as ev
+from services.replica.replication import effects as fx
+from services.replica.replication.messages import SEQ_BITS
+from stoscore.units import BLOCK_BYTES
+
+
+def pending(record: Record) -> list[tuple[str, int]]:
+    return [(snapshot.name, snapshot.asked) for snapshot in record.snapshots if snapshot.state == "pending"]
+
+
+def snapshot_event(report: fx.ReportSealed | fx.ReportNotSealed, record: Record | None) -> ev.Event:
+    if isinstance(report, fx.ReportNotSealed):
+        return ev.SealFailed(report.name, report.asked, report.reason)
+    found = [record.member_on(node) for node in report.nodes] if record is not None else []
+    holders = tuple(member for member in found if member is not None)
+    size_bytes = report.size_blocks * BLOCK_BYTES
+    return ev.SnapshotSealed(report.name, report.asked, report.seq, size_bytes, f"{report.root:016x}", holders)
+
+
+def unwanted(layers: Iterable[str], committed: Slot, stored: Record | None, epoch: int) -> list[str]:
+    """The sealed layers that no snapshot needs. One that was sealed in the epoch that is stored may be about to become
+    ready, as long as a snapshot of its name is pending by any of the two records; one of an earlier epoch that the
+    committed record does not list never will be, for every record to come descends from that one."""
+    records = [committed.record] if stored is None else [committed.record, stored]
+    ready = {known.layer for record in records for known in record.snapshots if known.state == "ready"}
+    names = {name for record in records for name, _ in pending(record)}
+    return [layer for layer in layers if layer not in ready and not (_name(layer) in names and _epoch(layer) >= epoch)]
+
+
+def _name(layer: str) -> str:
+    return layer.rpartition("-")[0]
+
+
+def _epoch(layer: str) -> int:
+    number = layer.rpartition("-")[2]
+    try:
+        return int(number, 16) >> SEQ_BITS
+    except ValueError:
+        return 0

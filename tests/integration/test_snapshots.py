@@ -1,0 +1,219 @@
+"""Snapshots of a volume in use: every write that was answered before is in them, none that was asked for after, and all
+copies hold the same moment. Whole nodes with real stores, links and NBD.
+
+Sixteen writers at a time write numbered blocks, each its own, so what a snapshot holds tells up to which number each of
+them had come; there has to be one moment at which that was so for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from services.dev.nbd_client import NbdClient
+from services.replica.brain import Snapshot
+from services.replica.brain import events as ev
+from services.replica.store import FileStore
+from stoscore.units import BLOCK_BYTES
+from tests.support.peers import until
+from tests.support.wired import Wired, WiredNode, wired
+
+pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
+DEPTH = 16
+BLOCKS_EACH = 32
+WITHIN_S = 120
+PAUSE_S_MAX = 30.0
+"""On a machine that does much else; what it usually is, is printed."""
+
+
+@pytest.fixture(scope="module")
+def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+    policy: asyncio.AbstractEventLoopPolicy = uvloop.EventLoopPolicy()
+    return policy
+
+
+@dataclass(slots=True)
+class Written:
+    """One writer's history: number -> when it was asked for, and when it was answered."""
+
+    asked: list[float] = field(default_factory=lambda: [0.0])
+    answered: list[float] = field(default_factory=lambda: [0.0])
+
+
+class Load:
+    """Writers, each with one request under way all the time."""
+
+    def __init__(self, client: NbdClient):
+        self._client = client
+        self.writers = [Written() for _ in range(DEPTH)]
+        self.longest_s = 0.0
+        """Between two answers to anybody."""
+        self._last_s = time.monotonic()
+        self._ends = False
+
+    @property
+    def count(self) -> int:
+        return sum(len(writer.answered) for writer in self.writers)
+
+    def begin(self) -> None:
+        self.longest_s, self._last_s = 0.0, time.monotonic()
+
+    async def run(self) -> None:
+        await asyncio.gather(*(self._write(number, writer) for number, writer in enumerate(self.writers)))
+
+    def end(self) -> None:
+        self._ends = True
+
+    async def _write(self, number: int, writer: Written) -> None:
+        while not self._ends:
+            count = len(writer.asked)
+            block = number * BLOCKS_EACH + count % BLOCKS_EACH
+            writer.asked.append(time.monotonic())
+            await self._client.write(block * BLOCK_BYTES, _content(number, count))
+            now = time.monotonic()
+            writer.answered.append(now)
+            self.longest_s, self._last_s = max(self.longest_s, now - self._last_s), now
+
+    async def more(self, count: int) -> None:
+        before = self.count
+        await until(lambda: self.count >= before + count, within_s=WITHIN_S)
+
+
+def _content(writer: int, count: int) -> bytes:
+    return struct.pack("<QQ", writer + 1, count) * (BLOCK_BYTES // 16)
+
+
+def check_moment(load: Load, held: bytes, since_s: float, until_s: float) -> None:
+    """`held`: the blocks of all writers."""
+    first, last = since_s, until_s
+    for number, writer in enumerate(load.writers):
+        found = []
+        for at in range(BLOCKS_EACH):
+            block = held[(number * BLOCKS_EACH + at) * BLOCK_BYTES :][:BLOCK_BYTES]
+            owner, count = struct.unpack_from("<QQ", block)
+            assert block == (_content(number, count) if count else bytes(BLOCK_BYTES)), "a torn block"
+            assert owner in (0, number + 1)
+            assert count % BLOCKS_EACH == at or not count
+            found.append(count)
+        newest = max(found)
+        for count in range(max(1, newest - BLOCKS_EACH + 1), newest + 1):
+            assert found[count % BLOCKS_EACH] == count, f"writer {number}: {newest} is there, and {count} is not"
+        first = max(first, writer.asked[newest])
+        if newest + 1 < len(writer.answered):
+            last = min(last, writer.answered[newest + 1])
+    assert first <= last, "no moment at which it was so for all writers"
+
+
+@dataclass(slots=True)
+class Stage:
+    wires: Wired
+    volume: str
+    load: Load
+
+    async def take(self, name: str, leader: WiredNode | None = None) -> None:
+        leader = leader or self.wires.leader(self.volume)
+        await leader.ask(self.volume, lambda number: ev.TakeAsked(number, name, 1))
+
+    async def drop(self, name: str) -> None:
+        await self.wires.leader(self.volume).ask(self.volume, lambda number: ev.DropAsked(number, name))
+
+    def snapshot(self, name: str) -> Snapshot:
+        found = self.wires.record(self.volume).snapshot(name)
+        assert found is not None
+        return found
+
+    def store(self, node: WiredNode) -> FileStore:
+        store = node.shell.hosted[self.volume].blocks
+        assert isinstance(store, FileStore)
+        return store
+
+    def held(self, node: WiredNode, snapshot: Snapshot) -> bytes:
+        return bytes(self.store(node).snapshots[snapshot.layer].read(0, DEPTH * BLOCKS_EACH)[1])
+
+    def holders(self, snapshot: Snapshot) -> list[WiredNode]:
+        return [self.wires.nodes[voter.node] for voter in self.wires.record(self.volume).holders(snapshot)]
+
+    def check(self, name: str, since_s: float, until_s: float) -> Snapshot:
+        snapshot = self.snapshot(name)
+        assert snapshot.state == "ready"
+        contents = {self.held(node, snapshot) for node in self.holders(snapshot)}
+        assert len(contents) == 1, "the copies hold different moments"
+        check_moment(self.load, contents.pop(), since_s, until_s)
+        return snapshot
+
+
+@asynccontextmanager
+async def in_use(directory: Path) -> AsyncIterator[Stage]:
+    async with wired(directory, "n1", "n2", "n3", "app") as wires:
+        volume = await wires.volume("n1", "n2", "n3")
+        opened = await wires.open(volume, "app")
+        async with await NbdClient.connect(opened.socket, "vol") as client:
+            load = Load(client)
+            task = asyncio.create_task(load.run())
+            try:
+                await load.more(4 * DEPTH)
+                yield Stage(wires, volume, load)
+            finally:
+                load.end()
+                await asyncio.wait_for(task, WITHIN_S)
+
+
+async def test_taken_under_load_each_is_one_moment_on_every_copy(tmp_path: Path) -> None:
+    async with in_use(tmp_path) as stage:
+        pauses = []
+        for name in ("one", "two", "three", "four"):
+            stage.load.begin()
+            since_s = time.monotonic()
+            await stage.take(name)
+            until_s = time.monotonic()
+            await stage.load.more(DEPTH)
+            pauses.append(stage.load.longest_s)
+            snapshot = stage.check(name, since_s, until_s)
+            assert len(snapshot.holders) == 3
+        print(f"longest pauses between answers {[f'{pause * 1000:.0f} ms' for pause in pauses]}")
+        assert max(pauses) < PAUSE_S_MAX
+        first = stage.held(stage.wires.leader(stage.volume), stage.snapshot("one"))
+        assert first != stage.held(stage.wires.leader(stage.volume), stage.snapshot("four"))
+
+        await stage.drop("two")
+        await until(lambda: all(len(stage.store(node).sealed) == 3 for node in _copies(stage)), within_s=WITHIN_S)
+        await until(lambda: all(not stage.store(node).folds for node in _copies(stage)), within_s=WITHIN_S)
+        assert stage.held(stage.wires.leader(stage.volume), stage.snapshot("one")) == first, "the others stay"
+        await stage.take("one")
+        assert stage.snapshot("one").state == "ready", "the same name again is the same snapshot"
+
+
+async def test_one_that_is_asked_of_a_primary_that_goes_is_sealed_by_the_next(tmp_path: Path) -> None:
+    async with in_use(tmp_path) as stage:
+        leader = stage.wires.leader(stage.volume)
+        since_s = time.monotonic()
+        asked = asyncio.create_task(stage.take("kept"))
+        await until(lambda: stage.wires.record(stage.volume).snapshot("kept") is not None, within_s=WITHIN_S)
+        stage.load.begin()
+        await leader.network.stop()
+        others = [node for node in _copies(stage) if node is not leader]
+
+        def ready() -> bool:
+            records = [node.of(stage.volume).brain.record for node in others]
+            found = [record.snapshot("kept") for record in records if record is not None]
+            return any(snapshot is not None and snapshot.state == "ready" for snapshot in found)
+
+        await until(ready, within_s=WITHIN_S)
+        until_s = time.monotonic()
+        await asyncio.gather(asked, return_exceptions=True)  # answered, or sent to the next primary
+        del stage.wires.nodes[leader.name]
+        await stage.load.more(DEPTH)
+        snapshot = stage.check("kept", since_s, until_s)
+        print(f"longest pause with a failover {stage.load.longest_s * 1000:.0f} ms, holders {len(snapshot.holders)}")
+
+
+def _copies(stage: Stage) -> list[WiredNode]:
+    return [node for node in stage.wires.nodes.values() if stage.volume in node.node.volumes]

@@ -1,0 +1,208 @@
+"""Snapshots at the leader: asked for, sealed once everybody knows, ready or gone; who waits is answered (K4)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from services.replica.brain import Brain, Facts, Record, Snapshot, Voter
+from services.replica.brain import events as ev
+from services.replica.brain.decisions import replay
+from services.replica.brain.snapshots import held_by_members
+from stoscore.limits import SNAPSHOTS_MAX
+from stoscore.units import MIB, SECOND
+from tests.support.voters import A, B, C, accept, brain, elect, record, slot, step
+
+LEASED = Facts(lease_until_ns=1 << 60)
+ROOT = "0123456789abcdef"
+SIZE = 4 * MIB
+
+
+def with_snapshots(*snapshots: Snapshot) -> Record:
+    return replace(record(A, B, C), snapshots=snapshots)
+
+
+def ready(name: str, *holders: Voter, asked: int = 1) -> Snapshot:
+    return Snapshot(name, SIZE, 1, asked, "ready", 7 << 40, ROOT, tuple(holder.incarnation for holder in holders))
+
+
+def leader(accepted: Record | None = None) -> Brain:
+    machine = brain(A, slot(accepted or record(A, B, C)))
+    for voter in (B, C):
+        step(machine, ev.PeerUp(voter.node), 0, LEASED)
+    elect(machine, B, C)
+    accept(machine, B, C)
+    return machine
+
+
+def known(machine: Brain) -> Record:
+    assert machine.record is not None
+    return machine.record
+
+
+def taken(machine: Brain, name: str = "s", request: int = 1) -> list[ev.Effect]:
+    """Asked for, and known to all."""
+    out = step(machine, ev.TakeAsked(request, name, 1), 0, LEASED)
+    return out + accept(machine, B, C)
+
+
+def sealed(machine: Brain, name: str = "s", *holders: Voter, asked: int | None = None) -> list[ev.Effect]:
+    snapshot = known(machine).snapshot(name)
+    assert snapshot is not None
+    report = ev.SnapshotSealed(name, snapshot.asked if asked is None else asked, 7 << 40, SIZE, ROOT, holders or (A, B))
+    return step(machine, report, 0, LEASED)
+
+
+def orders(effects: list[ev.Effect]) -> list[ev.SealSnapshot]:
+    return [effect for effect in effects if isinstance(effect, ev.SealSnapshot)]
+
+
+def replies(effects: list[ev.Effect]) -> list[ev.Reply]:
+    return [effect for effect in effects if isinstance(effect, ev.Reply)]
+
+
+def test_it_is_pending_then_sealed_then_ready_and_then_answered() -> None:
+    machine = leader()
+    out = step(machine, ev.TakeAsked(1, "s", 17), 0, LEASED)
+    assert not orders(out), "a record that is not committed orders nothing"
+    assert not orders(accept(machine, B)), "c is there and does not know yet"
+    (order,) = orders(accept(machine, C))
+    pending = known(machine).snapshot("s")
+    assert pending is not None and (pending.state, pending.created_ms) == ("pending", 17)
+    assert order == ev.SealSnapshot("s", pending.asked, ("b", "c"))
+    assert not replies(sealed(machine, "s", A, C))
+    assert replies(accept(machine, B)) == [ev.Reply(1)]
+    found = known(machine).snapshot("s")
+    assert found is not None and found.state == "ready" and known(machine).holders(found) == (A, C)
+
+
+def test_a_member_that_does_not_store_the_record_is_waited_for_one_lease() -> None:
+    machine = leader()
+    step(machine, ev.TakeAsked(1, "s", 1), 0, LEASED)
+    accept(machine, B)
+    due = machine.next_deadline_ns(LEASED)
+    assert due is not None and due <= machine.local.timing.lease_ns
+    (order,) = orders(step(machine, ev.TimePassed(), machine.local.timing.lease_ns, LEASED))
+    assert order.nodes == ("b",)
+
+
+def test_the_same_name_again_is_the_same_snapshot() -> None:
+    machine = leader()
+    taken(machine)
+    assert not replies(step(machine, ev.TakeAsked(2, "s", 2), 0, LEASED)), "it waits as well"
+    sealed(machine)
+    assert replies(accept(machine, B)) == [ev.Reply(1), ev.Reply(2)]
+    assert replies(step(machine, ev.TakeAsked(3, "s", 3), 0, LEASED)) == [ev.Reply(3)]
+    assert len(known(machine).snapshots) == 1
+
+
+def test_several_are_sealed_one_after_the_other() -> None:
+    machine = leader()
+    taken(machine, "s")
+    assert not orders(taken(machine, "t", 2))
+    sealed(machine, "s")
+    (order,) = orders(accept(machine, B, C))
+    assert order.name == "t"
+
+
+def test_dropped_while_it_is_sealed_and_asked_for_again_it_is_another_one() -> None:
+    """The older layer lacks what was written between."""
+    machine = leader()
+    taken(machine)
+    before = known(machine).snapshot("s")
+    assert before is not None
+    out = step(machine, ev.DropAsked(2, "s"), 0, LEASED) + accept(machine, B, C)
+    assert [(reply.request, reply.code) for reply in replies(out)] == [(2, ""), (1, "ABORTED")]
+    (order,) = orders(taken(machine, "s", 3))
+    assert order.asked != before.asked
+    sealed(machine, asked=before.asked)
+    found = known(machine).snapshot("s")
+    assert found is not None and found.state == "pending"
+
+
+def test_one_that_can_not_be_taken_is_forgotten_and_said_so() -> None:
+    machine = leader()
+    taken(machine)
+    pending = known(machine).snapshot("s")
+    assert pending is not None
+    step(machine, ev.SealFailed("s", pending.asked, "no space"), 0, LEASED)
+    (reply,) = replies(accept(machine, B))
+    assert (reply.request, reply.code) == (1, "RESOURCE_EXHAUSTED") and "no space" in reply.error
+    assert known(machine).snapshots == ()
+
+
+def test_what_is_not_there_is_dropped_already() -> None:
+    assert replies(step(leader(), ev.DropAsked(1, "s"), 0, LEASED)) == [ev.Reply(1)]
+
+
+def test_one_more_than_there_may_be_is_refused() -> None:
+    machine = leader(with_snapshots(*(ready(f"s{at}", A, asked=at) for at in range(SNAPSHOTS_MAX))))
+    (reply,) = replies(step(machine, ev.TakeAsked(1, "s", 1), 0, LEASED))
+    assert reply.code == "RESOURCE_EXHAUSTED"
+
+
+def test_a_volume_with_snapshots_is_not_deleted_and_one_that_goes_takes_none() -> None:
+    machine = leader(with_snapshots(ready("s", A)))
+    (reply,) = replies(step(machine, ev.DeleteAsked(1), 0, LEASED))
+    assert reply.code == "FAILED_PRECONDITION"
+    machine = leader()
+    step(machine, ev.DeleteAsked(1), 0, LEASED)
+    accept(machine, B, C)
+    (reply,) = replies(step(machine, ev.TakeAsked(2, "s", 1), 0, LEASED))
+    assert reply.code == "NOT_FOUND"
+
+
+def test_whoever_waits_is_sent_on_when_the_leader_stops_and_the_next_one_seals() -> None:
+    machine = leader()
+    taken(machine)
+    (reply,) = replies(step(machine, ev.Stopping(), 0, LEASED))
+    assert (reply.request, reply.code) == (1, "NOT_PRIMARY")
+    pending = known(machine)
+    successor = brain(A, slot(replace(pending, primary=None)))
+    for voter in (B, C):
+        step(successor, ev.PeerUp(voter.node), 0, LEASED)
+    elect(successor, B, C)
+    (order,) = orders(accept(successor, B, C))
+    assert order.name == "s"
+
+
+def test_who_is_no_member_any_more_holds_nothing() -> None:
+    held = replace(with_snapshots(ready("s", A, B, C), ready("t", A, asked=2)), voters=(A, B), in_sync=(A, B))
+    kept = held_by_members(held)
+    kept.validate()
+    assert [snapshot.holders for snapshot in kept.snapshots] == [(A.incarnation, B.incarnation), (A.incarnation,)]
+    assert held_by_members(kept) is kept
+
+
+def test_one_that_loses_its_last_holder_is_told_to_be_lost() -> None:
+    gone = ready("s", C)
+    machine = leader(with_snapshots(gone))
+    without = replace(known(machine), voters=(A, B), in_sync=(A, B))
+    machine.leading._proposing.put(without)
+    out = accept(machine, A, B)
+    told = [effect for effect in out if isinstance(effect, ev.Explain) and "lost" in effect.outcome]
+    assert len(told) == 1 and "only c had it" in told[0].outcome
+    assert replay(told[0].inputs).outcome == told[0].outcome
+    assert known(machine).snapshots[0].holders == ()
+
+
+@pytest.mark.parametrize(
+    "change", [ev.TakeAsked(1, "s", 1), ev.DropAsked(1, "t"), ev.SnapshotSealed("p", 3, 7 << 40, SIZE, ROOT, (A,))]
+)
+def test_each_change_is_explained_and_can_be_judged_again(change: ev.Event) -> None:
+    machine = leader(with_snapshots(ready("t", A), Snapshot("p", SIZE, 1, 3)))
+    step(machine, change, 0, LEASED)
+    out = accept(machine, B)
+    told = [effect for effect in out if isinstance(effect, ev.Explain) and effect.kind in ("snapshot", "unsnapshot")]
+    for explain in told:
+        assert replay(explain.inputs).outcome == explain.outcome
+
+
+def test_time_passes_without_a_deadline_in_the_past() -> None:
+    machine = leader()
+    taken(machine)
+    for now_ns in (SECOND, 2 * SECOND):
+        step(machine, ev.TimePassed(), now_ns, Facts(lease_until_ns=1 << 60))
+        due = machine.next_deadline_ns(Facts(lease_until_ns=1 << 60))
+        assert due is None or due > now_ns
