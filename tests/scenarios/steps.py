@@ -128,8 +128,9 @@ def _rot(stage: Stage, nodes: str) -> None:
     """The same block on each, one that nobody is about to write."""
     disks = [_machine(stage, name).disks[VOLUME] for name in re.findall(r"n\d", nodes)]
     used = stage.volumes[VOLUME].plan.hot
-    for block in sorted(set(disks[0].cache) - set(used) - set(disks[0].rotted)):
-        if all(disk.spoil(block, GARBAGE) for disk in disks):
+    for block in sorted(set(disks[0].cache) - set(used)):
+        if (VOLUME, block) not in stage.rotted and all(disk.spoil(block, GARBAGE) for disk in disks):
+            stage.rotted.add((VOLUME, block))
             return
     raise BadScript(f"no block to rot on {nodes}")
 

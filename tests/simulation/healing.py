@@ -66,11 +66,22 @@ def _can_go_on(world: World, record: Record, left: set[str]) -> bool:
     """A majority of voters that have their store is there, and as many copies as a write needs; and one of them may
     become its leader."""
     there = _there(world, record, left)
-    if len(there) * 2 <= len(record.voters) or _waits(record, there):
+    if len(there) * 2 <= len(record.voters) or _waits(record, there) or _is_halfway(world, record, there, left):
         return False
     candidates = [voter for voter in there if voter in record.in_sync]
     heard = [sum(_hears(world, record.volume, voter, candidate) for voter in there) for candidate in candidates]
     return any(count * 2 > len(record.voters) for count in heard)
+
+
+def _is_halfway(world: World, record: Record, there: list[Voter], left: set[str]) -> bool:
+    """Somebody who is there has stored a change of the voters that only its leader could have taken back, and that one
+    leads no more: whether it was committed nobody who is there can know. The majority that it names has to be there."""
+    chosen = world.checker.volume(record.volume).chosen
+    slots = [disk.state.slot for voter in there if (disk := world.machines[voter.node].disks[record.volume]).state]
+    newest = max((slot for slot in slots if slot is not None), key=lambda slot: slot.stamp, default=None)
+    if newest is None or chosen is None or newest.stamp <= chosen.stamp:
+        return False
+    return len(_there(world, newest.record, left)) * 2 <= len(newest.record.voters)
 
 
 def _hears(world: World, volume: str, voter: Voter, candidate: Voter) -> bool:

@@ -143,3 +143,10 @@ def test_primary_with_a_disk_that_hangs_whom_nobody_asks_to_write() -> None:
     """The simulator's own: too few copies are in sync, writes fail by the policy, and reads were answered all the time
     by a primary whose disk would only have been missed by a write."""
     run(8200370)
+
+
+def test_witness_that_dies_while_a_copy_that_is_behind_is_being_replaced() -> None:
+    """A2. The leader had proposed to go on without the copy that is behind, which needs the witness; the copy was back,
+    and the two of them, a majority of the committed record, could agree on nothing.
+    Told by test_brain_repair.py: test_a_change_whose_voters_are_gone_is_taken_back_and_those_who_are_there_agree."""
+    run(8700147)

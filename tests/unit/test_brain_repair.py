@@ -9,6 +9,7 @@ from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
 from services.replica.brain.parting import ENQUIRE_LEASES, ENQUIRE_NS_MIN, TOLD_TIMES_MAX
 from services.replica.brain.repair import ARRIVAL_LEASES
+from services.replica.brain.retreat import PATIENCE_LEASES, Retreat
 from stoscore.units import SECOND
 from tests.support.voters import LEASE, TIMING, A, B, C, W, accept, brain, elect, record, sent, slot, step
 
@@ -439,3 +440,67 @@ def test_who_is_excluded_is_told_a_few_times_and_no_more_when_its_node_has_nothi
     machine = gone()
     step(machine, ev.Received(ms.Unknown("v", C, A)), GRACE, LEASED)
     assert told(machine, 50) == 0
+
+
+# ---- a change that does not get through --------------------------------------------------------------------
+
+
+def halfway() -> Brain:
+    """{A,B,W} with B behind, D holds everything, and {A,W} is proposed and not committed."""
+    machine = leader(record(A, B, W), B, W)
+    step(machine, ev.PeerDown("b"), 0, LEASED)
+    step(machine, ev.MemberFailed(B, "its link ended"), 0, LEASED)
+    settle(machine, W)
+    wait(machine, GRACE)
+    step(machine, ev.HomeFound(D), GRACE, LEASED)
+    step(machine, ev.PeerUp("d"), GRACE, LEASED)
+    settle(machine, W, D, now_ns=GRACE)
+    step(machine, ev.MemberCaughtUp(D), GRACE, LEASED)
+    assert shape(machine) == ("aw", "a", "d")
+    assert machine.proposal is not None and not machine.proposal.committed
+    return machine
+
+
+def test_a_change_whose_voters_are_gone_is_taken_back_and_those_who_are_there_agree() -> None:
+    """A needs W to go on without B, and W dies before it stored that; B is back. By the record before they are two of
+    three."""
+    machine = halfway()
+    stamp = machine.proposal.slot.stamp  # type: ignore[union-attr]
+    out = step(machine, ev.PeerDown("w"), GRACE + 1, LEASED)
+    assert shape(machine) == ("abw", "a", "d")
+    assert machine.proposal is not None and machine.proposal.slot.stamp == replace(stamp, version=stamp.version + 1)
+    assert {m.target for m in sent(out) if isinstance(m, ms.Propose)} == {B, W, D}
+    step(machine, ev.PeerUp("b"), GRACE + 2, LEASED)
+    accept(machine, B, now_ns=GRACE + 2)
+    assert machine.proposal.committed
+    assert shape(machine) == ("abw", "a", "d"), "a and w could not agree on anything else"
+    step(machine, ev.PeerUp("w"), GRACE + 3, LEASED)
+    settle(machine, B, W, D, now_ns=GRACE + 3)
+    assert shape(machine) == ("awd", "ad", "")
+
+
+def test_a_change_that_nobody_stores_in_time_is_taken_back_too() -> None:
+    """W answers beats, and its disk hangs."""
+    machine = halfway()
+    late_ns = GRACE + PATIENCE_LEASES * LEASE
+    wait(machine, late_ns - 1)
+    assert shape(machine) == ("aw", "a", "d")
+    wait(machine, late_ns)
+    assert shape(machine) == ("abw", "a", "d")
+
+
+def test_no_change_is_taken_back_to_more_voters_than_it_needs_itself() -> None:
+    """{A,B,C,D} without D: three of four are not easier to find than two of three. And a first record is not known to
+    follow a committed one."""
+    for committed, proposed in (((A, B, C, D), (A, B, C)), ((A, B), (A, B, C)), ((A, B, C), (A, B, C))):
+        assert not Retreat(A, committed, proposed, (), 100 * LEASE, LEASE).is_due()
+    for committed, proposed in (((A, B, C), (A, B)), ((A, B, W), (A, B, W, C))):
+        assert Retreat(A, committed, proposed, ("b",), PATIENCE_LEASES * LEASE, LEASE).is_due()
+    assert Retreat(A, (A, B, W), (A, B, W, C), ("b",), 0, LEASE).is_due()
+    assert not Retreat(A, (A, B, W), (A, B, W, C), ("b", "c"), 0, LEASE).is_due()
+    machine = brain(A, slot(replace(record(A, W), in_sync=(A,))))
+    step(machine, ev.PeerUp("w"), 0, LEASED)
+    elect(machine, W)
+    step(machine, ev.PeerDown("w"), 1, LEASED)
+    wait(machine, 100 * LEASE)
+    assert shape(machine) == ("aw", "a", "")

@@ -168,6 +168,7 @@ class Leading:
         lagging = self._proposing.time_passed()
         if self._repair is not None:
             self._repair.stores_nothing(lagging)
+        self._take_back()
         if now_ns >= self._agenda.again_at_ns:
             self._look_again(now_ns)
         repair_ns = self._repair_at_ns()
@@ -200,6 +201,7 @@ class Leading:
         """A node came or went."""
         if not self._local.reaches(node):
             self._proposing.gone(node)
+            self._take_back()
         if self._repair is not None and self.proposal is not None:
             self._repair.seen(node, self.proposal.slot.record)
             self._next_change(now_ns)
@@ -269,6 +271,11 @@ class Leading:
         elif self.proposal.committed and message.sender != self._local.me:
             self._proposing.tell_committed((message.sender,))
             self._next_change(now_ns)
+
+    def _take_back(self) -> None:
+        """Before our first commit we don't know which record was committed last."""
+        if self._led_first and self._before is not None:
+            self._proposing.take_back(self._before)
 
     def _commit(self, now_ns: int) -> None:
         local = self._local

@@ -14,6 +14,7 @@ from services.replica.brain.deletion import Deletion
 from services.replica.brain.local import Local
 from services.replica.brain.membership import Required
 from services.replica.brain.record import Record, Voter
+from services.replica.brain.retreat import Retreat
 from services.replica.brain.snapshots import held_by_members
 
 
@@ -28,6 +29,7 @@ class Proposing:
         self._stored: set[Voter] = set()
         """Members that said so, and have been there ever since."""
         self._resend_at_ns = 0
+        self._put_ns = 0
 
     def begin(self, record: Record) -> None:
         self.required = Required(frozenset(record.in_sync))
@@ -43,6 +45,7 @@ class Proposing:
         assert local.state.slot is not None
         record = held_by_members(record)
         slot = local.state.slot.next(local.epoch, record)
+        self._put_ns = local.now_ns
         self._stored = {local.me}
         self.required.propose(record.in_sync)
         local.at_once(ev.Require())
@@ -65,6 +68,19 @@ class Proposing:
         slot = self.proposal.slot
         for member in members:
             local.send(ms.Committed(slot.record.volume, local.me, member, local.epoch, slot.stamp))
+
+    def take_back(self, committed: Record) -> None:
+        """Propose the committed record anew when the change of its voters does not get through."""
+        local, proposal = self._local, self.proposal
+        if proposal is None or proposal.committed:
+            return
+        proposed = proposal.slot.record.voters
+        reached = tuple(voter.node for voter in proposed if local.reaches(voter.node))
+        waited_ns = local.now_ns - self._put_ns
+        retreat = Retreat(local.me, committed.voters, proposed, reached, waited_ns, local.timing.lease_ns)
+        if retreat.is_due():
+            local.decide(retreat)
+            self.put(committed)
 
     # ---- who has it -----------------------------------------------------------------------------------
 

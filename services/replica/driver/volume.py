@@ -79,5 +79,8 @@ class Volume:
         return record.size_bytes // BLOCK_BYTES if record else 0
 
     def shares_with(self, node: str) -> bool:
-        record = self.brain.record
-        return record is not None and record.member_on(node) is not None
+        """Also when only the last committed record names it: a change on its way may be taken back."""
+        for slot in (self.brain.state.slot, self.committed):
+            if slot is not None and slot.record.member_on(node) is not None:
+                return True
+        return False
