@@ -39,7 +39,7 @@ class Catalogue:
     """All calls raise StosError UNAVAILABLE when NATS or the bucket is not there."""
 
     def __init__(self, bus: Bus):
-        self._bus = bus
+        self.bus = self._bus = bus
 
     # --- volumes ---
 

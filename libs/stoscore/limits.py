@@ -22,6 +22,8 @@ NAME_BYTES_MAX = 128
 LABELS_MAX = 64
 SNAPSHOTS_MAX = 64
 """Of one volume. They are part of its record, which each voter keeps in one slot of 64 KiB."""
+OWN_SNAPSHOT = "-"
+"""What the names of snapshots begin with that the project takes for itself; those of people never do."""
 REASON_BYTES_MAX = 256
 """What an operator writes down about an act."""
 LABEL_BYTES_MAX = 256

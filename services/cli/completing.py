@@ -29,6 +29,11 @@ def volumes(context: typer.Context, incomplete: str) -> list[str]:
     return _names(context, incomplete, _volumes)
 
 
+def snapshots(context: typer.Context, incomplete: str) -> list[str]:
+    """Of the volume that stands before."""
+    return _names(context, incomplete, lambda catalogue, _: _snapshots(catalogue, context.params.get("volume")))
+
+
 def nodes(context: typer.Context, incomplete: str) -> list[str]:
     return _names(context, incomplete, _nodes)
 
@@ -43,6 +48,13 @@ async def _volumes(catalogue: Catalogue, incomplete: str) -> list[str]:
         if not before or (found and found[-1] > incomplete and not found[-1].startswith(incomplete)):
             break
     return found
+
+
+async def _snapshots(catalogue: Catalogue, volume: str | None) -> list[str]:
+    from stoscore.volumes import Volumes
+
+    rows = await Volumes(catalogue.bus, catalogue).snapshots.listed(volume, timeout_s=WITHIN_S) if volume else []
+    return [view.snapshot for _, views in rows for view in views]
 
 
 async def _nodes(catalogue: Catalogue, incomplete: str) -> list[str]:

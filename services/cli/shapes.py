@@ -104,6 +104,17 @@ class ResyncRow(ResyncStatus):
     primary: str
 
 
+class SnapshotRow(Shape):
+    name: str
+    volume: str
+    volume_name: str
+    size_bytes: int
+    created_unix_ms: int
+    state: Literal["pending", "ready", "lost"]
+    held_by: list[str]
+    root: str
+
+
 class TraceRow(Shape):
     trace_id: str
     name: str
@@ -201,6 +212,9 @@ SHAPES: dict[str, type[BaseModel]] = {
     "volume why": RootModel[list[Chapter]],
     "node ls": RootModel[list[NodeUp | NodeDown]],
     "node show": RootModel[NodeUp | NodeDown],
+    "snapshot create": SnapshotRow,
+    "snapshot ls": RootModel[list[SnapshotRow]],
+    "snapshot show": SnapshotRow,
     "resync ls": RootModel[list[ResyncRow]],
     "trace ls": RootModel[list[TraceRow]],
     "trace show": RootModel[list[SpanView]],

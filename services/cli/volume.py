@@ -48,7 +48,17 @@ def volume() -> None:
 @app.command()
 def create(
     name: Annotated[str, typer.Argument(help="letters, digits, '-', '_' and '.'")],
-    size: Annotated[str, typer.Option(help="such as 1GiB, 512Mi or 10G; rounded up to a whole MiB")],
+    size: Annotated[
+        str | None,
+        typer.Option(help="such as 1GiB, 512Mi or 10G; rounded up to a whole MiB [default: that of the source]"),
+    ] = None,
+    from_snapshot: Annotated[
+        str | None, typer.Option("--from-snapshot", help="VOLUME/SNAPSHOT: begin as that, without copying it")
+    ] = None,
+    clone: Annotated[
+        str | None,
+        typer.Option("--clone", help="begin as what this volume holds now", autocompletion=completing.volumes),
+    ] = None,
     replicas: Annotated[int, typer.Option(help="copies besides the primary one, 0 to 5")] = 2,
     zone: Annotated[list[str] | None, typer.Option(help="only nodes in this zone (repeatable)")] = None,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE (repeatable)")] = None,
@@ -69,17 +79,19 @@ def create(
       stos volume create scratch --size 10G --replicas 0
       stos volume create db --size 100GiB --zone a --zone b --label app=db
       stos volume create ledger --size 10GiB --failure-mode 2 --on-unavailable error
+      stos volume create restored --from-snapshot data/monday
+      stos volume create trial --clone data --replicas 0
     """
-    try:
-        size_bytes = parse_size(size)
-    except ValueError as error:
-        raise invalid(str(error)) from None
+    from services.cli.beginning import Beginning
+
+    beginning = Beginning.parse(size, from_snapshot, clone)
     labels = _labels(label or [])
     from stoscore.volumes.naming import parse_failure_mode, parse_on_unavailable
 
     mode, below = parse_failure_mode(failure_mode), parse_on_unavailable(on_unavailable)
 
     async def work(session: Session) -> tuple[CatalogueEntry, ReplicaStatus]:
+        size_bytes, source = await beginning.found(session, name)
         status = await session.volumes.create(
             name,
             size_bytes,
@@ -88,6 +100,7 @@ def create(
             labels=labels,
             failure_mode=mode,
             on_unavailable=below,
+            source=source,
             timeout_s=timeout,
         )
         if wait:

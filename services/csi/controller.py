@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.csi import listing, parameters, topology, validate
+from services.csi import listing, parameters, snapshot_listing, snapshot_names, topology, validate
 from services.csi.condition import condition
 from services.csi.pending import Pending
 from services.csi.placing import Placing
 from services.csi.port import VolumesPort
-from stoscore.errors import Code, StosError, invalid
+from stoscore.errors import Code, StosError, invalid, not_found
 from stoscore.limits import VOLUME_BYTES_MIN, valid_node_name, valid_volume_id
 from stoscore.messages import RecordModel
 from stoscore.proto import csi_pb2 as pb
@@ -31,6 +31,10 @@ CAPABILITIES = (
     pb.ControllerServiceCapability.RPC.EXPAND_VOLUME,
     pb.ControllerServiceCapability.RPC.MODIFY_VOLUME,
     pb.ControllerServiceCapability.RPC.SINGLE_NODE_MULTI_WRITER,
+    pb.ControllerServiceCapability.RPC.CREATE_DELETE_SNAPSHOT,
+    pb.ControllerServiceCapability.RPC.LIST_SNAPSHOTS,
+    pb.ControllerServiceCapability.RPC.GET_SNAPSHOT,
+    pb.ControllerServiceCapability.RPC.CLONE_VOLUME,
 )
 DEADLINE_MARGIN_S = 0.5
 """The cluster gets a little less time than the caller, so that its reason arrives and not a bare timeout."""
@@ -44,6 +48,7 @@ class Controller(rpc.ControllerServicer):  # type: ignore[misc, unused-ignore]  
         self._volumes = volumes
         self._pending = pending
         self._placing = Placing(volumes, volumes_max)
+        self._named = snapshot_names.Named(volumes)
         self._timeout_s = request_timeout_s
 
     # ---- make and delete ------------------------------------------------------------------------------
@@ -53,6 +58,8 @@ class Controller(rpc.ControllerServicer):  # type: ignore[misc, unused-ignore]  
         timeout_s = self._remaining_s(context)
         record = await self._pending.run(f"the name {wanted.name}", lambda: self._placing.create(wanted, timeout_s))
         volume = listing.volume(record.volume, record.name, record.size_bytes, record.labels)
+        if wanted.source is not None:
+            volume.content_source.CopyFrom(request.volume_content_source)
         return pb.CreateVolumeResponse(volume=volume)
 
     async def DeleteVolume(self, request: pb.DeleteVolumeRequest, context: Any) -> pb.DeleteVolumeResponse:
@@ -133,6 +140,40 @@ class Controller(rpc.ControllerServicer):  # type: ignore[misc, unused-ignore]  
         if valid_volume_id(volume) and (node is None or valid_node_name(node)):
             await self._pending.run(volume, detach)
         return pb.ControllerUnpublishVolumeResponse()
+
+    # ---- snapshots ------------------------------------------------------------------------------------
+
+    async def CreateSnapshot(self, request: pb.CreateSnapshotRequest, context: Any) -> pb.CreateSnapshotResponse:
+        name = snapshot_names.of_request(request.name)
+        if not request.source_volume_id:
+            raise invalid("source_volume_id is empty")
+        volume = validate.volume_id(request.source_volume_id)
+        parameters.of_snapshot(request.parameters)
+        timeout_s = self._remaining_s(context)
+        view = await self._pending.run(f"snapshot {name}", lambda: self._named.create(name, volume, timeout_s))
+        return pb.CreateSnapshotResponse(snapshot=snapshot_listing.described(view))
+
+    async def DeleteSnapshot(self, request: pb.DeleteSnapshotRequest, context: Any) -> pb.DeleteSnapshotResponse:
+        if not request.snapshot_id:
+            raise invalid("snapshot_id is empty")
+        named = snapshot_names.of_id(request.snapshot_id)
+        if named is not None:  # what no snapshot can be called is gone already
+            volume, name = named
+            timeout_s = self._remaining_s(context)
+            await self._pending.run(f"snapshot {name}", lambda: self._named.delete(volume, name, timeout_s))
+        return pb.DeleteSnapshotResponse()
+
+    async def ListSnapshots(self, request: pb.ListSnapshotsRequest, context: Any) -> pb.ListSnapshotsResponse:
+        return await snapshot_listing.page(self._volumes.snapshots, request, self._remaining_s(context))
+
+    async def GetSnapshot(self, request: pb.GetSnapshotRequest, context: Any) -> pb.GetSnapshotResponse:
+        if not request.snapshot_id:
+            raise invalid("snapshot_id is empty")
+        named = snapshot_names.of_id(request.snapshot_id)
+        if named is None:
+            raise not_found(f"there is no snapshot {request.snapshot_id[:64]!r}")
+        view = await self._volumes.snapshots.get(*named, timeout_s=self._remaining_s(context))
+        return pb.GetSnapshotResponse(snapshot=snapshot_listing.described(view))
 
     # ---- look -----------------------------------------------------------------------------------------
 

@@ -86,7 +86,8 @@ async def _answer(method: str, handler: Any, request: Any, context: Any) -> Any:
 
 def _volume_of(request: Any) -> str:
     """For logs and spans: the id, or the name of a volume that has none yet; bounded, for it is unchecked."""
-    text = getattr(request, "volume_id", "") or getattr(request, "name", "")
+    names = ("volume_id", "source_volume_id", "snapshot_id", "name")
+    text = next((found for name in names if (found := getattr(request, name, ""))), "")
     return str(text)[:VOLUME_CHARS_MAX]
 
 

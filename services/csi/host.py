@@ -120,6 +120,8 @@ async def _check_blank(device: Device) -> None:
 
 
 async def mount(device: Device, path: str, fs_type: str, flags: Sequence[str]) -> None:
+    # A clone's xfs has the UUID of its source, and the kernel mounts a UUID once, but for who says that it knows.
+    flags = [*flags, *(["nouuid"] if fs_type == "xfs" and "nouuid" not in flags else [])]
     options = ["-o", ",".join(flags)] if flags else []
     done = await run(["mount", "-t", fs_type, *options, device.path, path])
     if done.code != 0:

@@ -43,6 +43,8 @@ def volume(volume_id: str, name: str, size_bytes: int, labels: Mapping[str, str]
     context = {"volumeName": name}
     if validate.FS_LABEL in labels:
         context["fsType"] = labels[validate.FS_LABEL]
+    if validate.SOURCE_LABEL in labels:
+        context["source"] = labels[validate.SOURCE_LABEL]
     return pb.Volume(volume_id=volume_id, capacity_bytes=size_bytes, volume_context=context)
 
 

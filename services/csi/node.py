@@ -52,8 +52,9 @@ class Node(rpc.NodeServicer):  # type: ignore[misc, unused-ignore]  # generated 
         path = validate.path(request.staging_target_path, "staging_target_path")
         volume = validate.volume_id(request.volume_id)
         fs_type = "" if use.block else use.fs_type or validate.fs_of_context(request.volume_context)
+        larger = "source" in request.volume_context
         await self._pending.run(
-            volume, lambda: self._staging.stage(volume, path, use, fs_type, timeout_s=self._timeout_s)
+            volume, lambda: self._staging.stage(volume, path, use, fs_type, larger=larger, timeout_s=self._timeout_s)
         )
         return pb.NodeStageVolumeResponse()
 

@@ -25,8 +25,9 @@ FS_BYTES_MIN = {"ext4": 16 * MIB, "xfs": 300 * MIB}
 """Below these, mkfs leaves out the journal (ext4) or refuses (xfs)."""
 REPLICAS_DEFAULT = 2
 LOCALITY_LABEL = "stos.dev/data-locality"
-OWN_LABELS = 3
-"""Places that stay free for what the driver itself remembers: file system, locality, what copies may not share."""
+OWN_LABELS = 4
+"""Places that stay free for what the driver itself remembers: file system, locality, what copies may not share, what
+the volume began as."""
 
 _MUTABLE = ("replicas", "failureMode", "onUnavailable")
 _FS = ("csi.storage.k8s.io/fstype", "fsType")
@@ -88,6 +89,13 @@ def of_class(given: Mapping[str, str], mutable: Mapping[str, str] | None = None)
         local=local,
         labels=labels,
     )
+
+
+def of_snapshot(given: Mapping[str, str]) -> None:
+    """A snapshot class has no parameters; what Kubernetes tells of one is not kept. Raises INVALID_ARGUMENT."""
+    unknown = sorted(key for key in given if not key.startswith(_KUBERNETES))
+    if unknown:
+        raise invalid(f"unknown parameter {unknown[0][:64]!r}", next_step="a snapshot class has no parameters")
 
 
 def changes(given: Mapping[str, str]) -> Changes:

@@ -7,9 +7,10 @@ from collections import Counter
 from services.csi import validate
 from services.csi.parameters import LOCALITY_LABEL
 from services.csi.port import VolumesPort
-from stoscore.errors import Code, StosError, unavailable
+from stoscore.errors import Code, StosError, invalid, unavailable
 from stoscore.messages import APART_LABEL, Attached, RecordModel
 from stoscore.telemetry import get_logger
+from stoscore.volumes import SourceSpec
 
 _log = get_logger("csi")
 _MOVE_S = 5.0
@@ -24,9 +25,10 @@ class Placing:
         self._attaching: Counter[str] = Counter()
 
     async def create(self, wanted: validate.Wanted, timeout_s: float) -> RecordModel:
-        """Raises ALREADY_EXISTS when the name is that of a volume that is none of what was asked for."""
+        """Raises ALREADY_EXISTS when the name is that of a volume that is none of what was asked for, NOT_FOUND for an
+        unknown source, OUT_OF_RANGE for one that is larger than the volume may be."""
         try:
-            record = await self._create(wanted, wanted.sizes.chosen_bytes, timeout_s)
+            record = await self._create(wanted, await self._first_bytes(wanted, timeout_s), timeout_s)
         except StosError as error:
             has_bytes = error.details.get("size_bytes")
             if error.code is not Code.ALREADY_EXISTS or not isinstance(has_bytes, int):
@@ -45,6 +47,44 @@ class Placing:
                 )
         return record
 
+    async def _first_bytes(self, wanted: validate.Wanted, timeout_s: float) -> int:
+        """Not less than what it begins as. One that was made is what it is, whatever became of its source."""
+        if wanted.source is None:
+            return wanted.sizes.chosen_bytes
+        try:
+            has_bytes = await self._source_bytes(wanted, wanted.source, timeout_s)
+        except StosError as error:
+            if error.code is not Code.NOT_FOUND:
+                raise
+            return await self._made_bytes(wanted, error)
+        sizes = wanted.sizes
+        if sizes.limit_bytes and has_bytes > sizes.limit_bytes:
+            raise StosError(
+                Code.OUT_OF_RANGE,
+                f"the source has {has_bytes} bytes, above limit_bytes {sizes.limit_bytes}",
+                next_step="ask for at least the size of the source",
+            )
+        return max(sizes.chosen_bytes, has_bytes) if sizes.required_bytes or sizes.limit_bytes else has_bytes
+
+    async def _source_bytes(self, wanted: validate.Wanted, source: SourceSpec, timeout_s: float) -> int:
+        entry, survey = await self._volumes.survey(source.volume)
+        has = entry.labels.get(validate.FS_LABEL, "")
+        if has and wanted.fs_type and has != wanted.fs_type:
+            raise invalid(f"the source holds {has}, not {wanted.fs_type}", "ask for the file system that it has")
+        if source.snapshot:
+            return (await self._volumes.snapshots.get(source.volume, source.snapshot, timeout_s=timeout_s)).size_bytes
+        known = survey.serving or survey.newest
+        return known.record.size_bytes if known and known.record else entry.size_bytes
+
+    async def _made_bytes(self, wanted: validate.Wanted, unknown: StosError) -> int:
+        try:
+            entry, _ = await self._volumes.survey(wanted.name)
+        except StosError:
+            raise unknown from None
+        if entry.state != "ready" or not wanted.sizes.allow(entry.size_bytes):
+            raise unknown
+        return entry.size_bytes
+
     async def _create(self, wanted: validate.Wanted, size_bytes: int, timeout_s: float) -> RecordModel:
         status = await self._volumes.create(
             wanted.name,
@@ -55,6 +95,7 @@ class Placing:
             failure_mode=wanted.asked.failure_mode,
             on_unavailable=wanted.asked.on_unavailable,
             near=wanted.near,
+            source=wanted.source,
             timeout_s=timeout_s,
         )
         if status.record is None:

@@ -19,12 +19,42 @@ from stoscore.messages import (
     OnUnavailable,
     RecordModel,
     ReplicaStatus,
+    SnapshotClaim,
+    SnapshotView,
 )
-from stoscore.volumes import Survey
+from stoscore.volumes import SourceSpec, Survey
+from stoscore.volumes.snapshots import Listed
+
+
+class SnapshotsPort(Protocol):
+    """As `stoscore.volumes.Snapshots`; all idempotent."""
+
+    async def take(self, volume: str, snapshot: str, *, timeout_s: float = 30.0) -> SnapshotView: ...
+
+    async def drop(
+        self, volume: str, snapshot: str, *, created_ms: int | None = None, timeout_s: float = 30.0
+    ) -> None: ...
+
+    async def of(self, volume: str, *, timeout_s: float = 30.0) -> tuple[SnapshotView, ...]: ...
+
+    async def get(self, volume: str, snapshot: str, *, timeout_s: float = 30.0) -> SnapshotView: ...
+
+    async def listed(self, volume: str, *, timeout_s: float = 30.0) -> Listed: ...
+
+    async def page(self, after: str, limit: int, *, timeout_s: float = 30.0) -> tuple[Listed, str]: ...
+
+    async def claim(self, claim: SnapshotClaim) -> SnapshotClaim | None: ...
+
+    async def claimed(self, snapshot: str) -> SnapshotClaim | None: ...
+
+    async def release(self, claim: SnapshotClaim) -> None: ...
 
 
 class VolumesPort(Protocol):
     """All idempotent; each raises StosError (NOT_FOUND, FAILED_PRECONDITION, UNAVAILABLE, …)."""
+
+    @property
+    def snapshots(self) -> SnapshotsPort: ...
 
     async def create(
         self,
@@ -37,6 +67,7 @@ class VolumesPort(Protocol):
         failure_mode: FailureMode = "alwayson",
         on_unavailable: OnUnavailable = "suspend",
         near: str | None = None,
+        source: SourceSpec | None = None,
         timeout_s: float = 30.0,
     ) -> ReplicaStatus: ...
 

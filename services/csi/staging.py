@@ -41,9 +41,12 @@ class Staging:
 
     # ---- stage ---------------------------------------------------------------------------------------
 
-    async def stage(self, volume: str, path: str, use: Access, fs_type: str, *, timeout_s: float) -> None:
-        """Raises FAILED_PRECONDITION when the volume is not published to this node, when the node has no way
-        to attach, or when the path or the volume holds something else."""
+    async def stage(
+        self, volume: str, path: str, use: Access, fs_type: str, *, larger: bool = False, timeout_s: float
+    ) -> None:
+        """`larger`: the file system may be smaller than the volume, which began as something smaller. Raises
+        FAILED_PRECONDITION when the volume is not published to this node, when the node has no way to attach, or when
+        the path or the volume holds something else."""
         held = await holder(self._attachers, volume)
         attacher = held[0] if held else await self._usable(volume)
         # Opened again even when the device is there: a restarted replica service may have lost its frontend.
@@ -54,6 +57,8 @@ class Staging:
             self._refuse_mounted(device, path)
         else:
             await self._mount(device, path, use, fs_type)
+            if larger:
+                await host.grow_filesystem(device)
 
     async def _usable(self, volume: str) -> Attacher:
         try:

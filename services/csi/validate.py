@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.csi import parameters, topology
+from services.csi import parameters, snapshot_names, topology
 from services.csi.parameters import FS_BYTES_MIN
 from stoscore.errors import Code, StosError, invalid, not_found
 from stoscore.limits import (
@@ -26,9 +26,11 @@ from stoscore.limits import (
 )
 from stoscore.proto import csi_pb2 as pb
 from stoscore.units import MIB, format_size
-from stoscore.volumes.naming import check_mode
+from stoscore.volumes.naming import SourceSpec, check_mode
 
 FS_LABEL = "stos.dev/fs-type"
+SOURCE_LABEL = "stos.dev/source"
+"""The volume, or the snapshot, that a volume began as."""
 FS_DEFAULT = "ext4"
 PATH_BYTES_MAX = 4095
 MOUNT_OPTIONS_BYTES_MAX = 4095
@@ -63,7 +65,8 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The size to make, and the range in which an existing volume's may lie; a limit of 0 is none."""
+    """The size to make, and the range in which an existing volume's may lie; a limit of 0 is none. Without a range a
+    volume that begins as something has the size of that."""
 
     chosen_bytes: int
     required_bytes: int
@@ -85,14 +88,13 @@ class Wanted:
     labels: dict[str, str]
     zones: tuple[str, ...]
     near: str | None
+    source: SourceSpec | None = None
 
 
 def create(request: pb.CreateVolumeRequest) -> Wanted:
     """Raises INVALID_ARGUMENT or OUT_OF_RANGE, naming what is wrong."""
     name = _name(request.name)
-    if request.HasField("volume_content_source"):
-        kind = request.volume_content_source.WhichOneof("type") or "unknown"
-        raise invalid(f"volume_content_source of type {kind!r} is not supported: volumes start empty")
+    source = _source(request.volume_content_source) if request.HasField("volume_content_source") else None
     uses = capabilities(request.volume_capabilities)
     asked = parameters.of_class(request.parameters, request.mutable_parameters)
     check_mode(asked.failure_mode, asked.replicas)
@@ -101,9 +103,25 @@ def create(request: pb.CreateVolumeRequest) -> Wanted:
     sizes = capacity(request.capacity_range if request.HasField("capacity_range") else None, fs_type)
     where = request.accessibility_requirements
     wish = topology.near(where.preferred)
-    return Wanted(
-        name, sizes, asked, fs_type, labels, topology.zones(where.requisite), near=wish if asked.local else None
-    )
+    if source is not None:
+        labels[SOURCE_LABEL] = source.volume + (f".{source.snapshot}" if source.snapshot else "")
+    near = wish if asked.local else None
+    return Wanted(name, sizes, asked, fs_type, labels, topology.zones(where.requisite), near, source)
+
+
+def _source(given: pb.VolumeContentSource) -> SourceSpec:
+    """Raises NOT_FOUND for an id that nothing can have."""
+    match given.WhichOneof("type"):
+        case "snapshot":
+            named = snapshot_names.of_id(given.snapshot.snapshot_id)
+            if not given.snapshot.snapshot_id:
+                raise invalid("volume_content_source.snapshot.snapshot_id is empty")
+            if named is None:
+                raise not_found(f"there is no snapshot {given.snapshot.snapshot_id[:64]!r}")
+            return SourceSpec(*named)
+        case "volume":
+            return SourceSpec(volume_id(given.volume.volume_id))
+    raise invalid("volume_content_source is neither a snapshot nor a volume")
 
 
 def capacity(wanted: pb.CapacityRange | None, fs_type: str) -> Sizes:

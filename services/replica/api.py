@@ -297,7 +297,8 @@ class Api:
     async def _unsnapshot(self, request: DropSnapshot, context: RequestContext) -> Empty:
         _, volume = self._led(context)
         _check_volume(request.volume, volume)
-        await self._ask(volume, lambda number: ev.DropAsked(number, request.snapshot, context.traceparent))
+        asked = partial(ev.DropAsked, name=request.snapshot, cause=context.traceparent, created_ms=request.created_ms)
+        await self._ask(volume, asked)
         return Empty()
 
     def _find(self, volume_id: str) -> tuple[Hosted, Volume]:

@@ -18,11 +18,14 @@ from stoscore.messages import (
     OnUnavailable,
     RecordModel,
     ReplicaStatus,
+    SnapshotClaim,
+    SnapshotView,
     VoterModel,
 )
 from stoscore.proto import csi_pb2 as pb
 from stoscore.units import GIB
-from stoscore.volumes import Survey
+from stoscore.volumes import SourceSpec, Survey
+from stoscore.volumes.snapshots import Listed
 
 VOTER = VoterModel(node="n1", incarnation="0" * 16)
 SINGLE = pb.VolumeCapability.AccessMode.SINGLE_NODE_WRITER
@@ -55,6 +58,75 @@ def create_request(
     )
 
 
+class MemorySnapshots:
+    """Snapshots of `MemoryVolumes`, and whose their names are by the rules that `services/nats/catalogue.py` keeps."""
+
+    def __init__(self, records: dict[str, RecordModel]) -> None:
+        self._records = records
+        self.views: dict[tuple[str, str], SnapshotView] = {}
+        self.claims: dict[str, SnapshotClaim] = {}
+        self._moments = 1_700_000_000_000
+
+    async def take(self, volume: str, snapshot: str, *, timeout_s: float = 30.0) -> SnapshotView:
+        record = self._record(volume)
+        if (volume, snapshot) not in self.views:
+            self._moments += 1
+            self.views[volume, snapshot] = SnapshotView(
+                volume=volume,
+                snapshot=snapshot,
+                size_bytes=record.size_bytes,
+                created_ms=self._moments,
+                ready=True,
+                holders=("n1",),
+                root="0" * 16,
+            )
+        return self.views[volume, snapshot]
+
+    async def drop(self, volume: str, snapshot: str, *, created_ms: int | None = None, timeout_s: float = 30.0) -> None:
+        self._record(volume)
+        view = self.views.get((volume, snapshot))
+        if view is not None and created_ms in (None, view.created_ms):
+            del self.views[volume, snapshot]
+
+    async def of(self, volume: str, *, timeout_s: float = 30.0) -> tuple[SnapshotView, ...]:
+        self._record(volume)
+        return tuple(view for (of, _), view in self.views.items() if of == volume)
+
+    async def get(self, volume: str, snapshot: str, *, timeout_s: float = 30.0) -> SnapshotView:
+        self._record(volume)
+        if (volume, snapshot) not in self.views:
+            raise not_found(f"there is no snapshot {snapshot}")
+        return self.views[volume, snapshot]
+
+    async def listed(self, volume: str, *, timeout_s: float = 30.0) -> Listed:
+        return [(_entry(self._record(volume)), await self.of(volume))]
+
+    async def page(self, after: str, limit: int, *, timeout_s: float = 30.0) -> tuple[Listed, str]:
+        rest = sorted((record for record in self._records.values() if record.name > after), key=lambda r: r.name)
+        rows = [(_entry(record), await self.of(record.volume)) for record in rest[:limit]]
+        return rows, rows[-1][0].name if len(rest) > limit else ""
+
+    async def claim(self, claim: SnapshotClaim) -> SnapshotClaim | None:
+        existing = self.claims.get(claim.snapshot)
+        if existing not in (None, claim) and (existing.volume != claim.volume or existing.stage == "dropping"):
+            return existing
+        self.claims[claim.snapshot] = claim
+        return None
+
+    async def claimed(self, snapshot: str) -> SnapshotClaim | None:
+        return self.claims.get(snapshot)
+
+    async def release(self, claim: SnapshotClaim) -> None:
+        existing = self.claims.get(claim.snapshot)
+        if existing is not None and existing.volume == claim.volume and existing.stage == "dropping":
+            del self.claims[claim.snapshot]
+
+    def _record(self, volume: str) -> RecordModel:
+        if volume not in self._records:
+            raise not_found(f"there is no volume {volume}")
+        return self._records[volume]
+
+
 class MemoryVolumes:
     """The volumes of a cluster with a pool of `pool_bytes`, by the rules that `stoscore.volumes.Volumes`
     keeps; a frontend is served where `export` says."""
@@ -67,6 +139,8 @@ class MemoryVolumes:
         self.asked: list[str] = []
         self.unserved: set[str] = set()
         self._made_bytes: dict[str, int] = {}
+        self.sources: dict[str, SourceSpec | None] = {}
+        self.snapshots = MemorySnapshots(self.records)
         self._nodes = nodes
         self._pool_bytes = pool_bytes
 
@@ -81,11 +155,14 @@ class MemoryVolumes:
         failure_mode: FailureMode = "alwayson",
         on_unavailable: OnUnavailable = "suspend",
         near: str | None = None,
+        source: SourceSpec | None = None,
         timeout_s: float = 30.0,
     ) -> ReplicaStatus:
         self.asked.append(f"create {name} zones={','.join(zones)}" + (f" near={near}" if near else ""))
         for record in self.records.values():
             if record.name == name:
+                if self.sources[record.volume] != source:
+                    raise StosError(Code.ALREADY_EXISTS, f"volume {name} began as something else")
                 made_as = (self._made_bytes[record.volume], record.replicas, record.failure_mode, record.on_unavailable)
                 if made_as != (size_bytes, replicas, failure_mode, on_unavailable):
                     raise StosError(
@@ -96,6 +173,8 @@ class MemoryVolumes:
                 return _status(record)
         if size_bytes > self._pool_bytes:
             raise StosError(Code.RESOURCE_EXHAUSTED, "no node has room for it")
+        if source is not None:
+            await self._check_source(source, size_bytes)
         record = RecordModel(
             volume=secrets.token_hex(16),
             name=name,
@@ -114,14 +193,23 @@ class MemoryVolumes:
         )
         self.records[record.volume] = record
         self._made_bytes[record.volume] = size_bytes
+        self.sources[record.volume] = source
         return _status(record)
+
+    async def _check_source(self, source: SourceSpec, size_bytes: int) -> None:
+        has_bytes = self._record(source.volume).size_bytes
+        if source.snapshot:
+            has_bytes = (await self.snapshots.get(source.volume, source.snapshot)).size_bytes
+        if size_bytes < has_bytes:
+            raise StosError(Code.OUT_OF_RANGE, f"the source has {has_bytes} bytes")
 
     async def get(self, name_or_id: str) -> tuple[CatalogueEntry, ReplicaStatus | None]:
         record = self._record(name_or_id)
         return _entry(record), _status(record)
 
     async def survey(self, name_or_id: str) -> tuple[CatalogueEntry, Survey]:
-        record = self._record(name_or_id)
+        named = next((record for record in self.records.values() if record.name == name_or_id), None)
+        record = named or self._record(name_or_id)
         return _entry(record), self._survey(record)
 
     async def page(
@@ -197,6 +285,8 @@ class MemoryVolumes:
         record = self.records.get(name_or_id)
         if record is not None and record.attachment is not None:
             raise precondition(f"the volume is attached to {record.attachment.node}")
+        if any(volume == name_or_id for volume, _ in self.snapshots.views):
+            raise precondition("the volume has snapshots")
         return self.records.pop(name_or_id, None) is not None
 
     async def open_frontend(self, volume: str, node: str, *, timeout_s: float = 30.0) -> FrontendOpened:

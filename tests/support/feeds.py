@@ -15,6 +15,7 @@ from stoscore.messages import (
     ReplicaStatus,
     ResyncEstimate,
     ResyncStatus,
+    SnapshotView,
     VoterModel,
 )
 from stoscore.metrics import BY_NAME
@@ -77,6 +78,19 @@ def copy(of: RecordModel, node: str, **more: object) -> ReplicaStatus:
     return ReplicaStatus.model_validate(values | more)
 
 
+def snapshot(of: RecordModel, name: str, after_s: int, **more: object) -> SnapshotView:
+    values: dict[str, object] = {
+        "volume": of.volume,
+        "snapshot": name,
+        "size_bytes": of.size_bytes,
+        "created_ms": START_NS // MS + after_s * 1000,
+        "ready": True,
+        "holders": tuple(voter.node for voter in of.in_sync),
+        "root": f"{sum(name.encode()):016x}",
+    }
+    return SnapshotView.model_validate(values | more)
+
+
 def status(node: str, zone: str, replicas: list[ReplicaStatus], **more: object) -> NodeStatus:
     values: dict[str, object] = {
         "node": node,
@@ -117,8 +131,10 @@ def small() -> tuple[list[Told], list[CatalogueEntry]]:
         reads=80,
         epoch=3,
     )
-    n1 = [copy(data, "n1", writes=120, reads=80), copy(logs, "n1", role="catching-up")]
-    n2 = [copy(data, "n2"), copy(logs, "n2", resyncs=[behind], rotten_blocks=1, healed_blocks=1)]
+    taken = (snapshot(data, "monday", 0), snapshot(data, "tuesday", 86_400, ready=False, holders=(), root=""))
+    gone = snapshot(logs, "before-upgrade", 3_600, holders=())
+    n1 = [copy(data, "n1", writes=120, reads=80, snapshots=taken), copy(logs, "n1", role="catching-up")]
+    n2 = [copy(data, "n2"), copy(logs, "n2", resyncs=[behind], rotten_blocks=1, healed_blocks=1, snapshots=(gone,))]
     n3 = [copy(data, "n3"), copy(logs, "n3"), copy(lost, "n3", role="failed", failure=ATTACK)]
     peers = {"n1": {"n2": True, "n3": True}, "n2": {"n1": True, "n3": False}, "n3": {"n1": True, "n2": False}}
     nodes = [

@@ -206,3 +206,20 @@ def test_time_passes_without_a_deadline_in_the_past() -> None:
         step(machine, ev.TimePassed(), now_ns, Facts(lease_until_ns=1 << 60))
         due = machine.next_deadline_ns(Facts(lease_until_ns=1 << 60))
         assert due is None or due > now_ns
+
+
+def test_a_late_request_to_drop_leaves_what_was_taken_again_since() -> None:
+    machine = leader(with_snapshots(ready("s", A)))
+    assert replies(step(machine, ev.DropAsked(1, "s", created_ms=2), 0, LEASED)) == [ev.Reply(1)]
+    assert known(machine).snapshot("s") is not None
+    step(machine, ev.DropAsked(2, "s", created_ms=1), 0, LEASED)
+    assert replies(accept(machine, B)) == [ev.Reply(2)]
+    assert known(machine).snapshots == ()
+
+
+def test_a_snapshot_for_a_clone_does_not_keep_its_volume() -> None:
+    machine = leader(with_snapshots(ready("-clone-x", A)))
+    step(machine, ev.DeleteAsked(1), 0, LEASED)
+    assert replies(accept(machine, B)) == [ev.Reply(1)]
+    assert known(machine).deleted
+    assert known(machine).snapshots == ()

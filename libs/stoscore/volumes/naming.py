@@ -18,6 +18,7 @@ from stoscore.limits import (
     LABEL_BYTES_MAX,
     LABELS_MAX,
     NAME_BYTES_MAX,
+    OWN_SNAPSHOT,
     REPLICAS_MAX,
     VOLUME_BYTES_MAX,
     VOTERS_MAX,
@@ -27,9 +28,6 @@ from stoscore.limits import (
 )
 from stoscore.messages import APART_LABEL, Apart, FailureMode, OnUnavailable
 from stoscore.units import MIB, format_size
-
-OWN_SNAPSHOT = "-"
-"""What the names of snapshots begin with that the project takes for itself; those of people never do."""
 
 
 @dataclass(frozen=True, slots=True)

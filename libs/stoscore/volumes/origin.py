@@ -19,10 +19,11 @@ import secrets
 from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError, unavailable
+from stoscore.limits import OWN_SNAPSHOT
 from stoscore.messages import CatalogueEntry, Origin, SnapshotSource, SnapshotView
 from stoscore.units import format_size
 from stoscore.volumes.deadline import Deadline
-from stoscore.volumes.naming import OWN_SNAPSHOT, VolumeSpec
+from stoscore.volumes.naming import VolumeSpec
 from stoscore.volumes.snapshots import Snapshots
 
 _CLONE = f"{OWN_SNAPSHOT}clone-"

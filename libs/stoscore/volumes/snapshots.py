@@ -6,11 +6,11 @@ import asyncio
 
 from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
-from stoscore.errors import not_found
-from stoscore.messages import CatalogueEntry, DropSnapshot, Empty, SnapshotView, TakeSnapshot
+from stoscore.errors import Code, StosError, not_found
+from stoscore.limits import OWN_SNAPSHOT
+from stoscore.messages import CatalogueEntry, DropSnapshot, Empty, SnapshotClaim, SnapshotView, TakeSnapshot
 from stoscore.volumes.deadline import Deadline, retry
 from stoscore.volumes.finding import find_entry, find_ready
-from stoscore.volumes.naming import OWN_SNAPSHOT
 from stoscore.volumes.nodes import voter_nodes
 from stoscore.volumes.primary import DESCRIBE_S, Replicas
 
@@ -58,6 +58,11 @@ class Snapshots:
                 return view
         raise not_found(f"volume {volume} has no snapshot {snapshot[:64]!r}", f"see `stos snapshot ls {volume}`")
 
+    async def listed(self, volume: str, *, timeout_s: float = 30.0) -> Listed:
+        """One volume, as a page shows it. Raises NOT_FOUND."""
+        entry = await find_entry(self._catalogue, volume, Deadline.after(timeout_s))
+        return [(entry, await self._known(entry))] if entry.state == "ready" else []
+
     async def page(self, after: str, limit: int, *, timeout_s: float = 30.0) -> tuple[Listed, str]:
         """Up to `limit` volumes whose names come after that one, each with its snapshots as the newest record that
         answers has them, and the name to go on after; "" at the end."""
@@ -66,6 +71,26 @@ class Snapshots:
         ready = [entry for entry in entries if entry.state == "ready"]
         found = await asyncio.gather(*(self._known(entry) for entry in ready))
         return list(zip(ready, found, strict=True)), following
+
+    # --- names that are unique over all volumes, for CSI ---
+
+    async def claim(self, claim: SnapshotClaim) -> SnapshotClaim | None:
+        """The name is that volume's now, in that stage: None; or the claim that stands against it."""
+        try:
+            await self._catalogue.claim_snapshot(claim)
+        except StosError as error:
+            found = error.details.get("claim")
+            if error.code is not Code.ALREADY_EXISTS or not isinstance(found, dict):
+                raise
+            return SnapshotClaim.model_validate(found)
+        return None
+
+    async def claimed(self, snapshot: str) -> SnapshotClaim | None:
+        return await self._catalogue.snapshot(snapshot)
+
+    async def release(self, claim: SnapshotClaim) -> None:
+        """The name is free, if that volume was dropping it. Idempotent."""
+        await self._catalogue.release_snapshot(claim)
 
     async def _known(self, entry: CatalogueEntry) -> tuple[SnapshotView, ...]:
         survey = await self._replicas.survey(entry.volume, voter_nodes(entry), timeout_s=DESCRIBE_S)

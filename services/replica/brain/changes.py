@@ -12,6 +12,7 @@ from services.replica.brain.membership import with_member, without
 from services.replica.brain.policy import needed_copies
 from services.replica.brain.quorum import majority
 from services.replica.brain.record import InvalidRecord, Record
+from stoscore.limits import OWN_SNAPSHOT
 from stoscore.units import format_size, in_seconds
 
 Requested = (
@@ -187,7 +188,8 @@ def _deleted(record: Record) -> Outcome:
         return Outcome(None, "refuse", f"not deleted: {error}", code="FAILED_PRECONDITION", error=error)
     if record.deleted:
         return Outcome()
-    if record.snapshots:
-        error = f"volume {record.name} has {len(record.snapshots)} snapshots, which are part of it: delete them first"
+    of_people = [snapshot for snapshot in record.snapshots if not snapshot.name.startswith(OWN_SNAPSHOT)]
+    if of_people:
+        error = f"volume {record.name} has {len(of_people)} snapshots, which are part of it: delete them first"
         return Outcome(None, "refuse", f"not deleted: {error}", code="FAILED_PRECONDITION", error=error)
-    return Outcome(replace(record, deleted=True), "delete", "commits the tombstone")
+    return Outcome(replace(record, deleted=True, snapshots=()), "delete", "commits the tombstone")

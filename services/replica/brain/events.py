@@ -189,11 +189,12 @@ class TakeAsked:
 
 @dataclass(frozen=True, slots=True)
 class DropAsked:
-    """Forget a snapshot, ready or not."""
+    """Forget a snapshot, ready or not. `created_ms`: only the one that was asked for at that moment."""
 
     request: int
     name: str
     cause: str = ""
+    created_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

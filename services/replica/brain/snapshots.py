@@ -40,9 +40,11 @@ def changed(change: SnapshotChange, record: Record, version: int) -> tuple[Recor
     match change:
         case ev.TakeAsked(_, name, created_ms):
             return _taken(record, name, created_ms, version) if known is None else None
-        case ev.DropAsked(_, name):
+        case ev.DropAsked(_, name, _, created_ms):
+            if known is None or created_ms not in (None, known.created_ms):
+                return None
             verdict = Verdict("unsnapshot", f"snapshot {name} is dropped; its space comes back in the background")
-            return (_without(record, name), verdict) if known is not None else None
+            return _without(record, name), verdict
         case ev.SnapshotSealed():
             return _ready(change, record, known) if _is_of(known, change) else None
         case ev.SealFailed(name, _, reason):

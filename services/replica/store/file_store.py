@@ -314,7 +314,7 @@ class FileStore:
         return b"".join([sums.tree(level, index, count, self.size_blocks) for index, count in ranges])
 
     def origin_root(self) -> str:
-        return "" if self._layer.below is None else self._layer.below.root()
+        return "" if self._layer.below is None else f"{self._layer.below.root():016x}"
 
     def allocated_bytes(self) -> int:
         return self._layers.allocated_bytes()

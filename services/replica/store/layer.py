@@ -38,9 +38,10 @@ from services.replica.store.extents import Extent, walk
 from services.replica.store.intent import regions_of
 from services.replica.store.port import CorruptBlocks
 from services.replica.store.present import PresentMap
+from services.replica.store.root import root_of
 from services.replica.store.scattered import Part, Range
 from services.replica.store.sum_map import REGION_SUMS_BYTES, SumMap
-from services.replica.store.sums import FAN_OUT, ZERO_SUM, Buffer, all_zero, block_sums, has_zero, verify
+from services.replica.store.sums import ZERO_SUM, Buffer, all_zero, block_sums, has_zero, verify
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS, REGION_BYTES, SUM_BYTES
 
 
@@ -291,12 +292,9 @@ class Layer:
             for place in unused:
                 drop_clean(*place)
 
-    def root(self) -> str:
-        """Of the hash tree over all blocks, 16 hex digits."""
-        level, nodes = 0, self.size_blocks
-        while nodes > 1:
-            level, nodes = level + 1, -(-nodes // FAN_OUT)
-        return f"{int.from_bytes(self.sums.tree(level, 0, 1, self.size_blocks), 'little'):016x}"
+    def root(self) -> int:
+        """Of the hash tree over all blocks. Worker thread. Raises StoreError."""
+        return root_of(self.sums.lowest_nodes(self.size_blocks), self.size_blocks)
 
     def recheck(self, block: int, count: int) -> list[int]:
         self.sums.reload(block // REGION_BLOCKS)
