@@ -53,7 +53,7 @@ FOUND = {
     "record_not_compared": 20,
     "refusal_is_a_failed_copy": 400,
     "refusal_without_record": 150,
-    "older_link_heard": 150,
+    "older_link_heard": 600,
     "heals_unverified": 50,
     "heals_unsettled": 50,
     "sealed_under_its_name": 60,

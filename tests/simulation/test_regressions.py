@@ -150,3 +150,10 @@ def test_witness_that_dies_while_a_copy_that_is_behind_is_being_replaced() -> No
     and the two of them, a majority of the committed record, could agree on nothing.
     Told by test_brain_repair.py: test_a_change_whose_voters_are_gone_is_taken_back_and_those_who_are_there_agree."""
     run(8700147)
+
+
+def test_witness_whose_node_is_back_after_the_grace_without_it() -> None:
+    """Its grace had ended, it seemed to be back, and then its node said that there is no such member: the end of the
+    grace was in the past, where the leader did not look, and it asked nobody for another one.
+    Told by test_brain_repair.py: test_who_is_back_after_its_grace_and_has_no_such_member_is_replaced_at_once."""
+    run(8900214)

@@ -153,6 +153,21 @@ def test_a_witness_whose_node_comes_and_goes_and_never_stores_the_record_is_lost
     assert [ask.kind for ask in asked(wait(well, 2 * GRACE))] == ["witness"]
 
 
+def test_who_is_back_after_its_grace_and_has_no_such_member_is_replaced_at_once() -> None:
+    """Its link is up, so nobody is asked for; then its node says that there is no such member, and nothing else is ever
+    heard of it."""
+    machine = leader(record(A, B, W), B, W)
+    step(machine, ev.PeerDown("w"), 0, LEASED)
+    assert len(asked(wait(machine, GRACE))) == 1
+    step(machine, ev.HomeRefused("no node left"), GRACE, LEASED)
+    step(machine, ev.PeerUp("w"), GRACE + 1, LEASED)
+    step(machine, ev.Received(ms.Unknown("v", W, A)), GRACE + 2, LEASED)
+    due = machine.next_deadline_ns(LEASED)
+    assert due is not None and due <= GRACE + 2
+    wait(machine, GRACE + 2)
+    assert shape(machine) == ("ab", "ab", "")
+
+
 def test_who_is_joining_has_a_new_grace_each_time_it_follows() -> None:
     """Given up, it would lose what it has got so far."""
     machine = without_c()

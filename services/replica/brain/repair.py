@@ -87,8 +87,13 @@ class Repair:
             self._is_away(member)
 
     def _is_away(self, member: Voter) -> None:
+        if member in self._away_ns:
+            return
         now_ns = self._local.now_ns
-        self._away_ns.setdefault(member, min(now_ns - self._spent_ns.pop(member, 0), self._mute_ns.get(member, now_ns)))
+        since_ns = min(now_ns - self._spent_ns.pop(member, 0), self._mute_ns.get(member, now_ns))
+        self._away_ns[member] = since_ns
+        # Its grace may have ended before we last looked, when it seemed to be back.
+        self._looked_ns = min(self._looked_ns, since_ns + self._local.timing.grace_ns - 1)
 
     def follows(self, member: Voter, record: Record) -> None:
         """It is being brought up to date."""
