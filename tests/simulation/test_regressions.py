@@ -157,3 +157,10 @@ def test_witness_whose_node_is_back_after_the_grace_without_it() -> None:
     grace was in the past, where the leader did not look, and it asked nobody for another one.
     Told by test_brain_repair.py: test_who_is_back_after_its_grace_and_has_no_such_member_is_replaced_at_once."""
     run(8900214)
+
+
+def test_tombstone_whose_leader_shrank_the_in_sync_set_and_is_gone() -> None:
+    """I3. It let go of a copy though the volume was deleted, forgot it, and its last word was lost: three of five held
+    the tombstone, and none of them was in sync.
+    Told by test_brain_machine.py: test_i3_whoever_was_in_sync_at_the_deletion_may_lead_it_to_its_end."""
+    run(9100052)

@@ -346,6 +346,19 @@ def test_i3_the_leader_of_a_tombstone_asks_again_whether_the_data_are_gone() -> 
     assert {message.target for message in out if isinstance(message, ms.Forget)} == {B, C}
 
 
+def test_i3_whoever_was_in_sync_at_the_deletion_may_lead_it_to_its_end() -> None:
+    """The leader of the tombstone lets go of a copy that nobody writes to, forgets the volume, and its last word is
+    lost. Three of five hold the tombstone, and by it only the one that is gone could lead them to its end."""
+    machine = leader()
+    for node in ("b", "c"):
+        step(machine, ev.PeerUp(node))
+    accept(machine, C)
+    step(machine, ev.DeleteAsked(1))
+    accept(machine, B, C)
+    assert sent(step(machine, ev.MemberFailed(B, "its link ended"))) == []
+    assert machine.record is not None and machine.record.in_sync == (A, B, C)
+
+
 def test_i3_a_minority_with_a_tombstone_of_which_no_majority_knows_anything_forgets_it() -> None:
     """The others forgot the volume. B and C hold the tombstone and were started again: was it ever committed? They must
     not erase: should the others be back, with an older record, B would be one of them with empty blocks."""

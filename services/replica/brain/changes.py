@@ -81,7 +81,8 @@ def must_wait(change: ev.MemberFailed, record: Record, around: Circumstances) ->
 def outcome_of(change: Change, record: Record, around: Circumstances) -> Outcome:
     match change:
         case ev.MemberFailed(member, reason):
-            smaller = without(record, member)
+            # Nobody writes to a deleted volume, and whoever is in sync may lead it to its end.
+            smaller = without(record, member) if not record.deleted else None
             if smaller is not None:
                 waiting = f"to wait for {member.node}: every write would wait as well"
                 return Outcome(
