@@ -192,6 +192,7 @@ def seeds() -> Iterator[bytes]:
         Type.IO_DATA: blocks,
         Type.SERVING: pack_copies({"n2": "a" * 16}),
         Type.IO_EXTENTS: pack_extents([(1, True)]),
+        Type.SEAL: b"monday",
     }
     for at, kind in enumerate(TYPES):
         body = bodies.get(kind, b"")

@@ -178,6 +178,9 @@ async def test_taken_under_load_each_is_one_moment_on_every_copy(tmp_path: Path)
             pauses.append(stage.load.longest_s)
             snapshot = stage.check(name, since_s, until_s)
             assert len(snapshot.holders) == 3
+        held = stage.wires.leader(stage.volume).shell.counted.seals
+        assert sum(held.counts) == 4
+        print(f"writes were held for {held.total / 4 * 1000:.0f} ms on average")
         print(f"longest pauses between answers {[f'{pause * 1000:.0f} ms' for pause in pauses]}")
         assert max(pauses) < PAUSE_S_MAX
         first = stage.held(stage.wires.leader(stage.volume), stage.snapshot("one"))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from services.replica.brain import Attachment, Record, Voter
+from services.replica.brain import Attachment, Record, Snapshot, Voter
 from services.replica.brain.plan import Membership, Step, next_step
+from stoscore.units import MIB
 from tests.support.voters import A, B, C, W, record
 
 D, E = Voter("d", "d1"), Voter("e", "e1")
@@ -167,3 +168,16 @@ def test_a_deleted_volume_gets_nobody() -> None:
     gone = replace(THREE, deleted=True, in_sync=(A,))
     assert plan(gone, up="a", lost=(B, C)) == Step()
     assert plan(gone, up="a", lost=(B, C), home=D) == Step(drop_home=True)
+
+
+def test_of_copies_in_sync_the_one_goes_with_which_the_fewest_snapshots_go() -> None:
+    def held(name: str, *holders: Voter) -> Snapshot:
+        incarnations = tuple(holder.incarnation for holder in holders)
+        return Snapshot(name, MIB, 1, state="ready", seal=1, root="0" * 16, holders=incarnations)
+
+    pair = replace(THREE, replicas=1, joining=(W,))
+    assert shape(plan(pair, ready=(W,))) == ("ab", "ab", "w")
+    only_c = replace(pair, snapshots=(held("s", C), held("t", A, B), held("u", A, B)))
+    assert shape(plan(only_c, ready=(W,))) == ("ac", "ac", "w")
+    more_of_c = replace(pair, snapshots=(held("s", A, B, C), held("t", A, C)))
+    assert shape(plan(more_of_c, ready=(W,))) == ("ac", "ac", "w")

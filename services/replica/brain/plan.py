@@ -167,7 +167,7 @@ def _fewer(members: Membership) -> Step | None:
     attached = record.attachment.node if record.attachment is not None else ""
     behind = _by_absence(members, [voter for voter in data if voter not in record.in_sync])
     in_sync = [voter for voter in reversed(record.in_sync) if voter != members.me]
-    in_sync.sort(key=lambda voter: voter.node == attached)
+    in_sync.sort(key=lambda voter: (_worth(record, voter), voter.node == attached))
     witness = members.witness()
     useless = [witness] if witness in members.lost and not members.wants_witness() else []
     for voter in (*useless, *behind, *in_sync):
@@ -175,6 +175,12 @@ def _fewer(members: Membership) -> Step | None:
         if step is not None:
             return step
     return None
+
+
+def _worth(record: Record, voter: Voter) -> tuple[int, int]:
+    """Snapshots that go with it, and those of which it is one of several holders."""
+    held = [snapshot.holders for snapshot in record.snapshots if voter.incarnation in snapshot.holders]
+    return sum(len(holders) == 1 for holders in held), len(held)
 
 
 def _witness(members: Membership) -> Step | None:
