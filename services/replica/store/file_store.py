@@ -429,7 +429,6 @@ class FileStore:
         if snapshot in self._layers.snapshots:
             return
         self.prepare_seal()
-        self.sync()
         with self._final_failures():
             self._layers.seal(snapshot, self.size_blocks)
         self._layer = self._layers.top

@@ -374,16 +374,18 @@ class Layer:
 
     # --- durability ---
 
-    def sync(self) -> None:
+    def sync(self, beside: Callable[[], Sequence[tuple[int, str]]] | None = None) -> None:
         """Everything that was written before the call survives a power loss after it (rule K1). Writes that go
         on meanwhile may be caught half: data without sums or the reverse. Their regions are marked, so after a
-        power loss their sums are computed from the data. Worker thread."""
+        power loss their sums are computed from the data. `beside`: when all sums are in the file, what other files are
+        to be synced at the same time. Worker thread."""
         present = self.present
         captured = [] if present is None else present.capture()
-        if not captured and not self.sums.is_dirty():
+        if not captured and not self.sums.is_dirty() and beside is None:
             return
         self.sums.write_roots()
-        sync_together([(self._data_fd, self._where), *self.sums.files])
+        others = beside() if beside is not None else ()
+        sync_together([(self._data_fd, self._where), *self.sums.files, *others])
         if present is not None:
             present.save(captured)
 

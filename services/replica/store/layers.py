@@ -25,7 +25,7 @@ from pathlib import Path
 
 from services.replica.store import growing, stack
 from services.replica.store.directory import open_file, share, sync_path, write_sparse, write_zeros
-from services.replica.store.disk import data_ranges, failed, read_at, sync_together, write_at
+from services.replica.store.disk import data_ranges, failed, read_at, write_at
 from services.replica.store.format import Format
 from services.replica.store.layer import SHARED, Layer, LayerFiles, file_sizes
 from services.replica.store.port import NoSnapshot
@@ -169,14 +169,19 @@ class Layers:
         self._next = above, open_layer(self._directory, above, size_blocks, self.top, self._marked)
 
     def seal(self, snapshot: str, size_blocks: int) -> None:
-        """It was prepared, the newest layer was synced since, and nobody writes meanwhile. Raises StoreError: then all
-        is as it was, unless it was the list that could not be stored."""
+        """It was prepared, and nobody writes meanwhile. The newest layer is synced together with the one above it, for
+        applications wait for this. Raises StoreError: then all is as it was, unless it was the list that could not be
+        stored."""
         assert self._stack is not None
         assert self._next is not None
         above, fresh = self._next
-        for region in self.top.sums.watched:
-            self.top.sums.copy_region(region, fresh.files.sums, fresh.files.roots)
-        sync_together(fresh.sums.files)
+
+        def catch_up() -> list[tuple[int, str]]:
+            for region in self.top.sums.watched:
+                self.top.sums.copy_region(region, fresh.files.sums, fresh.files.roots)
+            return fresh.sums.files
+
+        self.top.sync(catch_up)
         fresh.sums.suspect = self.top.sums.suspect
         sealed = replace(self._entries[-1], size_blocks=size_blocks, snapshot=snapshot)
         entries = (*self._entries[:-1], sealed, above)
