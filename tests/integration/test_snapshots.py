@@ -1,18 +1,16 @@
 """Snapshots of a volume in use: every write that was answered before is in them, none that was asked for after, and all
 copies hold the same moment. Whole nodes with real stores, links and NBD.
 
-Sixteen writers at a time write numbered blocks, each its own, so what a snapshot holds tells up to which number each of
-them had come; there has to be one moment at which that was so for all.
+What that means is `support.moments`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import struct
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,14 +20,11 @@ from services.dev.nbd_client import NbdClient
 from services.replica.brain import Snapshot
 from services.replica.brain import events as ev
 from services.replica.store import FileStore
-from stoscore.units import BLOCK_BYTES
+from tests.support.moments import BLOCKS, DEPTH, WITHIN_S, Load, check_moment
 from tests.support.peers import until
 from tests.support.wired import Wired, WiredNode, wired
 
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
-DEPTH = 16
-BLOCKS_EACH = 32
-WITHIN_S = 120
 PAUSE_S_MAX = 30.0
 """On a machine that does much else; what it usually is, is printed."""
 
@@ -38,78 +33,6 @@ PAUSE_S_MAX = 30.0
 def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
     policy: asyncio.AbstractEventLoopPolicy = uvloop.EventLoopPolicy()
     return policy
-
-
-@dataclass(slots=True)
-class Written:
-    """One writer's history: number -> when it was asked for, and when it was answered."""
-
-    asked: list[float] = field(default_factory=lambda: [0.0])
-    answered: list[float] = field(default_factory=lambda: [0.0])
-
-
-class Load:
-    """Writers, each with one request under way all the time."""
-
-    def __init__(self, client: NbdClient):
-        self._client = client
-        self.writers = [Written() for _ in range(DEPTH)]
-        self.longest_s = 0.0
-        """Between two answers to anybody."""
-        self._last_s = time.monotonic()
-        self._ends = False
-
-    @property
-    def count(self) -> int:
-        return sum(len(writer.answered) for writer in self.writers)
-
-    def begin(self) -> None:
-        self.longest_s, self._last_s = 0.0, time.monotonic()
-
-    async def run(self) -> None:
-        await asyncio.gather(*(self._write(number, writer) for number, writer in enumerate(self.writers)))
-
-    def end(self) -> None:
-        self._ends = True
-
-    async def _write(self, number: int, writer: Written) -> None:
-        while not self._ends:
-            count = len(writer.asked)
-            block = number * BLOCKS_EACH + count % BLOCKS_EACH
-            writer.asked.append(time.monotonic())
-            await self._client.write(block * BLOCK_BYTES, _content(number, count))
-            now = time.monotonic()
-            writer.answered.append(now)
-            self.longest_s, self._last_s = max(self.longest_s, now - self._last_s), now
-
-    async def more(self, count: int) -> None:
-        before = self.count
-        await until(lambda: self.count >= before + count, within_s=WITHIN_S)
-
-
-def _content(writer: int, count: int) -> bytes:
-    return struct.pack("<QQ", writer + 1, count) * (BLOCK_BYTES // 16)
-
-
-def check_moment(load: Load, held: bytes, since_s: float, until_s: float) -> None:
-    """`held`: the blocks of all writers."""
-    first, last = since_s, until_s
-    for number, writer in enumerate(load.writers):
-        found = []
-        for at in range(BLOCKS_EACH):
-            block = held[(number * BLOCKS_EACH + at) * BLOCK_BYTES :][:BLOCK_BYTES]
-            owner, count = struct.unpack_from("<QQ", block)
-            assert block == (_content(number, count) if count else bytes(BLOCK_BYTES)), "a torn block"
-            assert owner in (0, number + 1)
-            assert count % BLOCKS_EACH == at or not count
-            found.append(count)
-        newest = max(found)
-        for count in range(max(1, newest - BLOCKS_EACH + 1), newest + 1):
-            assert found[count % BLOCKS_EACH] == count, f"writer {number}: {newest} is there, and {count} is not"
-        first = max(first, writer.asked[newest])
-        if newest + 1 < len(writer.answered):
-            last = min(last, writer.answered[newest + 1])
-    assert first <= last, "no moment at which it was so for all writers"
 
 
 @dataclass(slots=True)
@@ -136,7 +59,7 @@ class Stage:
         return store
 
     def held(self, node: WiredNode, snapshot: Snapshot) -> bytes:
-        return bytes(self.store(node).snapshots[snapshot.layer].read(0, DEPTH * BLOCKS_EACH)[1])
+        return bytes(self.store(node).snapshots[snapshot.layer].read(0, BLOCKS)[1])
 
     def holders(self, snapshot: Snapshot) -> list[WiredNode]:
         return [self.wires.nodes[voter.node] for voter in self.wires.record(self.volume).holders(snapshot)]
