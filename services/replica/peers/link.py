@@ -9,7 +9,7 @@ Out: `send` takes its parts before it returns, so a caller may pass windows into
      encrypted where they lie. What is in the send buffer leaves when the owner flushes, at the latest when
      the event loop comes round: a wake-up's many frames fill TLS records and cost one system call.
 
-The transport must be a TLS one: its `write` encrypts at once, so the send buffer is free again when it
+The transport must be a TLS one, whose `write` encrypts at once, or a `Loop`: the send buffer is free again when it
 returns. Bounded by `writable` (ask before you send more) and, for whoever does not ask, by
 `PENDING_BYTES_MAX`: beyond it the peer reads nothing and the link ends.
 
@@ -207,12 +207,11 @@ class Link(asyncio.BufferedProtocol):
 
     def wire_bytes(self) -> tuple[int, int]:
         """(acknowledged by the peer, received) as the kernel counts this connection, TLS and handshake
-        included; (0, 0) once it is closed."""
-        if self._transport is None:
+        included; (0, 0) once it is closed, and for a node's link to itself, which has none."""
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if sock is None:
             return 0, 0
-        raw = self._transport.get_extra_info("socket").getsockopt(
-            socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES_ACKED + 16
-        )
+        raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES_ACKED + 16)
         return cast(tuple[int, int], struct.unpack_from("=QQ", raw, _TCP_INFO_BYTES_ACKED))
 
     # --- the end ---

@@ -2,6 +2,7 @@
 
     dial(peer, address) -> Dialer -> outgoing link: requests go out on it, their answers come back on it
     TlsListener         -> incoming link of a peer: its requests come in, our answers go back
+    dial(oneself)       -> both, within the process (`loopback`)
 
 A link is up when both ends have proved their node by certificate (spiffe://<cluster>/node/<id>, TLS 1.3 both ways)
 and confirmed it by HELLO and WELCOME (`reception`). Everything else that knocks is a stranger: closed, counted in
@@ -25,6 +26,7 @@ from typing import Any, Protocol
 from services.replica.peers.dialer import Dialer
 from services.replica.peers.frames import Frame
 from services.replica.peers.link import Link
+from services.replica.peers.loopback import Loop
 from services.replica.peers.payloads import PROTOCOL_VERSION, Greeting
 from services.replica.peers.reception import Proof, Reception
 from services.replica.tcp import join_address, listening_socket, split_address
@@ -32,6 +34,9 @@ from services.replica.tls_listener import PEERS, NewProtocol, TlsListener
 from services.replica.trail import Trail
 from stoscore.errors import StosError
 from stoscore.spiffe import Peer
+
+AGAIN_S = 1.0
+"""A node's link to itself that ended, because a frame on it was impossible, is made again after this."""
 
 
 class PeerIdentity(Proof, Protocol):
@@ -78,6 +83,11 @@ class PeerNetwork:
         protocol: int = PROTOCOL_VERSION,
     ) -> None:
         self._identity = identity
+        self._node = node
+        self._version = version
+        self._dials_itself = False
+        self._to_itself: tuple[Link, ...] = ()
+        """Both ends, while they are up."""
         self._reception = Reception(identity, Greeting(node, cluster, version, protocol), self._come_up)
         self._host = host
         self._port = port
@@ -116,7 +126,7 @@ class PeerNetwork:
             self._identity.on_trust_change.remove(self.end_revoked)
             await self._listener.stop()
             self._listener = None
-        for peer in list(self._dialers):
+        for peer in [*self._dialers, self._node]:
             self.hang_up(peer)
         for link in [*self._incoming.values(), *self._reception.waiting()]:
             link.finish("this node stops")
@@ -125,6 +135,8 @@ class PeerNetwork:
     def end_revoked(self) -> None:
         """The trust has changed: whoever would not be let in now is not kept either."""
         for link in [*self.links(), *self._reception.waiting()]:
+            if link in self._to_itself:
+                continue
             assert link.identity is not None
             try:
                 self._identity.check_peer(link.identity)
@@ -139,6 +151,11 @@ class PeerNetwork:
         """Keep a link to the peer. Idempotent; another address replaces the one before. Raises StosError when
         it is none."""
         split_address(address)
+        if peer == self._node:
+            if not self._dials_itself:
+                self._dials_itself = True
+                self._loop.call_soon(self._join_itself)
+            return
         before = self._dialers.get(peer)
         if before is not None:
             if before.address == address:
@@ -150,6 +167,10 @@ class PeerNetwork:
 
     def hang_up(self, peer: str) -> None:
         """Drop the outgoing link and dial no more. Idempotent."""
+        if peer == self._node and self._dials_itself:
+            self._dials_itself = False
+            for end in self._to_itself:
+                end.finish("hung up")
         dialer = self._dialers.pop(peer, None)
         link = dialer.stop() if dialer is not None else None
         self._complaints.pop(peer, None)
@@ -188,7 +209,19 @@ class PeerNetwork:
     def _outgoing_link(self, peer: str) -> Link:
         return Link(self, outgoing=True, peer=peer)
 
+    def _join_itself(self) -> None:
+        """Nobody has to prove who he is."""
+        if not self._dials_itself or self._to_itself:
+            return
+        incoming, outgoing = Link(self, outgoing=False, peer=self._node), Link(self, outgoing=True, peer=self._node)
+        self._to_itself = (incoming, outgoing)
+        Loop.join(outgoing, incoming)
+        for link in self._to_itself:
+            self._enter(link, self._version)
+
     def link_connected(self, link: Link, certificate: dict[str, Any]) -> None:
+        if link in self._to_itself:
+            return
         self._reception.connected(link, certificate)
 
     def link_greeted(self, link: Link, greeting: Frame) -> None:
@@ -219,6 +252,14 @@ class PeerNetwork:
             self._turned_away(link.who, kind, reason)
         elif kind == "identity" and self._complaints.get(link.peer) != reason:
             self._refused(link.who, "link.answer", reason, link.peer)
+        if link in self._to_itself:
+            self._to_itself = ()
+            for end in (self._incoming.get(self._node), self._outgoing.get(self._node)):
+                if end is not None:
+                    end.close(reason)
+            if self._dials_itself:
+                self._loop.call_later(AGAIN_S, self._join_itself)
+            return
         dialer = self._dialers.get(link.peer) if link.outgoing else None
         if dialer is not None:
             dialer.lost(link, reason, was_up)
@@ -228,8 +269,6 @@ class PeerNetwork:
         before = table.get(link.peer)
         if before is not None:
             before.close("replaced by a newer link", "replaced")
-        table[link.peer] = link
-        link.greeted()
         if link.outgoing:
             self._complaints.pop(link.peer, None)
         else:
@@ -237,7 +276,13 @@ class PeerNetwork:
             dialer = self._dialers.get(link.peer)
             if dialer is not None:
                 dialer.hurry()
-        self._log.info("peer link up", extra=self._about(link, peer_version=theirs.version))
+        self._enter(link, theirs.version)
+
+    def _enter(self, link: Link, version: str) -> None:
+        table = self._outgoing if link.outgoing else self._incoming
+        table[link.peer] = link
+        link.greeted()
+        self._log.info("peer link up", extra=self._about(link, peer_version=version))
         self._handler.link_up(link)
 
     # --- words to others ---

@@ -63,6 +63,9 @@ class Reception:
             return
         if peer.kind != "node":
             self.refuse(link, "identity", f"its identity is {peer}, which is no node")
+        elif not link.outgoing and peer.name == self._greeting.node:
+            # A node's link to itself never leaves its process: whoever comes with our own identity has stolen it.
+            self.refuse(link, "identity", "it comes with this node's own identity")
         elif link.outgoing and peer.name != link.peer:
             self.refuse(link, "identity", f"dialled {link.peer}, but {peer.name} answered")
         else:
