@@ -13,7 +13,7 @@ from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError
 from stoscore.limits import PAGE_ENTRIES_MAX
-from stoscore.messages import CatalogueEntry, Empty, NodeEntry
+from stoscore.messages import CatalogueEntry, Empty, NodeEntry, SnapshotClaim
 from tests.integration.conftest import BusOf
 from tests.support.control_plane import ControlPlane
 
@@ -70,6 +70,36 @@ async def test_a_reused_name_belongs_to_the_new_volume(bus_of: BusOf) -> None:
         await catalogue.update(old)
     with pytest.raises(StosError):
         await catalogue.by_id(old.volume)
+
+
+async def test_the_name_of_a_snapshot_belongs_to_one_volume(bus_of: BusOf) -> None:
+    catalogue = Catalogue(await bus_of("svc", "csi"))
+    one, other = secrets.token_hex(16), secrets.token_hex(16)
+    assert await catalogue.snapshot("monday") is None
+    claims = [SnapshotClaim(snapshot="monday", volume=volume) for volume in (one, other) for _ in range(8)]
+    outcomes = await asyncio.gather(*(catalogue.claim_snapshot(claim) for claim in claims), return_exceptions=True)
+    held = await catalogue.snapshot("monday")
+    assert held is not None
+    for claim, outcome in zip(claims, outcomes, strict=True):
+        if claim == held:
+            assert outcome is None
+        else:
+            assert isinstance(outcome, StosError) and outcome.code is Code.ALREADY_EXISTS
+            assert SnapshotClaim.model_validate(outcome.details["claim"]) == held
+    await catalogue.release_snapshot(held)
+    assert await catalogue.snapshot("monday") == held, "what is held is not released"
+    dropping = held.model_copy(update={"stage": "dropping"})
+    for _ in range(2):
+        await catalogue.claim_snapshot(dropping)
+    with pytest.raises(StosError) as caught:
+        await catalogue.claim_snapshot(held)
+    assert caught.value.code is Code.ALREADY_EXISTS, "there is no way back but a release"
+    await catalogue.release_snapshot(dropping.model_copy(update={"volume": "f" * 32}))
+    assert await catalogue.snapshot("monday") == dropping
+    for _ in range(2):
+        await catalogue.release_snapshot(dropping)
+    assert await catalogue.snapshot("monday") is None
+    await catalogue.claim_snapshot(SnapshotClaim(snapshot="monday", volume=other))
 
 
 async def written(bus_of: BusOf, name: str, data: bytes) -> None:

@@ -98,10 +98,29 @@ async def whole_life(instances: Instances, name: str, ask: Life) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await instances.call("DeleteVolume", pb.DeleteVolumeRequest(volume_id=volume))
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    await snapshots(name, volume, ask)
     unpublish = pb.ControllerUnpublishVolumeRequest(volume_id=volume, node_id="app")
     await ask("ControllerUnpublishVolume", unpublish)
     await ask("DeleteVolume", pb.DeleteVolumeRequest(volume_id=volume))
     assert await asyncio.to_thread(instances.names) == []
+
+
+async def snapshots(name: str, volume: str, ask: Life) -> None:
+    """One is taken while the volume is published; two volumes begin, as it and as the volume."""
+    taken = await ask("CreateSnapshot", pb.CreateSnapshotRequest(name=f"Snap of {name}", source_volume_id=volume))
+    snapshot = taken.snapshot.snapshot_id
+    assert taken.snapshot.ready_to_use
+    from_snapshot = create_request(f"{name}-restored", 64 * MIB, capability=block())
+    from_snapshot.volume_content_source.snapshot.snapshot_id = snapshot
+    clone = create_request(f"{name}-clone", 64 * MIB, capability=block())
+    clone.volume_content_source.volume.volume_id = volume
+    made = [(await ask("CreateVolume", request)).volume.volume_id for request in (from_snapshot, clone)]
+    listed = await ask("ListSnapshots", pb.ListSnapshotsRequest())
+    assert [entry.snapshot.snapshot_id for entry in listed.entries] == [snapshot]
+    await ask("DeleteSnapshot", pb.DeleteSnapshotRequest(snapshot_id=snapshot))
+    assert not (await ask("ListSnapshots", pb.ListSnapshotsRequest())).entries
+    for one in made:
+        await ask("DeleteVolume", pb.DeleteVolumeRequest(volume_id=one))
 
 
 async def test_each_call_is_repeated_to_another_instance(instances: Instances) -> None:

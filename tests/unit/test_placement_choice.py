@@ -89,6 +89,7 @@ def test_a_witness_goes_to_a_node_without_a_copy_and_needs_no_space() -> None:
     [
         ({"accepts_copies": False}, {}, "takes no copies"),
         ({}, {"exclude": ["bad"]}, "excluded by the request"),
+        ({}, {"among": ["n1", "n2"]}, "does not hold what the copy is to begin as"),
         ({"zone": "z"}, {"zones": ["zone-n1", "zone-n2"]}, "zone z is not among zone-n1, zone-n2"),
         ({"capacity_bytes": MIB}, {}, "capacity: 1.0 GiB is above its whole capacity of 1.0 MiB"),
         ({"provisioned_bytes": 100 * GIB}, {}, "capacity: 100.0 GiB of 100.0 GiB promised, no room for 1.0 GiB"),
