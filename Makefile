@@ -8,7 +8,7 @@ OVERLAY ?= ha
 PROTOS := $(wildcard libs/stoscore/proto/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow conformance sim fuzz bench bench-failover bench-delta bench-idle lint proto clean
+.PHONY: help demo test test-slow conformance sim fuzz bench bench-failover bench-delta bench-idle bench-python lint proto clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[-a-z]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,10 @@ bench-delta: $(VENV)/.installed bytecode packages ## copies taken away and broug
 
 bench-idle: $(VENV)/.installed bytecode ## what a cluster costs that does nothing, with 10 and with 300 volumes
 	@$(BIN)/python -m benchmarks.idle
+
+bench-python: $(VENV)/.installed bytecode packages ## what our own code costs a request, and what metrics and traces add to it
+	@$(BIN)/python -m benchmarks.inprocess
+	@$(BIN)/python -m benchmarks.looking
 
 bench-store: $(VENV)/.installed bytecode packages ## memory of a volume, the time to open it, a scrub beside the application
 	@$(BIN)/python -m benchmarks.store

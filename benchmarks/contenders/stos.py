@@ -79,7 +79,9 @@ class StosBeside:
     """Another volume of the same cluster, used on the node of its own primary."""
 
     name = "stos-beside"
-    jobs: frozenset[str] | None = frozenset({"randwrite-4k-q1", "randwrite-4k-q16", "randread-4k-q16"})
+    jobs: frozenset[str] | None = frozenset({
+        "randwrite-4k-q1", "randwrite-4k-q16", "randread-4k-q16", "write-128k-q4", "read-1m-q4", "randwrite-4k-fsync",
+    })  # fmt: skip
 
     def __init__(self, cluster: Stos) -> None:
         self._cluster = cluster
