@@ -52,7 +52,8 @@ def test_a_group_without_a_command_shows_its_help(capsys: pytest.CaptureFixture[
     [
         (["bogus"], "No such command 'bogus'", "see `stos --help`"),
         (["volum"], "Did you mean 'volume'", "see `stos --help`"),
-        (["volume", "create", "x"], "Missing option '--size'", "see `stos volume create --help`"),
+        (["volume", "create"], "Missing argument 'name'", "see `stos volume create --help`"),
+        (["volume", "create", "x"], "a volume that begins empty needs a size", "--size 1GiB"),
         (["version", "--bad"], "No such option: --bad", "see `stos version --help`"),
         (["volume", "ls", "-o", "xml"], "xml", "see `stos volume ls --help`"),
         (["plugins", "--group", "x"], "no plugin group 'x'", "stos.services"),
