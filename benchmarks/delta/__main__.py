@@ -1,8 +1,9 @@
 """`make bench-delta`: what the return of a copy costs, on the wire and in time, beside what it missed.
 
-    python -m benchmarks.delta [--cases map tree power nothing estimate] [--runs N] [--out DIRECTORY]
+    python -m benchmarks.delta [--case map tree power nothing one foreground storm big estimate] [--runs N] [--out DIR]
 
-Three nodes with copies of a full volume of 1 GiB and one with the application, TLS on. Bytes are the kernel's counters
+Three nodes with copies of a full volume of 1 GiB and one with the application, TLS on; some cases have volumes of their
+own. Bytes are the kernel's counters
 of the peer links' sockets; after each case all copies are read from disk, every checksum computed from the data.
 """
 
@@ -22,9 +23,12 @@ from benchmarks.delta import figures
 from benchmarks.delta.arena import Arena, open_arena
 from benchmarks.delta.cases import CASES, Cost
 from benchmarks.delta.estimates import RUNS, estimate
+from benchmarks.delta.foreground import foreground
+from benchmarks.delta.large import big, one, room_for_big
 from benchmarks.delta.link import link_seconds
+from benchmarks.delta.storm import storm
 from stoscore.errors import StosError
-from stoscore.units import GIB
+from stoscore.units import GIB, MIB
 
 OUT = ROOT / "benchmarks" / "results"
 DISK_BYTES = 8 * GIB
@@ -53,8 +57,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench-delta", description="Take a copy away, and bring it back.")
-    names = [*CASES, "estimate"]
-    parser.add_argument("--cases", nargs="+", choices=names, default=names, help="which, in this order")
+    names = [*CASES, "one", "foreground", "storm", "big", "estimate"]
+    parser.add_argument(
+        "--case", "--cases", dest="cases", nargs="+", choices=names, default=names, help="which, in this order"
+    )
     parser.add_argument("--runs", type=int, default=RUNS, help=f"returns of the case estimate [{RUNS}]")
     parser.add_argument("--out", type=Path, default=OUT, help="directory for delta.json, .csv and .png")
     parser.add_argument("--dir", type=Path, help=f"where the cluster is kept meanwhile; {DISK_BYTES >> 30} GiB")
@@ -64,14 +70,26 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 async def _measure(directory: Path, options: argparse.Namespace) -> int:
     results: list[figures.Result] = []
     failed = ""
-    async with open_arena(directory) as arena:
-        await arena.fill()
-        try:
-            for case in options.cases:
-                results.append(await _one(arena, case, options.runs))
-                print(figures.table(results[-1:]), file=sys.stderr, flush=True)
-        except (StosError, TimeoutError) as error:
-            failed = str(error)  # what was measured until then is worth keeping
+    wanted = list(options.cases)
+    if "big" in wanted and (why := room_for_big(directory.parent)):
+        print(f"bench-delta: big is left out: {why}", file=sys.stderr)
+        wanted.remove("big")
+
+    def tell(result: figures.Result) -> None:
+        results.append(result)
+        print(figures.table(results[-1:]), file=sys.stderr, flush=True)
+
+    try:
+        if any(case != "storm" for case in wanted):
+            async with open_arena(directory, size_bytes=MIB if set(wanted) <= {"one", "storm"} else GIB) as arena:
+                for case in wanted:
+                    if case != "storm":
+                        tell(await _one(arena, case, options.runs))
+        if "storm" in wanted:
+            cost, link, bounds = await storm(directory)
+            tell(figures.row(cost, link, bounds))
+    except (StosError, TimeoutError) as error:
+        failed = str(error)  # what was measured until then is worth keeping
     if results:
         figures.save(options.out, results)
         _plot(options.out / "delta.png", results)
@@ -82,15 +100,22 @@ async def _measure(directory: Path, options: argparse.Namespace) -> int:
 
 
 async def _one(arena: Arena, case: str, runs: int) -> figures.Result:
+    if case in CASES:
+        cost = await CASES[case](arena)
+        return figures.judged(cost, await _bare(arena, cost))
     if case == "estimate":
         cost, bounds = await estimate(arena, runs)
-        return figures.row(cost, await _bare(arena, cost), bounds)
-    cost = await CASES[case](arena)
-    return figures.judged(cost, await _bare(arena, cost))
+    elif case == "foreground":
+        cost, bounds = await foreground(arena)
+    elif case == "big":
+        cost, bounds = await big(arena)
+    else:
+        cost, bounds = await one(arena.site)
+    return figures.row(cost, await _bare(arena, cost), bounds)
 
 
 async def _bare(arena: Arena, cost: Cost) -> float:
-    return await asyncio.to_thread(link_seconds, arena.identity_dir(arena.nodes[0]), cost.bytes_sent)
+    return await asyncio.to_thread(link_seconds, arena.site.identity_dir(arena.nodes[0]), cost.bytes_sent)
 
 
 def _plot(path: Path, results: Sequence[figures.Result]) -> None:

@@ -12,12 +12,12 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from benchmarks.delta.arena import COPIES, VOLUME, Arena
+from benchmarks.delta.arena import COPIES, Arena, Site
 from benchmarks.delta.traffic import Traffic
 from stoscore.units import BLOCK_BYTES
 
 MISSED_BLOCKS = 16_384
-_BACK_S, _SYNC_S = 60.0, 120.0
+_BACK_S, _SYNC_S = 60.0, 300.0
 _GLANCE_S = 0.002
 
 
@@ -56,7 +56,7 @@ async def by_power(arena: Arena) -> Cost:
     await arena.scatter(MISSED_BLOCKS)
     for node in arena.nodes:
         if node != away:
-            await asyncio.to_thread(arena.kill, node)
+            await asyncio.to_thread(arena.site.kill, node)
     missed = await arena.missing(away, primary)
     return await _bring_back(arena, "power", arena.nodes, missed)
 
@@ -72,7 +72,7 @@ async def take_away(arena: Arena) -> tuple[str, str]:
     """(a copy that is dead now and out of the set, the primary)"""
     primary = (await arena.settled()).node
     away = next(node for node in arena.nodes if node != primary)
-    await asyncio.to_thread(arena.kill, away)
+    await asyncio.to_thread(arena.site.kill, away)
     await arena.without(away)
     return away, primary
 
@@ -85,23 +85,28 @@ async def _bring_back(arena: Arena, case: str, nodes: tuple[str, ...], missed: i
 
 async def bring_back(arena: Arena, case: str, nodes: tuple[str, ...]) -> tuple[int, float]:
     """(bytes, seconds) until all copies are in sync."""
-    started = [(await asyncio.to_thread(arena.cluster.spawn, node)).pid for node in nodes]
-    traffic = Traffic(started, arena.peer_ports)
-    deadline = time.monotonic() + _BACK_S
-    while not traffic.sample():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{case}: no link of {', '.join(nodes)} within {_BACK_S:.0f} s")
-        await asyncio.sleep(_GLANCE_S)
-    began = time.monotonic()
+    traffic, began = await started(arena.site, case, nodes)
     seen = arena.watch.seen
     await arena.watch.until(
         f"{case}: all copies in sync",
-        lambda: len(seen[VOLUME].in_sync) == COPIES,
+        lambda: len(seen[arena.name].in_sync) == COPIES,
         _SYNC_S,
         each=traffic.sample,
     )
     seconds = time.monotonic() - began
     return traffic.sample(), seconds
+
+
+async def started(site: Site, case: str, nodes: tuple[str, ...]) -> tuple[Traffic, float]:
+    """Nodes that were killed, and the moment of the first byte on their links."""
+    pids = [(await asyncio.to_thread(site.cluster.spawn, node)).pid for node in nodes]
+    traffic = Traffic(pids, site.peer_ports)
+    deadline = time.monotonic() + _BACK_S
+    while not traffic.sample():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{case}: no link of {', '.join(nodes)} within {_BACK_S:.0f} s")
+        await asyncio.sleep(_GLANCE_S)
+    return traffic, time.monotonic()
 
 
 CASES: dict[str, Callable[[Arena], Awaitable[Cost]]] = {

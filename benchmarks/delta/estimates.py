@@ -43,7 +43,7 @@ async def estimate(arena: Arena, runs: int) -> tuple[Cost, list[Bound]]:
 
 async def _truths(arena: Arena) -> list[dict[str, Any]]:
     """Of every return, oldest first: what was foretold, and the truth."""
-    events = await arena.command.json("events", "--kind", "decision", "--since", "2h")
+    events = await arena.site.command.json("events", "--kind", "decision", "--since", "2h")
     return [event["inputs"] for event in events if event.get("decision") == "resynced"]
 
 

@@ -1,0 +1,128 @@
+"""A hundred small volumes whose copies return at once on one node, beside one that has no copy there.
+
+The budget is what bounds it: each node sends so many bytes a second to copies that catch up, whoever they are. So all
+of them must be in sync when the busiest sender could have sent its part, and a little later; and the volume that has
+nothing to do with it must not notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+
+from benchmarks.delta.arena import COPIES, Site, open_site
+from benchmarks.delta.cases import Cost, started
+from benchmarks.delta.figures import Bound
+from benchmarks.delta.link import link_seconds
+from benchmarks.delta.load import Load
+from stoscore.messages import RecordModel
+from stoscore.units import BLOCK_BYTES, MIB
+
+VOLUMES = 100
+SIZE_BYTES = 8 * MIB
+MISSED_BLOCKS = 256
+BUDGET_MIB_S = 8
+"""Of each node; below the floor that a node has without this setting, so that nothing but the budget holds it back."""
+TIME_OF_BUDGET = 1.3
+RATIO_MAX = 1.5
+QUIET_S = 5.0
+_AT_ONCE = 8
+_PATIENCE_S = 180.0
+_GLANCE_S = 0.1
+_OTHER_BYTES = 64 * MIB
+
+
+async def storm(directory: Path) -> tuple[Cost, float, list[Bound]]:
+    """In a cluster of its own, whose nodes have that budget; with the seconds of a bare link."""
+    settings = {"STOS_REPLICA_RECOVERY_MIB_S": str(BUDGET_MIB_S)}
+    async with open_site(directory, settings) as site, site.volume("other", _OTHER_BYTES, replicas=1) as other:
+        names = [f"storm-{number}" for number in range(VOLUMES)]
+        await _each(names, lambda name: _make(site, name))
+        record = (await other.settled(copies=2)).record
+        assert record is not None
+        copies = {voter.node for voter in record.voters if voter.kind == "data"}
+        away = next(node for node in site.nodes if node not in copies)
+        await asyncio.to_thread(site.kill, away)
+        await _until(site, lambda records: all(away not in _in_sync(one) for one in records))
+        await _each(names, lambda name: _write(site, name))
+        load = Load(other.client, seed=1)
+        load.start()
+        began = time.monotonic()
+        await asyncio.sleep(QUIET_S)
+        without = load.p99_ms(began, time.monotonic())
+        senders = Counter(one.primary.node for one in await _records(site) if one.primary is not None)
+        traffic, began = await started(site, "storm", (away,))
+        await _until(site, lambda records: all(len(_in_sync(one)) == COPIES for one in records), traffic.sample)
+        seconds = time.monotonic() - began
+        sent = traffic.sample()
+        during = load.p99_ms(began, began + seconds)
+        await load.stop()
+        ids = [one.volume for one in await _records(site)]
+        link = await asyncio.to_thread(link_seconds, site.identity_dir(away), sent)
+        same = all([await site.same_on_disk(volume_id) for volume_id in ids])
+    missed = MISSED_BLOCKS * BLOCK_BYTES
+    budget_s = max(senders.values()) * missed / (BUDGET_MIB_S * MIB)
+    return (
+        Cost("storm", VOLUMES * missed, sent, seconds, same),
+        link,
+        [
+            (f"{TIME_OF_BUDGET} x {budget_s:.1f} s, the busiest sender's budget", seconds <= TIME_OF_BUDGET * budget_s),
+            (f"another volume's p99 {RATIO_MAX} x ({during / without:.2f})", during <= RATIO_MAX * without),
+        ],
+    )
+
+
+async def _make(site: Site, name: str) -> None:
+    await site.volumes.create(name, SIZE_BYTES, timeout_s=90)
+
+
+async def _write(site: Site, name: str) -> None:
+    """Single blocks all over it."""
+    client = await site.connect(name)
+    try:
+        for block in random.Random(name).sample(range(SIZE_BYTES // BLOCK_BYTES), MISSED_BLOCKS):
+            await client.write(block * BLOCK_BYTES, os.urandom(BLOCK_BYTES))
+        await client.flush()
+    finally:
+        await client.close()
+
+
+async def _each(names: Iterable[str], work: Callable[[str], Awaitable[None]]) -> None:
+    waiting = iter(names)
+
+    async def work_on() -> None:
+        for name in waiting:
+            await work(name)
+
+    await asyncio.gather(*(work_on() for _ in range(_AT_ONCE)))
+
+
+async def _records(site: Site) -> list[RecordModel]:
+    """Of the volumes of the storm, as their primaries tell them; all of them."""
+    listed = await site.volumes.list(timeout_s=30)
+    found = [status.record for entry, status in listed if entry.name.startswith("storm-") and status is not None]
+    return [record for record in found if record is not None]
+
+
+def _in_sync(record: RecordModel) -> set[str]:
+    return {voter.node for voter in record.in_sync}
+
+
+async def _until(
+    site: Site, hold: Callable[[list[RecordModel]], bool], each: Callable[[], object] = lambda: None
+) -> None:
+    """Raises TimeoutError."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        records = await _records(site)
+        each()
+        if len(records) == VOLUMES and hold(records):
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"storm: not within {_PATIENCE_S:.0f} s ({len(records)} volumes answered)")
+        await asyncio.sleep(_GLANCE_S)
