@@ -12,15 +12,19 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.delta.arena import COPIES, Site, open_site
 from benchmarks.delta.cases import Cost, started
 from benchmarks.delta.figures import Bound
 from benchmarks.delta.link import link_seconds
 from benchmarks.delta.load import Load
-from stoscore.messages import RecordModel
+from benchmarks.delta.traffic import Traffic
+from stoscore import subjects
+from stoscore.messages import DescribeReplicas, RecordModel, ReplicaStatus, ReplicaStatuses
 from stoscore.units import BLOCK_BYTES, MIB
 
 VOLUMES = 100
@@ -33,8 +37,10 @@ RATIO_MAX = 1.5
 QUIET_S = 5.0
 _AT_ONCE = 8
 _PATIENCE_S = 180.0
+_ASK_S = 20.0
 _GLANCE_S = 0.1
 _OTHER_BYTES = 64 * MIB
+T = TypeVar("T")
 
 
 async def storm(directory: Path) -> tuple[Cost, float, list[Bound]]:
@@ -42,27 +48,28 @@ async def storm(directory: Path) -> tuple[Cost, float, list[Bound]]:
     settings = {"STOS_REPLICA_RECOVERY_MIB_S": str(BUDGET_MIB_S)}
     async with open_site(directory, settings) as site, site.volume("other", _OTHER_BYTES, replicas=1) as other:
         names = [f"storm-{number}" for number in range(VOLUMES)]
-        await _each(names, lambda name: _make(site, name))
+        ids = [created.record.volume for created in await _each(names, partial(_make, site)) if created.record]
         record = (await other.settled(copies=2)).record
         assert record is not None
         copies = {voter.node for voter in record.voters if voter.kind == "data"}
         away = next(node for node in site.nodes if node not in copies)
         await asyncio.to_thread(site.kill, away)
-        await _until(site, lambda records: all(away not in _in_sync(one) for one in records))
-        await _each(names, lambda name: _write(site, name))
+        there = [node for node in site.nodes if node != away]
+        await _until(site, ids, there, lambda records: all(away not in _in_sync(one) for one in records))
+        await _each(names, partial(_write, site))
         load = Load(other.client, seed=1)
         load.start()
         began = time.monotonic()
         await asyncio.sleep(QUIET_S)
         without = load.p99_ms(began, time.monotonic())
-        senders = Counter(one.primary.node for one in await _records(site) if one.primary is not None)
+        senders = Counter(one.primary.node for one in await _records(site, ids, there) if one.primary is not None)
         traffic, began = await started(site, "storm", (away,))
-        await _until(site, lambda records: all(len(_in_sync(one)) == COPIES for one in records), traffic.sample)
+        whole = partial(_all_whole, traffic)
+        await _until(site, ids, there, whole)
         seconds = time.monotonic() - began
         sent = traffic.sample()
         during = load.p99_ms(began, began + seconds)
         await load.stop()
-        ids = [one.volume for one in await _records(site)]
         link = await asyncio.to_thread(link_seconds, site.identity_dir(away), sent)
         same = all([await site.same_on_disk(volume_id) for volume_id in ids])
     missed = MISSED_BLOCKS * BLOCK_BYTES
@@ -77,8 +84,13 @@ async def storm(directory: Path) -> tuple[Cost, float, list[Bound]]:
     )
 
 
-async def _make(site: Site, name: str) -> None:
-    await site.volumes.create(name, SIZE_BYTES, timeout_s=90)
+def _all_whole(traffic: Traffic, records: Sequence[RecordModel]) -> bool:
+    traffic.sample()
+    return all(len(_in_sync(one)) == COPIES for one in records)
+
+
+async def _make(site: Site, name: str) -> ReplicaStatus:
+    return await site.volumes.create(name, SIZE_BYTES, timeout_s=90)
 
 
 async def _write(site: Site, name: str) -> None:
@@ -92,21 +104,29 @@ async def _write(site: Site, name: str) -> None:
         await client.close()
 
 
-async def _each(names: Iterable[str], work: Callable[[str], Awaitable[None]]) -> None:
-    waiting = iter(names)
+async def _each(names: Iterable[str], work: Callable[[str], Awaitable[T]]) -> list[T]:
+    """A few at a time."""
+    waiting, done = iter(names), []
 
     async def work_on() -> None:
         for name in waiting:
-            await work(name)
+            done.append(await work(name))
 
     await asyncio.gather(*(work_on() for _ in range(_AT_ONCE)))
+    return done
 
 
-async def _records(site: Site) -> list[RecordModel]:
-    """Of the volumes of the storm, as their primaries tell them; all of them."""
-    listed = await site.volumes.list(timeout_s=30)
-    found = [status.record for entry, status in listed if entry.name.startswith("storm-") and status is not None]
-    return [record for record in found if record is not None]
+async def _records(site: Site, ids: list[str], nodes: Iterable[str]) -> list[RecordModel]:
+    """Of those volumes, as their primaries tell them: one question to each node."""
+    asked = DescribeReplicas(volumes=ids)
+    answers = await asyncio.gather(
+        *(
+            site.bus.request(subjects.node(node, "describe-all"), asked, ReplicaStatuses, timeout_s=_ASK_S)
+            for node in nodes
+        )
+    )
+    serving = [status.record for answer in answers for status in answer.statuses if status.serving]
+    return [record for record in serving if record is not None]
 
 
 def _in_sync(record: RecordModel) -> set[str]:
@@ -114,15 +134,14 @@ def _in_sync(record: RecordModel) -> set[str]:
 
 
 async def _until(
-    site: Site, hold: Callable[[list[RecordModel]], bool], each: Callable[[], object] = lambda: None
+    site: Site, ids: list[str], nodes: Iterable[str], hold: Callable[[Sequence[RecordModel]], bool]
 ) -> None:
-    """Raises TimeoutError."""
+    """All of them are served, and it holds. Raises TimeoutError."""
     deadline = time.monotonic() + _PATIENCE_S
     while True:
-        records = await _records(site)
-        each()
-        if len(records) == VOLUMES and hold(records):
+        records = await _records(site, ids, nodes)
+        if len({record.volume for record in records}) == len(ids) and hold(records):
             return
         if time.monotonic() > deadline:
-            raise TimeoutError(f"storm: not within {_PATIENCE_S:.0f} s ({len(records)} volumes answered)")
+            raise TimeoutError(f"storm: not within {_PATIENCE_S:.0f} s ({len(records)} volumes are served)")
         await asyncio.sleep(_GLANCE_S)

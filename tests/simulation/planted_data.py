@@ -10,6 +10,7 @@ from unittest.mock import patch
 from services.replica.brain import membership, snapshots
 from services.replica.replication import effects as fx
 from services.replica.replication import gate, healing, primary, replica
+from services.replica.replication.budget import Budget
 from services.replica.replication.frontend_order import Unanswered
 from services.replica.replication.messages import Ack, Done, Zero
 from services.replica.replication.peer import Peer
@@ -81,6 +82,21 @@ def unmarked_early() -> Patch:
     """T3: regions are unmarked whatever the commit point says."""
     real = gate.Gate.unmark
     return patch.object(gate.Gate, "unmark", lambda self, synced, commit: real(self, synced, 1 << 62))
+
+
+def budget_not_given_back() -> Patch:
+    """Recovery: a copy that has arrived goes on counting as under way, so the next one is never allowed."""
+    return patch.object(Budget, "arrived", lambda self, key: None)
+
+
+def refused_is_forgotten() -> Patch:
+    """Recovery: whoever the budget refused is not told when there is room again."""
+    real = Budget.turn
+
+    def turn(self: Budget, now_ns: int) -> None:
+        real(self, now_ns)
+
+    return patch.object(Budget, "turn", turn)
 
 
 def gate_not_resent() -> Patch:
@@ -306,4 +322,6 @@ DATA: tuple[Plant, ...] = (
     written_while_sealed,
     older_seal_is_ready,
     seal_under_way_dropped,
+    budget_not_given_back,
+    refused_is_forgotten,
 )

@@ -59,6 +59,8 @@ FOUND = {
     "sealed_under_its_name": 60,
     "sealed_with_writes_under_way": 20,
     "seal_under_way_dropped": 20,
+    "budget_not_given_back": 10,
+    "refused_is_forgotten": 20,
 }
 """Planted bug -> within how many seeds, from the first on: about four times what it took when this was written."""
 HIDDEN = {
