@@ -30,7 +30,7 @@ _WEIGHT = 0.3
 
 Rates = tuple[float, float, float, float]
 """Nanoseconds: a return, a block that travels, a piece of neighbours that travel, a compared block."""
-UNKNOWN_RATES: Rates = (50.0 * MS, 9_000.0, 20_000.0, 700.0)
+UNKNOWN_RATES: Rates = (25.0 * MS, 9_000.0, 20_000.0, 700.0)
 """Of a disk and a processor of the middling sort."""
 TRUTHS = 16
 """How many of the last returns the rates are fitted to."""
