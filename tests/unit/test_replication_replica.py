@@ -18,7 +18,7 @@ from services.replica.replication.messages import (
     Write,
     first_seq,
 )
-from services.replica.replication.replica import Replica, Share
+from services.replica.replication.replica import WRITE_BACK_BLOCKS, Replica, Share
 from services.replica.replication.scrub import FIRST_NUMBER
 
 EPOCH, LINK = 3, 7
@@ -55,6 +55,17 @@ def test_t1_what_waits_is_dropped_when_the_epoch_rises() -> None:
     replica.join(LINK, Join(1), EPOCH + 1, Share((), 0, 0, unclean=False))
     out = replica.receive(LINK, Write(first_seq(4) + 1, 0, 4, 1, 10), EPOCH + 1, 0)
     assert out[0] == fx.StoreWrite(first_seq(4) + 1, 4, 1, 10)
+
+
+def test_the_disk_begins_while_copies_come_in_and_nobody_waits_for_it() -> None:
+    """The sync at the end would otherwise find all of it to do."""
+    replica = follower(marked=range(8))
+    told = []
+    for number in range(2 * WRITE_BACK_BLOCKS // 64):
+        out = replica.receive(LINK, Copy(number, BASE + 10, ((64 * number, 64),), 8), EPOCH, 0)
+        assert out[1] == fx.Answer(LINK, Copied(number)), "confirmed first"
+        told += [number] * (fx.WriteBack() in out)
+    assert told == [WRITE_BACK_BLOCKS // 64 - 1, 2 * WRITE_BACK_BLOCKS // 64 - 1]
 
 
 def test_t4_a_copy_never_replaces_a_later_write() -> None:

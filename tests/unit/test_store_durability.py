@@ -126,6 +126,22 @@ def test_the_clean_mark_comes_last(tmp_path: Path, calls: list[tuple[str, str]])
     assert synced(calls)[3:] == ["tail", "intent"]
 
 
+def test_scattered_writes_of_a_region_write_its_checksums_once_and_the_data_first(
+    tmp_path: Path, calls: list[tuple[str, str]]
+) -> None:
+    store = make(tmp_path / "replica")
+    store.mark([0])
+    calls.clear()
+    store.write_scattered([(3, 1), (5, 2), (9, 1)], block_sums(DATA * 4), DATA * 4)
+    assert calls == [("pwrite", "data")] * 3 + [("pwrite", "sums")]
+    store.write_back()
+    assert synced(calls) == [], "a hint is no promise"
+    store.sync()
+    assert sorted(synced(calls)) == ["data", "roots", "sums"]
+    assert store.read(5, 2) == (block_sums(DATA * 2), DATA * 2)
+    store.close(clean=False)
+
+
 def test_writes_and_the_tail_never_wait_for_the_disk(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
     store = make(tmp_path / "replica")
     store.mark([0])
