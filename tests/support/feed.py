@@ -20,24 +20,36 @@ from stoscore.bus import Bus, RequestContext
 from stoscore.catalogue import Catalogue
 from stoscore.errors import not_found
 from stoscore.messages import (
+    Attached,
+    AttachmentModel,
+    AttachVolume,
     CatalogueEntry,
+    CloseFrontend,
     DecisionEvent,
     DescribeReplica,
     DescribeReplicas,
+    DetachVolume,
     Empty,
+    ExpandVolume,
+    FrontendOpened,
     MetricModel,
     MetricsPage,
     MetricsRequest,
     NodeEntry,
     NodeStatus,
     NodeStatusRequest,
+    OpenFrontend,
+    PolicySet,
     RankRequest,
+    RecordModel,
     ReplicaStatus,
     ReplicaStatuses,
+    SetPolicy,
     SpansPage,
     SpansRequest,
     TracesPage,
     TracesRequest,
+    VolumeExpanded,
 )
 from stoscore.observing import SAMPLES_MAX, summaries
 from stoscore.observing import page as span_page
@@ -164,11 +176,46 @@ class Feed:
         await self._serve(bus, subjects.observe("node", "metrics"), MetricsRequest, metrics)
         await self._serve(bus, subjects.observe("node", "traces"), TracesRequest, traces)
         await self._serve(bus, subjects.observe("node", "spans"), SpansRequest, spans)
+        await self._changes(bus, name, [one.record for one in held.values() if one.serving and one.record is not None])
         entry = NodeEntry(node=name, zone=told.status.zone, address=f"{name}.example:7770")
         await bus.request(subjects.catalogue("announce"), entry, Empty)
         for event in told.decisions:
             assert await bus.publish(subjects.event(name, subjects.DECISION), event)
         await bus.flush()
+
+    async def _changes(self, bus: Bus, name: str, led: list[RecordModel]) -> None:
+        """Whoever asks for a change is told that it is done; what is shown afterwards stays as it was."""
+
+        async def opened(request: OpenFrontend, context: RequestContext) -> FrontendOpened:
+            socket = f"/run/stos/{request.name}.sock"
+            return FrontendOpened(node=name, socket=socket, uri=f"nbd+unix:///{request.name}?socket={socket}")
+
+        async def done(request: CloseFrontend | DetachVolume, context: RequestContext) -> Empty:
+            return Empty()
+
+        await self._serve(bus, subjects.node(name, "open"), OpenFrontend, opened)
+        await self._serve(bus, subjects.node(name, "close"), CloseFrontend, done)
+        for record in led:
+            await self._leads(bus, name, record, done)
+
+    async def _leads(
+        self, bus: Bus, name: str, record: RecordModel, done: Callable[[Any, RequestContext], Awaitable[Empty]]
+    ) -> None:
+        async def attach(request: AttachVolume, context: RequestContext) -> Attached:
+            attachment = AttachmentModel(node=request.node, attach_epoch=2)
+            return Attached(record=record.model_copy(update={"attachment": attachment}), attach_epoch=2)
+
+        async def policy(request: SetPolicy, context: RequestContext) -> PolicySet:
+            asked = request.model_dump(exclude={"v"}, exclude_none=True)
+            return PolicySet(record=record.model_copy(update=asked))
+
+        async def expand(request: ExpandVolume, context: RequestContext) -> VolumeExpanded:
+            return VolumeExpanded(record=record.model_copy(update={"size_bytes": request.size_bytes}))
+
+        await self._serve(bus, subjects.volume(name, record.volume, "attach"), AttachVolume, attach)
+        await self._serve(bus, subjects.volume(name, record.volume, "detach"), DetachVolume, done)
+        await self._serve(bus, subjects.volume(name, record.volume, "policy"), SetPolicy, policy)
+        await self._serve(bus, subjects.volume(name, record.volume, "expand"), ExpandVolume, expand)
 
     async def _placement(self) -> None:
         """There is one, and it never has an answer: whoever creates a volume waits for it."""
