@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from services.cli import completing
+from services.cli.main import main
 from services.cli.shapes import SHAPES, Refused
 from tests.looks import script
 from tests.support.control_plane import ControlPlane
@@ -72,6 +74,27 @@ def test_a_trace_is_named_by_its_id(feed: Feed) -> None:
 def test_a_shape_that_is_not_kept_is_noticed() -> None:
     with pytest.raises(ValidationError):
         SHAPES["volume ls"].model_validate_json('[{"name": "data"}]')
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("stos volume show ", ["data", "logs", "lost"]),
+        ("stos volume show lo", ["logs", "lost"]),
+        ("stos volume show nothing", []),
+        ("stos node show ", ["app", "n1", "n2", "n3"]),
+    ],
+)
+def test_the_shell_completes_names_of_the_running_cluster(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, names: list[str]
+) -> None:
+    monkeypatch.setattr(completing, "WITHIN_S", TIMEOUT_S)  # a busy machine is not what this is about
+    for name, value in (("_STOS_COMPLETE", "complete_bash"), ("COMP_WORDS", line), ("COMP_CWORD", "3")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["stos"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().out.split() == names
 
 
 def started(arguments: list[str], *, out: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
