@@ -60,6 +60,8 @@ SPANS = {
     "volume.home": "the search for a node that takes a new copy",
     "placement.plan": "the ranking of the nodes' bids",
     "io.{}": "a client's request that failed, took more than half a second, or is one of many that are sampled",
+    "primary.{}": "a sampled request at the primary, from when it came until it was answered",
+    "store.write": "a sampled write at one copy, from when it came until it was stored; `waited_us`: for its turn",
     "peer.lost": "the link to a node ended, for the reason that it has as its error: missed beats, for one",
     "resync": "a copy was brought up to date: from the return of its link until it held everything",
     "look": "somebody looks at traces or metrics; never kept",
