@@ -122,17 +122,17 @@ async def test_one_that_is_asked_of_a_primary_that_goes_is_sealed_by_the_next(tm
         leader = stage.wires.leader(stage.volume)
         since_s = time.monotonic()
         asked = asyncio.create_task(stage.take("kept"))
-        await until(lambda: stage.wires.record(stage.volume).snapshot("kept") is not None, within_s=WITHIN_S)
-        stage.load.begin()
-        await leader.network.stop()
         others = [node for node in _copies(stage) if node is not leader]
 
-        def ready() -> bool:
+        def known() -> list[Snapshot]:
             records = [node.of(stage.volume).brain.record for node in others]
             found = [record.snapshot("kept") for record in records if record is not None]
-            return any(snapshot is not None and snapshot.state == "ready" for snapshot in found)
+            return [snapshot for snapshot in found if snapshot is not None]
 
-        await until(ready, within_s=WITHIN_S)
+        await until(lambda: len(known()) == len(others), within_s=WITHIN_S)
+        stage.load.begin()
+        await leader.network.stop()
+        await until(lambda: any(snapshot.state == "ready" for snapshot in known()), within_s=WITHIN_S)
         until_s = time.monotonic()
         await asyncio.gather(asked, return_exceptions=True)  # answered, or sent to the next primary
         del stage.wires.nodes[leader.name]
