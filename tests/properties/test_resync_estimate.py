@@ -184,13 +184,22 @@ def test_a_fit_of_whatever_was_measured_is_finite_and_more_work_never_takes_less
     assert all(0 <= rate < 1 << 60 for rate in rates)
     assert rates == fitted(truths, UNKNOWN_RATES)
     larger = Work(work.blocks + more.blocks, work.pieces + more.pieces, work.compared + more.compared)
-    speed = Speed(rates)
+    speed = Speed()
+    speed.rates = rates
     assert speed.duration_ns(work, MIB) <= speed.duration_ns(larger, MIB)
     assert speed.duration_ns(work, UNBOUNDED) <= speed.duration_ns(work, MIB)
 
 
 def test_without_a_truth_the_rates_are_those_of_before() -> None:
     assert fitted([], UNKNOWN_RATES) == pytest.approx(UNKNOWN_RATES)
+
+
+def test_what_cost_nothing_elsewhere_is_learned_all_the_same() -> None:
+    true: Rates = (25.0 * MS, 9_000.0, 20_000.0, 700.0)
+    speed = Speed((0.0, 0.0, 0.0, 0.0))
+    for work, took in _returns(Random(5), true, 16):
+        speed.learn(work, took, 0)
+    assert _right([(speed.duration_ns(work, UNBOUNDED), took) for work, took in _returns(Random(6), true, 40)]) == 1.0
 
 
 def test_a_disk_that_stood_still_once_is_not_learned() -> None:

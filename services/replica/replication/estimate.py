@@ -115,10 +115,11 @@ class Speed:
     """How long returns of one node take, learned from those that are done."""
 
     def __init__(self, before: Rates = UNKNOWN_RATES) -> None:
-        """`before`: what is known of other nodes."""
-        self._before = before
+        """`before`: what is known of other nodes. No factor would make anything of a rate of nothing."""
+        first, second, third, fourth = (max(rate, least / 4) for rate, least in zip(before, UNKNOWN_RATES, strict=True))
+        self._before = first, second, third, fourth
         self._truths: deque[tuple[Work, int]] = deque(maxlen=TRUTHS)
-        self.rates = before
+        self.rates = self._before
         self.error = UNKNOWN_ERROR
 
     def learn(self, work: Work, took_ns: int, foretold_ns: int, *, held_back: bool = False) -> None:
