@@ -11,7 +11,7 @@ from services.replica.brain import events as ev
 from services.replica.brain.decisions import replay
 from services.replica.brain.snapshots import held_by_members
 from stoscore.limits import SNAPSHOTS_MAX
-from stoscore.units import MIB, SECOND
+from stoscore.units import GIB, MIB, SECOND
 from tests.support.voters import A, B, C, accept, brain, elect, record, slot, step
 
 LEASED = Facts(lease_until_ns=1 << 60)
@@ -104,6 +104,45 @@ def test_several_are_sealed_one_after_the_other() -> None:
     sealed(machine, "s")
     (order,) = orders(accept(machine, B, C))
     assert order.name == "t"
+
+
+def test_a_volume_grows_after_what_is_being_sealed() -> None:
+    """*Copies grew between the Prepare and the Seal: the snapshot was a file system larger than its device.*"""
+    machine = leader()
+    taken(machine)
+    step(machine, ev.TakeAsked(2, "t", 1), 0, LEASED)
+    accept(machine, B, C)
+    before = known(machine)
+    assert not replies(step(machine, ev.ExpandAsked(3, 2 * GIB), 0, LEASED)), "it waits"
+    assert known(machine) == before
+    step(machine, ev.MemberFailed(C, "its link ended"), 0, LEASED)
+    accept(machine, B)
+    assert known(machine).in_sync == (A, B), "nothing else does"
+    sealed(machine)
+    out = accept(machine, B)
+    assert replies(out) == [ev.Reply(1)] and not orders(out)
+    assert known(machine).size_bytes == 2 * GIB, "and before the next one is"
+    out = accept(machine, B)
+    assert replies(out) == [ev.Reply(3)]
+    (order,) = orders(out)
+    assert order.name == "t"
+
+
+@pytest.mark.parametrize("end", ["dropped", "failed", "deposed"])
+def test_a_volume_grows_when_what_is_being_sealed_comes_to_nothing(end: str) -> None:
+    machine = leader()
+    taken(machine)
+    step(machine, ev.ExpandAsked(2, 2 * GIB), 0, LEASED)
+    if end == "deposed":
+        out = step(machine, ev.StoreChanged(False, "the disk is gone", votes=False), 0, LEASED)
+        assert ev.Reply(2, "NOT_PRIMARY", "it stopped being the primary") in out
+        return
+    pending = known(machine).snapshot("s")
+    assert pending is not None
+    step(machine, ev.DropAsked(3, "s") if end == "dropped" else ev.SealFailed("s", pending.asked, "no"), 0, LEASED)
+    accept(machine, B)
+    assert ev.Reply(2) in accept(machine, B)
+    assert known(machine).size_bytes == 2 * GIB
 
 
 def test_dropped_while_it_is_sealed_and_asked_for_again_it_is_another_one() -> None:

@@ -1,6 +1,7 @@
 """The changes that wait at a leader: one at a time, in the order in which they were asked for.
 
-A failed member waits apart as long as it may be us who are cut off (`changes.must_wait`).
+A failed member waits apart as long as it may be us who are cut off (`changes.must_wait`), a larger size as long as a
+snapshot is being sealed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ class Agenda:
         self.waiting: deque[Change] = deque()
         self.deferred: list[ev.MemberFailed] = []
         """Members that failed while it may have been us who are cut off."""
+        self.growing: list[ev.ExpandAsked] = []
+        """While a snapshot is being sealed. *Copies grew between their Prepare and the Seal: the snapshot was a file
+        system larger than its device, and they made their layers anew while writes were held.*"""
         self.again_at_ns = 0
         """When to look at them again."""
         self.asked: list[int] = []
@@ -53,8 +57,15 @@ class Agenda:
     def next_record(self, record: Record) -> Record | None:
         """The record that the next change makes of the committed one; None when there is nothing left to propose."""
         local = self._local
+        sealing = self._snapshots.is_sealing(record)
+        if not sealing:
+            self.waiting.extend(self.growing)
+            self.growing = []
         while self.waiting:
             change = self.waiting.popleft()
+            if sealing and isinstance(change, ev.ExpandAsked):
+                self.growing.append(change)
+                continue
             around = self._circumstances(change, record)
             if isinstance(change, ev.MemberFailed) and must_wait(change, record, around):
                 self.deferred.append(change)
@@ -90,12 +101,13 @@ class Agenda:
 
     def drop(self) -> None:
         """We stopped leading: whoever waits asks the next leader."""
-        requests = [change.request for change in self.waiting if isinstance(change, Requested)]
+        waiting = (*self.waiting, *self.growing)
+        requests = [change.request for change in waiting if isinstance(change, Requested)]
         for request in [*requests, *self.asked]:
             self._local.at_once(ev.Reply(request, "NOT_PRIMARY", "it stopped being the primary"))
         self._snapshots.drop()
         self.waiting.clear()
-        self.deferred = []
+        self.deferred, self.growing = [], []
         self.asked = []
 
     def _circumstances(self, change: Change, record: Record) -> Circumstances:

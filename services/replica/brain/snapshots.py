@@ -178,6 +178,10 @@ class Snapshots:
                     LastHolder(snapshot.name, held, tuple(holder.node for holder in record.holders(snapshot)))
                 )
 
+    def is_sealing(self, record: Record) -> bool:
+        """By the committed record what we ordered is still wanted, and not ready."""
+        return any(known.state == "pending" and known.asked == self._ordered for known in record.snapshots)
+
     def order(self, record: Record, has_stored: Callable[[Voter], bool]) -> None:
         """The oldest that is pending, one at a time, by the committed record. Members that have not stored it are
         given a lease: they may not know yet what is asked of them, or never, being of a version without snapshots."""
