@@ -164,3 +164,10 @@ def test_tombstone_whose_leader_shrank_the_in_sync_set_and_is_gone() -> None:
     the tombstone, and none of them was in sync.
     Told by test_brain_machine.py: test_i3_whoever_was_in_sync_at_the_deletion_may_lead_it_to_its_end."""
     run(9100052)
+
+
+def test_unclean_voter_that_took_an_uncommitted_smaller_set_from_an_unclean_one() -> None:
+    """S3. The leader stores that a copy has left, alone, and loses power with the third; the third takes that record
+    from its refusal, a majority holds it, and the two lead beside the copy that is clean.
+    Told by test_brain_machine.py: test_s3_an_unclean_voter_takes_no_smaller_set_from_an_unclean_one."""
+    run(7005310)

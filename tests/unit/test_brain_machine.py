@@ -7,6 +7,7 @@ from dataclasses import replace
 from services.replica.brain import Facts, Stamp, Voter
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
+from services.replica.brain.unclean import ousted
 from tests.support.voters import LEASE, TIMING, A, B, C, W, accept, brain, elect, record, sent, slot, step
 
 ABW = slot(record(A, B, W))
@@ -391,3 +392,14 @@ def test_i3_two_that_missed_the_last_word_of_a_deletion_tell_each_other_that_not
     assert answer == ms.Erased("v", C, B, 2)
     assert ev.ForgetVolume() not in step(b, ev.Received(answer)), "A may hold data"
     assert ev.ForgetVolume() in step(b, ev.Received(ms.Unknown("v", A, B)))
+
+
+def test_s3_an_unclean_voter_takes_no_smaller_set_from_an_unclean_one() -> None:
+    """{A,B,C} in sync, A stores "in sync {A,B}" alone; A and B lose power. With B's a majority would hold A's record,
+    and C, clean, would count for nothing."""
+    three, two = record(A, B, C), replace(record(A, B, C), in_sync=(A, B))
+    assert ousted(B, True, three.in_sync, two, by_unclean=True)
+    assert not ousted(B, True, three.in_sync, two, by_unclean=False), "a clean voter has it"
+    assert not ousted(B, False, three.in_sync, two, by_unclean=True), "it is clean and in sync by both: it may lead"
+    assert not ousted(B, True, (A, B), replace(two, in_sync=(A,)), by_unclean=True), "the others know no better"
+    assert ousted(C, False, three.in_sync, two, by_unclean=True)

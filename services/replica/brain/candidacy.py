@@ -255,7 +255,7 @@ class Candidacy:
     def _learn(self, newer: Slot, mine: Slot, now_ns: int, *, by: Voter, by_unclean: bool) -> None:
         """A refusal brought a newer record: store it as accepted, never as committed, and stand again (A3)."""
         local = self._local
-        adoption = Adoption(local.me, local.unclean, mine.stamp, newer, by, by_unclean)
+        adoption = Adoption(local.me, local.unclean, mine.stamp, mine.record.in_sync, newer, by, by_unclean)
         verdict = adoption.judge()
         if not verdict.kind:
             return
@@ -274,7 +274,8 @@ class Candidacy:
             return  # who was removed long ago may know an epoch that means nothing here
         self._overtaken(message.epoch, message.sender, now_ns)
         if newer is not None and local.role == "follower" and newer.stamp > mine.stamp:
-            self._learn(newer, mine, now_ns, by=message.sender, by_unclean=False)
+            # Who handed it on does not say whether it is clean: that matters to whoever is not.
+            self._learn(newer, mine, now_ns, by=message.sender, by_unclean=local.unclean)
 
     def accepted(self, message: ms.Accepted, now_ns: int) -> None:
         """A voter stored a proposal of an epoch above ours, so somebody made it in our name. Its voters follow us there

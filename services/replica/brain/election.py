@@ -166,13 +166,15 @@ class Adoption:
     me: Voter
     unclean: bool
     mine: Stamp
+    in_sync: tuple[Voter, ...]
+    """Of our own record."""
     newer: Slot
     by: Voter
     by_unclean: bool
 
     def judge(self) -> Verdict:
         if self.newer.stamp <= self.mine or ousted(
-            self.me, self.unclean, self.newer.record, by_unclean=self.by_unclean
+            self.me, self.unclean, self.in_sync, self.newer.record, by_unclean=self.by_unclean
         ):
             return Verdict("", "")
         stamp = self.newer.stamp

@@ -9,11 +9,18 @@ from services.replica.brain.quorum import majority
 from services.replica.brain.record import Record, Slot, Stamp, Voter
 
 
-def ousted(me: Voter, unclean: bool, newer: Record, *, by_unclean: bool) -> bool:
-    """The newer record is an unclean voter's and takes us, clean, out of the in-sync set: it may never have been
-    committed, and then we are the last to hold every acknowledged write. A majority that has it will tell. *{A,B}
-    in sync, A stores "in sync {A}", nobody else does, and loses power: B must not follow it out.*"""
-    return by_unclean and not unclean and me not in newer.in_sync
+def ousted(me: Voter, unclean: bool, in_sync: tuple[Voter, ...], newer: Record, *, by_unclean: bool) -> bool:
+    """The newer record is an unclean voter's and takes somebody out of the in-sync set: it may never have been
+    committed. Who is clean and taken out itself is the last to hold every acknowledged write, and a majority that has
+    the record will tell. *{A,B} in sync, A stores "in sync {A}", nobody else does, and loses power: B must not follow
+    it out.* Who is unclean gives the record no weight against another one either. *{A,B,C} in sync, A stores "in sync
+    {A,B}" alone; A and B lose power. Did B take that from A's refusal, a majority would hold it, and A would lead
+    beside C, clean, with acknowledged writes that A and B have lost.* `in_sync`: of our own record."""
+    if not by_unclean:
+        return False
+    if not unclean:
+        return me not in newer.in_sync
+    return any(voter != me and voter not in newer.in_sync for voter in in_sync)
 
 
 def may_hand_on(record: Record, member: Voter, *, unclean: bool) -> bool:
