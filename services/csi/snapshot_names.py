@@ -97,7 +97,8 @@ class Named:
         dropping = SnapshotClaim(snapshot=name, volume=volume, stage="dropping")
         own = await self._snapshots.claim(dropping) is None
         for view in await self._snapshots.of(volume, timeout_s=timeout_s):
-            if view.snapshot == name:
+            # Another instance may have ended this deletion, and what is listed have been taken since.
+            if view.snapshot == name and (not own or await self._snapshots.claimed(name) == dropping):
                 await self._snapshots.drop(volume, name, created_ms=view.created_ms, timeout_s=timeout_s)
         if own:
             await self._snapshots.release(dropping)

@@ -664,8 +664,7 @@ class Shell:
             return
         sealed = hosted.store.sealed
         if sealed:
-            brain = volume.brain
-            hosted.layers.drop(unwanted(sealed, volume.committed, brain.record, brain.epoch))
+            hosted.layers.drop(unwanted(sealed, volume.committed, volume.brain.record))
 
     # ---- comparing and copying ------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ these nodes and a simple placement answer; the integration tests put the same no
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,7 +77,7 @@ class ModelCluster:
         self.refuse: dict[tuple[str, str], list[StosError]] = {}
         self.asked: list[tuple[str, str]] = []
         self.snapshots: dict[str, dict[str, Taken]] = {}
-        self._moments = 0
+        self._moments = int(time.time() * 1000)
 
     # --- node verbs ---
 

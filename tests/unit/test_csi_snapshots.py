@@ -125,6 +125,27 @@ async def test_while_it_is_deleted_it_is_not_made(scene: Scene) -> None:
     await scene.snapshot(volume)
 
 
+async def test_a_deletion_that_another_instance_has_ended_leaves_what_was_taken_since(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = await scene.volume()
+    await scene.snapshot(volume)
+    snapshots, here = scene.volumes.snapshots, scene.controller
+    listed = snapshots.of
+
+    async def late(volume: str, **waits: float) -> Any:
+        monkeypatch.setattr(snapshots, "of", listed)
+        scene.controller = Controller(scene.volumes, Pending(), request_timeout_s=5.0, volumes_max=0)
+        await scene.delete(f"{volume}.snap")
+        await scene.snapshot(volume)
+        scene.controller = here
+        return await listed(volume, **waits)
+
+    monkeypatch.setattr(snapshots, "of", late)
+    await scene.delete(f"{volume}.snap")
+    assert await scene.list() == ([f"{volume}.snap"], "")
+
+
 async def test_what_people_took_is_found_and_deleted(scene: Scene) -> None:
     volume = await scene.volume()
     await scene.volumes.snapshots.take(volume, "monday")

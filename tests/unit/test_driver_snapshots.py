@@ -17,38 +17,40 @@ READY = Snapshot("s", MIB, 1, 4, "ready", first_seq(3) + 1, "0" * 16, (A.incarna
 EPOCH = 3
 
 
-def slot(*snapshots: Snapshot) -> Slot:
-    return Slot(Stamp(0, EPOCH, 9), replace(RECORD, snapshots=snapshots))
+def slot(*snapshots: Snapshot, epoch: int = EPOCH) -> Slot:
+    return Slot(Stamp(0, epoch, 9), replace(RECORD, snapshots=snapshots))
 
 
 def test_what_is_ready_stays() -> None:
-    assert unwanted([READY.layer], slot(READY), None, EPOCH) == []
-    assert unwanted([READY.layer], slot(PENDING), slot(READY).record, EPOCH + 1) == [], "ready by what is stored here"
+    assert unwanted([READY.layer], slot(READY), None) == []
+    assert unwanted([READY.layer], slot(PENDING, epoch=EPOCH + 1), slot(READY).record) == [], (
+        "ready by what is stored here"
+    )
 
 
 def test_what_was_just_sealed_stays_until_it_is_ready() -> None:
-    assert unwanted([READY.layer], slot(PENDING), slot(PENDING).record, EPOCH) == []
-    assert unwanted([READY.layer], slot(), slot(PENDING).record, EPOCH) == [], "what is committed is told late"
+    assert unwanted([READY.layer], slot(PENDING), slot(PENDING).record) == []
+    assert unwanted([READY.layer], slot(), slot(PENDING).record) == [], "what is committed is told late"
 
 
 def test_a_deposed_primarys_seal_goes() -> None:
-    assert unwanted([READY.layer], slot(PENDING), slot(PENDING).record, EPOCH + 1) == [READY.layer]
+    assert unwanted([READY.layer], slot(PENDING, epoch=EPOCH + 1), slot(PENDING).record) == [READY.layer]
 
 
 def test_a_seal_that_was_repeated_goes_when_the_other_is_ready() -> None:
     again = layer_name("s", first_seq(EPOCH) + 7)
-    assert unwanted([again, READY.layer], slot(READY), slot(READY).record, EPOCH) == [again]
+    assert unwanted([again, READY.layer], slot(READY), slot(READY).record) == [again]
 
 
 def test_what_was_dropped_goes() -> None:
-    assert unwanted([READY.layer], slot(), slot().record, EPOCH) == [READY.layer]
+    assert unwanted([READY.layer], slot(), slot().record) == [READY.layer]
 
 
 def test_a_name_that_is_no_layers_goes_too() -> None:
-    assert unwanted(["by-hand"], slot(PENDING), None, EPOCH) == ["by-hand"]
+    assert unwanted(["by-hand"], slot(PENDING), None) == ["by-hand"]
 
 
 def test_names_with_a_dash_are_told_apart() -> None:
     layer = layer_name("s-1", first_seq(EPOCH) + 1)
-    assert unwanted([layer], slot(PENDING), None, EPOCH) == [layer]
-    assert unwanted([layer], slot(replace(PENDING, name="s-1")), None, EPOCH) == []
+    assert unwanted([layer], slot(PENDING), None) == [layer]
+    assert unwanted([layer], slot(replace(PENDING, name="s-1")), None) == []

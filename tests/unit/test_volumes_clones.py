@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -146,6 +147,45 @@ async def test_no_holder_has_room(scene: Scene) -> None:
     scene.line.rank_errors = [StosError(Code.RESOURCE_EXHAUSTED, "full")] * 2
     with pytest.raises(StosError, match="full"):
         await scene.make("other")
+    assert scene.own_snapshots() == []
+
+
+async def test_a_clone_that_finds_no_place_leaves_no_snapshot(scene: Scene) -> None:
+    scene.line.rank_errors = [StosError(Code.UNAVAILABLE, "nobody bids")] * 1000
+    with pytest.raises(StosError, match="nobody bids"):
+        await scene.make()
+    assert scene.own_snapshots() == []
+
+
+async def cut_off_before_the_claim() -> Scene:
+    for step in range(1, STEPS):
+        scene = Scene()
+        await scene.prepare()
+        scene.line.left, scene.line.answered = step, True
+        with contextlib.suppress(Cut):
+            await scene.make()
+        scene.line.left = -1
+        if scene.own_snapshots() and "new" not in scene.catalogue.entries:
+            return scene
+    raise AssertionError("it is always claimed")
+
+
+async def test_a_create_waits_for_what_an_earlier_one_asked_for() -> None:
+    scene = await cut_off_before_the_claim()
+    there = scene.cluster.snapshots[scene.source]
+    taken = there.pop(scene.own_snapshots()[0])
+    old, young, pending = (
+        taken.view.model_copy(update={"snapshot": f"{taken.view.snapshot[:-1]}{number}", "ready": number < 3})
+        for number in (1, 2, 3)
+    )
+    old = old.model_copy(update={"created_ms": old.created_ms - 2 * 3600_000})
+    for view in (old, young, pending):
+        there[view.snapshot] = replace(taken, view=view)
+    with pytest.raises(StosError, match="not ready yet"):
+        await scene.make()
+    assert scene.own_snapshots() == [young.snapshot, pending.snapshot], "no further one, and the old one is gone"
+    there[pending.snapshot] = replace(taken, view=pending.model_copy(update={"ready": True}))
+    await scene.make()
     assert scene.own_snapshots() == []
 
 

@@ -101,12 +101,14 @@ class Creation:
         existing = await self._existing(spec.name, deadline)
         if existing is None:
             view = await self._origins.find(spec, deadline)
+            claimed = False
             try:
                 entry = await self._ranked_entry(spec, near, view, deadline)
+                claimed = True
                 return await retry(deadline, lambda _: self._catalogue.create(entry))
             except StosError as error:
-                if view is not None and error.code not in WORTH_RETRYING:  # else it may be claimed all the same
-                    await self._origins.give_up(view, deadline)
+                if view is not None and not (claimed and error.code in WORTH_RETRYING):  # else it may be all the same
+                    await self._origins.give_up(view)
                 if error.code is not Code.ALREADY_EXISTS:
                     raise
             existing = await self._existing(spec.name, deadline)

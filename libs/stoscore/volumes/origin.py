@@ -9,24 +9,35 @@ it: a create that goes on later, or at the same time elsewhere, makes the same c
 A clone's own snapshot is named after the volume that it is for, and by lot. Whoever claims the name keeps his; those of
 others who lost the race, or died before it, are dropped by the create that goes through. So is its own, before the
 volume is called ready.
+
+A source may be so large that sealing it takes longer than a caller waits. A create that finds such a snapshot pending
+waits for that one: its moment is still to come. *Were each try to ask for one of its own, they would queue at the
+source until it has as many as a volume may have.* One that is ready and old is nobody's, as the name is not claimed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import secrets
+import time
 
 from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError, unavailable
 from stoscore.limits import OWN_SNAPSHOT
 from stoscore.messages import CatalogueEntry, Origin, SnapshotSource, SnapshotView
+from stoscore.telemetry import get_logger
 from stoscore.units import format_size
-from stoscore.volumes.deadline import Deadline
+from stoscore.volumes.deadline import WORTH_RETRYING, Deadline
 from stoscore.volumes.naming import VolumeSpec
 from stoscore.volumes.snapshots import Snapshots
 
 _CLONE = f"{OWN_SNAPSHOT}clone-"
+_ABANDONED_MS = 3600_000
+"""Longer than anybody waits between the snapshot and the claim of the clone's name, and than clocks are apart."""
+_GIVE_UP_S = 2.0
+
+log = get_logger(__name__)
 
 
 def origin_of(view: SnapshotView, nodes: list[str]) -> Origin:
@@ -52,19 +63,36 @@ class Origins:
         if spec.source.snapshot:
             view = await self._snapshots.get(spec.source.volume, spec.source.snapshot, timeout_s=deadline.left_s)
         else:
-            name = f"{_prefix(spec.name)}{secrets.token_hex(8)}"
+            name = await self._name(spec.source.volume, _prefix(spec.name), deadline)
             view = await self._snapshots.take(spec.source.volume, name, timeout_s=deadline.left_s)
         try:
             _check(view, spec)
-        except StosError:
-            await self.give_up(view, deadline)
+        except StosError as error:
+            if error.code not in WORTH_RETRYING:
+                await self.give_up(view)
             raise
         return view
 
-    async def give_up(self, view: SnapshotView, deadline: Deadline) -> None:
-        """It is for nobody any more."""
-        if view.snapshot.startswith(_CLONE):
-            await self._snapshots.drop(view.volume, view.snapshot, timeout_s=deadline.left_s)
+    async def _name(self, source: str, prefix: str, deadline: Deadline) -> str:
+        """Of the snapshot that a clone nobody has claimed yet begins as; what earlier tries left is dropped."""
+        name = f"{prefix}{secrets.token_hex(8)}"
+        for view in await self._snapshots.all_of(source, timeout_s=deadline.left_s):
+            if not view.snapshot.startswith(prefix):
+                continue
+            if not view.ready:
+                name = view.snapshot
+            elif time.time() * 1000 - view.created_ms > _ABANDONED_MS:
+                await self.give_up(view)
+        return name
+
+    async def give_up(self, view: SnapshotView) -> None:
+        """It is for nobody any more. What stands in the way of that is no answer to who asked for a volume."""
+        if not view.snapshot.startswith(_CLONE):
+            return
+        try:
+            await self._snapshots.drop(view.volume, view.snapshot, timeout_s=_GIVE_UP_S)
+        except StosError as error:
+            log.warning("snapshot %s of volume %s stays for now: %s", view.snapshot, view.volume, error.message)
 
     async def clear(self, entry: CatalogueEntry, deadline: Deadline) -> None:
         """What was taken for this volume alone, by whomever: its first copies are made, or it is given up."""

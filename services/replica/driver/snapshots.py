@@ -28,14 +28,21 @@ def snapshot_event(report: fx.ReportSealed | fx.ReportNotSealed, record: Record 
     return ev.SnapshotSealed(report.name, report.asked, report.seq, size_bytes, f"{report.root:016x}", holders)
 
 
-def unwanted(layers: Iterable[str], committed: Slot, stored: Record | None, epoch: int) -> list[str]:
-    """The sealed layers that no snapshot needs. One that was sealed in the epoch that is stored may be about to become
-    ready, as long as a snapshot of its name is pending by any of the two records; one of an earlier epoch that the
-    committed record does not list never will be, for every record to come descends from that one."""
+def unwanted(layers: Iterable[str], committed: Slot, stored: Record | None) -> list[str]:
+    """The sealed layers that no snapshot needs. One that was sealed in the committed record's epoch, or later, may be
+    about to become ready, as long as a snapshot of its name is pending by any of the two records; one of an earlier
+    epoch that the committed record does not list never will be, for every record to come descends from that one.
+
+    An epoch that we only voted in says nothing: who wins it may have stored a record of the epoch before that makes the
+    snapshot ready, and that we have not heard of."""
     records = [committed.record] if stored is None else [committed.record, stored]
     ready = {known.layer for record in records for known in record.snapshots if known.state == "ready"}
     names = {name for record in records for name, _ in pending(record)}
-    return [layer for layer in layers if layer not in ready and not (_name(layer) in names and _epoch(layer) >= epoch)]
+    return [
+        layer
+        for layer in layers
+        if layer not in ready and not (_name(layer) in names and _epoch(layer) >= committed.stamp.epoch)
+    ]
 
 
 def _name(layer: str) -> str:
