@@ -260,7 +260,7 @@ _PACK: dict[type, Callable[[Envelope, Any, Parts], Parts]] = {
     ms.Prepared: lambda e, m, _: (e.pack(Type.PREPARED, id=m.number, x=int(m.ready)),),
     ms.Seal: _seal,
     ms.Sealed: lambda e, m, _: (e.pack(Type.SEALED, id=m.seq),),
-    ms.Rooted: lambda e, m, _: (e.pack(Type.ROOTED, id=m.seq, x=m.root),),
+    ms.Rooted: lambda e, m, _: (e.pack(Type.ROOTED, id=m.seq, x=m.root or 0, y=int(m.root is None)),),
     ms.OpenRefused: _refused,
     ms.Done: lambda e, m, _: (ADDRESSED.pack(MAGIC, _IO_DONE, 0, 0, e.address, m.request, m.session, m.errno, 0),),
     ms.DoneMany: _done_many,
@@ -381,7 +381,7 @@ def unpack_to_primary(frame: Frame, token: int) -> ms.ToPrimary:
         case Type.SEALED:
             return ms.Sealed(frame.id)
         case Type.ROOTED:
-            return ms.Rooted(frame.id, frame.x)
+            return ms.Rooted(frame.id, None if frame.y else frame.x)
     raise FrameError(f"frame type {frame.type} is no message to a primary")
 
 

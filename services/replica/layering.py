@@ -89,7 +89,7 @@ class Layering:
         self._blocks.run(lambda: work, done)
 
     def hash(self, layer: str, size_blocks: int, told: Callable[[int | None, Failure], None]) -> None:
-        """Answered with None when the layer was dropped meanwhile."""
+        """Answered with None when the layer was dropped meanwhile; the failure may be that it is `Unproved`."""
         found: list[int | None] = []
 
         def work() -> None:

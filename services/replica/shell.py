@@ -43,7 +43,7 @@ from services.replica.peers import MANY_BLOCKS_MAX, Link, PeerNetwork, Type, pac
 from services.replica.replication import effects as fx
 from services.replica.replication import messages as ms
 from services.replica.replication.estimate import error_of
-from services.replica.store import CorruptBlocks, StoreError, by_region
+from services.replica.store import CorruptBlocks, StoreError, Unproved, by_region
 from services.replica.traced import Traced, keep_if_slow
 from stoscore.metrics import RATIO, Histogram
 from stoscore.telemetry import get_logger
@@ -633,7 +633,10 @@ class Shell:
 
     def _hash_seal(self, hosted: Hosted, order: Data, effect: fx.HashSeal) -> None:
         def told(root: int | None, failure: Failure) -> None:
-            if failure is not None:
+            if isinstance(failure, Unproved):
+                log.warning("%s has no root hash: %s", effect.snapshot, failure, extra={"volume": hosted.volume})
+                self.node.hashed(hosted.volume, order.owner, effect.seq, None, boot_time_ns())
+            elif failure is not None:
                 self._failed(hosted, str(failure))
             elif root is not None:
                 self.node.hashed(hosted.volume, order.owner, effect.seq, root, boot_time_ns())

@@ -73,7 +73,10 @@ class Played:
                 self.owed[peer].append(Prepared(number, self.dice.random() < 0.9))
             case Seal(seq, _, _, _):
                 assert not [owed for owed in self.owed[peer] if isinstance(owed, Ack)], "a write is on its way"
-                self.owed[peer] += [Sealed(seq), Rooted(seq, ROOT if self.dice.random() < 0.9 else ROOT + 1)]
+                self.owed[peer] += [Sealed(seq), Rooted(seq, self._root(ROOT + 1))]
+
+    def _root(self, other: int) -> int | None:
+        return ROOT if self.dice.random() < 0.8 else self.dice.choice((other, None))
 
     # ---- what may happen ------------------------------------------------------------------------------
 
@@ -104,7 +107,7 @@ class Played:
                 self.sealing = False
                 self.take(self.primary.sealed(seq, 0))
             case fx.HashSeal(seq, _, _):
-                self.take(self.primary.hashed(seq, ROOT, 0))
+                self.take(self.primary.hashed(seq, self._root(ROOT), 0))
 
     def lose(self) -> None:
         if len(self.up) > 1 and self.dice.random() < 0.2:

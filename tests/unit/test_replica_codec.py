@@ -101,6 +101,8 @@ def test_a_write_and_a_copy_bring_their_payload() -> None:
         ms.Prepared(3, ready=False),
         ms.Sealed(2**44 + 1),
         ms.Rooted(2**44 + 1, 2**64 - 1),
+        ms.Rooted(2**44 + 1, 0),
+        ms.Rooted(2**44 + 1, None),
     ],
 )
 def test_to_primary(message: ms.ToPrimary) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from services.replica.lanes import Lane
 from services.replica.layering import Layering
-from services.replica.store import FileStore, StoreError, block_sums
+from services.replica.store import FileStore, StoreError, Unproved, block_sums
 from services.replica.store.layers import Layers
 from services.replica.store.sums import FAN_OUT
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
@@ -108,6 +108,20 @@ def test_an_empty_volume_has_no_hash_and_what_is_gone_has_none_either(store: Fil
     assert store.root("one", SIZE) == 0
     store.drop("one")
     assert store.root("one", SIZE) is None
+
+
+async def test_a_root_that_can_not_be_proved_is_told_as_that(store: FileStore, pool: ThreadPoolExecutor) -> None:
+    layers = layering(store, pool)
+    put(store, 0, b"a")
+    await take(layers, "one")
+    for name in ("sums", "data"):
+        path = store.directory / "layers/0001" / name
+        with path.open("r+b") as file:
+            file.write(b"rotten..")
+    hashed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    layers.hash("one", SIZE, lambda root, failure: hashed.set_result((root, type(failure))))
+    assert await hashed == (None, Unproved)
+    await layers.stop()
 
 
 async def test_what_is_dropped_is_folded_by_and_by(store: FileStore, pool: ThreadPoolExecutor) -> None:

@@ -48,7 +48,7 @@ def sealed(primary: Primary, seq: int, *nodes: str) -> list[fx.Effect]:
     return out
 
 
-def rooted(primary: Primary, seq: int, **roots: int) -> list[fx.Effect]:
+def rooted(primary: Primary, seq: int, **roots: int | None) -> list[fx.Effect]:
     out = primary.hashed(seq, ROOT, 0)
     for node, root in roots.items():
         out += primary.receive(node, Rooted(seq, root), 0)
@@ -205,6 +205,55 @@ def test_another_root_hash_is_another_content_and_leaves_the_set() -> None:
     assert primary.peers["c"].missed_all, "nobody knows where it differs"
 
 
+def test_two_copies_that_agree_against_the_primary_are_not_let_go_on_its_word() -> None:
+    primary = sealing()
+    write(primary, 1)
+    out = sealed(primary, BASE + 1, "b", "c")
+    assert of(fx.StoreWrite, out)
+    out = rooted(primary, BASE + 1, b=ROOT + 1, c=ROOT + 1)
+    assert out == [fx.ReportNotSealed("s", 5, "a's copy differs from those of b and c, which agree")]
+    assert primary.sealing_stage is Stage.IDLE
+    assert not primary.peers["c"].missed_all
+
+
+def test_copies_that_agree_with_nobody_leave_the_set() -> None:
+    primary = sealing()
+    sealed(primary, BASE + 1, "b", "c")
+    out = rooted(primary, BASE + 1, b=ROOT + 1, c=ROOT + 2)
+    assert len(of(fx.ReportFailed, out)) == 2
+    assert fx.ReportSealed("s", 5, BASE + 1, SIZE, ROOT, ("a",)) in out
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_copy_whose_checksums_are_not_proved_is_no_holder_and_stays_in_sync(early: bool) -> None:
+    primary = sealing()
+    primary.receive("c", Sealed(BASE + 1), 0)
+    if early:
+        assert primary.receive("c", Rooted(BASE + 1, None), 0) == []
+    sealed(primary, BASE + 1, "b")
+    out = rooted(primary, BASE + 1, b=ROOT) if early else rooted(primary, BASE + 1, b=ROOT, c=None)
+    assert out == [fx.ReportSealed("s", 5, BASE + 1, SIZE, ROOT, ("a", "b"))]
+
+
+def test_a_primary_whose_checksums_are_not_proved_judges_nobody() -> None:
+    primary = sealing()
+    sealed(primary, BASE + 1, "b", "c")
+    primary.receive("b", Rooted(BASE + 1, ROOT), 0)
+    out = primary.hashed(BASE + 1, None, 0)
+    assert out == [fx.ReportNotSealed("s", 5, "a's copy is damaged: some of its checksums are not proved")]
+    assert primary.receive("c", Rooted(BASE + 1, ROOT), 0) == []
+    assert told(primary.seal("t", 6, ["b", "c"], 0), Prepare) == [("b", "c")]
+
+
+def test_a_primary_that_can_not_prove_its_own_before_all_have_sealed_lets_writes_wait_for_them() -> None:
+    primary = sealing()
+    write(primary, 1)
+    primary.sealed(BASE + 1, 0)
+    assert of(fx.ReportNotSealed, primary.hashed(BASE + 1, None, 0))
+    assert not of(fx.StoreWrite, primary.receive("b", Sealed(BASE + 1), 0))
+    assert of(fx.StoreWrite, primary.receive("c", Sealed(BASE + 1), 0))
+
+
 def test_only_who_is_asked_and_follows_in_sync_takes_part() -> None:
     primary = make_primary(("b", "c", "d"), in_sync=("a", "b", "c"))
     primary.start(["b", "c", "d"], 0)
@@ -297,6 +346,13 @@ def test_a_follower_prepares_seals_and_hashes() -> None:
     assert replica.receive(LINK, Seal(BASE + 1, BASE, SIZE, "s"), EPOCH, 0) == [fx.SealStore(BASE + 1, SIZE, "s")]
     assert replica.sealed(BASE + 1) == [fx.Answer(LINK, Sealed(BASE + 1)), fx.HashSeal(BASE + 1, SIZE, "s")]
     assert replica.hashed(BASE + 1, ROOT) == [fx.Answer(LINK, Rooted(BASE + 1, ROOT))]
+
+
+def test_a_follower_says_that_its_checksums_are_not_proved() -> None:
+    replica = follower()
+    replica.receive(LINK, Seal(BASE + 1, BASE, SIZE, "s"), EPOCH, 0)
+    replica.sealed(BASE + 1)
+    assert replica.hashed(BASE + 1, None) == [fx.Answer(LINK, Rooted(BASE + 1, None))]
 
 
 def test_nothing_is_stored_while_it_is_sealed() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.replica.store import CorruptBlocks, FileStore, block_sums, check
+from services.replica.store import CorruptBlocks, FileStore, Unproved, block_sums, check
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 
 SIZE = 2 * REGION_BLOCKS + 50
@@ -81,6 +81,44 @@ def test_a_lost_entry_does_not_turn_a_block_into_zeros(replica: Replica) -> None
     replica.rot("sums", (REGION_BLOCKS + 7) * 8, bytes(8))
     store = replica.open()
     assert store.read(REGION_BLOCKS + 7, 1)[1] == replica.content[REGION_BLOCKS + 7]
+    store.close()
+
+
+SNAPSHOT_ROTS = (
+    ("sums", 4 * 8 + 2, None),
+    ("sums", (REGION_BLOCKS + 7) * 8, bytes(8)),
+    ("sums", REGION_BLOCKS * 8, bytes(REGION_BLOCKS * 8)),
+    ("roots", 8 + 3, None),
+)
+
+
+@pytest.mark.parametrize(("name", "offset", "found"), SNAPSHOT_ROTS)
+def test_the_root_of_a_snapshot_is_that_of_proved_checksums(
+    replica: Replica, name: str, offset: int, found: bytes | None
+) -> None:
+    """Rotten in a region that nobody looked at for long: the primary would judge the other copies by it."""
+    store = replica.open()
+    store.seal("before")
+    want = store.root("before", SIZE)
+    store.close()
+    replica.rot(name, offset, found)
+    store = replica.open()
+    assert want
+    assert store.root("before", SIZE) == want
+    store.seal("after")
+    assert store.root("after", SIZE) == want
+    store.close()
+
+
+def test_a_snapshot_whose_checksums_nothing_proves_has_no_root(replica: Replica) -> None:
+    replica.rot("data", 4 * BLOCK_BYTES)
+    replica.rot("sums", 4 * 8 + 2)
+    store = replica.open()
+    store.seal("s")
+    with pytest.raises(Unproved, match=r"region 0 in .*layers/0001/sums"):
+        store.root("s", SIZE)
+    store.sync()
+    assert store.read(5, 1)[1] == replica.content[5], "nothing else happened"
     store.close()
 
 

@@ -211,7 +211,8 @@ class SnapshotSealed:
 
 @dataclass(frozen=True, slots=True)
 class SealFailed:
-    """Replication: the primary's own store can't make the layer, and is none the worse for it."""
+    """Replication: the primary's own store can't make the layer, or its layer can't be what the others' are judged by;
+    the volume is none the worse for it."""
 
     name: str
     asked: int

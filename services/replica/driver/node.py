@@ -437,7 +437,8 @@ class Node:
         done = primary.sealed(seq, now_ns) if primary is not None else volume.replica.sealed(seq)
         self._data(volume, done, now_ns)
 
-    def hashed(self, volume_id: str, owner: int, seq: int, root: int, now_ns: int) -> None:
+    def hashed(self, volume_id: str, owner: int, seq: int, root: int | None, now_ns: int) -> None:
+        """`root`: None when this copy's checksums are not proved."""
         volume = self.volumes.get(volume_id)
         if volume is None or volume.replica is None:
             return

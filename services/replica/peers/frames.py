@@ -94,7 +94,7 @@ class Type(IntEnum):
     PREPARED = 57  # id number, x 1 when a layer can be made
     SEAL = 58  # id seq, x commit, y size in blocks; payload: the snapshot's name
     SEALED = 59  # id seq
-    ROOTED = 60  # id seq, x root hash
+    ROOTED = 60  # id seq, x root hash, y 1 when the checksums are not proved
 
 
 FUA = 1

@@ -258,7 +258,7 @@ class ReportSealed:
 
 @dataclass(frozen=True, slots=True)
 class ReportNotSealed:
-    """To the brain: our own store can't make a layer."""
+    """To the brain: our own store can't make a layer, or its layer can't be what the others' are judged by."""
 
     name: str
     asked: int

@@ -196,10 +196,10 @@ class Sealed:
 
 @dataclass(frozen=True, slots=True)
 class Rooted:
-    """The top node of the hash tree over the layer's checksums."""
+    """The top node of the hash tree over the layer's checksums; None when they are not proved."""
 
     seq: int
-    root: int
+    root: int | None
 
 
 ToReplica = Join | Write | WriteMany | Zero | Flush | CommitPoint | Digest | Copy | Fetch | Prepare | Seal

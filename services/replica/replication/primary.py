@@ -328,8 +328,7 @@ class Primary:
                 self._sealing.sealed(node, seq)
                 return self._go_on_sealing()
             case Rooted(seq, root):
-                self._sealing.rooted(node, seq, root, now_ns)
-                return self._go_on_sealing()
+                return [*self._sealing.rooted(node, seq, root, now_ns), *self._go_on_sealing()]
             case Copied(number) if number >= FIRST_NUMBER:
                 return self._copied_again(peer, number)
             case Copied(number):
@@ -829,10 +828,10 @@ class Primary:
         sealing.sealed(self.me, seq)
         return out + self._go_on_sealing()
 
-    def hashed(self, seq: int, root: int, now_ns: int) -> list[Effect]:
+    def hashed(self, seq: int, root: int | None, now_ns: int) -> list[Effect]:
+        """`root`: None when our own checksums are not proved."""
         self._now_ns = now_ns
-        self._sealing.rooted(self.me, seq, root, now_ns)
-        return self._go_on_sealing()
+        return [*self._sealing.rooted(self.me, seq, root, now_ns), *self._go_on_sealing()]
 
     def _go_on_sealing(self) -> list[Effect]:
         """Whatever has become possible."""
@@ -871,11 +870,11 @@ class Primary:
         if found is None:
             return out
         report, others = found
-        for node in others:
+        for node, reason in others.items():
             peer = self.peers[node]
-            out += self._drop(peer, f"the layer of snapshot {report.name} differs from {self.me}'s", self._now_ns)
+            out += self._drop(peer, reason, self._now_ns)
             peer.missed_all = True
-        return [*out, report]
+        return [*out, *report]
 
     # ---- flush ----------------------------------------------------------------------------------------
 

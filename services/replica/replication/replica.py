@@ -299,7 +299,7 @@ class Replica:
             out += [Answer(self.link, Sealed(seq)), HashSeal(seq, seal.size_blocks, seal.snapshot)]
         return out + self._start_syncs()
 
-    def hashed(self, seq: int, root: int) -> list[Effect]:
+    def hashed(self, seq: int, root: int | None) -> list[Effect]:
         if self._sealing.pop(seq, None) is None or self.link is None:
             return []
         return [Answer(self.link, Rooted(seq, root))]

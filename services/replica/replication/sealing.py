@@ -69,7 +69,7 @@ class Sealing:
     seq: int = 0
     size_blocks: int = 0
     given_up: bool = False
-    """What is being sealed is not wanted any more."""
+    """What is being sealed is not wanted any more, or has failed already."""
     taking_part: set[str] = field(default_factory=set)
     """Who is still expected to hold the layer."""
     waits_for: set[str] = field(default_factory=set)
@@ -96,6 +96,9 @@ class Sealing:
         order = self.order
         if order is None or (order.name, order.asked) in pending:
             return
+        self._give_up()
+
+    def _give_up(self) -> None:
         if self.stage is Stage.SEALING:
             self.given_up = True  # the disks are at it, and nobody may write before they are done
         else:
@@ -143,10 +146,12 @@ class Sealing:
 
     def fails(self, reason: str) -> list[Effect]:
         """Our own copy can't make a layer."""
+        return self._not_sealed(reason) if self.stage is Stage.PREPARING else []
+
+    def _not_sealed(self, reason: str) -> list[Effect]:
         order = self.order
-        if order is None or self.stage is not Stage.PREPARING:
-            return []
-        self._end()
+        assert order is not None
+        self._give_up()
         return [ReportNotSealed(order.name, order.asked, reason)]
 
     def hold(self, now_ns: int) -> None:
@@ -190,27 +195,38 @@ class Sealing:
 
     # ---- hashing --------------------------------------------------------------------------------------
 
-    def rooted(self, node: str, seq: int, root: int, now_ns: int) -> None:
-        """A copy may hash before the slowest one has sealed."""
+    def rooted(self, node: str, seq: int, root: int | None, now_ns: int) -> list[Effect]:
+        """A copy may hash before the slowest one has sealed. None: its checksums are not proved, so it holds nothing
+        that another one could be compared with."""
         if self.stage not in (Stage.SEALING, Stage.HASHING) or seq != self.seq or node not in self.taking_part:
-            return
+            return []
+        if root is None and node == self.me:
+            return self._not_sealed(f"{node}'s copy is damaged: some of its checksums are not proved")
+        if root is None:
+            self.lost(node)
+            return []
         self.roots[node] = root
         if node == self.me:
             self.since_ns = now_ns
         if self.stage is Stage.HASHING:
             self.waits_for.discard(node)
+        return []
 
-    def result(self) -> tuple[ReportSealed, list[str]] | None:
-        """When all have hashed: the report, and who holds something else than we."""
+    def result(self) -> tuple[list[Effect], dict[str, str]] | None:
+        """When all have hashed: the report, and who is to go, and why: it holds something else than we. Two or more
+        that hold the same, and all of them not what we hold, do not go on our word: then there is no snapshot."""
         if self.stage is not Stage.HASHING or self.waits_for:
             return None
         order, ours = self.order, self.roots[self.me]
         assert order is not None
         holders = tuple(sorted(node for node in self.taking_part if self.roots[node] == ours))
         others = sorted(node for node in self.taking_part if self.roots[node] != ours)
+        if holders == (self.me,) and len(others) > 1 and len({self.roots[node] for node in others}) == 1:
+            reason = f"{self.me}'s copy differs from those of {' and '.join(others)}, which agree"
+            return self._not_sealed(reason), {}
         report = ReportSealed(order.name, order.asked, self.seq, self.size_blocks, ours, holders)
         self._end()
-        return report, others
+        return [report], dict.fromkeys(others, f"the layer of snapshot {order.name} differs from {self.me}'s")
 
     # ---- copies that are lost, and time -----------------------------------------------------------------
 

@@ -440,7 +440,7 @@ class FileStore:
 
     def root(self, snapshot: str, size_blocks: int) -> int | None:
         """The top of the hash tree over that snapshot's checksums, of so many blocks; None when there is none of that
-        name. Worker thread, beside everything else. Raises StoreError."""
+        name. Worker thread, beside everything else. Raises StoreError, Unproved."""
         return self._layers.root(snapshot, size_blocks)
 
     @property

@@ -293,7 +293,7 @@ class Layer:
                 drop_clean(*place)
 
     def root(self) -> int:
-        """Of the hash tree over all blocks. Worker thread. Raises StoreError."""
+        """Of the hash tree over all blocks. Worker thread. Raises StoreError, Unproved."""
         return root_of(self.sums.lowest_nodes(self.size_blocks), self.size_blocks)
 
     def recheck(self, block: int, count: int) -> list[int]:

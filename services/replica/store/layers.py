@@ -101,7 +101,7 @@ class Layers:
         return self._folding() is not None
 
     def root(self, snapshot: str, size_blocks: int) -> int | None:
-        """Worker thread. Raises StoreError."""
+        """Worker thread. Raises StoreError, Unproved."""
         with self.scanning():
             layer = self.snapshots.get(snapshot)
             return root_of(layer.sums.lowest_nodes(size_blocks), size_blocks) if layer is not None else None

@@ -22,6 +22,11 @@ class NoSnapshot(StoreError):
     """The replica has no such snapshot, or not any more. Nothing happened, and no disk is to blame."""
 
 
+class Unproved(StoreError):
+    """Checksums that neither the hash of their region nor the data prove: nothing is concluded from them. Nothing
+    happened, and the disk gave what it had."""
+
+
 class FormatError(Exception):
     """The directory is no replica of this cluster and format: foreign, newer, torn, or unreadable."""
 
@@ -174,8 +179,8 @@ class BlockStore(Protocol):
         meanwhile, reads go on. Raises StoreError."""
 
     def root(self, snapshot: str, size_blocks: int) -> int | None:
-        """The top node of the hash tree over that snapshot's first checksums; None when it was dropped meanwhile.
-        Worker thread, beside everything else. Raises StoreError."""
+        """The top node of the hash tree over that snapshot's first checksums, each of them proved; None when it was
+        dropped meanwhile. Worker thread, beside everything else. Raises StoreError, Unproved."""
 
     def drop(self, snapshot: str) -> None:
         """Durably no snapshot any more; folding gives its space back. Idempotent. Worker thread. Raises StoreError."""

@@ -1,7 +1,8 @@
 """The root hash of a sealed layer: the top of its hash tree, equal for equal content (rule K4).
 
 The tree is that of `digests`, over the first `size_blocks` checksums, up to its one top node. Computed in a worker from
-the file alone, for the cache belongs to the event loop; what was never written takes neither time nor memory.
+the files alone, for the cache belongs to the event loop; what was never written takes neither time nor memory. Over
+checksums that are proved: a rotten one would say that this copy differs from all others, or they from this one.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from services.replica.store.disk import data_ranges, failed, read_at, write_at
+from services.replica.store.port import Unproved
 from services.replica.store.scattered import Part, Range
 from services.replica.store.sums import FAN_OUT, Buffer, node, nodes
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS, SUM_BYTES
@@ -257,19 +258,29 @@ class SumMap:
         return bool(says_nothing) or self.root(region) == node(sums)
 
     def lowest_nodes(self, size_blocks: int) -> Iterator[tuple[int, int]]:
-        """(index, value) of the hash tree's nodes right above the sums that are not 0, by the file alone. Worker
-        thread. Raises StoreError."""
+        """(index, value) of the hash tree's nodes right above the sums that are not 0, of a sealed layer: each region's
+        sums are proved by its root first, for whoever holds others is judged by them. By the files alone. Worker
+        thread. Raises StoreError, Unproved."""
+        for region in self._regions_with_sums(-(-size_blocks // REGION_BLOCKS)):
+            sums = self._checked(region, self._read_region(region))
+            if region in self.suspect:
+                raise Unproved(f"the checksums of region {region} in {self._where} and their hash differ")
+            values = nodes(sums[: (size_blocks - region * REGION_BLOCKS) * SUM_BYTES])
+            for at, (value,) in enumerate(struct.iter_unpack("<Q", values), region * _NODES_PER_REGION):
+                if value:
+                    yield at, value
+
+    def _regions_with_sums(self, end: int) -> list[int]:
+        """Those below `end` that have sums, or had by their root."""
+        end = min(end, self.regions)
+        roots = read_at(self._roots_fd, end * SUM_BYTES, 0, self._roots_where)
+        found = {region for region, (root,) in enumerate(struct.iter_unpack("<Q", roots)) if root}
         try:
-            ranges = list(data_ranges(self._sums_fd, 0, size_blocks * SUM_BYTES))
+            for low, high in data_ranges(self._sums_fd, 0, end * REGION_SUMS_BYTES):
+                found.update(range(low // REGION_SUMS_BYTES, -(-high // REGION_SUMS_BYTES)))
         except OSError as error:
             raise failed("find the data of", self._where, error) from error
-        for low, high in ranges:
-            for region in range(low // REGION_SUMS_BYTES, -(-high // REGION_SUMS_BYTES)):
-                sums = self._read_region(region)[: (size_blocks - region * REGION_BLOCKS) * SUM_BYTES]
-                values = nodes(sums)
-                for at, (value,) in enumerate(struct.iter_unpack("<Q", values), region * _NODES_PER_REGION):
-                    if value:
-                        yield at, value
+        return sorted(found)
 
     # --- hash tree ---
 
