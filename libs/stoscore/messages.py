@@ -113,6 +113,7 @@ class SnapshotSource(Message):
 
     volume: VolumeId
     snapshot: SnapshotName
+    size_bytes: SizeBytes
     root: Root
 
 
@@ -531,6 +532,7 @@ class Origin(Message):
 
     volume: VolumeId
     snapshot: SnapshotName
+    size_bytes: SizeBytes
     root: Root
     nodes: list[NodeId] = Field(min_length=1, max_length=COPIES_MAX)
 

@@ -23,10 +23,11 @@ from stoscore.units import BLOCK_BYTES, format_size
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An open replica of this node, and the sealed layer in it with the root hash that its record names."""
+    """An open replica of this node, and the sealed layer in it, with the size and root hash that its record names."""
 
     store: BlockStore
     layer: str
+    size_bytes: int
     root: str
 
     def clone(
@@ -45,7 +46,7 @@ class Source:
             boot_id=boot_id,
         )
         try:
-            root = store.origin_root()
+            root = store.origin_root(self.size_bytes // BLOCK_BYTES)
             if root != self.root:
                 raise StosError(Code.DATA_LOSS, f"this node's copy of the snapshot has root {root}, not {self.root}")
         except BaseException:
@@ -62,7 +63,7 @@ def source_of(request: CreateReplica, source: SnapshotSource, node: Node, hosted
     if request.volume == source.volume:
         raise invalid("a volume can't begin as a snapshot of itself")
     snapshot = _held(source, node)
-    if snapshot.root != source.root:
+    if (snapshot.size_bytes, snapshot.root) != (source.size_bytes, source.root):
         raise precondition(
             f"snapshot {source.snapshot} of volume {source.volume} is another one by now (root {snapshot.root})",
             "remove what was begun, and begin again",
@@ -76,7 +77,7 @@ def source_of(request: CreateReplica, source: SnapshotSource, node: Node, hosted
     store = hosted[source.volume].store
     if store is None:
         raise _not_here(source, "this node's member of it is a witness")
-    return Source(store, snapshot.layer, snapshot.root)
+    return Source(store, snapshot.layer, snapshot.size_bytes, snapshot.root)
 
 
 def _held(source: SnapshotSource, node: Node) -> Snapshot:

@@ -401,7 +401,7 @@ class Handlers:
         hosted, primary, number = found
         token = 0
         if primary is not None and frame.type in _WITH_RANGE:
-            wrong = _wrong_range(frame, hosted.blocks.size_blocks)
+            wrong = _wrong_range(frame, primary.size_blocks)
             if wrong:
                 self._answer_error(link, frame, wrong)
                 return
@@ -450,7 +450,7 @@ class Handlers:
             asks, io = unpack_asks(frame.payload), ms.Io.READ
         else:
             (asks, sums, data), io = split_asks(frame), ms.Io.WRITE
-        size = hosted.blocks.size_blocks if primary is not None else 0
+        size = primary.size_blocks if primary is not None else 0
         if primary is None or any(block + count > size for _, block, count in asks):
             together = False
         else:

@@ -189,7 +189,7 @@ class Hosted:
         """Other work of the disk, in order with marks and syncs."""
         self._blocks.run(lambda: work, told)
 
-    async def origin_root(self) -> str:
+    async def origin_root(self, size_blocks: int) -> str:
         """See the store. Raises StoreError."""
         found: list[str] = []
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -202,7 +202,7 @@ class Hosted:
             else:
                 done.set_exception(failure)
 
-        self.run(lambda: found.append(self.blocks.origin_root()), told)
+        self.run(lambda: found.append(self.blocks.origin_root(size_blocks)), told)
         await done
         return found[0]
 

@@ -146,9 +146,10 @@ class Replicas:
             raise precondition(f"this node's member {hosted.incarnation} of the volume is no {request.kind} member")
         if hosted.store is None or self._node.volumes[request.volume].brain.record is not None:
             return
-        wanted = request.source.root if request.source is not None else ""
+        source = request.source
+        wanted, size_bytes = (source.root, source.size_bytes) if source is not None else ("", 0)
         try:
-            root = await hosted.origin_root()
+            root = await hosted.origin_root(size_bytes // BLOCK_BYTES)
         except StoreError as error:
             raise StosError(Code.DATA_LOSS, f"this node's member of the volume can't be read: {error}") from error
         if root != wanted:

@@ -437,8 +437,10 @@ class Shell:
                 self._answered(hosted, message.session, message.requests)
         envelope = self.envelope(hosted, order.epoch, link.peer)
         if isinstance(message, ms.Opened):
-            copies = self._copies(hosted.volume)
-            link.send(*codec.pack_opened(envelope, message, hosted.blocks.size_blocks, copies))
+            primary = self.node.volumes[hosted.volume].primary
+            # By the record: our copy is larger where it grew for one that was never committed.
+            size_blocks = primary.size_blocks if primary is not None else hosted.blocks.size_blocks
+            link.send(*codec.pack_opened(envelope, message, size_blocks, self._copies(hosted.volume)))
         else:
             link.send(*codec.pack_message(envelope, message))
 

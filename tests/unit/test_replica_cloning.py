@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from services.replica.brain import Record, Snapshot, Voter
+from services.replica.brain.record import layer_name
 from services.replica.store import FileStore, block_sums
 from stoscore.access import Caller
 from stoscore.errors import Code, StosError
@@ -23,6 +24,7 @@ from tests.unit.test_replica_guests import CSI, LEADER, VOLUME, House
 CLONE = "cd" * 16
 SEAL = 7 << 40
 X = b"x" * BLOCK_BYTES
+SIZE = 16 * MIB // BLOCK_BYTES
 
 
 class Scene:
@@ -40,7 +42,7 @@ class Scene:
         monday = Snapshot("monday", 16 * MIB, 1, 1, "ready", SEAL, "0" * 16, (hosted.incarnation,))
         store.seal(monday.layer)
         store.write(5, block_sums(2 * X), 2 * X)
-        self.root = store.origin_root()
+        self.root = store.origin_root(SIZE)
         me = Voter("n3", hosted.incarnation)
         monday = replace(monday, root=self.root)
         pending = Snapshot("tuesday", 16 * MIB, 2, 2)
@@ -55,7 +57,7 @@ class Scene:
 
     async def make(self, caller: Caller = CSI, snapshot: str = "monday", root: str = "", **changes: Any) -> str:
         of = changes.pop("of", VOLUME)
-        source = SnapshotSource(volume=of, snapshot=snapshot, root=root or self.root)
+        source = SnapshotSource(volume=of, snapshot=snapshot, size_bytes=16 * MIB, root=root or self.root)
         fields = {"volume": CLONE, "name": "clone", "size_bytes": 16 * MIB, "source": source} | changes
         return await self.house.guests.create(CreateReplica(**fields), caller)
 
@@ -82,8 +84,22 @@ async def test_it_begins_as_the_snapshot(scene: Scene) -> None:
     store = scene.house.replicas._shell.hosted[CLONE].blocks
     assert store.size_blocks == 32 * MIB // BLOCK_BYTES
     assert store.read(5, 2)[1] == X + bytes(BLOCK_BYTES)
-    assert store.origin_root() == scene.root
+    assert store.origin_root(SIZE) == scene.root
     assert await scene.make(size_bytes=32 * MIB) == incarnation, "again"
+
+
+async def test_it_begins_as_it_though_this_copy_is_larger(scene: Scene, tmp_path: Path) -> None:
+    """*It grew for a record that was lost with its leader: all its snapshots had another root than their records.*"""
+    scene.store.grow(300 * SIZE)
+    scene.store.seal(layer_name("friday", SEAL))
+    root = f"{scene.store.root(layer_name('friday', SEAL), SIZE):016x}"
+    volume = scene.house.node.volumes[VOLUME].brain
+    friday = replace(volume.record.snapshots[0], name="friday", root=root)
+    scene.say(replace(volume.record, snapshots=(friday,)), volume.me)
+    incarnation = await scene.make(snapshot="friday", root=root)
+    store = scene.house.replicas._shell.hosted[CLONE].blocks
+    assert store.read(5, 2)[1] == 2 * X
+    assert await scene.make(snapshot="friday", root=root) == incarnation, "again"
 
 
 async def test_many_ask_at_once(scene: Scene) -> None:

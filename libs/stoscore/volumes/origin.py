@@ -42,11 +42,13 @@ log = get_logger(__name__)
 
 def origin_of(view: SnapshotView, nodes: list[str]) -> Origin:
     """`nodes`: the holders that the first copies are placed on."""
-    return Origin(volume=view.volume, snapshot=view.snapshot, root=view.root, nodes=nodes)
+    return Origin(volume=view.volume, snapshot=view.snapshot, size_bytes=view.size_bytes, root=view.root, nodes=nodes)
 
 
 def source_of(origin: Origin) -> SnapshotSource:
-    return SnapshotSource(volume=origin.volume, snapshot=origin.snapshot, root=origin.root)
+    return SnapshotSource(
+        volume=origin.volume, snapshot=origin.snapshot, size_bytes=origin.size_bytes, root=origin.root
+    )
 
 
 class Origins:

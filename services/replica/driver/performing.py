@@ -27,6 +27,7 @@ from services.replica.replication import effects as fx
 from services.replica.replication.primary import Primary
 from services.replica.replication.replica import Share
 from services.replica.replication.withheld import Writes
+from stoscore.units import BLOCK_BYTES
 
 if TYPE_CHECKING:
     from services.replica.driver.node import Node
@@ -124,7 +125,7 @@ class Performing:
             epoch=brain.epoch,
             peers=self._copies(record),
             in_sync=[voter.node for voter in record.in_sync],
-            size_blocks=volume.size_blocks,
+            size_blocks=record.size_bytes // BLOCK_BYTES,
             gate=volume.replica.gate,
             share=self._share_of(volume.id),
             attach_epoch=record.attach_epoch,
@@ -158,7 +159,7 @@ class Performing:
         if volume.primary is not None:
             node = record.attachment.node if record.attachment else None
             volume.primary.attachment(node, record.attach_epoch)
-            volume.primary.size_blocks = volume.size_blocks
+            volume.primary.size_blocks = record.size_bytes // BLOCK_BYTES
             if record.snapshots or (before is not None and before.record.snapshots):
                 self._data(volume, volume.primary.pending(pending(record), now_ns), now_ns)
             if volume.primary.serving and before is not None and before.record.members != record.members:

@@ -11,7 +11,7 @@ from services.replica.replication import effects as fx
 from services.replica.replication.messages import Join
 from services.replica.replication.primary import Primary
 from services.replica.replication.replica import Replica
-from stoscore.units import BLOCK_BYTES, SECOND
+from stoscore.units import SECOND
 
 DISK_PATIENCE_NS = 8 * SECOND
 """A disk that has not finished a save, mark or sync for so long counts as stalled."""
@@ -72,11 +72,6 @@ class Volume:
         """Of the stored record; it rises only by an operator's override (I4)."""
         slot = self.brain.state.slot
         return slot.stamp.generation if slot else 0
-
-    @property
-    def size_blocks(self) -> int:
-        record = self.brain.record
-        return record.size_bytes // BLOCK_BYTES if record else 0
 
     def shares_with(self, node: str) -> bool:
         """Also when only the last committed record names it: a change on its way may be taken back."""

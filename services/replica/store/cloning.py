@@ -15,6 +15,7 @@ It is made under a hidden name, synced and renamed like every replica: cut short
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from services.replica.store.directory import make, write_sparse, write_zeros
@@ -27,20 +28,21 @@ from services.replica.store.stack import FILE, FILE_BYTES, LAYERS_MAX, Entry, St
 
 
 def make_clone(source: Layers, snapshot: str, directory: Path, format: Format, boot_id: str) -> None:
-    """A new data replica of that format, at least as large as the snapshot; whole or not at all. Any thread but the
-    event loop's, while the source is in use. Raises StoreError."""
+    """A new data replica of that format; whole or not at all. Any thread but the event loop's, while the source is in
+    use. It is never smaller than the layer that it rests on, which is larger than its snapshot where the source grew
+    for a record that was never committed: nothing lies beyond the record's end then, here as there. Raises
+    StoreError."""
 
     def fill(making: Path) -> None:
-        fill_common(making, format, boot_id)
         (making / "layers").mkdir()
         sealed = source.lend(snapshot, making)
         below = sealed[-1]
+        size_blocks = max(format.size_blocks, below.size_blocks)
+        fill_common(making, replace(format, size_blocks=size_blocks), boot_id)
         if len(sealed) == LAYERS_MAX:
             raise StoreError(f"snapshot {snapshot} lies on as many layers as there may be: clone an older one")
-        if format.size_blocks < below.size_blocks:
-            raise StoreError(f"snapshot {snapshot} has {below.size_blocks} blocks, the clone {format.size_blocks}")
         newest = Entry(below.number + 1)
-        _make_newest(making, newest, below, format.size_blocks)
+        _make_newest(making, newest, below, size_blocks)
         write_zeros(making / FILE, FILE_BYTES)
         with (making / FILE).open("r+b") as file:
             StackFile(file.fileno(), str(directory / FILE)).make((*sealed, newest))

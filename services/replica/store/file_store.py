@@ -313,8 +313,9 @@ class FileStore:
             return sums.read_scattered(ranges)
         return b"".join([sums.tree(level, index, count, self.size_blocks) for index, count in ranges])
 
-    def origin_root(self) -> str:
-        return "" if self._layer.below is None else f"{self._layer.below.root():016x}"
+    def origin_root(self, size_blocks: int) -> str:
+        below = self._layer.below
+        return "" if below is None or below.size_blocks < size_blocks else f"{below.root(size_blocks):016x}"
 
     def allocated_bytes(self) -> int:
         return self._layers.allocated_bytes()

@@ -292,9 +292,9 @@ class Layer:
             for place in unused:
                 drop_clean(*place)
 
-    def root(self) -> int:
-        """Of the hash tree over all blocks. Worker thread. Raises StoreError, Unproved."""
-        return root_of(self.sums.lowest_nodes(self.size_blocks), self.size_blocks)
+    def root(self, size_blocks: int) -> int:
+        """Of the hash tree over its first blocks. Worker thread. Raises StoreError, Unproved."""
+        return root_of(self.sums.lowest_nodes(size_blocks), size_blocks)
 
     def recheck(self, block: int, count: int) -> list[int]:
         self.sums.reload(block // REGION_BLOCKS)

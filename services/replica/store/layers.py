@@ -29,7 +29,6 @@ from services.replica.store.disk import data_ranges, failed, read_at, write_at
 from services.replica.store.format import Format
 from services.replica.store.layer import SHARED, Layer, LayerFiles, file_sizes
 from services.replica.store.port import NoSnapshot
-from services.replica.store.root import root_of
 from services.replica.store.stack import Entry, StackFile
 from stoscore.units import REGION_BLOCKS
 
@@ -104,7 +103,7 @@ class Layers:
         """Worker thread. Raises StoreError, Unproved."""
         with self.scanning():
             layer = self.snapshots.get(snapshot)
-            return root_of(layer.sums.lowest_nodes(size_blocks), size_blocks) if layer is not None else None
+            return layer.root(size_blocks) if layer is not None else None
 
     def allocated_bytes(self) -> int:
         return sum(layer.allocated_bytes() for layer in self._layers)

@@ -113,9 +113,10 @@ class BlockStore(Protocol):
     def digests_of(self, level: int, ranges: Sequence[tuple[int, int]]) -> bytes:
         """`digests` of each range of nodes, one behind the other."""
 
-    def origin_root(self) -> str:
-        """The root of the hash tree of the snapshot right below what the volume holds, 16 hex digits: of what a clone
-        began as, until its first own snapshot. "": there is none. Worker thread."""
+    def origin_root(self, size_blocks: int) -> str:
+        """The root of the hash tree over that many checksums of the snapshot right below what the volume holds, 16 hex
+        digits: of what a clone began as, until its first own snapshot. "": there is none of that size. Worker
+        thread."""
 
     def allocated_bytes(self) -> int: ...
 
