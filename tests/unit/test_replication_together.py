@@ -17,8 +17,10 @@ from services.replica.replication.messages import (
     Join,
     Joined,
     OpenRefused,
+    Prepared,
     Refusal,
     RequestMany,
+    Sealed,
     Write,
     WriteMany,
     Zero,
@@ -117,6 +119,20 @@ def test_a_copy_of_an_older_version_waits_until_nothing_that_it_does_not_know_wa
     again = primary.time_passed(primary.peers["b"].retry_at_ns)
     assert fx.Tell(("b",), Join(primary.peers["b"].join_number)) in again
     assert primary.peers["b"].retry_at_ns > JOIN_RETRY_NS
+
+
+def test_a_copy_of_an_older_version_waits_until_nothing_that_it_does_not_know_waits_for_a_seal() -> None:
+    """*What was held was sent to it as one frame: it ended the link of all volumes.*"""
+    primary = serving()
+    primary.seal("s", 5, ["c"], 0)
+    primary.seal_prepared(1, "", 0)
+    primary.receive("c", Prepared(1, True), 0)
+    assert ask(primary) == []
+    out = joins(primary, takes_many=False)
+    assert (primary.peers["b"].phase, primary.takes_many) == ("joining", False)
+    out += primary.sealed(BASE + 1, 0) + primary.receive("c", Sealed(BASE + 1), 0)
+    told = [effect.peers for effect in out if isinstance(effect, fx.Tell) and isinstance(effect.message, WriteMany)]
+    assert told == [("c",)]
 
 
 def test_one_that_comes_back_gets_what_waits_for_its_marks() -> None:

@@ -352,12 +352,17 @@ class Primary:
             peer.heard_ns = peer.retry_at_ns
         return lost
 
+    def _many_wait(self) -> bool:
+        """For their marks, or for a seal."""
+        many = any(isinstance(op.message, WriteMany) for op in self.gate.waiting_ops())
+        return many or any(isinstance(asked, RequestMany) for _, asked in self._sealing.held)
+
     def _joined(self, peer: Peer, message: Joined) -> list[Effect]:
         if peer.phase != "joining" or message.number != peer.join_number:
             return []
         out: list[Effect] = []
         peer.takes_many = message.takes_many
-        if not peer.takes_many and any(isinstance(op.message, WriteMany) for op in self.gate.waiting_ops()):
+        if not peer.takes_many and self._many_wait():
             self._refresh()
             return self._drop(peer, "it has to wait for writes that its version does not know", self._now_ns)
         peer.unclean = message.unclean
