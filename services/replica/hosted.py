@@ -125,9 +125,9 @@ class Hosted:
         record = state.slot.record if state.slot is not None else None
 
         def work() -> None:
-            if record is not None and self.layering is not None and not record.deleted:
+            if record is not None and self.store is not None and not record.deleted:
                 # Before it counts as accepted: whoever is counted for a larger volume has the room.
-                self.layering.grow(record.size_bytes // BLOCK_BYTES)
+                self.store.grow(record.size_bytes // BLOCK_BYTES)
             self.voter_store.save_state(encoded)
 
         self._states.run(lambda: work, done)

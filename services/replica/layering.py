@@ -1,11 +1,12 @@
 """What is done to the layers of one copy: prepared, sealed, hashed; and dropped and folded when no snapshot needs them.
 
-    prepare    in a lane of its own, beside the writes and their marks; then what is dirty is synced
+    prepare    in a lane of its own, beside the writes, their marks and hard states; then what is dirty is synced
     seal       in the lane of marks and syncs: nobody writes meanwhile, and everything before it is done
     fold       a few blocks at a time in the event loop, at a pace; not between a prepare and its seal
 
 Writes wait for a seal, and a fold that is being settled syncs a whole layer: from a prepare on nothing of that kind is
-begun until the seal has come, or is not to be expected any more.
+begun until the seal has come, or is not to be expected any more. What was begun before is done first: waiting for a
+prepare in the lane of marks and syncs, it would hold up both for as long as all checksums are copied.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Layering:
         self._beside = beside
         self._loop = loop
         self._alone = threading.Lock()
-        """The list of layers and the sizes of the newest one change in one thread at a time."""
+        """A seal waits for a prepare that is under way."""
         self._preparing = 0
         self._seal_until_s = 0.0
         self._to_drop: set[str] = set()
@@ -51,6 +52,7 @@ class Layering:
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
+        await self._blocks.idle()
         await self._beside.idle()
 
     # ---- a seal ---------------------------------------------------------------------------------------
@@ -74,7 +76,8 @@ class Layering:
                 # Now, beside the writes, and not while they are held.
                 self._blocks.run(lambda: self._store.sync, lambda failure: told("", failure))
 
-        self._beside.run(lambda: work, done)
+        # Behind whatever is being dropped or settled.
+        self._blocks.run(lambda: lambda: None, lambda failure: self._beside.run(lambda: work, done))
 
     def seal(self, layer: str, told: Callable[[Failure], None]) -> None:
         def work() -> None:
@@ -96,12 +99,6 @@ class Layering:
             found.append(self._store.root(layer, size_blocks))
 
         self._beside.run(lambda: work, lambda failure: told(found[0] if found else None, failure))
-
-    def grow(self, size_blocks: int) -> None:
-        """Worker thread. Raises StoreError."""
-        if size_blocks > self._store.size_blocks:
-            with self._alone:
-                self._store.grow(size_blocks)
 
     # ---- what no snapshot needs -----------------------------------------------------------------------
 
@@ -135,9 +132,8 @@ class Layering:
             self._fold()
 
     def _drop(self, names: Iterable[str]) -> None:
-        with self._alone:
-            for name in names:
-                self._store.drop(name)
+        for name in names:
+            self._store.drop(name)
 
     def _fold(self) -> None:
         try:
@@ -149,11 +145,7 @@ class Layering:
         if more:
             self._look_later(FOLD_PAUSE_S)
         else:
-            self._work(self._settle)
-
-    def _settle(self) -> None:
-        with self._alone:
-            self._store.settle_fold()
+            self._work(self._store.settle_fold)
 
     def _work(self, work: Callable[[], None]) -> None:
         self._working = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 
 from services.replica.lanes import Lane
 from services.replica.layering import Layering
-from services.replica.store import FileStore, StoreError, Unproved, block_sums
-from services.replica.store.layers import Layers
+from services.replica.store import FileStore, StoreError, Unproved, block_sums, check
+from services.replica.store import layers as layers_module
+from services.replica.store.layers import Layers, copy_allocated
 from services.replica.store.sums import FAN_OUT
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 from tests.support.peers import until
@@ -156,6 +158,88 @@ async def test_between_a_prepare_and_its_seal_nothing_is_folded(store: FileStore
     await layers.stop()
 
 
+def assert_comes(event: threading.Event) -> None:
+    assert event.wait(60)
+
+
+class SlowCopies:
+    """A prepare that copies until it is let go."""
+
+    def __init__(self, patch: pytest.MonkeyPatch):
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+
+        def slow(source: int, target: Path, where: str) -> None:
+            self.begun.set()
+            assert_comes(self.go_on)
+            copy_allocated(source, target, where)
+
+        patch.setattr(layers_module, "copy_allocated", slow)
+
+
+@pytest.fixture
+def slow_copies(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowCopies]:
+    made = SlowCopies(monkeypatch)
+    yield made
+    made.go_on.set()
+
+
+async def test_marks_and_syncs_do_not_wait_for_a_prepare_behind_a_drop(
+    store: FileStore, pool: ThreadPoolExecutor, slow_copies: SlowCopies
+) -> None:
+    """The oldest snapshot is deleted and a new one taken: the drop is under way when the prepare is asked for."""
+    slow_copies.go_on.set()
+    loop = asyncio.get_running_loop()
+    blocks = Lane(loop, pool)
+    layers = Layering(store, blocks, Lane(loop, pool), loop)
+    put(store, 0, b"a")
+    await take(layers, "one")
+    slow_copies.go_on.clear()
+    slow_copies.begun.clear()
+    syncing = threading.Event()
+    blocks.run(lambda: lambda: assert_comes(syncing), lambda failure: None)
+    layers.drop(["one"])
+    await until(lambda: len(blocks._queue) == 1, within_s=60)
+    prepared: asyncio.Future[str] = loop.create_future()
+    layers.prepare(lambda why_not, failure: prepared.set_result(why_not))
+    marked: asyncio.Future[StoreError | None] = loop.create_future()
+    blocks.run(lambda: lambda: store.mark([1]), marked.set_result)
+    syncing.set()
+    await asyncio.wait_for(marked, 30)
+    await until(slow_copies.begun.is_set, within_s=60)
+    blocks.run(lambda: lambda: store.mark([2]), lambda failure: None)
+    await until(lambda: 2 in store.marked, within_s=30)
+    assert not prepared.done()
+    assert store.sealed == ()
+    slow_copies.go_on.set()
+    assert await prepared == ""
+    await layers.stop()
+
+
+async def test_a_copy_grows_while_a_prepare_is_under_way(
+    store: FileStore, pool: ThreadPoolExecutor, slow_copies: SlowCopies
+) -> None:
+    """Growing is part of storing a record, and a voter that can't store gives no vote."""
+    layers = layering(store, pool)
+    put(store, 0, b"a")
+    prepared: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    layers.prepare(lambda why_not, failure: prepared.set_result(why_not or str(failure or "")))
+    await until(slow_copies.begun.is_set, within_s=60)
+    await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(None, store.grow, SIZE + REGION_BLOCKS), 30)
+    put(store, SIZE + 1, b"b")
+    assert not prepared.done()
+    slow_copies.go_on.set()
+    assert await prepared == ""
+    sealed: asyncio.Future[StoreError | None] = asyncio.get_running_loop().create_future()
+    slow_copies.go_on.clear()
+    layers.seal("one", sealed.set_result)
+    assert await asyncio.wait_for(sealed, 30) is None, "all that takes long was done for the new size"
+    assert store.snapshots["one"].read(SIZE + 1, 1)[1] == b"b" * BLOCK_BYTES
+    await layers.stop()
+    store.close()
+    assert check(store.directory).whole
+
+
 async def test_what_was_left_to_fold_is_folded_by_the_next_process(store: FileStore, pool: ThreadPoolExecutor) -> None:
     put(store, 0, b"a")
     store.seal("one")
@@ -168,7 +252,7 @@ async def test_what_was_left_to_fold_is_folded_by_the_next_process(store: FileSt
 async def test_no_room_for_a_layer_is_an_answer_and_no_failure(
     store: FileStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: Layers, size_blocks: int) -> None:
+    def refuse(self: Layers, sizes: object) -> None:
         raise StoreError("no space left on device")
 
     monkeypatch.setattr(Layers, "prepare", refuse)

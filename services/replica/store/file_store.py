@@ -20,6 +20,7 @@ at the page cache.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -54,6 +55,7 @@ class FileStore:
         "_intent",
         "_layer",
         "_layers",
+        "_sizes",
         "_state",
         "_tail",
         "directory",
@@ -78,6 +80,9 @@ class FileStore:
         self._intent = IntentLog(files.intent, regions_of(self.size_blocks), str(directory / "intent"))
         self._tail = Tail(files.tail, str(directory / "tail"))
         files.closing.callback(self._tail.close)
+        self._sizes = threading.RLock()
+        """Held while the files become larger, for a seal, and when a prepare looks how large they are: not while it
+        copies, or no record could be stored meanwhile."""
         self._layers = Layers(directory, format, lambda: self._intent.marked)
         self._layer = self._layers.top
         files.closing.callback(self._layers.close)
@@ -413,13 +418,15 @@ class FileStore:
         return self._layers.snapshots
 
     def prepare_seal(self) -> None:
-        """What of the next seal takes long: it copies all checksums, so that the seal copies those written since. Any
-        thread but the event loop's, beside everything but `grow` and `seal`. Raises StoreError."""
+        """What of the next seal takes long: it copies all checksums, so that the seal copies those written since.
+        Raises StoreError."""
         self._refuse_after_failure()
         if self._layers.full:
             raise StoreError(f"{self.directory} has as many layers as there may be: delete a snapshot first")
-        self.format = self._layers.begin(self.format)
-        self._layers.prepare(self.size_blocks)
+        with self._sizes:
+            self.format = self._layers.begin(self.format)
+        while not self._layers.is_prepared(self.size_blocks):
+            self._layers.prepare(self._sizes)
 
     def seal(self, snapshot: str) -> None:
         """What the volume holds now is durable and stays readable under this name. Does nothing when there is such a
@@ -429,10 +436,11 @@ class FileStore:
             raise ValueError(f"{snapshot!r} is no name for a snapshot")
         if snapshot in self._layers.snapshots:
             return
-        self.prepare_seal()
-        with self._final_failures():
-            self._layers.seal(snapshot, self.size_blocks)
-        self._layer = self._layers.top
+        with self._sizes:
+            self.prepare_seal()
+            with self._final_failures():
+                self._layers.seal(snapshot, self.size_blocks)
+            self._layer = self._layers.top
 
     @property
     def sealed(self) -> tuple[str, ...]:
@@ -473,8 +481,11 @@ class FileStore:
         return self._state.load()
 
     def grow(self, size_blocks: int) -> None:
-        if size_blocks <= self.size_blocks:
-            return
+        if size_blocks > self.size_blocks:
+            with self._sizes:
+                self._grow(size_blocks)
+
+    def _grow(self, size_blocks: int) -> None:
         format = replace(self.format, size_blocks=size_blocks)
         growing.announce(self.directory, format)
         growing.extend(self.directory, self.format, format)

@@ -19,7 +19,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,16 +156,22 @@ class Layers:
         self._stack[1].open()
         return format
 
-    def prepare(self, size_blocks: int) -> None:
-        """What of a seal takes long, beside everything else: the next layer's files, with a copy of the sums. Raises
-        StoreError: then all is as it was."""
-        if self._next is not None and self._next[1].size_blocks == size_blocks:
-            return
+    def is_prepared(self, size_blocks: int) -> bool:
+        return self._next is not None and self._next[1].size_blocks == size_blocks
+
+    def prepare(self, sizes: AbstractContextManager[bool]) -> None:
+        """What of a seal takes long, beside everything else: the next layer's files, with a copy of the sums. None is
+        prepared when the newest layer, which grows under `sizes`, has grown meanwhile. Raises StoreError: then all is
+        as it was."""
         self._discard()
         above = Entry(self._entries[-1].number + 1)
         self.top.sums.watch()
-        self._make(above)
-        self._next = above, open_layer(self._directory, above, size_blocks, self.top, self._marked)
+        with sizes:
+            size_blocks = self.top.size_blocks
+        self._make(above, size_blocks)
+        with sizes:
+            if self.top.size_blocks == size_blocks:
+                self._next = above, open_layer(self._directory, above, size_blocks, self.top, self._marked)
 
     def seal(self, snapshot: str, size_blocks: int) -> None:
         """It was prepared, and nobody writes meanwhile. The newest layer is synced together with the one above it, for
@@ -201,7 +207,7 @@ class Layers:
         fd = open_file(path, stack.FILE_BYTES)
         return fd, StackFile(fd, str(path))
 
-    def _make(self, entry: Entry) -> None:
+    def _make(self, entry: Entry, size_blocks: int) -> None:
         """The directory of the next layer, durable; what was prepared before goes."""
         directory = self._directory / entry.directory
         making = directory.with_name(f".{directory.name}.making")
@@ -209,7 +215,7 @@ class Layers:
             for path in (making, directory):
                 shutil.rmtree(path, ignore_errors=True)
             making.mkdir()
-            for name, size in file_sizes(self.top.size_blocks, entry.number).items():
+            for name, size in file_sizes(size_blocks, entry.number).items():
                 write_sparse(making / name, size)
             copy_allocated(self.top.files.sums, making / "sums", str(directory))
             copy_allocated(self.top.files.roots, making / "roots", str(directory))

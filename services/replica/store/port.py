@@ -172,8 +172,8 @@ class BlockStore(Protocol):
         """Names of the snapshots, oldest first."""
 
     def prepare_seal(self) -> None:
-        """What of the next seal takes long. Any thread but the event loop's, beside everything but `grow`, `seal`,
-        `drop` and `settle_fold`. Raises StoreError: then all is as it was."""
+        """What of the next seal takes long. Any thread but the event loop's, beside everything but `seal`, `drop` and
+        `settle_fold`; `grow` does not wait for it. Raises StoreError: then all is as it was."""
 
     def seal(self, snapshot: str) -> None:
         """What the blocks hold now is durable and stays readable under this name. Worker thread; nothing is written
