@@ -23,6 +23,7 @@ from services.replica.store import (
     NoSnapshot,
     StoreError,
     StoreFactory,
+    Unproved,
     WitnessStore,
     clear_leftovers,
 )
@@ -203,6 +204,8 @@ class Replicas:
             store = await self._in_pool(make)
         except NoSnapshot as error:
             raise unavailable(f"the replica can't be made: {error}", "see `stos snapshot ls`") from error
+        except Unproved as error:
+            raise StosError(Code.DATA_LOSS, f"this node's copy of the snapshot can't be trusted: {error}") from error
         except (FormatError, StoreError) as error:
             raise StosError(Code.RESOURCE_EXHAUSTED, f"the replica can't be made: {error}") from error
         self._host(request.volume, incarnation, store, state, fresh=True)
