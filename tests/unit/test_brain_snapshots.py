@@ -8,6 +8,7 @@ import pytest
 
 from services.replica.brain import Brain, Facts, Record, Snapshot, Voter
 from services.replica.brain import events as ev
+from services.replica.brain import messages as ms
 from services.replica.brain.decisions import replay
 from services.replica.brain.snapshots import held_by_members
 from stoscore.limits import SNAPSHOTS_MAX
@@ -158,6 +159,48 @@ def test_dropped_while_it_is_sealed_and_asked_for_again_it_is_another_one() -> N
     sealed(machine, asked=before.asked)
     found = known(machine).snapshot("s")
     assert found is not None and found.state == "pending"
+
+
+def says_nothing_of_it(machine: Brain, voter: Voter, what: str = "propose of version 1") -> list[ev.Effect]:
+    """Its version is from before snapshots."""
+    return step(machine, ev.Received(ms.NotUnderstood("v", voter, A, what, 1)), 0, LEASED)
+
+
+def refused_for(node: str) -> ev.Reply:
+    why = f"node {node} runs a version that does not know snapshots: upgrade it first"
+    return ev.Reply(1, "FAILED_PRECONDITION", f"snapshot s can't be taken: {why}")
+
+
+def test_what_a_voter_does_not_understand_is_taken_back() -> None:
+    """*Never committed, it was the one change on its way: no shrink, no attachment got through any more.*"""
+    machine = leader()
+    before = known(machine)
+    step(machine, ev.TakeAsked(1, "s", 1), 0, LEASED)
+    assert not replies(says_nothing_of_it(machine, B)), "the record may be stored by somebody: not before its end"
+    assert known(machine) == before
+    assert replies(accept(machine, C)) == [refused_for("b")]
+    says_nothing_of_it(machine, B)
+    step(machine, ev.AttachAsked(2, "n"), 0, LEASED)
+    assert replies(accept(machine, B)) == [ev.Reply(2)]
+
+
+def test_so_it_is_when_a_majority_has_stored_it_by_then() -> None:
+    """*It would not understand the next leader either, whose record it has to store when the first one dies.*"""
+    machine = leader()
+    step(machine, ev.TakeAsked(1, "s", 1), 0, LEASED)
+    accept(machine, B)
+    says_nothing_of_it(machine, C)
+    assert known(machine).snapshots == ()
+    assert replies(accept(machine, C)) == [refused_for("c")]
+
+
+def test_what_else_is_not_understood_takes_nothing_back() -> None:
+    machine = leader()
+    step(machine, ev.TakeAsked(1, "s", 1), 0, LEASED)
+    before = known(machine)
+    says_nothing_of_it(machine, B, "offer of version 1")
+    says_nothing_of_it(machine, Voter("stranger", "1" * 16))
+    assert known(machine) == before
 
 
 def test_one_that_can_not_be_taken_is_forgotten_and_said_so() -> None:

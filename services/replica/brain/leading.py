@@ -25,7 +25,7 @@ from services.replica.brain.proposing import Proposing
 from services.replica.brain.record import Record, Voter
 from services.replica.brain.reign import Reign
 from services.replica.brain.repair import Repair
-from services.replica.brain.snapshots import Snapshots
+from services.replica.brain.snapshots import Snapshots, only_asked
 
 
 class Leading:
@@ -270,6 +270,23 @@ class Leading:
             self._commit(now_ns)
         elif self.proposal.committed and message.sender != self._local.me:
             self._proposing.tell_committed((message.sender,))
+            self._next_change(now_ns)
+
+    def not_understood(self, message: ms.NotUnderstood, now_ns: int) -> None:
+        """A member of a version from before snapshots can't store what is asked for, which would never be committed, or
+        which it could not store for the next leader either. Nothing was built on it and nobody was told of it, and the
+        voters are the same: whoever leads next goes on from either record."""
+        proposal = self.proposal
+        if proposal is None or not message.what.startswith("propose "):
+            return
+        record, before = proposal.slot.record, self._before
+        if message.sender not in record.members:
+            return
+        failed = self._snapshots.unreadable(message.sender.node, record)
+        if self._led_first and not proposal.committed and before is not None and only_asked(before, record):
+            self._proposing.put(before)
+        elif failed:
+            self._agenda.waiting.extend(failed)
             self._next_change(now_ns)
 
     def _take_back(self) -> None:

@@ -269,6 +269,8 @@ class Brain:
                 self.handover.offered(message)
             case ms.NotUnderstood():
                 self.condition.not_understood(message)
+                if self.role == "leader":
+                    self.leading.not_understood(message, now_ns)
 
     def _time_passed(self, now_ns: int, facts: Facts) -> None:
         if self.state.slot is None:

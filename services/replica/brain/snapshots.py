@@ -102,6 +102,30 @@ def held_by_members(record: Record) -> Record:
     return replace(record, snapshots=snapshots)
 
 
+def only_asked(before: Record, record: Record) -> bool:
+    """It differs by a snapshot that is asked for, and by nothing else."""
+    return record.snapshots[:-1] == before.snapshots and record == replace(before, snapshots=record.snapshots)
+
+
+@recorded
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A record with snapshots that are not taken yet is not understood by one of its members."""
+
+    node: str
+    snapshots: tuple[str, ...]
+
+    @property
+    def reason(self) -> str:
+        return f"node {self.node} runs a version that does not know snapshots: upgrade it first"
+
+    def judge(self) -> Verdict:
+        if not self.snapshots:
+            return Verdict("", "")
+        waiting = f"to wait for {self.node}: what it can't store it can't help to agree on, now or under another leader"
+        return Verdict("refuse", f"{', '.join(self.snapshots)} can't be taken: {self.reason}", (waiting,))
+
+
 @recorded
 @dataclass(frozen=True, slots=True)
 class LastHolder:
@@ -127,8 +151,8 @@ class Snapshots:
         self._local = local
         self._waiting: dict[str, list[int]] = {}
         """Name -> requests that are answered when it is ready."""
-        self._failed: dict[str, str] = {}
-        """Name -> why it can't be taken, until its record is committed."""
+        self._failed: dict[str, tuple[str, str]] = {}
+        """Name -> code and reason why it can't be taken, until its record is committed."""
         self._ordered: int | None = None
         """The version that the snapshot was asked of which is being sealed."""
         self._pending_ns: dict[int, int] = {}
@@ -150,7 +174,15 @@ class Snapshots:
         self._waiting.setdefault(name, []).append(request)
 
     def fails(self, failed: ev.SealFailed) -> None:
-        self._failed[failed.name] = failed.reason
+        self._failed.setdefault(failed.name, ("RESOURCE_EXHAUSTED", failed.reason))
+
+    def unreadable(self, node: str, record: Record) -> list[ev.SealFailed]:
+        """A member can't store that record: what is pending in it has to go."""
+        pending = [known for known in record.snapshots if known.state == "pending"]
+        found = Unreadable(node, tuple(known.name for known in pending))
+        self._local.tell_once(found, found.judge())
+        self._failed |= {known.name: ("FAILED_PRECONDITION", found.reason) for known in pending}
+        return [ev.SealFailed(known.name, known.asked, found.reason) for known in pending]
 
     def answer(self, record: Record) -> None:
         """By the committed record: what is ready is answered, what is gone too."""
@@ -163,7 +195,8 @@ class Snapshots:
         if record.snapshot(name) is not None:
             return ev.Reply(request)
         if name in self._failed:
-            return ev.Reply(request, "RESOURCE_EXHAUSTED", f"snapshot {name} can't be taken: {self._failed[name]}")
+            code, why = self._failed[name]
+            return ev.Reply(request, code, f"snapshot {name} can't be taken: {why}")
         return ev.Reply(request, "ABORTED", f"snapshot {name} was dropped before it was taken")
 
     # ---- what is sealed -------------------------------------------------------------------------------
