@@ -21,6 +21,8 @@ from services.replica.store import BlockStore, StoreError
 FOLD_BLOCKS = 64
 FOLD_PAUSE_S = 0.02
 """256 KiB each time: 12 MiB/s at most."""
+SHARED_PAUSE_S = 120.0
+"""What no snapshot needs and a clone has as well is folded when the clone is gone, which nobody says."""
 SEAL_COMES_S = 90.0
 """A seal that has not come by then was given up."""
 
@@ -44,8 +46,7 @@ class Layering:
         self._stopped = False
         self.on_failure: Callable[[StoreError], None] = lambda error: None
         """The disk refused while nobody waited for it."""
-        if store.folds:
-            self._look_later(FOLD_PAUSE_S)
+        self._look_later(FOLD_PAUSE_S)
 
     async def stop(self) -> None:
         """Begin nothing any more, and wait for what is under way."""
@@ -130,6 +131,8 @@ class Layering:
             self._work(lambda: self._drop(names))
         elif self._store.folds:
             self._fold()
+        elif self._store.nameless:
+            self._look_later(SHARED_PAUSE_S)
 
     def _drop(self, names: Iterable[str]) -> None:
         for name in names:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from services.replica.store import FileStore, StoreError, block_sums, disk
+from services.replica.store import FileStore, StoreError, block_sums, disk, present
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 from tests.crash.run import IN_MEMORY, Counted, Life
 
@@ -125,6 +125,42 @@ def test_a_failed_sync_is_final(tmp_path: Path) -> None:
                 life._store.sync()
     with suppress(StoreError):
         life._store.close()
+
+
+def test_a_map_that_the_disk_did_not_keep_is_written_again_before_the_layer_below_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page cache shows the bits that a fold's failed sync could not write; the disk has the older ones, and so has
+    whoever reads the file after the power was lost."""
+    identity = {"cluster": "c", "volume": "a" * 32, "name": "v", "incarnation": "b" * 16}
+    store = FileStore.create(tmp_path / "replica", size_blocks=64, boot_id="boot", **identity)
+    for block, name in enumerate(("kept", "dropped", "newer")):
+        _write(store, block, bytes([block + 1]) * BLOCK_BYTES)
+        store.seal(name)
+    store.drop("dropped")
+    map_file = store.directory / "layers/0003/present"
+    kept_by_the_disk = map_file.read_bytes()
+
+    def refuse(fd: int, where: str) -> None:
+        raise StoreError("input/output error")
+
+    assert not store.fold(64)
+    with monkeypatch.context() as patch:
+        patch.setattr(present, "sync_data", refuse)
+        with pytest.raises(StoreError, match="input/output error"):
+            store.settle_fold()
+    assert map_file.read_bytes() != kept_by_the_disk
+    store.close(clean=False)
+
+    store = FileStore.open(store.directory, cluster="c", boot_id="boot")
+    map_file.write_bytes(kept_by_the_disk)  # what a sync of clean pages leaves there
+    assert not store.fold(64)
+    store.settle_fold()
+    store.close(clean=False)
+    store = FileStore.open(store.directory, cluster="c", boot_id="after the power loss")
+    assert list(store.snapshots) == ["kept", "newer"]
+    assert store.snapshots["newer"].read(1, 1)[1] == bytes([2]) * BLOCK_BYTES
+    store.close()
 
 
 BLOCKS = {5: b"x" * BLOCK_BYTES, 6: b"y" * BLOCK_BYTES, REGION_BLOCKS + 1: b"z" * BLOCK_BYTES}

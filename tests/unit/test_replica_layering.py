@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from services.replica import layering as layering_module
 from services.replica.lanes import Lane
 from services.replica.layering import Layering
-from services.replica.store import FileStore, StoreError, Unproved, block_sums, check
+from services.replica.store import FileStore, StoreError, Unproved, block_sums, check, remove
 from services.replica.store import layers as layers_module
 from services.replica.store.layers import Layers, copy_allocated
 from services.replica.store.sums import FAN_OUT
@@ -246,6 +247,31 @@ async def test_what_was_left_to_fold_is_folded_by_the_next_process(store: FileSt
     store.drop("one")
     layers = layering(store, pool)
     await until(lambda: not store.folds, within_s=60)
+    await layers.stop()
+
+
+async def test_what_a_clone_has_as_well_is_folded_when_the_clone_is_gone(
+    store: FileStore, pool: ThreadPoolExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else may happen to the volume for months."""
+    monkeypatch.setattr(layering_module, "SHARED_PAUSE_S", 0.05)
+    layers = layering(store, pool)
+    put(store, 0, b"a")
+    await take(layers, "one")
+    clone = store.clone(
+        "one", tmp_path / "clone", volume="e" * 32, name="c", incarnation="c" * 16, size_blocks=SIZE, boot_id="boot"
+    )
+    clone.close()
+    looks: list[bool] = []
+    folds = FileStore.folds.fget
+    assert folds is not None
+    monkeypatch.setattr(FileStore, "folds", property(lambda of: looks.append(folds(of)) or looks[-1]))
+    layers.drop(["one"])
+    await until(lambda: store.sealed == () and looks.count(False) > 2, within_s=60)
+    assert store.nameless
+    remove(tmp_path / "clone")
+    await until(lambda: not store.nameless, within_s=60)
+    assert store.read(0, 1)[1] == b"a" * BLOCK_BYTES
     await layers.stop()
 
 

@@ -160,7 +160,7 @@ class FileStore:
         # Before the tail is touched: a kill in here finds everything as it was and starts again.
         if self.unclean or not (known or before.closed):
             if self.unclean and same_boot:
-                self._layer.drop_cache()
+                self._layers.drop_cache()
             if same_boot and known:
                 self._regain_under_pen()
             self._regain_marked(believed=same_boot and not self.unclean)
@@ -181,8 +181,8 @@ class FileStore:
         for region in sorted(self._intent.marked - self._layer.sums.suspect):
             first = region * REGION_BLOCKS
             regain(self._layer, first, min(REGION_BLOCKS, self.size_blocks - first), believed=believed)
-        if self.unclean and self._layer.present is not None:
-            self._layer.present.change_all()
+        if self.unclean:
+            self._layers.doubt_maps()
 
     def _regain_under_pen(self) -> None:
         """A write that the disk refused in the middle: its data come first, so a new sum means that they are there."""
@@ -456,6 +456,11 @@ class FileStore:
     def folds(self) -> bool:
         """There is something to fold, or to settle."""
         return self._layers.folds
+
+    @property
+    def nameless(self) -> bool:
+        """Something of what was dropped is left: what folds, or what a clone has as well."""
+        return self._layers.nameless
 
     def drop(self, snapshot: str) -> None:
         """Durably no snapshot any more; `fold` gives its space back. Idempotent. Worker thread. Raises StoreError."""

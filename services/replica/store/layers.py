@@ -99,11 +99,28 @@ class Layers:
         """Something is left to be folded."""
         return self._folding() is not None
 
+    @property
+    def nameless(self) -> bool:
+        """A layer is left that is no snapshot's any more, whoever else has it."""
+        return not all(entry.snapshot for entry in self._entries[:-1])
+
     def root(self, snapshot: str, size_blocks: int) -> int | None:
         """Worker thread. Raises StoreError, Unproved."""
         with self.scanning():
             layer = self.snapshots.get(snapshot)
             return layer.root(size_blocks) if layer is not None else None
+
+    def drop_cache(self) -> None:
+        """After a failed sync, which may have been that of a sealed layer into which something is folded."""
+        for layer in self._layers:
+            layer.drop_cache()
+
+    def doubt_maps(self) -> None:
+        """What was read of the maps is made durable before anything is concluded from it: the layer below goes at the
+        end of a fold, and a bit that is not on the disk leads there."""
+        for layer in self._layers:
+            if layer.present is not None:
+                layer.present.change_all()
 
     def allocated_bytes(self) -> int:
         return sum(layer.allocated_bytes() for layer in self._layers)

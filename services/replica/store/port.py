@@ -190,6 +190,10 @@ class BlockStore(Protocol):
     def folds(self) -> bool:
         """There is something to fold, or to settle."""
 
+    @property
+    def nameless(self) -> bool:
+        """Something of what was dropped is left, though it may be that nothing folds: another replica has it too."""
+
     def fold(self, blocks: int) -> bool:
         """Copy about that many blocks of what was dropped. True: there are more; else `settle_fold` is due. Event
         loop's thread, never while a seal is under way. Raises StoreError."""
