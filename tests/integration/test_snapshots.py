@@ -16,13 +16,15 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from services.dev.nbd_client import NbdClient
+from services.dev.nbd_client import NbdClient, NbdError
 from services.replica.brain import Snapshot
 from services.replica.brain import events as ev
 from services.replica.store import FileStore
+from stoscore.messages import OpenFrontend, VoterModel
+from stoscore.units import BLOCK_BYTES
 from tests.support.moments import BLOCKS, DEPTH, WITHIN_S, Load, check_moment
 from tests.support.peers import until
-from tests.support.wired import Wired, WiredNode, wired
+from tests.support.wired import SIZE, Wired, WiredNode, wired
 
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
 PAUSE_S_MAX = 30.0
@@ -143,3 +145,21 @@ async def test_one_that_is_asked_of_a_primary_that_goes_is_sealed_by_the_next(tm
 
 def _copies(stage: Stage) -> list[WiredNode]:
     return [node for node in stage.wires.nodes.values() if stage.volume in node.node.volumes]
+
+
+async def test_a_copy_that_grew_for_a_lost_record_leads_a_volume_of_the_records_size(tmp_path: Path) -> None:
+    """*It took a write that the other copies have no room for.*"""
+    async with wired(tmp_path, "n1", "n2", "n3", "app") as wires:
+        volume = await wires.volume("n1", "n2", "n3")
+        leader = wires.leader(volume)
+        await asyncio.to_thread(leader.shell.hosted[volume].blocks.grow, 2 * SIZE // BLOCK_BYTES)
+        epoch = await wires.attach(volume, "app")
+        voters = [VoterModel(node=v.node, incarnation=v.incarnation) for v in wires.record(volume).voters]
+        larger = OpenFrontend(volume=volume, name="vol", size_bytes=2 * SIZE, attach_epoch=epoch, voters=voters)
+        opened = await wires.nodes["app"].frontends.open(larger, "admin/ann")
+        async with await NbdClient.connect(opened.socket, "vol") as client:
+            with pytest.raises(NbdError):
+                await client.write(SIZE, bytes(BLOCK_BYTES))
+            await client.write(SIZE - BLOCK_BYTES, b"x" * BLOCK_BYTES)
+        assert wires.leader(volume) is leader
+        assert len(wires.record(volume).in_sync) == 3
