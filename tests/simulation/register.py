@@ -90,6 +90,12 @@ class VolumeModel:
         block.drop_before(self.flushed)
         return self.numbers
 
+    def may_have_happened(self, block: Block, contents: set[int]) -> None:
+        """Writes of which nobody will be told any more. One after the other: a read shows the last of them, and a power
+        loss may bring back any before it, or one that was undone and not flushed."""
+        self.add(block, block.now() | contents)
+        self.add(block, set(block.now()))
+
     def durable(self, block: int) -> int:
         return max(self.flushed, self.fua.get(block, 0))
 
@@ -157,9 +163,7 @@ class Registers:
             for block in model.blocks.values():
                 block.float(lambda owner: owner < frontend)
                 if block.floats:
-                    # One after the other: a read shows the last of them, and a power loss may bring back any before.
-                    model.add(block, block.now() | block.floats)
-                    model.add(block, set(block.now()))
+                    model.may_have_happened(block, block.floats)
                     block.floats = set()
         return True
 
@@ -191,7 +195,7 @@ class Registers:
             state = model.block(at)
             if request in state.pending:
                 content, _ = state.pending.pop(request)
-                model.add(state, state.now() | {content})
+                model.may_have_happened(state, {content})
 
     def read(
         self, volume: str, frontend: int, epoch: int, request: int, block: int, contents: Iterable[int], asked_ns: int

@@ -41,3 +41,25 @@ def test_what_was_flushed_after_it_was_read_is_all_that_a_power_loss_may_bring_b
     registers.flush_done(VOLUME, 3, 1, 4)
     registers.relax(VOLUME, 2)
     assert registers.volume(VOLUME).now(0) == {178}
+
+
+def test_a_power_loss_may_bring_back_a_failed_write_that_a_read_did_not_show() -> None:
+    """It was on one copy when the next primary undid it there."""
+    registers = Registers(cast(World, SimpleNamespace(now_ns=1)))
+    registers.submitted(VOLUME, 1, 1, 0, [27])
+    registers.failed(VOLUME, 1, 1, 0, 1)
+    read(registers, 1, 0)
+    assert registers.volume(VOLUME).now(0) == {0}
+    registers.relax(VOLUME, 2)
+    assert registers.volume(VOLUME).now(0) == {0, 27}
+
+
+def test_a_flush_after_the_read_ends_that() -> None:
+    registers = Registers(cast(World, SimpleNamespace(now_ns=1)))
+    registers.submitted(VOLUME, 1, 1, 0, [27])
+    registers.failed(VOLUME, 1, 1, 0, 1)
+    read(registers, 1, 0)
+    registers.flush_asked(VOLUME, 2)
+    registers.flush_done(VOLUME, 1, 1, 2)
+    registers.relax(VOLUME, 2)
+    assert registers.volume(VOLUME).now(0) == {0}

@@ -171,3 +171,9 @@ def test_unclean_voter_that_took_an_uncommitted_smaller_set_from_an_unclean_one(
     from its refusal, a majority holds it, and the two lead beside the copy that is clean.
     Told by test_brain_machine.py: test_s3_an_unclean_voter_takes_no_smaller_set_from_an_unclean_one."""
     run(7005310)
+
+
+def test_power_lost_after_a_failed_write_was_undone() -> None:
+    """The simulator's own: too few copies, so a write failed that one of them had; the next primary undid it there, a
+    read showed the content before, nothing was flushed, and all lost power: that copy had the write again."""
+    run(90027)
