@@ -177,3 +177,10 @@ def test_power_lost_after_a_failed_write_was_undone() -> None:
     """The simulator's own: too few copies, so a write failed that one of them had; the next primary undid it there, a
     read showed the content before, nothing was flushed, and all lost power: that copy had the write again."""
     run(90027)
+
+
+def test_deposed_leader_asked_for_a_snapshot_that_its_successor_had_dropped() -> None:
+    """It had slept, and its record still had a snapshot of that name: it answered at once that it was ready. What is so
+    already is said when the record is committed once more. Told by test_brain_snapshots.py:
+    test_the_same_name_again_is_the_same_snapshot."""
+    run(7200019)

@@ -55,7 +55,11 @@ class Agenda:
         self.waiting.extend(change for change in failed if change.member.node != node)
 
     def next_record(self, record: Record) -> Record | None:
-        """The record that the next change makes of the committed one; None when there is nothing left to propose."""
+        """The record that the next change makes of the committed one; None when there is nothing left to propose.
+
+        Of what is so already the same record is committed once more before it is said: only who leads knows. *A leader
+        that had slept was asked for a snapshot that its record had, and said that it is there; its successor had
+        dropped it meanwhile.*"""
         local = self._local
         sealing = self._snapshots.is_sealing(record)
         if not sealing:
@@ -76,17 +80,18 @@ class Agenda:
             verdict = Verdict(outcome.kind, outcome.outcome, outcome.alternatives)
             local.tell(Changed(change, record, around), verdict)
             request = change.request if isinstance(change, Requested) else None
-            if isinstance(change, ev.SealFailed) and outcome.record is not None:
+            proposed = outcome.record
+            if isinstance(change, Requested) and proposed is None and not outcome.code and not record.deleted:
+                proposed = record
+            if isinstance(change, ev.SealFailed) and proposed is not None:
                 self._snapshots.fails(change)
             elif isinstance(change, ev.TakeAsked) and not outcome.code:
                 self._snapshots.wait(change.name, change.request)
-                if outcome.record is None:
-                    self._snapshots.answer(record)
                 request = None
-            if outcome.record is not None:
+            if proposed is not None:
                 if request is not None:
                     self.asked.append(request)
-                return outcome.record
+                return proposed
             if request is not None:
                 local.when_durable(ev.Reply(request, outcome.code, outcome.error))
             elif isinstance(change, ev.MemberCaughtUp):
