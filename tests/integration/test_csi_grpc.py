@@ -140,17 +140,19 @@ async def test_the_node_tells_its_id_and_zone(csi: Csi) -> None:
 
 
 async def test_what_is_offered_is_what_is_there(csi: Csi) -> None:
+    offers = pb.ControllerServiceCapability.RPC
     controller = await csi.controller.ControllerGetCapabilities(pb.ControllerGetCapabilitiesRequest())
-    assert pb.ControllerServiceCapability.RPC.CREATE_DELETE_VOLUME in {
-        capability.rpc.type for capability in controller.capabilities
-    }
+    offered = {capability.rpc.type for capability in controller.capabilities}
+    assert {offers.CREATE_DELETE_VOLUME, offers.CREATE_DELETE_SNAPSHOT, offers.LIST_SNAPSHOTS} <= offered
     node = await csi.node.NodeGetCapabilities(pb.NodeGetCapabilitiesRequest())
     assert pb.NodeServiceCapability.RPC.STAGE_UNSTAGE_VOLUME in {
         capability.rpc.type for capability in node.capabilities
     }
-    unimplemented = grpc.StatusCode.UNIMPLEMENTED
-    await refused(csi.controller.CreateSnapshot(pb.CreateSnapshotRequest()), unimplemented, "CreateSnapshot")
-    await refused(csi.controller.ListSnapshots(pb.ListSnapshotsRequest()), unimplemented)
+    await refused(csi.controller.CreateSnapshot(pb.CreateSnapshotRequest()), grpc.StatusCode.INVALID_ARGUMENT, "name")
+    groups = csi.channel(csi.settings.controller_socket).unary_unary(
+        "/csi.v1.GroupController/CreateVolumeGroupSnapshot"
+    )
+    await refused(groups(b""), grpc.StatusCode.UNIMPLEMENTED)
 
 
 # ---- create and delete -------------------------------------------------------------------------------

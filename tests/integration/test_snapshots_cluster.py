@@ -32,8 +32,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster
 
 
 async def content(running: RunningCluster, name: str) -> bytes:
-    """What a snapshot holds, read from a volume that begins as it."""
-    made = await asyncio.to_thread(running.stos, "volume", "create", name, "--from-snapshot", f"{VOLUME}/{name}")
+    """What a snapshot holds, read from a volume of one copy that begins as it."""
+    source = f"{VOLUME}/{name}"
+    made = await asyncio.to_thread(running.stos, "volume", "create", name, "--from-snapshot", source, "--replicas", "0")
     assert made.code == 0, made.errors
     opened = await asyncio.to_thread(running.json, "volume", "connect", name, "--node", "app")
     async with await NbdClient.connect(opened["socket"], name) as client:
