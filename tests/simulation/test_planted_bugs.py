@@ -57,8 +57,7 @@ FOUND = {
     "heals_unverified": 50,
     "heals_unsettled": 50,
     "sealed_under_its_name": 60,
-    "sealed_with_writes_under_way": 20,
-    "seal_under_way_dropped": 20,
+    "seal_under_way_dropped": 40,
     "budget_not_given_back": 10,
     "refused_is_forgotten": 20,
 }
@@ -68,6 +67,7 @@ HIDDEN = {
     "promise_outlives_vote": "a beat has to arrive within milliseconds after the promise before it has ended",
     "copies_not_noted": "a copy that nobody compares again has to differ from the next primary's block",
     "lost_while_waiting": "a member has to be lost again between two records",
+    "sealed_with_writes_under_way": "copies that agree against the primary are believed: the seal fails, over and over",
     "older_seal_is_ready": "the primary gives up a seal when the record that drops its snapshot is committed",
     "written_while_sealed": "who is elected next has to write in the milliseconds in which a follower still seals",
     "unclean_by_own_record": "a voter that holds the newest record answers in time, nearly always",
