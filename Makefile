@@ -8,7 +8,7 @@ OVERLAY ?= ha
 PROTOS := $(wildcard libs/stoscore/proto/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow conformance sim fuzz bench bench-failover bench-delta bench-idle bench-python lint proto clean
+.PHONY: help demo test test-slow conformance sim fuzz bench bench-failover bench-delta bench-idle bench-python bench-store lint proto clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[-a-z]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

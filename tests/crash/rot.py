@@ -8,11 +8,13 @@ python -m tests.crash.rot --every    every byte of every file
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,8 @@ _NEIGHBOURHOOD = 64
 """Zeros so near to something are looked at one by one."""
 _CHECKED_ONE_IN = 8
 """Flips after which the command `stos store check` looks at the directory first."""
+_PARTS = 64
+"""A whole sweep's shares: enough of them that no process is left with a long one at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +139,9 @@ def bytes_of(content: bytes, *, every: bool) -> Iterator[int]:
             yield at
 
 
-def sweep(place: Path, *, every: bool = False, one_in: int = 1, sealed: bool = False) -> Counter[str]:
-    """Flips one byte after the other. Raises AssertionError naming file and offset."""
+def sweep(place: Path, *, every: bool = False, one_in: int = 1, part: int = 0, sealed: bool = False) -> Counter[str]:
+    """Flips one byte after the other, of each `one_in` the one at `part`. Raises AssertionError naming file and
+    offset."""
     replica = Replica.make(place / "replica", sealed=sealed)
     pristine = contents(replica.directory)
     found: Counter[str] = Counter()
@@ -144,7 +149,7 @@ def sweep(place: Path, *, every: bool = False, one_in: int = 1, sealed: bool = F
     for path in sorted(pristine):
         name = path.relative_to(replica.directory)
         for at in bytes_of(pristine[path], every=every):
-            if at % one_in:
+            if at % one_in != part:
                 continue
             flip(path, at)
             flips += 1
@@ -175,15 +180,27 @@ def flip(path: Path, at: int) -> None:
         file.write(bytes([old ^ (1 + at % 255)]))
 
 
+def _share(every: bool, sealed: bool, part: int) -> Counter[str]:
+    with tempfile.TemporaryDirectory(prefix="stos-rot-", dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as place:
+        return sweep(Path(place), every=every, one_in=_PARTS, part=part, sealed=sealed)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.crash.rot", description="Rot, byte by byte.")
     parser.add_argument("--every", action="store_true", help="every byte of every file")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: all cores)")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="stos-rot-", dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as place:
-        found = sweep(Path(place) / "one", every=options.every)
-        found += sweep(Path(place) / "two", every=options.every, sealed=True)
+    found: Counter[str] = Counter()
+    with ProcessPoolExecutor(options.jobs) as pool:
+        shares = [
+            pool.submit(_share, options.every, sealed, part) for sealed in (False, True) for part in range(_PARTS)
+        ]
+        for count, share in enumerate(as_completed(shares), 1):
+            found += share.result()
+            print(f"{count} of {len(shares)} parts, {found.total()} flips", file=sys.stderr, flush=True)
     for what, count in sorted(found.items()):
         print(f"{count:8} {what}")
+    print(f"{found.total():8} flips, each noticed or harmless")
     return 0
 
 
