@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -60,8 +61,9 @@ def span_exporter(
     service: str, exporter: str, endpoint: str
 ) -> tuple[Callable[[SpanRecord], None], Callable[[], None]]:
     """What takes spans, and what ends it. `exporter`: console or otlp."""
+    sending = _exporter(exporter, endpoint)
     processor = BatchSpanProcessor(
-        _exporter(exporter, endpoint),
+        sending,
         max_queue_size=QUEUE_MAX,
         max_export_batch_size=BATCH_MAX,
         export_timeout_millis=EXPORT_TIMEOUT_MS,
@@ -71,7 +73,7 @@ def span_exporter(
     def send(span: SpanRecord) -> None:
         processor.on_end(readable(span, about))
 
-    return send, partial(_end, processor)
+    return send, partial(_end, processor, sending)
 
 
 def _exporter(exporter: str, endpoint: str) -> SpanExporter:
@@ -82,9 +84,16 @@ def _exporter(exporter: str, endpoint: str) -> SpanExporter:
     return OTLPSpanExporter(endpoint=endpoint, insecure=True, timeout=EXPORT_TIMEOUT_MS / 1000)
 
 
-def _end(processor: BatchSpanProcessor) -> None:
-    processor.force_flush(FLUSH_MS)
-    processor.shutdown()  # type: ignore[no-untyped-call]
+def _end(processor: BatchSpanProcessor, exporter: SpanExporter) -> None:
+    """Sends what is left, for as long as `FLUSH_MS`. The SDK knows no such bound: it hands over batch by batch, each
+    with a timeout of its own, and a collector that hangs would hold a node up until Kubernetes kills it."""
+    ending = threading.Thread(target=processor.shutdown, name="otlp end", daemon=True)
+    ending.start()
+    ending.join(FLUSH_MS / 1000)
+    if ending.is_alive():
+        # It cancels the call that is under way; the batches behind it are refused at once.
+        exporter.shutdown()
+        ending.join(FLUSH_MS / 1000)
 
 
 def metric_exporter(service: str, endpoint: str) -> Callable[[list[Sample]], None]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,6 +21,8 @@ from tests.support.nats_service import free_port
 
 SPANS = 30_000
 WAIT_S = 60
+END_S = otlp.QUEUE_MAX / otlp.BATCH_MAX * otlp.EXPORT_TIMEOUT_MS / 1000 / 2
+"""Half of what a full queue takes when each batch has its timeout."""
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
@@ -63,6 +66,12 @@ def span(name: str = "work") -> SpanRecord:
     return SpanRecord("a" * 32, "b" * 16, "", name, 1, MS)
 
 
+def seconds(work: Callable[[], None]) -> float:
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
 def waiting() -> int:
     """Spans in the SDK's shape that anybody still holds."""
     gc.collect()
@@ -77,8 +86,8 @@ def test_while_a_collector_hangs_spans_go_on_and_memory_does_not_grow(port: int,
     assert collector.called.wait(WAIT_S)
     assert waiting() <= otlp.QUEUE_MAX + 2 * otlp.BATCH_MAX
     assert collector.names == [], "nobody waited until it had heard one"
-    collector.go_on.set()
-    end()
+    assert seconds(end) < END_S
+    assert collector.names == [], "and nobody waits at the end"
 
 
 def test_a_collector_that_refuses_holds_nobody_up(port: int) -> None:
@@ -86,7 +95,15 @@ def test_a_collector_that_refuses_holds_nobody_up(port: int) -> None:
     for _ in range(SPANS):
         send(span())
     assert waiting() <= otlp.QUEUE_MAX + 2 * otlp.BATCH_MAX
+    assert seconds(end) < END_S
+
+
+def test_a_process_that_ends_sends_what_is_left(port: int, collector: Collector) -> None:
+    send, end = otlp.span_exporter("test", "otlp", f"http://127.0.0.1:{port}")
+    for number in range(3 * otlp.BATCH_MAX):
+        send(span(f"{number}"))
     end()
+    assert sorted(map(int, collector.names)) == list(range(3 * otlp.BATCH_MAX))
 
 
 def test_who_is_killed_and_comes_back_hears_what_comes_after(port: int, collector: Collector) -> None:
