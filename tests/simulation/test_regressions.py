@@ -184,3 +184,19 @@ def test_deposed_leader_asked_for_a_snapshot_that_its_successor_had_dropped() ->
     already is said when the record is committed once more. Told by test_brain_snapshots.py:
     test_the_same_name_again_is_the_same_snapshot."""
     run(7200019)
+
+
+def test_failure_whose_turn_came_after_the_member_had_caught_up_again() -> None:
+    """S4. A silent member is back and caught up while its failure still waits behind attaches, each of which is
+    committed once more. It was let go then, admitted half a second later by the word of long ago, and the flush in
+    between had been answered without it. Told by test_replication_takeover.py:
+    test_s4_who_is_let_go_after_it_caught_up_again_is_waited_for_until_it_is_admitted."""
+    run(5000393)
+
+
+def test_member_that_caught_up_and_whose_failure_had_to_wait_once_more() -> None:
+    """Invariant 8. Its failure waited behind other changes, came to its turn when it could have been the leader
+    that was cut off, and waited apart; the word that it had caught up came next and changed nothing. Let go at last, it
+    followed and was never admitted. Told by test_brain_machine.py:
+    test_a_member_that_caught_up_before_the_turn_of_its_failure_stays."""
+    run(7405299)

@@ -327,6 +327,22 @@ def test_a_member_that_caught_up_is_not_let_go_for_what_was_before() -> None:
     assert {message.slot.record.in_sync for message in proposals} <= {(A, B, C)}
 
 
+def test_a_member_that_caught_up_before_the_turn_of_its_failure_stays() -> None:
+    """Its failure waited behind an attach, then for a majority, and the word that it caught up was taken in between: it
+    was let go, followed, and nobody said any more that it may come in."""
+    machine = brain(A, ABC)
+    elect(machine, B)
+    accept(machine, B)
+    step(machine, ev.AttachAsked(7, "n1"))
+    step(machine, ev.MemberFailed(C, "its link ended"))
+    step(machine, ev.MemberCaughtUp(C))
+    assert ev.Require() in accept(machine, B), "replication learns that the set stayed as it was"
+    step(machine, ev.PeerUp(B.node))
+    step(machine, ev.PeerUp(C.node))
+    accept(machine, B)
+    assert machine.record is not None and machine.record.in_sync == (A, B, C)
+
+
 def test_i3_the_leader_of_a_tombstone_asks_again_whether_the_data_are_gone() -> None:
     """B's word was lost with B's link, A's own link stood: nobody came back, nobody lagged, and nothing was removed."""
     machine = leader()

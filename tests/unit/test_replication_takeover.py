@@ -186,3 +186,24 @@ def test_members_whose_failure_was_never_committed_are_live_again() -> None:
     assert primary.serving
     assert any(isinstance(effect, fx.StartedServing) for effect in out)
     assert all(peer.phase == "live" and not peer.failed for peer in primary.peers.values())
+
+
+def test_s4_who_is_let_go_after_it_caught_up_again_is_waited_for_until_it_is_admitted() -> None:
+    """It failed, caught up, and the brain comes to let it go only now. The word that it caught up waits for its turn as
+    well, so what is confirmed until then it has to confirm too."""
+    primary = serving(("b",))
+    primary.peer_down("b", "silent")
+    primary.peer_up("b", 0)
+    assert fx.Tell(("b",), Flush(1, BASE, cleans=True, settled=BASE)) in join(primary, "b")
+    primary.require(["a", "b"])
+    assert fx.ReportCaughtUp("b") in primary.receive("b", Flushed(1), 0)
+    primary.require(["a", "b"])
+    primary.require(["a"])
+
+    assert not [effect for effect in write(primary, 1) if isinstance(effect, fx.Answer)]
+    out = primary.receive("b", Ack((BASE + 1,)), 0)
+    assert [effect for effect in out if isinstance(effect, fx.Answer)]
+    sync = primary.request(LINK, Request(1, 2, Io.FLUSH, 0, 0), 0)[0]
+    assert isinstance(sync, fx.SyncStore)
+    assert primary.synced(sync.ticket, 0) == []
+    assert primary.peer_down("b", "silent")[0] == fx.ReportFailed("b", "silent"), "or it would be admitted all the same"

@@ -12,7 +12,7 @@ from services.replica.brain import events as ev
 from services.replica.brain.changes import Change, Changed, Circumstances, Requested, must_wait, outcome_of
 from services.replica.brain.decisions import Verdict
 from services.replica.brain.local import Local
-from services.replica.brain.record import Record
+from services.replica.brain.record import Record, Voter
 from services.replica.brain.snapshots import Snapshots
 
 
@@ -40,8 +40,10 @@ class Agenda:
             caught_up = ev.MemberCaughtUp(change.member)
             self.waiting = deque(waiting for waiting in self.waiting if waiting != caught_up)
         elif isinstance(change, ev.MemberCaughtUp):
-            # It holds everything again: let go for what happened before, it would never be said to have caught up.
+            # It holds everything again: let go for what happened before, it would never be said to have caught up. *Its
+            # turn came, had to wait all the same, and the word that it caught up was taken meanwhile.*
             self.deferred = [failed for failed in self.deferred if failed.member != change.member]
+            self.waiting = deque(waiting for waiting in self.waiting if not _is_failure_of(waiting, change.member))
         self.waiting.append(change)
 
     def refuse(self, change: Change) -> None:
@@ -131,3 +133,7 @@ class Agenda:
             local.timing.lease_ns,
             version,
         )
+
+
+def _is_failure_of(change: Change, member: Voter) -> bool:
+    return isinstance(change, ev.MemberFailed) and change.member == member

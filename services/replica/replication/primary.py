@@ -265,13 +265,18 @@ class Primary:
         return [ReportFailed(peer.node, reason)]
 
     def require(self, nodes: Iterable[str], writes: Writes = Writes.OPEN) -> list[Effect]:
-        """The brain: a write needs all of these from now on (S1), and this is what becomes of its answer."""
+        """The brain: a write needs all of these from now on (S1), and this is what becomes of its answer.
+
+        Who leaves the set and was not lost has caught up again since it failed, and the word of that is on its way:
+        until it is admitted, or lost, everything waits for it all the same. *Its failure had waited for its turn longer
+        than it took to catch up; a flush was answered without it, and then it was admitted, unsynced (S4).*"""
         self._required = frozenset(nodes)
         self.writes_are = writes
         for node, peer in self.peers.items():
-            if node in self._required and peer.phase == "waiting":
+            if node not in self._required and peer.phase == "live":
+                peer.phase = "waiting"
+            elif node in self._required and peer.phase in ("waiting", "live"):
                 peer.phase = "live"
-            if node in self._required and peer.phase == "live":
                 peer.failed = False
         self._refresh()
         return [*self._let_go(), *self._recheck()]
