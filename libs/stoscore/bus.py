@@ -309,8 +309,8 @@ class Bus:
                     resend_s = min(resend_s * 2, RESEND_MAX_S)
         finally:
             del self._pending[token]
-        if pending.done.done():
-            pending.done.result()
+        if pending.failure is not None:
+            raise pending.failure
         return pending
 
     def _say(self, pending: Pending, subject: str, token: str, payload: bytes, headers: dict[str, str]) -> None:

@@ -22,7 +22,7 @@ log = get_logger("bus")
 class Pending:
     """One request, or one scatter, that waits for answers."""
 
-    __slots__ = ("_rule", "answers", "done", "enough", "session", "subject")
+    __slots__ = ("_rule", "answers", "done", "enough", "failure", "session", "subject")
 
     def __init__(self, subject: str, enough: int | None, session: Session):
         self.subject = subject
@@ -32,11 +32,15 @@ class Pending:
         self.answers: dict[Caller | None, Msg] = {}
         """One of each who answers: a node that answers a scatter twice is heard once."""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.failure: StosError | None = None
+        """Why there is no answer, when `done`. No exception of the future: an asker who is cancelled in that very
+        moment never looks, and asyncio would write about it on the terminal of whoever pressed Ctrl-C."""
         self._rule = rule_for(subject)
 
     def fail(self, error: StosError) -> None:
         if not self.done.done():
-            self.done.set_exception(error)
+            self.failure = error
+            self.done.set_result(None)
 
     def arrived(self, msg: Msg, sender: Caller | None) -> None:
         if sender is None and not msg.data and msg.headers.get(STATUS) == NO_RESPONDERS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
@@ -11,6 +10,7 @@ from stoscore import subjects
 from stoscore.access import OBSERVED, Caller
 from stoscore.bus import Bus
 from stoscore.messages import Message
+from stoscore.volumes.deadline import all_of
 
 WAIT_S = 1.0
 """Nobody knows how many will answer. They answer from memory or a file of their own; one that hangs is left out."""
@@ -35,7 +35,7 @@ async def ask_all(
         subject = subjects.observe(role, verb)
         return await bus.scatter(subject, request, answer, timeout_s=WAIT_S, enough=enough, valid=_own)
 
-    pages = await asyncio.gather(*map(ask, OBSERVED))
+    pages = await all_of(*map(ask, OBSERVED))
     return {str(getattr(page, "process", "")): page for found in pages for page in found}
 
 

@@ -83,7 +83,7 @@ async def gather(session: Session) -> Facts:
     asked_s = time.time()
     roll, pages, volumes, identities = await asyncio.gather(
         call_roll(bus, nodes),
-        ask_all(bus, "metrics", MetricsRequest(prefixes=PREFIXES), MetricsPage),
+        _or(ask_all(bus, "metrics", MetricsRequest(prefixes=PREFIXES), MetricsPage), {}, "the metrics", problems),
         _or(session.volumes.list(), [], "the volumes", problems),
         _or(bus.request(subjects.certs("ls"), ListIdentities(), IdentityPage), None, "the identities", problems),
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -139,6 +141,26 @@ async def test_nobody_there(bus_of: BusOf) -> None:
     with pytest.raises(StosError, match="nobody answers") as caught:
         await user.request(subjects.node("n9", "describe"), DescribeReplica(volume=VOLUME), Empty)
     assert caught.value.code is Code.UNAVAILABLE
+
+
+def _cancel(task: asyncio.Task[Empty], _: object) -> None:
+    task.cancel()
+
+
+async def test_an_asker_who_goes_in_the_moment_of_a_failure_leaves_nothing_behind(bus_of: BusOf) -> None:
+    """Ctrl-C ends a command that asks many at once, some of whom are not there."""
+    user = await bus_of("user", "admin")
+    complaints: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context["message"]))
+    asking = asyncio.create_task(user.request(DESCRIBE, DescribeReplica(volume=VOLUME), Empty))
+    await asyncio.sleep(0)
+    (pending,) = user._pending.values()
+    pending.done.add_done_callback(partial(_cancel, asking))
+    await asyncio.wait([asking])
+    assert asking.cancelled()
+    del pending, asking
+    gc.collect()
+    assert complaints == []
 
 
 async def test_a_late_answer_is_a_missed_deadline(bus_of: BusOf) -> None:
