@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -23,6 +24,12 @@ _ZERO_CHUNK = bytes(1 << 20)
 _syncers = ThreadPoolExecutor(4, thread_name_prefix="store-sync")
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_mmap, _munmap, _mincore = _libc.mmap, _libc.munmap, _libc.mincore
+_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64)
+_mmap.restype = ctypes.c_void_p
+_munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.POINTER(ctypes.c_ubyte))
+_MAP_FAILED = ctypes.c_void_p(-1).value
 _START = 2
 """SYNC_FILE_RANGE_WRITE (sync_file_range(2), Linux only)"""
 _sync_file_range = getattr(_libc, "sync_file_range", None)
@@ -74,11 +81,18 @@ def read_into(fd: int, buffer: memoryview, offset: int, where: str) -> None:
 
 
 def is_cached(fd: int, offset: int, size: int) -> bool:
-    """Reading that range would not wait for the disk. False as well where the file system can't tell."""
-    try:
-        return os.preadv(fd, [bytearray(size)], offset, os.RWF_NOWAIT) == size
-    except OSError:
+    """Reading that range would not wait for the disk. It only looks: a read that may not wait (RWF_NOWAIT) has the
+    kernel fetch what is missing, and who looks a moment later finds it. False as well where the kernel can't tell."""
+    start = offset - offset % mmap.PAGESIZE
+    length = offset + size - start
+    place = _mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, fd, start)
+    if place == _MAP_FAILED:
         return False
+    try:
+        pages = (ctypes.c_ubyte * -(-length // mmap.PAGESIZE))()
+        return bool(_mincore(place, length, pages) == 0 and all(page & 1 for page in pages))
+    finally:
+        _munmap(place, length)
 
 
 def drop_clean(fd: int, offset: int, size: int) -> None:
