@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,11 +76,13 @@ def _arguments(pid: int) -> list[str]:
 
 
 def programs(*directories: Path) -> Iterator[tuple[int, str]]:
-    """(pid, command line) of other processes that name one of the directories in their arguments."""
+    """(pid, command line) of other processes that name one of the directories, or what is in it, in their arguments.
+    Not of those that name a neighbour whose name only begins so: they are another cluster's, and would be ended."""
+    names = re.compile("|".join(rf"(?<![\w./-]){re.escape(str(directory))}(?![\w.-])" for directory in directories))
     for entry in sorted(Path("/proc").glob("[0-9]*")):
         pid = int(entry.name)
         arguments = _arguments(pid)
-        if pid != os.getpid() and any(str(directory) in a for a in arguments for directory in directories):
+        if pid != os.getpid() and any(map(names.search, arguments)):
             yield pid, " ".join(arguments).strip()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from services.dev.leftovers import Mount, parse_mountinfo, programs, unix_sockets
@@ -36,10 +37,18 @@ def test_listening_unix_sockets_of_a_directory(tmp_path: Path) -> None:
 
 
 def test_programs_that_name_a_directory(tmp_path: Path) -> None:
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", str(tmp_path / "x")])
-    try:
-        assert [pid for pid, _ in programs(tmp_path)] == [child.pid]
-    finally:
-        child.kill()
-        child.wait()
+    """And not those that name its neighbour, who belongs to somebody else."""
+    code = "import time; print(flush=True); time.sleep(60)"
+    with ExitStack() as stack:
+        ours, theirs = (
+            subprocess.Popen([sys.executable, "-c", code, f"filename={place}/x,off"], stdout=subprocess.PIPE)
+            for place in (tmp_path, f"{tmp_path}0")
+        )
+        for child in (ours, theirs):
+            stack.enter_context(child)
+            stack.callback(child.kill)
+        for child in (ours, theirs):
+            assert child.stdout is not None
+            child.stdout.readline()  # while a program is being loaded, the kernel shows no arguments of it
+        assert [pid for pid, _ in programs(tmp_path)] == [ours.pid]
     assert list(programs(tmp_path)) == []
