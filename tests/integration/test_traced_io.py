@@ -47,6 +47,10 @@ async def wires(tmp_path: Path) -> AsyncIterator[tuple[Wired, str, NbdClient]]:
     async with wired(tmp_path, "n1", "n2", "n3") as wires:
         volume = await wires.volume("n1", "n2", "n3")
         opened = await wires.open(volume, "n1")
+        primary = wires.leader(volume).of(volume).primary
+        assert primary is not None
+        # A busy machine may have begun without one of them; then a write is not sent to it, but copied later.
+        await until(lambda: [peer.phase for peer in primary.peers.values()] == ["live"] * 2)
         async with await NbdClient.connect(opened.socket, "vol") as client:
             yield wires, volume, client
 
