@@ -9,7 +9,6 @@ import time
 from tests.simulation import campaign
 from tests.simulation.decisions import KINDS as DECISIONS
 from tests.simulation.faults import BLOWS
-from tests.simulation.plan import draw
 from tests.simulation.shrink import shrink, told
 from tests.simulation.world import Violation, World
 
@@ -59,10 +58,7 @@ def many(seeds: range, jobs: int, *, keep_going: bool, story: int) -> int:
         print(f"VIOLATION with seed {result.seed}: {result.violation}")
         print(f"again: python -m tests.simulation --seed {result.seed} --verbose")
     if total.violations and not keep_going:
-        try:
-            World(draw(total.violations[0].seed)).run()
-        except Violation as violation:
-            print(told(shrink(violation), story))
+        print(campaign.story(total.violations[0].seed, story))
     missing = total.coverage.missing(DECISIONS) if total.seeds >= ENOUGH_SEEDS else []
     if missing:
         print(f"no seed reached these decisions: {', '.join(missing)}")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,10 +12,13 @@ from dataclasses import dataclass, field
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tests.simulation.coverage import Coverage
+from tests.simulation.shrink import shrink, told
+from tests.simulation.workers import Failed, Workers
 from tests.simulation.world import Violation, World
 
 TELL_EVERY_S = 15.0
 """Between two lines of progress where there is no terminal to draw on."""
+STORY_CPU_S = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +89,28 @@ def jobs_default() -> int:
 
 def results(seeds: Sequence[int], jobs: int) -> Iterator[Result]:
     """In no particular order."""
-    if jobs <= 1 or len(seeds) == 1:
-        yield from map(run_seed, seeds)
-        return
-    context = multiprocessing.get_context("fork")
-    with context.Pool(jobs, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
-        yield from pool.imap_unordered(run_seed, seeds, chunksize=1)
+    with Workers(run_seed, jobs) as workers:
+        for found in workers.results(seeds):
+            yield _nothing(found) if isinstance(found, Failed) else found
+
+
+def _nothing(failed: Failed) -> Result:
+    return Result(failed.seed, failed.why, 0, 0, 0, 0, 0, 0, 0.0, Coverage())
+
+
+def story(seed: int, length: int = 60) -> str:
+    """What goes wrong with it, as small as it gets. In a process of its own, for it may be that it does not end."""
+    with Workers(lambda seed: _story(seed, length), 1, cpu_s=STORY_CPU_S) as workers:
+        (found,) = workers.results([seed])
+    return f"seed {seed}: {found.why}" if isinstance(found, Failed) else found
+
+
+def _story(seed: int, length: int) -> str:
+    try:
+        World(seed).run()
+    except Violation as violation:
+        return told(shrink(violation), length)
+    return f"seed {seed} went well this time"
 
 
 def run(seeds: Sequence[int], jobs: int, *, keep_going: bool) -> Total:

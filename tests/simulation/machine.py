@@ -36,6 +36,8 @@ HAND_OVER_NS = 2 * SECOND
 SCRUB_NS = 1 * SECOND
 TOLD_LATE_NS = 5 * SECOND
 HAND_OVER_LOOK_NS = 5 * MS
+ROUNDS_MAX = 10_000
+"""Orders that lead to orders, in one event. A few are usual."""
 
 
 class Machine:
@@ -321,11 +323,15 @@ class Machine:
         if self._pumping:
             return
         self._pumping = True
+        rounds = 0
         try:
             while self.node is not None:
                 orders = self.node.take()
                 if not orders:
                     break
+                rounds += 1
+                if rounds > ROUNDS_MAX:
+                    self.world.violated(f"{self.name} goes round in circles: its orders lead to orders, {orders}")
                 for order in orders:
                     if self.fuse is not None:
                         self._burn()

@@ -286,7 +286,7 @@ def older_seal_is_ready() -> Patch:
 def seal_under_way_dropped() -> Patch:
     """K4: a layer that is not ready by the committed record is not needed."""
 
-    def unwanted(layers: Any, committed: Any, stored: Any, epoch: int) -> list[str]:
+    def unwanted(layers: Any, committed: Any, stored: Any) -> list[str]:
         ready = {known.layer for known in committed.record.snapshots if known.state == "ready"}
         return [layer for layer in layers if layer not in ready]
 

@@ -8,6 +8,7 @@ Input, 2002): halves first, then ever smaller pieces.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -16,14 +17,17 @@ from tests.simulation.plan import START_NS, Plan
 from tests.simulation.world import Violation, World
 
 TRIES = 120
+CPU_S = 40.0
+"""Then whoever waits for a red test is told the smallest plan so far."""
 
 
 class Shrinking:
     """The smallest plan so far and how it fails."""
 
-    def __init__(self, violation: Violation, tries: int):
+    def __init__(self, violation: Violation, tries: int, cpu_s: float):
         self.violation = violation
         self._tries = tries
+        self._until_s = time.process_time() + cpu_s
 
     @property
     def plan(self) -> Plan:
@@ -31,7 +35,7 @@ class Shrinking:
 
     def try_plan(self, plan: Plan) -> bool:
         """Keeps the plan if it fails in the same way."""
-        if self._tries <= 0:
+        if self._tries <= 0 or time.process_time() >= self._until_s:
             return False
         self._tries -= 1
         try:
@@ -48,9 +52,9 @@ def _sort(what: str) -> str:
     return re.split(r"[\d\[{(]", what, maxsplit=1)[0]
 
 
-def shrink(violation: Violation, tries: int = TRIES) -> Violation:
+def shrink(violation: Violation, tries: int = TRIES, cpu_s: float = CPU_S) -> Violation:
     """The violation of a smaller plan; the same one when nothing can be left out."""
-    found = Shrinking(violation, tries)
+    found = Shrinking(violation, tries, cpu_s)
     _end_early(found)
     _fewer_faults(found)
     for index in reversed(range(len(found.plan.volumes))):

@@ -40,6 +40,8 @@ SOME_HEALED_NS = 20 * SECOND
 """A majority and one clean copy of every volume are there: this long until each is served again."""
 ALL_HEALED_NS = 20 * SECOND
 """Everything healed: this long until all copies are in sync and everything asked is answered."""
+EVENTS_MAX = 300_000
+"""A seed has 20,000. One that has so many asks for the same again and again, without a pause."""
 STORY = 4000
 SPARE_NS = 200 * MS
 """Between two spare faults."""
@@ -49,10 +51,13 @@ class Violation(AssertionError):
     """An invariant does not hold; carries the plan and the last events."""
 
     def __init__(self, plan: Plan, what: str, events: list[tuple[int, tuple[Any, ...]]]):
-        super().__init__(f"seed {plan.seed}: {what}")
+        super().__init__(plan, what, events)  # from which pickle makes it again
         self.plan = plan
         self.what = what
         self.events = events
+
+    def __str__(self) -> str:
+        return f"seed {self.plan.seed}: {self.what}"
 
     def story(self, length: int = 60) -> list[str]:
         return of_violation(self.what, self.events, length)
@@ -101,6 +106,8 @@ class World:
 
     def schedule(self, delay_ns: int, what: Callable[..., None], *arguments: Any) -> None:
         self._count += 1
+        if self._count == EVENTS_MAX:
+            self.violated(f"it does not end: {EVENTS_MAX} events until {self.now_ns // MS} ms")
         heapq.heappush(self._queue, (self.now_ns + delay_ns, self._count, what, arguments))
 
     def run_until(self, end_ns: int, done: Callable[[], bool] | None = None) -> bool:
