@@ -124,14 +124,14 @@ class Checker:
 
     def removes(self, disk: Disk) -> None:
         """I3: a directory goes, with what is in it, when all others have erased what a committed tombstone names, or
-        when a committed record does without this member."""
+        when a committed record does without this member. The tombstone is kept by whom it names: who was excluded
+        before it has none to keep, may not have heard of it, and nobody waits for its word."""
         chosen = self.volume(disk.volume).chosen
         if chosen is None:
             self._wrong("I3:", disk.me.node, "removes", disk.volume, "which has no record")
-        elif not chosen.record.deleted:
-            if disk.me in chosen.record.members:
-                self._wrong("I3:", disk.me.node, "removes", disk.volume, "and is a member of", chosen)
-        else:
+        elif disk.me in chosen.record.members and not chosen.record.deleted:
+            self._wrong("I3:", disk.me.node, "removes", disk.volume, "and is a member of", chosen)
+        elif disk.me in chosen.record.members:
             others = [self._disk(disk.volume, member) for member in chosen.record.members if member != disk.me]
             left = [other.me.node for other in others if other is not None and other.cache]
             if left:

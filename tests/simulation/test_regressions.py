@@ -200,3 +200,10 @@ def test_member_that_caught_up_and_whose_failure_had_to_wait_once_more() -> None
     followed and was never admitted. Told by test_brain_machine.py:
     test_a_member_that_caught_up_before_the_turn_of_its_failure_stays."""
     run(7405299)
+
+
+def test_member_that_was_excluded_one_version_before_the_tombstone() -> None:
+    """The simulator's own: a copy that had joined is taken out again, the volume is deleted, and then it hears of the
+    first. It goes by the record that excludes it (I3), and was judged as if it had forgotten a tombstone, which names
+    others and waits for their word alone."""
+    run(7400353)
