@@ -108,7 +108,8 @@ INSTRUMENTS = (
     _gauge("stos.volume.size", "By", "size of the volume, by its primary", *_VOLUME),
     _gauge("stos.volume.copy.failed", "1", "1: the disk of this node's copy failed", *_VOLUME),
     _gauge("stos.resync.remaining", "By", "what a copy that catches up still lacks, by the primary", *_VOLUME, "node"),
-    _counter("stos.resync.sent", "By", "sent to copies that caught up"),
+    _counter("stos.resync.sent", "By", "sent to copies that caught up, packed where that paid"),
+    _counter("stos.resync.spared", "By", "not sent to copies that caught up, because packing made it smaller"),
     _counter("stos.resync.compared", "By", "compared with copies that caught up"),
     _counter("stos.resync.completed", "{resync}", "copies that were brought up to date"),
     Instrument(

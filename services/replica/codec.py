@@ -14,9 +14,11 @@ from services.replica.brain import Beat, BeatAnswer, Claims, Confirm, PairMessag
 from services.replica.peers import (
     ADDRESS,
     ADDRESSED,
+    COPY_PACKED,
     FUA,
     HEADER_BYTES,
     JOINED_MANY,
+    JOINED_PACKED,
     JOINED_UNCLEAN,
     MAGIC,
     OPENED_MANY,
@@ -131,6 +133,7 @@ def unpack_pair_bytes(raw: bytes) -> PairMessage:
 def _joined(envelope: Envelope, message: ms.Joined, _: Parts) -> Parts:
     body = pack_ranges(message.share)
     flags = (JOINED_UNCLEAN if message.unclean else 0) | (JOINED_MANY if message.takes_many else 0)
+    flags |= JOINED_PACKED if message.takes_packed else 0
     header = envelope.pack(
         Type.JOINED, flags=flags, id=message.number, x=message.last_seq, y=message.commit, length=len(body)
     )
@@ -196,6 +199,17 @@ def _copy(envelope: Envelope, message: ms.Copy, payload: Parts) -> Parts:
     length = len(body) + sum(map(len, payload))
     header = envelope.pack(Type.COPY, id=message.as_of, x=message.number, y=len(message.ranges), length=length)
     return header, body, *payload
+
+
+def pack_packed(envelope: Envelope, message: ms.Copy, sums: bytes | memoryview, packed: bytes, size: int) -> Parts:
+    """A copy whose data, `size` bytes, are packed. Only to a replica that reads those."""
+    body = pack_ranges(message.ranges)
+    length = len(body) + len(sums) + len(packed)
+    count = len(message.ranges)
+    header = envelope.pack(
+        Type.COPY, flags=COPY_PACKED, id=message.as_of, x=message.number, y=count, z=size, length=length
+    )
+    return header, body, sums, packed
 
 
 def _fetch(envelope: Envelope, message: ms.Fetch, _: Parts) -> Parts:
@@ -368,8 +382,8 @@ def unpack_to_primary(frame: Frame, token: int) -> ms.ToPrimary:
             return ms.Digests(frame.id, frame.x, token)
         case Type.JOINED:
             share = tuple(unpack_ranges(frame.payload))
-            flags = frame.flags
-            return ms.Joined(frame.id, frame.x, frame.y, share, bool(flags & JOINED_UNCLEAN), bool(flags & JOINED_MANY))
+            unclean, many, packed = (bool(frame.flags & flag) for flag in (JOINED_UNCLEAN, JOINED_MANY, JOINED_PACKED))
+            return ms.Joined(frame.id, frame.x, frame.y, share, unclean, many, packed)
         case Type.FETCHED:
             return ms.Fetched(frame.id, tuple(unpack_ranges(frame.payload[: frame.y * 16])), token)
         case Type.ROTTEN:

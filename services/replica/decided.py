@@ -104,9 +104,12 @@ class Decisions:
             f"{done.node} holds everything: {format_size(done.bytes_sent)} in {_seconds(done.took_ns)}, foretold were "
             f"{format_size(foretold.bytes.likely)} in {_seconds(foretold.duration_ns.likely)}"
         )
+        if done.bytes_spared:
+            outcome += f"; packing spared {format_size(done.bytes_spared)}"
         inputs = {
             "node": done.node,
             "bytes": done.bytes_sent,
+            "spared_bytes": done.bytes_spared,
             "duration_ms": done.took_ns // MS,
             "foretold_bytes": foretold.bytes.likely,
             "foretold_ms": foretold.duration_ns.likely // MS,

@@ -12,6 +12,7 @@ from services.replica.codec import Envelope
 from services.replica.health import Health
 from services.replica.lanes import Lane, Work
 from services.replica.layering import Layering
+from services.replica.replication.packing import Packing
 from services.replica.replication.replica import Share
 from services.replica.store import BlockStore, StoreError, WitnessStore
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
@@ -60,6 +61,8 @@ class Hosted:
         """(epoch, target) -> header of messages, by the record that was `seen` last."""
         self.believed: set[tuple[str, int, int, int]] = set()
         """(node, its incarnation, ours, generation) of frames that this record lets that node send."""
+        self.packing: dict[str, Packing] = {}
+        """Node that catches up -> whether its copies are packed."""
         self._seen: Slot | None = None
         self._states = Lane(loop, pool)
         self._blocks = Lane(loop, pool)

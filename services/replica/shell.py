@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from services.replica import codec
@@ -39,10 +40,21 @@ from services.replica.driver import (
 )
 from services.replica.driver.snapshots import unwanted
 from services.replica.hosted import Failure, Hosted, SyncWait
-from services.replica.peers import MANY_BLOCKS_MAX, Link, PeerNetwork, Type, pack, pack_copies
+from services.replica.peers import (
+    MANY_BLOCKS_MAX,
+    PACKED_BLOCKS_MAX,
+    Link,
+    PeerNetwork,
+    Type,
+    pack,
+    pack_copies,
+    pack_data,
+)
 from services.replica.replication import effects as fx
 from services.replica.replication import messages as ms
 from services.replica.replication.estimate import error_of
+from services.replica.replication.packing import Packing, Wire
+from services.replica.replication.resync import COPY_BLOCKS
 from services.replica.store import CorruptBlocks, StoreError, Unproved, by_region
 from services.replica.traced import Traced, keep_if_slow
 from stoscore.metrics import RATIO, Histogram
@@ -53,6 +65,9 @@ HAND_OVER_S = 3.0
 """How long an ending process waits for its volumes to be led elsewhere."""
 HAND_OVER_LOOK_S = 0.005
 RETIRE_AGAIN_S = 2.0
+
+
+assert COPY_BLOCKS <= PACKED_BLOCKS_MAX
 
 
 def boot_time_ns() -> int:
@@ -72,6 +87,7 @@ class Counted:
         self.resyncs = 0
         self.resync_sent_blocks = 0
         self.resync_compared_blocks = 0
+        self.resync_spared_bytes = 0
         self.estimate_errors = Histogram(RATIO)
         self.duration_errors = Histogram(RATIO)
 
@@ -706,7 +722,27 @@ class Shell:
             return
         message = ms.Copy(effect.number, effect.as_of, effect.ranges, 0)
         envelope = self.envelope(hosted, order.epoch, effect.peer)
-        self.network.send(effect.peer, *codec.pack_message(envelope, message, payload))
+        packed = self._packed(hosted, effect.peer, payload[1:])
+        if packed:
+            size = sum(map(len, payload[1:]))
+            self.network.send(effect.peer, *codec.pack_packed(envelope, message, payload[0], packed, size))
+        else:
+            self.network.send(effect.peer, *codec.pack_message(envelope, message, payload))
+
+    def _packed(self, hosted: Hosted, peer: str, data: Parts) -> bytes:
+        """These blocks, smaller; empty where they are to be sent as they are."""
+        primary, link = self.node.volumes[hosted.volume].primary, self.network.outgoing(peer)
+        known = primary.peers.get(peer) if primary is not None else None
+        if not data or link is None or known is None or not known.takes_packed:
+            return b""
+        packing = hosted.packing.setdefault(peer, Packing())
+        if not packing.tries():
+            return b""
+        began_ns = boot_time_ns()
+        packed = pack_data(data)
+        took_ns = boot_time_ns() - began_ns
+        size = sum(map(len, data))
+        return packed if packing.tried(size, len(packed), took_ns, Wire(*link.delivery())) else b""
 
     # ---- rot ------------------------------------------------------------------------------------------
 
@@ -793,9 +829,14 @@ class Shell:
         )
 
     def _resync_begins(self, hosted: Hosted, order: Data, effect: fx.ResyncBegins) -> None:
+        hosted.packing[effect.node] = Packing()
         self.on_resync(hosted.volume, effect)
 
     def _resync_done(self, hosted: Hosted, order: Data, effect: fx.ResyncDone) -> None:
+        packing = hosted.packing.pop(effect.node, None)
+        if packing is not None:
+            self.counted.resync_spared_bytes += packing.spared_bytes
+            effect = replace(effect, bytes_spared=packing.spared_bytes)
         self.on_resynced(hosted.volume, effect)
         self.counted.resyncs += 1
         self.counted.resync_sent_blocks += effect.blocks_sent

@@ -14,6 +14,7 @@ from services.replica import codec
 from services.replica.brain import Confirm
 from services.replica.brain.messages import BadMessage, decode
 from services.replica.peers import (
+    COPY_PACKED,
     Frame,
     FrameError,
     FrameReader,
@@ -22,9 +23,11 @@ from services.replica.peers import (
     pack,
     pack_claims,
     pack_copies,
+    pack_data,
     pack_extents,
     pack_ranges,
     pack_u64s,
+    present_sums,
     split_asks,
     split_blocks,
     split_copy,
@@ -125,8 +128,9 @@ def _handle(frame: Frame, core: FrontendCore) -> None:
         if kind == Type.WRITE:
             split_blocks(frame)
         elif kind == Type.COPY:
-            ranges, sums, _ = split_copy(frame)
+            ranges, sums, data = split_copy(frame)
             assert sum(count for _, count in ranges) * 8 == len(sums)
+            assert len(present_sums(sums)) // 8 * 4096 == len(data)
         codec.unpack_to_replica(frame, 0)
     elif kind in codec.TO_PRIMARY:
         codec.unpack_to_primary(frame, 0)
@@ -171,7 +175,7 @@ def _event(frame: Frame) -> Event:
 
 
 def seeds() -> Iterator[bytes]:
-    """One good frame of each type."""
+    """One good frame of each type, and a copy that is packed."""
     blocks = bytes(8) + bytes(4096)
     bodies: dict[Type, bytes] = {
         Type.HELLO: Greeting("n1", "c", "0.1").pack(),
@@ -198,3 +202,5 @@ def seeds() -> Iterator[bytes]:
         body = bodies.get(kind, b"")
         yield b"\x01" + FIELDS.pack(at, 0, 1, 2, 1, 0, 1) + body
         yield b"\xfe" + pack(kind, epoch=1, id=3, x=1, y=0, z=1, length=len(body)) + body
+    packed = pack_ranges([(0, 3)]) + pack_u64s([1, 0, 2]) + pack_data([b"text" * 2048])
+    yield b"\x01" + FIELDS.pack(TYPES.index(Type.COPY), COPY_PACKED, 1, 2, 1, 1, 8192) + packed

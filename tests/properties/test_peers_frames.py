@@ -105,10 +105,10 @@ def test_a_flipped_byte_is_another_frame_or_the_one_error(
         assert str(error)
 
 
-@given(st.binary(max_size=3 * BLOCK_BYTES), U64 | st.integers(0, 4), U64 | st.integers(0, 4))
+@given(st.binary(max_size=3 * BLOCK_BYTES), st.integers(0, 255), U64 | st.integers(0, 4), U64 | st.integers(0, 4))
 @settings(max_examples=300)
-def test_any_payload_is_values_or_the_one_error(payload: bytes, y: int, z: int) -> None:
-    frame = Frame(Type.COPY, 0, bytes(16), 0, 0, 0, 0, 0, 0, 0, y, z, memoryview(payload))
+def test_any_payload_is_values_or_the_one_error(payload: bytes, flags: int, y: int, z: int) -> None:
+    frame = Frame(Type.COPY, flags, bytes(16), 0, 0, 0, 0, 0, 0, 0, y, z, memoryview(payload))
     for read_it in (
         lambda: payloads.unpack_ranges(frame.payload),
         lambda: payloads.unpack_u64s(frame.payload),

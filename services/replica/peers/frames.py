@@ -64,7 +64,7 @@ class Type(IntEnum):
     COMMIT = 23  # x commit
     DIGEST = 24  # id request, x level; payload: ranges
     DIGESTS = 25  # id, x level; payload: u64s
-    COPY = 26  # id as-of seq, x copy number, y range count; payload: ranges, sums, data where sum != 0
+    COPY = 26  # id as-of seq, x copy number, y range count, flags, z; payload: ranges, sums, data where sum != 0
     COPIED = 27  # x copy number
     FAILED = 28  # id what failed, x error code
     FETCH = 29  # id request; payload: ranges
@@ -105,7 +105,10 @@ IO_READS and IO_WRITES `id` is the request that is, in WRITES `y` names its trac
 JOINED_UNCLEAN = 1
 JOINED_ANYTHING = 2
 JOINED_MANY = 4
-"""Flags of JOINED: the replica is unclean; any block may differ; it knows WRITES."""
+JOINED_PACKED = 8
+"""Flags of JOINED: the replica is unclean; any block may differ; it knows WRITES; it reads a COPY that is packed."""
+COPY_PACKED = 1
+"""Flag of COPY: its data are packed; `z` says how many bytes they are unpacked."""
 OPENED_MANY = 1
 """Flag of OPENED: the primary knows IO_WRITES and IO_READS."""
 
@@ -120,6 +123,8 @@ HEALED_BLOCKS_MAX = 1024
 MANY_MAX = 128
 MANY_BLOCKS_MAX = 256
 """Requests, and their blocks (1 MiB), of one WRITES, IO_WRITES, IO_READS or IO_DATAS."""
+PACKED_BLOCKS_MAX = 256
+"""Whose data are packed in one COPY: a few bytes must not become work for longer than a link's turn."""
 SNAPSHOT_CHARS_MAX = 64
 _RANGE_BYTES, _ASK_BYTES, _U64_BYTES = 16, 24, 8
 _MANY_BYTES = MANY_BLOCKS_MAX * (SUM_BYTES + BLOCK_BYTES)
@@ -203,6 +208,8 @@ def weight(frame: Frame) -> int:
     """The bytes that handling this frame moves: what it brought, and what it asks for."""
     if frame.type == Type.IO_READ:
         return frame.z * BLOCK_BYTES
+    if frame.type == Type.COPY:
+        return max(frame.z, len(frame.payload))  # what is packed is as much work as it was before
     return frame.z * SUM_BYTES if frame.type == Type.IO_STATUS else len(frame.payload)
 
 

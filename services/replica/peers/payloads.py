@@ -3,7 +3,8 @@
 Every `unpack_*` and `split_*` accepts any bytes and either returns values inside their limits or raises
 `FrameError`; nothing that a peer sends can make a shell allocate, loop or index by an unchecked number.
 Blocks travel as `sums | data`: 8 bytes of checksum per block, then the blocks; a block whose checksum is 0
-reads as zeros, and where a frame says so its data is left out.
+reads as zeros, and where a frame says so its data is left out. Where a frame says that its data are packed, they are
+unpacked here.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from dataclasses import asdict, dataclass
 from sys import byteorder
 from typing import Any, NamedTuple
 
-from services.replica.peers.frames import MANY_BLOCKS_MAX, Frame, FrameError
+from services.replica.peers.frames import COPY_PACKED, MANY_BLOCKS_MAX, PACKED_BLOCKS_MAX, Frame, FrameError, Type
+from services.replica.peers.packed import unpack_data
 from stoscore.limits import VOLUME_BYTES_MAX, valid_node_name
 from stoscore.units import BLOCK_BYTES, SUM_BYTES
 
@@ -175,7 +177,8 @@ def present_sums(sums: memoryview | bytes) -> bytes:
 
 
 def split_copy(frame: Frame) -> tuple[list[tuple[int, int]], memoryview, memoryview]:
-    """(ranges, sums, data) of a COPY: the sums of all blocks, the data of those whose sum is not 0."""
+    """(ranges, sums, data) of a COPY or FETCHED: the sums of all blocks, the data of those whose sum is not 0. Packed
+    data are looked at when header and sums agree on how much they have to be, and that may be unpacked at a time."""
     sums_from = frame.y * _RANGE.size
     if sums_from > len(frame.payload):
         raise FrameError(f"{len(frame.payload)} bytes of payload do not hold {frame.y} ranges")
@@ -185,7 +188,14 @@ def split_copy(frame: Frame) -> tuple[list[tuple[int, int]], memoryview, memoryv
         raise FrameError(f"a copy of {blocks} blocks where at most {COPY_BLOCKS_MAX} are allowed")
     data_from = sums_from + blocks * SUM_BYTES
     sums, data = frame.payload[sums_from:data_from], frame.payload[data_from:]
-    if data_from > len(frame.payload) or len(data) != len(present_sums(sums)) // SUM_BYTES * BLOCK_BYTES:
+    if data_from > len(frame.payload):
+        raise FrameError(f"{len(frame.payload)} bytes of payload are not what {len(ranges)} ranges need")
+    present = len(present_sums(sums)) // SUM_BYTES
+    if frame.type == Type.COPY and frame.flags & COPY_PACKED:
+        if not 0 < present <= PACKED_BLOCKS_MAX or frame.z != present * BLOCK_BYTES:
+            raise FrameError(f"{present} blocks are not packed as {frame.z} bytes")
+        return ranges, sums, memoryview(unpack_data(data, frame.z))
+    if len(data) != present * BLOCK_BYTES:
         raise FrameError(f"{len(frame.payload)} bytes of payload are not what {len(ranges)} ranges need")
     return ranges, sums, data
 

@@ -299,9 +299,12 @@ class ResyncDone:
     blocks_compared: int
     blocks_sent: int
     bytes_sent: int = 0
+    """of content and of comparisons, as they were foretold"""
     took_ns: int = 0
     """since it was foretold, or since the peer joined where nothing was"""
     estimate: Estimate | None = None
+    bytes_spared: int = 0
+    """of `bytes_sent`: they did not have to cross the wire. Only who packs the copies knows"""
 
 
 Effect = (

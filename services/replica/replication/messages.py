@@ -41,6 +41,8 @@ class Joined:
     unclean: bool
     takes_many: bool = True
     """It knows WriteMany; a replica of an older version does not."""
+    takes_packed: bool = True
+    """It reads copies that are packed; a replica of an older version does not."""
 
 
 class Write(NamedTuple):

@@ -49,6 +49,8 @@ class Peer:
     """Every write sent and not confirmed."""
     takes_many: bool = True
     """It knows WriteMany, by its own word when it joined last."""
+    takes_packed: bool = False
+    """It reads copies that are packed, by its own word when it joined last."""
     resync: Resync | None = None
     catching_up: CatchingUp | None = None
     """From the beginning of `resync` until the peer has synced what it got."""

@@ -366,7 +366,7 @@ class Primary:
         if peer.phase != "joining" or message.number != peer.join_number:
             return []
         out: list[Effect] = []
-        peer.takes_many = message.takes_many
+        peer.takes_many, peer.takes_packed = message.takes_many, message.takes_packed
         if not peer.takes_many and self._many_wait():
             self._refresh()
             return self._drop(peer, "it has to wait for writes that its version does not know", self._now_ns)
