@@ -71,9 +71,15 @@ async def peer_nodes(authority: TestAuthority, directory: Path) -> AsyncIterator
     async with AsyncExitStack() as stack:
 
         async def start(
-            name: str, *, identity: Identity | None = None, protocol: int = 1, cluster: str = "stos", port: int = 0
+            name: str,
+            *,
+            identity: Identity | None = None,
+            protocol: int = 1,
+            cluster: str = "stos",
+            port: int = 0,
+            handler: Recorder | None = None,
         ) -> PeerNode:
-            handler, audit = Recorder(), HeardTrail()
+            handler, audit = handler or Recorder(), HeardTrail()
             identity = identity or authority.issue(directory, name)
             network = PeerNetwork(
                 identity=identity,

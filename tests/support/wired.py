@@ -34,7 +34,7 @@ from stoscore.identity import Identity
 from stoscore.messages import CreateReplica, FrontendOpened, OpenFrontend, RemoteExport, VoterModel
 from stoscore.units import MIB
 from tests.support.ca import TestAuthority
-from tests.support.peers import PeerNode, peer_nodes, until
+from tests.support.peers import PeerNode, Recorder, peer_nodes, until
 from tests.support.trail import HeardTrail
 
 SIZE = 48 * MIB
@@ -187,13 +187,13 @@ class Wired:
         self.nodes[name] = node
         return node
 
-    async def play(self, name: str) -> PeerNode:
+    async def play(self, name: str, handler: Recorder | None = None) -> PeerNode:
         """A node of which the test decides what it says: a bare network with that node's own certificate. It takes
         the place of an earlier one of that name, as a process that was started again."""
         before = self.played.pop(name, None)
         if before is not None:
             await before.network.stop()
-        peer: PeerNode = await self._make(name)  # type: ignore[misc]
+        peer: PeerNode = await self._make(name, handler=handler)  # type: ignore[misc]
         self.addresses[name] = peer.address
         self.played[name] = peer
         return peer
