@@ -91,7 +91,7 @@ class Catalogue:
         await self._bus.request(subjects.catalogue("claim-snapshot"), claim, Empty)
 
     async def release_snapshot(self, claim: SnapshotClaim) -> None:
-        """The name is free, if it was that volume's and is being dropped. Idempotent."""
+        """The name is free, if that deletion has it. Idempotent."""
         await self._bus.request(subjects.catalogue("release-snapshot"), claim, Empty)
 
     async def snapshot(self, name: str) -> SnapshotClaim | None:

@@ -80,6 +80,14 @@ class AttachmentModel(Message):
     attach_epoch: int = Field(ge=1)
 
 
+class StampModel(Message):
+    """Orders the records of one volume."""
+
+    generation: int = Field(ge=0)
+    epoch: int = Field(ge=0)
+    version: int = Field(ge=0)
+
+
 class RecordModel(Message):
     """The record of a volume as its voters agreed on it, with its stamp (generation, epoch, version)."""
 
@@ -423,10 +431,13 @@ class PolicySet(Message):
 class TakeSnapshot(Message):
     """vol.<v>.snapshot -> SnapshotView: what the volume holds at one moment between this request and its answer, every
     write that was acknowledged before it included. Answered when it is ready. The same name again is the same snapshot.
-    """
+
+    `since`: of the newest record that the caller has seen. ABORTED when a deletion set a fence at that record or a
+    later one, so that a request that comes late brings nothing back."""
 
     volume: VolumeId
     snapshot: SnapshotName
+    since: StampModel | None = None
 
 
 class DropSnapshot(Message):
@@ -437,6 +448,8 @@ class DropSnapshot(Message):
     snapshot: SnapshotName
     created_ms: int | None = Field(default=None, ge=0)
     """only the one of that moment: a late or doubled request leaves one that was taken again since under the name"""
+    fence: bool = False
+    """and from here on refuse a `TakeSnapshot` of any name whose `since` is no later record than the one it finds"""
 
 
 # ---- placement ---------------------------------------------------------------------------------------
@@ -562,6 +575,8 @@ class SnapshotClaim(Message):
     snapshot: SnapshotName
     volume: VolumeId
     stage: Literal["held", "dropping"] = "held"
+    deletion: str = Field(default="", max_length=32)
+    """Which one, drawn by lot: a release that comes late does not end the next."""
 
 
 class SnapshotByName(Message):

@@ -21,6 +21,7 @@ from stoscore.messages import (
     ReplicaStatus,
     SnapshotClaim,
     SnapshotView,
+    StampModel,
 )
 from stoscore.volumes import SourceSpec, Survey
 from stoscore.volumes.snapshots import Listed
@@ -29,10 +30,18 @@ from stoscore.volumes.snapshots import Listed
 class SnapshotsPort(Protocol):
     """As `stoscore.volumes.Snapshots`; all idempotent."""
 
-    async def take(self, volume: str, snapshot: str, *, timeout_s: float = 30.0) -> SnapshotView: ...
+    async def take(
+        self, volume: str, snapshot: str, *, since: StampModel | None = None, timeout_s: float = 30.0
+    ) -> SnapshotView: ...
 
     async def drop(
-        self, volume: str, snapshot: str, *, created_ms: int | None = None, timeout_s: float = 30.0
+        self,
+        volume: str,
+        snapshot: str,
+        *,
+        created_ms: int | None = None,
+        fence: bool = False,
+        timeout_s: float = 30.0,
     ) -> None: ...
 
     async def of(self, volume: str, *, timeout_s: float = 30.0) -> tuple[SnapshotView, ...]: ...

@@ -153,7 +153,7 @@ class CatalogueStore:
     async def _release_snapshot(self, claim: SnapshotClaim, context: RequestContext) -> Empty:
         for _ in range(CONFLICTS_MAX):
             existing, sequence = await self._read_claim(claim.snapshot)
-            if existing is None or existing.volume != claim.volume or existing.stage != "dropping":
+            if existing != claim or existing.stage != "dropping":
                 return Empty()
             if await self._delete(f"snapshot.{claim.snapshot}", sequence):
                 return Empty()

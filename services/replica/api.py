@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
-from services.replica.brain import InvalidRecord
+from services.replica.brain import InvalidRecord, Stamp
 from services.replica.brain import events as ev
 from services.replica.driver import Node, Reply, Volume
 from services.replica.frontends import Frontends
@@ -286,7 +286,10 @@ class Api:
         _, volume = self._led(context)
         _check_volume(request.volume, volume)
         now_ms = time.time_ns() // MS
-        await self._ask(volume, lambda number: ev.TakeAsked(number, request.snapshot, now_ms, context.traceparent))
+        since = Stamp(request.since.generation, request.since.epoch, request.since.version) if request.since else None
+        await self._ask(
+            volume, lambda number: ev.TakeAsked(number, request.snapshot, now_ms, context.traceparent, since)
+        )
         record = volume.brain.record
         views = snapshot_views(record) if record is not None else ()
         for view in views:
@@ -297,7 +300,13 @@ class Api:
     async def _unsnapshot(self, request: DropSnapshot, context: RequestContext) -> Empty:
         _, volume = self._led(context)
         _check_volume(request.volume, volume)
-        asked = partial(ev.DropAsked, name=request.snapshot, cause=context.traceparent, created_ms=request.created_ms)
+        asked = partial(
+            ev.DropAsked,
+            name=request.snapshot,
+            cause=context.traceparent,
+            created_ms=request.created_ms,
+            fence=request.fence,
+        )
         await self._ask(volume, asked)
         return Empty()
 

@@ -17,7 +17,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.csi.snapshot_names import Named
@@ -38,10 +38,10 @@ CALLS = st.tuples(
 )
 
 
-class SlowSnapshots:
+class Slow:
     """Each request is on its way for some turns of the loop, and so is its answer."""
 
-    def __init__(self, real: MemorySnapshots, dice: random.Random):
+    def __init__(self, real: Any, dice: random.Random):
         self._real = real
         self._dice = dice
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -71,8 +71,8 @@ class SlowSnapshots:
 class SlowVolumes:
     def __init__(self, real: MemoryVolumes, dice: random.Random):
         self.real = real
-        self.snapshots = SlowSnapshots(real.snapshots, dice)
-        self.survey = real.survey
+        self.snapshots = Slow(real.snapshots, dice)
+        self.survey = Slow(real, dice).survey
 
 
 class Scene:
@@ -157,7 +157,20 @@ async def run(batches: list[list[Any]], seed: int) -> None:
     await scene.take_back()
 
 
+TAKEN_WHEN_THE_NAME_WAS_GIVEN_AWAY = [
+    [("create", "a", "one", 0, 3), ("create", "a", "other", 0, 7)],
+    [*[("create", "a", "one", 0, 0)] * 4, ("delete", "a", "other", 0, 0)],
+    [
+        ("create", "a", "one", 11, 0),
+        ("create", "a", "other", 0, 0),
+        ("delete", "a", "other", 1, 0),
+        ("create", "a", "one", 4, 0),
+    ],
+]
+
+
 @settings(max_examples=300, deadline=None)
+@example(batches=TAKEN_WHEN_THE_NAME_WAS_GIVEN_AWAY, seed=1)
 @given(batches=Batches, seed=st.integers(0, 1 << 32))
 def test_calls_at_once_in_any_order_by_instances_that_die(batches: list[list[Any]], seed: int) -> None:
     asyncio.run(run(batches, seed))
@@ -167,20 +180,54 @@ def _whatever_has_the_name_is_dropped(patch: pytest.MonkeyPatch) -> None:
     """A delete that comes late takes what was taken again since."""
     real = MemorySnapshots.drop
 
-    async def drop(self: MemorySnapshots, volume: str, snapshot: str, **_: Any) -> None:
-        await real(self, volume, snapshot)
+    async def drop(self: MemorySnapshots, volume: str, snapshot: str, *, fence: bool = False, **_: Any) -> None:
+        await real(self, volume, snapshot, fence=fence)
 
     patch.setattr(MemorySnapshots, "drop", drop)
 
 
-def _nobody_looks_again(patch: pytest.MonkeyPatch) -> None:
-    """A create believes its claim after the snapshot was taken."""
+def _there_is_no_fence(patch: pytest.MonkeyPatch) -> None:
+    """A take that comes late brings back what was deleted."""
+    real = MemorySnapshots.take
+
+    async def take(self: MemorySnapshots, volume: str, snapshot: str, **_: Any) -> SnapshotView:
+        return await real(self, volume, snapshot)
+
+    patch.setattr(MemorySnapshots, "take", take)
+
+
+def _what_came_before_the_fence_stays(patch: pytest.MonkeyPatch) -> None:
+    """A deletion looks once, and then sets its fence."""
+    real = Named._moments
+
+    async def moments(self: Named, volume: str, name: str, timeout_s: float) -> list[int]:
+        looked = getattr(self, "looked", False)
+        self.looked = True  # type: ignore[attr-defined]
+        return [] if looked else await real(self, volume, name, timeout_s)
+
+    patch.setattr(Named, "_moments", moments)
+
+
+def _the_record_is_seen_after_the_claim(patch: pytest.MonkeyPatch) -> None:
+    real = Named._seen
 
     async def create(self: Named, name: str, volume: str, timeout_s: float) -> SnapshotView:
         await self._claim(SnapshotClaim(snapshot=name, volume=volume))
-        return await self._snapshots.take(volume, name, timeout_s=timeout_s)
+        since = await real(self, volume)
+        return await self._snapshots.take(volume, name, since=since, timeout_s=timeout_s)
 
     patch.setattr(Named, "create", create)
+
+
+def _any_deletion_is_released(patch: pytest.MonkeyPatch) -> None:
+    """A release that comes late ends the deletion that is under way now."""
+
+    async def release(self: MemorySnapshots, claim: SnapshotClaim) -> None:
+        existing = self.claims.get(claim.snapshot)
+        if existing is not None and (existing.volume, existing.stage) == (claim.volume, "dropping"):
+            del self.claims[claim.snapshot]
+
+    patch.setattr(MemorySnapshots, "release", release)
 
 
 def _a_name_in_use_is_released(patch: pytest.MonkeyPatch) -> None:
@@ -197,7 +244,15 @@ def _nothing_is_claimed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Named, "_claim", claim)
 
 
-BUGS = (_whatever_has_the_name_is_dropped, _nobody_looks_again, _a_name_in_use_is_released, _nothing_is_claimed)
+BUGS = (
+    _whatever_has_the_name_is_dropped,
+    _there_is_no_fence,
+    _what_came_before_the_fence_stays,
+    _the_record_is_seen_after_the_claim,
+    _any_deletion_is_released,
+    _a_name_in_use_is_released,
+    _nothing_is_claimed,
+)
 
 
 @pytest.mark.long

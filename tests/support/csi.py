@@ -20,6 +20,7 @@ from stoscore.messages import (
     ReplicaStatus,
     SnapshotClaim,
     SnapshotView,
+    StampModel,
     VoterModel,
 )
 from stoscore.proto import csi_pb2 as pb
@@ -65,11 +66,17 @@ class MemorySnapshots:
         self._records = records
         self.views: dict[tuple[str, str], SnapshotView] = {}
         self.claims: dict[str, SnapshotClaim] = {}
+        self._fences: dict[str, StampModel] = {}
         self._moments = 1_700_000_000_000
 
-    async def take(self, volume: str, snapshot: str, *, timeout_s: float = 30.0) -> SnapshotView:
-        record = self._record(volume)
+    async def take(
+        self, volume: str, snapshot: str, *, since: StampModel | None = None, timeout_s: float = 30.0
+    ) -> SnapshotView:
+        record = self._changed(volume)
         if (volume, snapshot) not in self.views:
+            fence = self._fences.get(volume)
+            if since is not None and fence is not None and since.version <= fence.version:
+                raise StosError(Code.ABORTED, "a fence was set since")
             self._moments += 1
             self.views[volume, snapshot] = SnapshotView(
                 volume=volume,
@@ -82,8 +89,18 @@ class MemorySnapshots:
             )
         return self.views[volume, snapshot]
 
-    async def drop(self, volume: str, snapshot: str, *, created_ms: int | None = None, timeout_s: float = 30.0) -> None:
-        self._record(volume)
+    async def drop(
+        self,
+        volume: str,
+        snapshot: str,
+        *,
+        created_ms: int | None = None,
+        fence: bool = False,
+        timeout_s: float = 30.0,
+    ) -> None:
+        if fence:
+            self._fences[volume] = StampModel(generation=0, epoch=1, version=self._record(volume).version)
+        self._changed(volume)
         view = self.views.get((volume, snapshot))
         if view is not None and created_ms in (None, view.created_ms):
             del self.views[volume, snapshot]
@@ -118,8 +135,13 @@ class MemorySnapshots:
 
     async def release(self, claim: SnapshotClaim) -> None:
         existing = self.claims.get(claim.snapshot)
-        if existing is not None and existing.volume == claim.volume and existing.stage == "dropping":
+        if existing == claim and existing.stage == "dropping":
             del self.claims[claim.snapshot]
+
+    def _changed(self, volume: str) -> RecordModel:
+        record = self._record(volume)
+        self._records[volume] = record.model_copy(update={"version": record.version + 1})
+        return record
 
     def _record(self, volume: str) -> RecordModel:
         if volume not in self._records:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.replica.brain import Brain, Facts, Record, Snapshot, Voter
+from services.replica.brain import Brain, Facts, HardState, Record, Snapshot, Stamp, Voter
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
 from services.replica.brain.decisions import replay
@@ -309,3 +309,45 @@ def test_a_snapshot_for_a_clone_does_not_keep_its_volume() -> None:
     assert replies(accept(machine, B)) == [ev.Reply(1)]
     assert known(machine).deleted
     assert known(machine).snapshots == ()
+
+
+def stamp_of(machine: Brain) -> Stamp:
+    accepted = machine.local.state.slot
+    assert accepted is not None
+    return accepted.stamp
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["dropped", "was not there"])
+def test_who_saw_the_record_before_a_fence_takes_nothing(there: bool) -> None:
+    machine = leader(with_snapshots(ready("s", A), *([ready("t", A)] if there else [])))
+    seen = stamp_of(machine)
+    step(machine, ev.DropAsked(1, "t", created_ms=1, fence=True), 0, LEASED)
+    assert replies(accept(machine, B)) == [ev.Reply(1)]
+    assert known(machine).fence == seen
+    assert [snapshot.name for snapshot in known(machine).snapshots] == ["s"], "another name's stays"
+    for name in ("t", "u"):
+        (reply,) = replies(step(machine, ev.TakeAsked(2, name, 1, since=seen), 0, LEASED))
+        assert reply.code == "ABORTED"
+    step(machine, ev.TakeAsked(3, "s", 1, since=seen), 0, LEASED)
+    assert replies(accept(machine, B)) == [ev.Reply(3)], "what is there is there, whatever was seen"
+    for request, since in ((4, stamp_of(machine)), (5, None)):
+        assert not replies(step(machine, ev.TakeAsked(request, f"v-{request}", 1, since=since), 0, LEASED))
+        accept(machine, B, C)
+    assert known(machine).snapshot("v-4") and known(machine).snapshot("v-5")
+
+
+def test_a_fence_of_an_earlier_leader_counts_below_every_record_since() -> None:
+    machine = leader(replace(record(A, B, C), fence=Stamp(0, 0, 900)))
+    assert not replies(step(machine, ev.TakeAsked(1, "s", 1, since=stamp_of(machine)), 0, LEASED))
+    (reply,) = replies(step(machine, ev.TakeAsked(2, "t", 1, since=Stamp(0, 0, 900)), 0, LEASED)) or (None,)
+    assert reply is None, "one change at a time"
+    assert [answer.code for answer in replies(accept(machine, B, C))] == ["ABORTED"]
+
+
+def test_a_record_without_a_fence_is_written_as_before_there_were_any() -> None:
+    state = leader().local.state
+    assert b"fence" not in state.encode()
+    fenced = replace(record(A, B, C), fence=Stamp(0, 1, 7))
+    assert state.slot is not None
+    written = state.with_slot(replace(state.slot, record=fenced))
+    assert HardState.decode(written.encode()) == written

@@ -8,7 +8,7 @@ from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError, not_found
 from stoscore.limits import OWN_SNAPSHOT
-from stoscore.messages import CatalogueEntry, DropSnapshot, Empty, SnapshotClaim, SnapshotView, TakeSnapshot
+from stoscore.messages import CatalogueEntry, DropSnapshot, Empty, SnapshotClaim, SnapshotView, StampModel, TakeSnapshot
 from stoscore.volumes.deadline import Deadline, retry
 from stoscore.volumes.finding import find_entry, find_ready
 from stoscore.volumes.nodes import voter_nodes
@@ -24,21 +24,33 @@ class Snapshots:
         self._catalogue = catalogue
         self._replicas = Replicas(bus, catalogue)
 
-    async def take(self, volume: str, snapshot: str, *, timeout_s: float = 30.0) -> SnapshotView:
-        """What the volume holds at one moment between the first such call and its answer. Raises NOT_FOUND,
-        RESOURCE_EXHAUSTED when it has as many as it may have."""
+    async def take(
+        self, volume: str, snapshot: str, *, since: StampModel | None = None, timeout_s: float = 30.0
+    ) -> SnapshotView:
+        """What the volume holds at one moment between the first such call and its answer. `since`: of the record that
+        the caller saw. Raises NOT_FOUND, RESOURCE_EXHAUSTED when it has as many as it may have, ABORTED when it was
+        dropped meanwhile, or a fence was set since that record."""
         deadline = Deadline.after(timeout_s)
         entry = await find_ready(self._catalogue, volume, deadline)
-        request = TakeSnapshot(volume=entry.volume, snapshot=snapshot)
+        request = TakeSnapshot(volume=entry.volume, snapshot=snapshot, since=since)
         return await self._replicas.ask(entry.volume, voter_nodes(entry), "snapshot", request, SnapshotView, deadline)
 
-    async def drop(self, volume: str, snapshot: str, *, created_ms: int | None = None, timeout_s: float = 30.0) -> None:
+    async def drop(
+        self,
+        volume: str,
+        snapshot: str,
+        *,
+        created_ms: int | None = None,
+        fence: bool = False,
+        timeout_s: float = 30.0,
+    ) -> None:
         """It is gone, or was not there. `created_ms`: only the one of that moment, not one that was taken again under
-        its name since. Raises NOT_FOUND for an unknown volume."""
+        its name since. `fence`: and nobody takes any more by what he saw of the record before. Raises NOT_FOUND for an
+        unknown volume."""
         deadline = Deadline.after(timeout_s)
         entry = await find_entry(self._catalogue, volume, deadline)
         if entry.state != "creating":
-            request = DropSnapshot(volume=entry.volume, snapshot=snapshot, created_ms=created_ms)
+            request = DropSnapshot(volume=entry.volume, snapshot=snapshot, created_ms=created_ms, fence=fence)
             await self._replicas.ask(entry.volume, voter_nodes(entry), "unsnapshot", request, Empty, deadline)
 
     async def of(self, volume: str, *, timeout_s: float = 30.0) -> tuple[SnapshotView, ...]:
@@ -89,7 +101,7 @@ class Snapshots:
         return await self._catalogue.snapshot(snapshot)
 
     async def release(self, claim: SnapshotClaim) -> None:
-        """The name is free, if that volume was dropping it. Idempotent."""
+        """The name is free, if that deletion has it. Idempotent."""
         await self._catalogue.release_snapshot(claim)
 
     async def _known(self, entry: CatalogueEntry) -> tuple[SnapshotView, ...]:

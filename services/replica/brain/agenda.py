@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections import deque
 
 from services.replica.brain import events as ev
-from services.replica.brain.changes import Change, Changed, Circumstances, Requested, must_wait, outcome_of
+from services.replica.brain.changes import (
+    UNSTAMPED,
+    Change,
+    Changed,
+    Circumstances,
+    Requested,
+    must_wait,
+    outcome_of,
+)
 from services.replica.brain.decisions import Verdict
 from services.replica.brain.local import Local
 from services.replica.brain.record import Record, Voter
@@ -124,14 +132,14 @@ class Agenda:
             absent_ns = local.absent_ns(change.member.node)
         elif isinstance(change, ev.AttachAsked) and record.attachment is not None:
             absent_ns = local.attached_absent_ns()
-        version = local.state.slot.stamp.version if local.state.slot is not None else 0
+        stamp = local.state.slot.stamp if local.state.slot is not None else UNSTAMPED
         return Circumstances(
             local.me.node,
             tuple(sorted(local.up)),
             tuple(sorted(local.heard)),
             absent_ns,
             local.timing.lease_ns,
-            version,
+            stamp,
         )
 
 

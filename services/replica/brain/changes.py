@@ -11,7 +11,7 @@ from services.replica.brain.decisions import Verdict, recorded
 from services.replica.brain.membership import with_member, without
 from services.replica.brain.policy import needed_copies
 from services.replica.brain.quorum import majority
-from services.replica.brain.record import InvalidRecord, Record
+from services.replica.brain.record import InvalidRecord, Record, Stamp
 from stoscore.limits import OWN_SNAPSHOT
 from stoscore.units import format_size, in_seconds
 
@@ -20,6 +20,9 @@ Requested = (
 )
 """Changes that somebody waits for: they are answered with `ev.Reply`."""
 Change = ev.MemberFailed | ev.MemberCaughtUp | ev.SnapshotSealed | ev.SealFailed | Requested
+
+
+UNSTAMPED = Stamp(0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class Circumstances:
     absent_ns: int = 0
     """How long the member, or the attached node, that the change is about has been silent on every way."""
     lease_ns: int = 0
-    version: int = 0
+    stamp: Stamp = UNSTAMPED
     """Of the record."""
 
 
@@ -113,7 +116,7 @@ def outcome_of(change: Change, record: Record, around: Circumstances) -> Outcome
 
 def _with_snapshots(change: snapshots.SnapshotChange, record: Record, around: Circumstances) -> Outcome:
     try:
-        found = snapshots.changed(change, record, around.version)
+        found = snapshots.changed(change, record, around.stamp)
     except snapshots.Refused as refused:
         return Outcome(None, "refuse", f"no snapshot {change.name}: {refused}", code=refused.code, error=str(refused))
     if found is None:

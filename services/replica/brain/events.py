@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from services.replica.brain.messages import BrainMessage
-from services.replica.brain.record import FailureMode, HardState, OnUnavailable, Record, Slot, Voter
+from services.replica.brain.record import FailureMode, HardState, OnUnavailable, Record, Slot, Stamp, Voter
 
 # ---- events -------------------------------------------------------------------------------------------
 
@@ -179,22 +179,26 @@ class ExpandAsked:
 
 @dataclass(frozen=True, slots=True)
 class TakeAsked:
-    """Keep what the volume holds now under that name; answered when it is ready. `created_ms`: the wall clock here."""
+    """Keep what the volume holds now under that name; answered when it is ready. `created_ms`: the wall clock here.
+    `since`: of the record that the asker had seen; refused if a fence was set since."""
 
     request: int
     name: str
     created_ms: int
     cause: str = ""
+    since: Stamp | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DropAsked:
-    """Forget a snapshot, ready or not. `created_ms`: only the one that was asked for at that moment."""
+    """Forget a snapshot, ready or not. `created_ms`: only the one that was asked for at that moment. `fence`: and
+    refuse from here on who asks for any by what he saw of the record before."""
 
     request: int
     name: str
     cause: str = ""
     created_ms: int | None = None
+    fence: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,6 +149,8 @@ class Record:
     """Where its copies may be; empty: anywhere."""
     snapshots: Annotated[tuple[Snapshot, ...], Field(exclude_if=lambda snapshots: not snapshots)] = ()
     """Oldest first. Not written while there are none: a node of before snapshots understands the volume."""
+    fence: Annotated[Stamp | None, Field(exclude_if=lambda fence: fence is None)] = None
+    """Who asks for a snapshot by what he saw of this record or an earlier one is refused: a deletion came between."""
 
     def validate(self) -> None:
         """Raises InvalidRecord."""
@@ -172,6 +174,8 @@ class Record:
             raise InvalidRecord(f"a write can't need {self.failure_mode} of {self.copies} copies")
         if self.snapshots:
             self._validate_snapshots()
+        if self.fence is not None:
+            self.fence.validate()
 
     def _validate_snapshots(self) -> None:
         if len(self.snapshots) > SNAPSHOTS_MAX or len({it.name for it in self.snapshots}) != len(self.snapshots):

@@ -8,6 +8,10 @@ What is pending is so by the record, so a leader that dies in the middle leaves 
 again under a number of its own. That is a later moment than the first seal's, and still one before the answer: whoever
 asked either waits or asks again. A snapshot that was given up is sealed all the same, and found under its name; to
 drop it instead would make every failover lose what somebody may still be waiting for.
+
+A name that several volumes compete for (`services/csi/snapshot_names.py`) needs more: once its deletion is answered, no
+request of before may bring it back, however late. So a deletion can set a *fence*, the stamp of the record that it came
+upon, and who asks for a snapshot says which record he had seen.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from typing import TypeGuard
 from services.replica.brain import events as ev
 from services.replica.brain.decisions import Verdict, recorded
 from services.replica.brain.local import Local
-from services.replica.brain.record import Record, Snapshot, Voter
+from services.replica.brain.record import Record, Snapshot, Stamp, Voter
 from stoscore.limits import SNAPSHOTS_MAX
 from stoscore.units import format_size
 
@@ -34,17 +38,14 @@ class Refused(Exception):
         self.code = code
 
 
-def changed(change: SnapshotChange, record: Record, version: int) -> tuple[Record, Verdict] | None:
-    """The record, of that version, with this change; None when it is so already. Raises Refused."""
+def changed(change: SnapshotChange, record: Record, stamp: Stamp) -> tuple[Record, Verdict] | None:
+    """The record, of that stamp, with this change; None when it is so already. Raises Refused."""
     known = record.snapshot(change.name)
     match change:
-        case ev.TakeAsked(_, name, created_ms):
-            return _taken(record, name, created_ms, version) if known is None else None
-        case ev.DropAsked(_, name, _, created_ms):
-            if known is None or created_ms not in (None, known.created_ms):
-                return None
-            verdict = Verdict("unsnapshot", f"snapshot {name} is dropped; its space comes back in the background")
-            return _without(record, name), verdict
+        case ev.TakeAsked():
+            return _taken(change, record, stamp.version) if known is None else None
+        case ev.DropAsked():
+            return _dropped(change, record, known, stamp)
         case ev.SnapshotSealed():
             return _ready(change, record, known) if _is_of(known, change) else None
         case ev.SealFailed(name, _, reason):
@@ -57,17 +58,30 @@ def _is_of(known: Snapshot | None, report: ev.SnapshotSealed | ev.SealFailed) ->
     return known is not None and known.state == "pending" and known.asked == report.asked
 
 
-def _taken(record: Record, name: str, created_ms: int, version: int) -> tuple[Record, Verdict]:
+def _taken(asked: ev.TakeAsked, record: Record, version: int) -> tuple[Record, Verdict]:
     if record.deleted:
         raise Refused("NOT_FOUND", f"volume {record.name} is being deleted")
+    if asked.since is not None and record.fence is not None and asked.since <= record.fence:
+        raise Refused("ABORTED", "a snapshot was deleted since it was asked for, and its name may be another's now")
     if len(record.snapshots) >= SNAPSHOTS_MAX:
         raise Refused(
             "RESOURCE_EXHAUSTED", f"volume {record.name} has {SNAPSHOTS_MAX} snapshots, the most there may be"
         )
-    pending = Snapshot(name, record.size_bytes, created_ms, version)
+    pending = Snapshot(asked.name, record.size_bytes, asked.created_ms, version)
     nodes = ", ".join(voter.node for voter in record.in_sync)
-    asked = replace(record, snapshots=(*record.snapshots, pending))
-    return asked, Verdict("snapshot", f"snapshot {name} is asked for, and to be sealed on {nodes}")
+    taken = replace(record, snapshots=(*record.snapshots, pending))
+    return taken, Verdict("snapshot", f"snapshot {asked.name} is asked for, and to be sealed on {nodes}")
+
+
+def _dropped(
+    asked: ev.DropAsked, record: Record, known: Snapshot | None, stamp: Stamp
+) -> tuple[Record, Verdict] | None:
+    fenced = replace(record, fence=stamp) if asked.fence else record
+    if known is None or asked.created_ms not in (None, known.created_ms):
+        verdict = Verdict("unsnapshot", f"no snapshot is taken for who saw no later record than {stamp.version}")
+        return (fenced, verdict) if asked.fence else None
+    verdict = Verdict("unsnapshot", f"snapshot {asked.name} is dropped; its space comes back in the background")
+    return _without(fenced, asked.name), verdict
 
 
 def _ready(sealed: ev.SnapshotSealed, record: Record, pending: Snapshot) -> tuple[Record, Verdict]:
