@@ -88,13 +88,14 @@ async def test_the_name_of_a_snapshot_belongs_to_one_volume(bus_of: BusOf) -> No
             assert SnapshotClaim.model_validate(outcome.details["claim"]) == held
     await catalogue.release_snapshot(held)
     assert await catalogue.snapshot("monday") == held, "what is held is not released"
-    dropping = held.model_copy(update={"stage": "dropping"})
+    dropping = held.model_copy(update={"stage": "dropping", "deletion": "0" * 16})
     for _ in range(2):
         await catalogue.claim_snapshot(dropping)
     with pytest.raises(StosError) as caught:
         await catalogue.claim_snapshot(held)
     assert caught.value.code is Code.ALREADY_EXISTS, "there is no way back but a release"
-    await catalogue.release_snapshot(dropping.model_copy(update={"volume": "f" * 32}))
+    for of_another in ({"volume": "f" * 32}, {"deletion": "f" * 16}):
+        await catalogue.release_snapshot(dropping.model_copy(update=of_another))
     assert await catalogue.snapshot("monday") == dropping
     for _ in range(2):
         await catalogue.release_snapshot(dropping)

@@ -24,7 +24,7 @@ from services.csi.snapshot_names import Named
 from stoscore.errors import Code, StosError
 from stoscore.messages import SnapshotClaim, SnapshotView
 from stoscore.units import MIB
-from tests.support.csi import MemorySnapshots, MemoryVolumes
+from tests.support.csi import MemoryVolumes
 
 NAMES = ("a", "b")
 VOLUMES = ("one", "other")
@@ -176,26 +176,6 @@ def test_calls_at_once_in_any_order_by_instances_that_die(batches: list[list[Any
     asyncio.run(run(batches, seed))
 
 
-def _whatever_has_the_name_is_dropped(patch: pytest.MonkeyPatch) -> None:
-    """A delete that comes late takes what was taken again since."""
-    real = MemorySnapshots.drop
-
-    async def drop(self: MemorySnapshots, volume: str, snapshot: str, *, fence: bool = False, **_: Any) -> None:
-        await real(self, volume, snapshot, fence=fence)
-
-    patch.setattr(MemorySnapshots, "drop", drop)
-
-
-def _there_is_no_fence(patch: pytest.MonkeyPatch) -> None:
-    """A take that comes late brings back what was deleted."""
-    real = MemorySnapshots.take
-
-    async def take(self: MemorySnapshots, volume: str, snapshot: str, **_: Any) -> SnapshotView:
-        return await real(self, volume, snapshot)
-
-    patch.setattr(MemorySnapshots, "take", take)
-
-
 def _what_came_before_the_fence_stays(patch: pytest.MonkeyPatch) -> None:
     """A deletion looks once, and then sets its fence."""
     real = Named._moments
@@ -208,35 +188,6 @@ def _what_came_before_the_fence_stays(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Named, "_moments", moments)
 
 
-def _the_record_is_seen_after_the_claim(patch: pytest.MonkeyPatch) -> None:
-    real = Named._seen
-
-    async def create(self: Named, name: str, volume: str, timeout_s: float) -> SnapshotView:
-        await self._claim(SnapshotClaim(snapshot=name, volume=volume))
-        since = await real(self, volume)
-        return await self._snapshots.take(volume, name, since=since, timeout_s=timeout_s)
-
-    patch.setattr(Named, "create", create)
-
-
-def _any_deletion_is_released(patch: pytest.MonkeyPatch) -> None:
-    """A release that comes late ends the deletion that is under way now."""
-
-    async def release(self: MemorySnapshots, claim: SnapshotClaim) -> None:
-        existing = self.claims.get(claim.snapshot)
-        if existing is not None and (existing.volume, existing.stage) == (claim.volume, "dropping"):
-            del self.claims[claim.snapshot]
-
-    patch.setattr(MemorySnapshots, "release", release)
-
-
-def _a_name_in_use_is_released(patch: pytest.MonkeyPatch) -> None:
-    async def release(self: MemorySnapshots, claim: SnapshotClaim) -> None:
-        self.claims.pop(claim.snapshot, None)
-
-    patch.setattr(MemorySnapshots, "release", release)
-
-
 def _nothing_is_claimed(patch: pytest.MonkeyPatch) -> None:
     async def claim(self: Named, held: SnapshotClaim) -> None:
         self._volumes.snapshots._real.claims[held.snapshot] = held  # type: ignore[attr-defined]
@@ -244,15 +195,7 @@ def _nothing_is_claimed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Named, "_claim", claim)
 
 
-BUGS = (
-    _whatever_has_the_name_is_dropped,
-    _there_is_no_fence,
-    _what_came_before_the_fence_stays,
-    _the_record_is_seen_after_the_claim,
-    _any_deletion_is_released,
-    _a_name_in_use_is_released,
-    _nothing_is_claimed,
-)
+BUGS = (_what_came_before_the_fence_stays, _nothing_is_claimed)
 
 
 @pytest.mark.long

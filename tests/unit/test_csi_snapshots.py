@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from services.csi.controller import CAPABILITIES, Controller
 from services.csi.pending import Pending
 from stoscore.errors import Code, StosError
 from stoscore.limits import valid_snapshot_name
-from stoscore.messages import SnapshotClaim
+from stoscore.messages import SnapshotClaim, SnapshotView, StampModel
 from stoscore.proto import csi_pb2 as pb
 from stoscore.units import GIB, MIB
 from tests.support.csi import MemoryVolumes, block, create_request, mounted
@@ -123,6 +124,52 @@ async def test_while_it_is_deleted_it_is_not_made(scene: Scene) -> None:
     assert await scene.code(scene.snapshot(volume)) is Code.ABORTED
     await scene.delete(f"{volume}.snap")
     await scene.snapshot(volume)
+
+
+async def test_what_a_dead_instance_asked_for_comes_late(scene: Scene) -> None:
+    """It had claimed the name, and died with its take on the way."""
+    one, other = await scene.volume("one"), await scene.volume("other")
+    snapshots, seen = scene.volumes.snapshots, StampModel(generation=0, epoch=1, version=1)
+    await snapshots.claim(SnapshotClaim(snapshot="snap", volume=one))
+    await scene.delete(f"{one}.snap")
+    await scene.snapshot(other)
+    with pytest.raises(StosError) as caught:
+        await snapshots.take(one, "snap", since=seen)
+    assert caught.value.code is Code.ABORTED
+    assert await scene.list() == ([f"{other}.snap"], "")
+    await scene.delete(f"{other}.snap")
+    assert (await scene.snapshot(one)).source_volume_id == one, "who asks now has seen the fence"
+
+
+async def test_what_is_taken_while_its_deletion_looks_goes_too(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume, snapshots = await scene.volume(), scene.volumes.snapshots
+    look, seen = snapshots.of, StampModel(generation=0, epoch=1, version=1)
+
+    async def looked(of: str, **more: Any) -> tuple[SnapshotView, ...]:
+        found = await look(of, **more)
+        if not found:
+            with contextlib.suppress(StosError):
+                await snapshots.take(volume, "snap", since=seen)
+        return found
+
+    await snapshots.claim(SnapshotClaim(snapshot="snap", volume=volume))
+    monkeypatch.setattr(snapshots, "of", looked)
+    await scene.delete(f"{volume}.snap")
+    assert not snapshots.views
+    assert not snapshots.claims
+
+
+async def test_a_release_that_comes_late_does_not_end_the_next_deletion(scene: Scene) -> None:
+    volume, snapshots = await scene.volume(), scene.volumes.snapshots
+    first = SnapshotClaim(snapshot="snap", volume=volume, stage="dropping", deletion="1")
+    await snapshots.claim(first)
+    await scene.delete(f"{volume}.snap")
+    assert not snapshots.claims, "whoever comes next goes on with the deletion of a dead one"
+    await scene.snapshot(volume)
+    second = first.model_copy(update={"deletion": "2"})
+    await snapshots.claim(second)
+    await snapshots.release(first)
+    assert snapshots.claims == {"snap": second}
 
 
 async def test_a_deletion_that_another_instance_has_ended_leaves_what_was_taken_since(
