@@ -326,6 +326,11 @@ class Api:
             raise _not_primary(self._settings.node, leader.node if leader else None)
         return hosted, volume
 
+    async def ask_led(self, volume_id: str, event: Callable[[int], ev.Event]) -> None:
+        """Returns when it is committed. Raises NOT_FOUND, NOT_PRIMARY, and what the volume's brain says."""
+        _, volume = self._find(volume_id)
+        await self._ask(volume, event)
+
     async def _ask(self, volume: Volume, event: Callable[[int], ev.Event]) -> None:
         self._request += 1
         number = self._request

@@ -7,6 +7,7 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 
+from services.replica.abandoned import Abandoned
 from services.replica.addresses import Addresses
 from services.replica.api import Api
 from services.replica.brain.messages import BrainMessage
@@ -156,6 +157,7 @@ class _Replica:
             )
             await self._join_bus(self._api, advertised)
             self._spawn(self._unfounded.run())
+            self._spawn(Abandoned(self._node, self._catalogue, self._api.ask_led).run())
             self._scrubbing = asyncio.create_task(self._scrubber.run())
             self._shell.settle()
             self._context.ready()

@@ -8,7 +8,7 @@ it: a create that goes on later, or at the same time elsewhere, makes the same c
 
 A clone's own snapshot is named after the volume that it is for, and by lot. Whoever claims the name keeps his; those of
 others who lost the race, or died before it, are dropped by the create that goes through. So is its own, before the
-volume is called ready.
+volume is called ready. Where none goes through, the source's primary drops them after a while (`ABANDONED_MS`).
 
 A source may be so large that sealing it takes longer than a caller waits. A create that finds such a snapshot pending
 waits for that one: its moment is still to come. *Were each try to ask for one of its own, they would queue at the
@@ -32,8 +32,8 @@ from stoscore.volumes.deadline import WORTH_RETRYING, Deadline
 from stoscore.volumes.naming import VolumeSpec
 from stoscore.volumes.snapshots import Snapshots
 
-_CLONE = f"{OWN_SNAPSHOT}clone-"
-_ABANDONED_MS = 3600_000
+OF_CLONES = f"{OWN_SNAPSHOT}clone-"
+ABANDONED_MS = 3600_000
 """Longer than anybody waits between the snapshot and the claim of the clone's name, and than clocks are apart."""
 _GIVE_UP_S = 2.0
 
@@ -83,13 +83,13 @@ class Origins:
                 continue
             if not view.ready:
                 name = view.snapshot
-            elif time.time() * 1000 - view.created_ms > _ABANDONED_MS:
+            elif time.time() * 1000 - view.created_ms > ABANDONED_MS:
                 await self.give_up(view)
         return name
 
     async def give_up(self, view: SnapshotView) -> None:
         """It is for nobody any more. What stands in the way of that is no answer to who asked for a volume."""
-        if not view.snapshot.startswith(_CLONE):
+        if not view.snapshot.startswith(OF_CLONES):
             return
         try:
             await self._snapshots.drop(view.volume, view.snapshot, timeout_s=_GIVE_UP_S)
@@ -98,7 +98,7 @@ class Origins:
 
     async def clear(self, entry: CatalogueEntry, deadline: Deadline) -> None:
         """What was taken for this volume alone, by whomever: its first copies are made, or it is given up."""
-        if entry.origin is None or not entry.origin.snapshot.startswith(_CLONE):
+        if entry.origin is None or not entry.origin.snapshot.startswith(OF_CLONES):
             return
         try:
             views = await self._snapshots.all_of(entry.origin.volume, timeout_s=deadline.left_s)
@@ -116,12 +116,12 @@ def is_same(entry: CatalogueEntry, spec: VolumeSpec) -> bool:
     origin, source = entry.origin, spec.source
     if origin is None or source is None:
         return origin is None and source is None
-    snapshot = "" if origin.snapshot.startswith(_CLONE) else origin.snapshot
+    snapshot = "" if origin.snapshot.startswith(OF_CLONES) else origin.snapshot
     return (origin.volume, snapshot) == (source.volume, source.snapshot)
 
 
 def _prefix(name: str) -> str:
-    return f"{_CLONE}{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}-"
+    return f"{OF_CLONES}{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}-"
 
 
 def _check(view: SnapshotView, spec: VolumeSpec) -> None:
