@@ -2,12 +2,15 @@
 
 A subcommand is an entry point. Loading it may import gRPC, NATS and OpenTelemetry, which takes most of a
 second; the one line that the help shows about it is therefore read from its module's docstring without
-importing the module.
+importing the module, and only when the help is shown. Of what is loaded, only the command that was called is
+made: typer looks at every parameter of each, which for fifteen costs more than to ask the cluster.
 """
 
 from __future__ import annotations
 
 import ast
+import copy
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +33,18 @@ def command_line() -> str:
     return " ".join(["stos", *_called])
 
 
+class Unloaded(TyperCommand):
+    """Stands for a subcommand until it is called."""
+
+    def __init__(self, point: EntryPoint):
+        super().__init__(name=point.name)
+        self._point = point
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        self.help = self.help or summary(self._point)
+        return super().get_short_help_str(limit)
+
+
 class LazyGroup(TyperGroup):
     """A command group whose entry point commands are placeholders until one is called."""
 
@@ -37,14 +52,14 @@ class LazyGroup(TyperGroup):
         super().__init__(*args, **kwargs)
         self._points = {point.name: point for point in entry_points(group=GROUP)}
         for name in sorted(self._points.keys() - self.commands.keys()):
-            self.add_command(TyperCommand(name=name, help=summary(self._points[name])), name)
+            self.add_command(Unloaded(self._points[name]), name)
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(self.commands)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] in self._points:
-            self.add_command(_load(self._points.pop(args[0])), args[0])
+            self.add_command(_load(self._points.pop(args[0]), args[1] if args[1:] else ""), args[0])
         _called[:] = (
             args[:2] if args[1:] and args[1] in getattr(self.commands.get(args[0]), "commands", ()) else args[:1]
         )
@@ -64,7 +79,8 @@ def summary(point: EntryPoint) -> str:
     return first[:1].upper() + first[1:]
 
 
-def _load(point: EntryPoint) -> Any:
+def _load(point: EntryPoint, called: str) -> Any:
+    """With the one command that is called, or with all: of a group's help, and of a name that it does not have."""
     try:
         app = point.load()
     except (ImportError, AttributeError) as error:
@@ -73,7 +89,20 @@ def _load(point: EntryPoint) -> Any:
             f"the command {point.name} ({point.value}) can't be loaded: {error}",
             next_step="see `stos plugins` for where it comes from, and reinstall that",
         ) from error
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(_only(app, called))
     command.name = point.name
     command.params = [param for param in command.params if param.name not in COMPLETION_PARAMETERS]
     return command
+
+
+def _only(app: typer.Typer, called: str) -> typer.Typer:
+    found = [info for info in app.registered_commands if called == (info.name or _name(info.callback))]
+    if not found or app.registered_callback is None:
+        return app
+    alone = copy.copy(app)
+    alone.registered_commands, alone.registered_groups = found, []
+    return alone
+
+
+def _name(callback: Callable[..., Any] | None) -> str:
+    return typer.main.get_command_name(getattr(callback, "__name__", ""))
