@@ -62,6 +62,8 @@ SPANS = {
     "io.{}": "a client's request that failed, took more than half a second, or is one of many that are sampled",
     "primary.{}": "a sampled request at the primary, from when it came until it was answered",
     "store.write": "a sampled write at one copy, from when it came until it was stored; `waited_us`: for its turn",
+    "store.zero": "sampled zeros or a trim at one copy, in the same way",
+    "store.flush": "a sampled flush at one copy, from when it came until its disk was synced",
     "peer.lost": "the link to a node ended, for the reason that it has as its error: missed beats, for one",
     "resync": "a copy was brought up to date: from the return of its link until it held everything",
     "look": "somebody looks at traces or metrics; never kept",

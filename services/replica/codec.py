@@ -7,7 +7,7 @@ messages themselves carry only their own content. Payloads stay where they are: 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from services.replica.brain import Beat, BeatAnswer, Claims, Confirm, PairMessage
@@ -46,6 +46,9 @@ from stoscore.limits import valid_snapshot_name
 from stoscore.units import BLOCK_BYTES, SUM_BYTES
 
 CLEANS = 1
+Followed = ms.Write | ms.WriteMany | ms.Zero | ms.Flush
+"""What the primary asks of its copies for a client."""
+_FLAGS_AT = 3
 """Flag of FLUSH: it ends a sync that covered the marked regions."""
 
 Parts = tuple[bytes | memoryview, ...]
@@ -164,14 +167,18 @@ def _ack(envelope: Envelope, message: ms.Ack, _: Parts) -> Parts:
     return envelope.pack(Type.ACK, length=len(body)), body
 
 
-def pack_traced(envelope: Envelope, message: ms.Write | ms.WriteMany, payload: Parts, key: int) -> Parts:
-    """A write that is followed: always as one of many, which has room for the name of its trace. Only to copies that
-    know those."""
-    ranges = message.ranges if isinstance(message, ms.WriteMany) else ((message.block, message.count),)
-    body = pack_ranges(ranges)
-    length = len(body) + sum(map(len, payload))
-    header = envelope.pack(_WRITES, flags=TRACED, length=length, id=message.seq, x=message.commit, y=key, z=len(ranges))
-    return header, body, *payload
+def pack_traced(envelope: Envelope, message: Followed, payload: Parts, key: int) -> Parts:
+    """What is followed. No message between copies has an attach epoch: the key of the trace travels in its place; that
+    of many writes in `y`."""
+    if isinstance(message, ms.WriteMany):
+        body = pack_ranges(message.ranges)
+        length, count = len(body) + sum(map(len, payload)), len(message.ranges)
+        header = envelope.pack(_WRITES, flags=TRACED, length=length, id=message.seq, x=message.commit, y=key, z=count)
+        return header, body, *payload
+    plain, *rest = pack_message(replace(envelope, attach_epoch=key), message, payload)
+    flagged = bytearray(plain)
+    flagged[_FLAGS_AT] |= TRACED
+    return bytes(flagged), *rest
 
 
 def _done_many(envelope: Envelope, message: ms.DoneMany, _: Parts) -> Parts:

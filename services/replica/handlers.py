@@ -43,6 +43,7 @@ from services.replica.replication.primary import Primary
 from services.replica.replication.resync import FANOUT
 from services.replica.shell import Shell, boot_time_ns
 from services.replica.store import verify_sums
+from services.replica.traced import flushing, zeroing
 from services.replica.trail import Trail
 from stoscore.limits import REQUEST_BYTES_MAX
 from stoscore.units import BLOCK_BYTES, GIB, KIB, SUM_BYTES
@@ -277,7 +278,10 @@ class Handlers:
         self._check_inside(hosted, frame.y, frame.z)
         if verify_sums(data, sums):
             raise FrameError("a write does not match its checksums")
-        message = codec.unpack_to_replica(frame, self.shell.hold(sums, data))
+        token = self.shell.hold(sums, data)
+        if frame.flags & TRACED:
+            self.shell.traced.sent(frame.volume, frame.attach_epoch, token, now_ns)
+        message = codec.unpack_to_replica(frame, token)
         number = self.shell.link_number(link)
         self._node.to_replica(hosted.volume, number, link.peer, frame.epoch, message, now_ns)
 
@@ -322,6 +326,8 @@ class Handlers:
             self._check_healing(hosted, message.ranges)
         elif isinstance(message, ms.Seal):
             _check_seal(message, frame.epoch, hosted.blocks.size_blocks)
+        elif isinstance(message, ms.Zero | ms.Flush) and frame.flags & TRACED:
+            self._follow_here(frame, message, now_ns)
         number = self.shell.link_number(link)
         self._node.to_replica(hosted.volume, number, link.peer, frame.epoch, message, now_ns)
 
@@ -416,8 +422,16 @@ class Handlers:
             self._follow(frame, token, now_ns)
         self._node.request(hosted.volume, number, codec.unpack_request(frame, token), now_ns)
 
+    def _follow_here(self, frame: Frame, message: ms.Zero | ms.Flush, now_ns: int) -> None:
+        if isinstance(message, ms.Zero):
+            work = zeroing(frame.volume, message.block, message.count)
+        else:
+            work = flushing(frame.volume, message.ticket)
+        self.shell.traced.sent(frame.volume, frame.attach_epoch, work, now_ns)
+
     def _follow(self, frame: Frame, token: int, now_ns: int) -> None:
-        self.shell.traced.asked(frame.volume, frame.x, frame.id, Type(frame.type), token, now_ns)
+        work = zeroing(frame.volume, frame.y, frame.z) if frame.type == Type.IO_ZERO else token
+        self.shell.traced.asked(frame.volume, frame.x, frame.id, Type(frame.type), work, now_ns)
 
     def _admitted(self, link: Link, frame: Frame) -> tuple[Hosted, Primary | None, int] | None:
         """(our copy, its primary if it is led here, the link's number), if its frontend may ask; else it is told."""

@@ -41,7 +41,6 @@ from services.replica.driver import (
 from services.replica.driver.snapshots import unwanted
 from services.replica.hosted import Failure, Hosted, SyncWait
 from services.replica.peers import (
-    MANY_BLOCKS_MAX,
     PACKED_BLOCKS_MAX,
     Link,
     PeerNetwork,
@@ -56,7 +55,7 @@ from services.replica.replication.estimate import error_of
 from services.replica.replication.packing import Packing, Wire
 from services.replica.replication.resync import COPY_BLOCKS
 from services.replica.store import CorruptBlocks, StoreError, Unproved, by_region
-from services.replica.traced import Traced, keep_if_slow
+from services.replica.traced import Traced, Work, flushing, keep_if_slow, syncing, zeroing
 from stoscore.metrics import RATIO, Histogram
 from stoscore.telemetry import get_logger
 
@@ -414,29 +413,27 @@ class Shell:
 
     def _tell(self, hosted: Hosted, order: Data, effect: fx.Tell) -> None:
         peers, message = effect
-        payload: Parts = ()
-        if isinstance(message, ms.Write | ms.WriteMany):
-            payload = self.payloads[message.token]
-            if message.token in self.traced.writes and self._tell_traced(hosted, order, peers, message, payload):
+        payload = self.payloads[message.token] if isinstance(message, ms.Write | ms.WriteMany) else ()
+        if self.traced.work and isinstance(message, codec.Followed):
+            key = self.traced.key(self._work(hosted, message))
+            if key:
+                for peer in peers:
+                    envelope = self.envelope(hosted, order.epoch, peer)
+                    self.network.send(peer, *codec.pack_traced(envelope, message, payload, key))
                 return
         for peer in peers:
             envelope = self.envelope(hosted, order.epoch, peer)
             self.network.send(peer, *codec.pack_message(envelope, message, payload))
 
-    def _tell_traced(
-        self, hosted: Hosted, order: Data, peers: Sequence[str], message: ms.Write | ms.WriteMany, payload: Parts
-    ) -> bool:
-        """False where a copy does not know such a frame, or the write is too large for one."""
-        volume = self.node.volumes.get(hosted.volume)
-        if volume is None or volume.primary is None or not volume.primary.takes_many:
-            return False
-        if isinstance(message, ms.Write) and message.count > MANY_BLOCKS_MAX:
-            return False
-        key = self.traced.writes[message.token].key
-        for peer in peers:
-            envelope = self.envelope(hosted, order.epoch, peer)
-            self.network.send(peer, *codec.pack_traced(envelope, message, payload, key))
-        return True
+    def _work(self, hosted: Hosted, message: codec.Followed) -> Work:
+        """What a message to the copies is called here."""
+        match message:
+            case ms.Flush(ticket):
+                return syncing(hosted.raw, ticket)
+            case ms.Zero(_, _, block, count):
+                return zeroing(hosted.raw, block, count)
+            case _:
+                return message.token
 
     def _answer(self, hosted: Hosted, order: Data, effect: fx.Answer) -> None:
         number, message = effect
@@ -446,6 +443,8 @@ class Shell:
         if isinstance(message, ms.Ack):
             self._collect_ack(hosted, order.epoch, number, message)
             return
+        if self.traced.work and isinstance(message, ms.Flushed):
+            self.traced.synced(flushing(hosted.raw, message.ticket), boot_time_ns())
         if self.traced.requests:
             if isinstance(message, ms.Done):
                 self._answered(hosted, message.session, (message.request,), message.errno)
@@ -552,7 +551,7 @@ class Shell:
     def _store_write(self, hosted: Hosted, order: Data, effect: fx.StoreWrite) -> None:
         seq, block, count, token = effect
         sums, data = self.payloads.pop(token)
-        store, began_ns = hosted.blocks, boot_time_ns() if self.traced.writes else 0
+        store, began_ns = hosted.blocks, boot_time_ns() if self.traced.work else 0
         store.tail_append(seq, block, count)
         store.write(block, sums, data)
         if began_ns:
@@ -563,7 +562,7 @@ class Shell:
     def _store_write_many(self, hosted: Hosted, order: Data, effect: fx.StoreWriteMany) -> None:
         seq, ranges, token = effect
         sums, data = self.payloads.pop(token)
-        began_ns = boot_time_ns() if self.traced.writes else 0
+        began_ns = boot_time_ns() if self.traced.work else 0
         hosted.blocks.write_many(seq, ranges, sums, data)
         if began_ns:
             self.traced.stored(token, began_ns, boot_time_ns(), sum(count for _, count in ranges))
@@ -572,8 +571,12 @@ class Shell:
                 hosted.health.overwrite(block, count)
 
     def _store_zero(self, hosted: Hosted, order: Data, effect: fx.StoreZero) -> None:
+        began_ns = boot_time_ns() if self.traced.work else 0
         hosted.blocks.tail_append(effect.seq, effect.block, effect.count)
         hosted.blocks.zero(effect.block, effect.count)
+        if began_ns:
+            work = zeroing(hosted.raw, effect.block, effect.count)
+            self.traced.stored(work, began_ns, boot_time_ns(), effect.count)
         if hosted.health.rotten:
             hosted.health.overwrite(effect.block, effect.count)
 
@@ -607,6 +610,8 @@ class Shell:
 
     def _sync(self, hosted: Hosted, order: Data, effect: fx.SyncStore) -> None:
         asked_ns = boot_time_ns()
+        if self.traced.requests:
+            self._follow_flush(hosted, effect.ticket, asked_ns)
 
         def told(waits: list[SyncWait], failure: Failure) -> None:
             now_ns = boot_time_ns()
@@ -618,10 +623,19 @@ class Shell:
                 if any(wait.cleans for wait in waits):
                     self.node.store_changed(hosted.volume, now_ns, unclean=hosted.blocks.unclean)
                 for wait in waits:
+                    if self.traced.work:
+                        self.traced.synced(syncing(hosted.raw, wait.ticket), now_ns)
                     self.node.synced(hosted.volume, wait.owner, wait.ticket, now_ns)
             self.settle()
 
         hosted.sync(SyncWait(order.owner, effect.ticket, effect.cleans), told)
+
+    def _follow_flush(self, hosted: Hosted, ticket: int, now_ns: int) -> None:
+        """A client's flush, if it is followed, is this sync from now on, here and at the other copies."""
+        volume = self.node.volumes.get(hosted.volume)
+        asked = volume.primary.flush_of(ticket) if volume is not None and volume.primary is not None else None
+        if asked is not None:
+            self.traced.became(hosted.raw, *asked, syncing(hosted.raw, ticket), now_ns)
 
     def _write_back(self, hosted: Hosted, order: Data, effect: fx.WriteBack) -> None:
         hosted.write_back()

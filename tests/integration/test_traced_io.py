@@ -14,6 +14,7 @@ from services.cli.waterfall import Told, arrange
 from services.dev.nbd_client import NbdClient
 from services.replica import traced
 from services.replica.nbd import frontend
+from services.replica.peers import MANY_BLOCKS_MAX
 from stoscore import telemetry
 from stoscore.spans import SpanRecord
 from stoscore.units import BLOCK_BYTES, KIB
@@ -95,31 +96,57 @@ async def test_requests_that_come_together_are_followed_as_one_of_them(
         assert all(asked[span.parent_id].trace_id == span.trace_id for span in served)
 
 
-@pytest.mark.parametrize("kind", ["read", "flush", "zero"])
-async def test_other_requests_are_followed_to_the_primary(
-    wires: tuple[Wired, str, NbdClient], spans: list[SpanRecord], kind: str
-) -> None:
+async def test_a_read_is_followed_to_the_primary(wires: tuple[Wired, str, NbdClient], spans: list[SpanRecord]) -> None:
     _, _, client = wires
-    if kind == "read":
-        assert await client.read(0, 4 * KIB) == bytes(4 * KIB)
-    elif kind == "flush":
-        await client.flush()
-    else:
-        await client.write_zeroes(0, 4 * KIB)
-    (served,) = of(spans, f"primary.{kind}")
-    (asked,) = (span for span in spans if span.name.startswith("io."))
+    assert await client.read(0, 4 * KIB) == bytes(4 * KIB)
+    (served,) = of(spans, "primary.read")
+    (asked,) = of(spans, "io.read")
     assert (served.parent_id, served.trace_id) == (asked.span_id, asked.trace_id)
 
 
-async def test_a_write_larger_than_what_may_come_together_arrives_as_it_always_does(
-    wires: tuple[Wired, str, NbdClient], spans: list[SpanRecord]
+@pytest.mark.parametrize(
+    ("asked", "served", "stored", "blocks"),
+    [
+        ("io.write", "primary.write", "store.write", MANY_BLOCKS_MAX + 1),
+        ("io.trim", "primary.zero", "store.zero", 2),
+        ("io.write_zeroes", "primary.zero", "store.zero", 2),
+        ("io.flush", "primary.flush", "store.flush", None),
+    ],
+    ids=["a write too large to come with others", "trim", "zeros", "flush"],
+)
+async def test_whatever_changes_or_syncs_a_disk_is_followed_to_each_of_them(
+    wires: tuple[Wired, str, NbdClient], spans: list[SpanRecord], asked: str, served: str, stored: str, blocks: int
 ) -> None:
     _, _, client = wires
-    large = DATA * 512
-    await client.write(0, large)
-    assert await client.read(0, len(large)) == large
-    assert of(spans, "primary.write")
-    assert len(of(spans, "store.write")) == 1, "the primary's own"
+    if asked == "io.write":
+        await client.write(0, DATA * blocks)
+    elif asked == "io.trim":
+        await client.trim(0, 2 * BLOCK_BYTES)
+    elif asked == "io.write_zeroes":
+        await client.write_zeroes(0, 2 * BLOCK_BYTES)
+    else:
+        await client.flush()
+    await until(lambda: len(of(spans, stored)) == 3)
+    (root,), (primary,), copies = of(spans, asked), of(spans, served), of(spans, stored)
+    assert {span.trace_id for span in (primary, *copies)} == {root.trace_id}
+    assert (root.parent_id, primary.parent_id) == ("", root.span_id)
+    assert {span.parent_id for span in copies} == {primary.span_id}
+    assert [span.attributes.get("stos.blocks") for span in copies] == [blocks] * 3
+    assert await client.read(0, BLOCK_BYTES) == (DATA if asked == "io.write" else bytes(BLOCK_BYTES))
+
+
+async def test_many_flushes_are_followed_each_by_itself(
+    wires: tuple[Wired, str, NbdClient], spans: list[SpanRecord]
+) -> None:
+    """They share syncs of the disk; each has waited for its own time."""
+    _, _, client = wires
+    await asyncio.gather(*(client.flush() for _ in range(5)))
+    await until(lambda: len(of(spans, "store.flush")) == 15)
+    served = {span.span_id: span for span in of(spans, "primary.flush")}
+    assert len(served) == 5
+    copies = of(spans, "store.flush")
+    assert all(served[span.parent_id].trace_id == span.trace_id for span in copies)
+    assert [sum(span.parent_id == name for span in copies) for name in served] == [3] * 5
 
 
 async def test_nobody_is_followed_who_was_not_chosen(

@@ -18,7 +18,7 @@ from services.replica.status import page
 from stoscore import subjects
 from stoscore.bus import Bus, RequestContext
 from stoscore.catalogue import Catalogue
-from stoscore.errors import not_found
+from stoscore.errors import Code, StosError, not_found
 from stoscore.messages import (
     Attached,
     AttachmentModel,
@@ -26,12 +26,15 @@ from stoscore.messages import (
     CatalogueEntry,
     CloseFrontend,
     DecisionEvent,
+    DeleteVolume,
     DescribeReplica,
     DescribeReplicas,
     DetachVolume,
+    DropSnapshot,
     Empty,
     ExpandVolume,
     FrontendOpened,
+    Message,
     MetricModel,
     MetricsPage,
     MetricsRequest,
@@ -45,8 +48,10 @@ from stoscore.messages import (
     ReplicaStatus,
     ReplicaStatuses,
     SetPolicy,
+    SnapshotView,
     SpansPage,
     SpansRequest,
+    TakeSnapshot,
     TracesPage,
     TracesRequest,
     VolumeExpanded,
@@ -58,6 +63,8 @@ from tests.support.control_plane import ControlPlane
 
 T = TypeVar("T")
 AT_ONCE = 8
+TAKEN_MS = 1_800_000_100_000
+"""When a snapshot is taken, whenever that is."""
 
 
 @dataclass
@@ -176,46 +183,74 @@ class Feed:
         await self._serve(bus, subjects.observe("node", "metrics"), MetricsRequest, metrics)
         await self._serve(bus, subjects.observe("node", "traces"), TracesRequest, traces)
         await self._serve(bus, subjects.observe("node", "spans"), SpansRequest, spans)
-        await self._changes(bus, name, [one.record for one in held.values() if one.serving and one.record is not None])
+        await self._changes(bus, told)
         entry = NodeEntry(node=name, zone=told.status.zone, address=f"{name}.example:7770")
         await bus.request(subjects.catalogue("announce"), entry, Empty)
         for event in told.decisions:
             assert await bus.publish(subjects.event(name, subjects.DECISION), event)
         await bus.flush()
 
-    async def _changes(self, bus: Bus, name: str, led: list[RecordModel]) -> None:
-        """Whoever asks for a change is told that it is done; what is shown afterwards stays as it was."""
+    async def _changes(self, bus: Bus, told: Told) -> None:
+        """Whoever asks for a change is told that it is done; what is shown afterwards stays as it was. Like a real node
+        it hears each verb once for all its volumes."""
+        name = told.status.node
+        led = {one.record.volume: one for one in told.status.replicas if one.serving and one.record is not None}
+
+        def served(context: RequestContext) -> tuple[ReplicaStatus, RecordModel]:
+            one = led.get(context.subject.split(".")[-2])
+            if one is None or one.record is None:
+                raise StosError(Code.NOT_PRIMARY, f"{name} does not serve it")
+            return one, one.record
 
         async def opened(request: OpenFrontend, context: RequestContext) -> FrontendOpened:
             socket = f"/run/stos/{request.name}.sock"
             return FrontendOpened(node=name, socket=socket, uri=f"nbd+unix:///{request.name}?socket={socket}")
 
-        async def done(request: CloseFrontend | DetachVolume, context: RequestContext) -> Empty:
+        async def done(request: Message, context: RequestContext) -> Empty:
+            if not isinstance(request, CloseFrontend):
+                served(context)
             return Empty()
 
-        await self._serve(bus, subjects.node(name, "open"), OpenFrontend, opened)
-        await self._serve(bus, subjects.node(name, "close"), CloseFrontend, done)
-        for record in led:
-            await self._leads(bus, name, record, done)
-
-    async def _leads(
-        self, bus: Bus, name: str, record: RecordModel, done: Callable[[Any, RequestContext], Awaitable[Empty]]
-    ) -> None:
         async def attach(request: AttachVolume, context: RequestContext) -> Attached:
             attachment = AttachmentModel(node=request.node, attach_epoch=2)
-            return Attached(record=record.model_copy(update={"attachment": attachment}), attach_epoch=2)
+            return Attached(record=served(context)[1].model_copy(update={"attachment": attachment}), attach_epoch=2)
 
         async def policy(request: SetPolicy, context: RequestContext) -> PolicySet:
             asked = request.model_dump(exclude={"v"}, exclude_none=True)
-            return PolicySet(record=record.model_copy(update=asked))
+            return PolicySet(record=served(context)[1].model_copy(update=asked))
 
         async def expand(request: ExpandVolume, context: RequestContext) -> VolumeExpanded:
-            return VolumeExpanded(record=record.model_copy(update={"size_bytes": request.size_bytes}))
+            record = served(context)[1].model_copy(update={"size_bytes": request.size_bytes})
+            return VolumeExpanded(record=record)
 
-        await self._serve(bus, subjects.volume(name, record.volume, "attach"), AttachVolume, attach)
-        await self._serve(bus, subjects.volume(name, record.volume, "detach"), DetachVolume, done)
-        await self._serve(bus, subjects.volume(name, record.volume, "policy"), SetPolicy, policy)
-        await self._serve(bus, subjects.volume(name, record.volume, "expand"), ExpandVolume, expand)
+        async def snapshot(request: TakeSnapshot, context: RequestContext) -> SnapshotView:
+            one, record = served(context)
+            known = {view.snapshot: view for view in one.snapshots}
+            holders = tuple(voter.node for voter in record.in_sync)
+            taken = SnapshotView(
+                volume=record.volume,
+                snapshot=request.snapshot,
+                size_bytes=record.size_bytes,
+                created_ms=TAKEN_MS,
+                ready=True,
+                holders=holders,
+                root=f"{sum(request.snapshot.encode()):016x}",
+            )
+            return known.get(request.snapshot, taken)
+
+        await self._serve(bus, subjects.node(name, "open"), OpenFrontend, opened)
+        await self._serve(bus, subjects.node(name, "close"), CloseFrontend, done)
+        verbs: dict[str, tuple[type[Message], Callable[..., Awaitable[Any]]]] = {
+            "attach": (AttachVolume, attach),
+            "detach": (DetachVolume, done),
+            "policy": (SetPolicy, policy),
+            "expand": (ExpandVolume, expand),
+            "delete": (DeleteVolume, done),
+            "snapshot": (TakeSnapshot, snapshot),
+            "unsnapshot": (DropSnapshot, done),
+        }
+        for verb, (request, answer) in verbs.items():
+            await self._serve(bus, subjects.volume(name, "*", verb), request, answer)
 
     async def _placement(self) -> None:
         """There is one, and it never has an answer: whoever creates a volume waits for it."""

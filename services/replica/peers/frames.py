@@ -100,8 +100,9 @@ class Type(IntEnum):
 FUA = 1
 """Flag of IO_WRITE and IO_ZERO: answer when it is durable."""
 TRACED = 128
-"""Flag of a frontend's request, and of WRITES: it is followed through all nodes (`services/replica/traced.py`). In
-IO_READS and IO_WRITES `id` is the request that is, in WRITES `y` names its trace. Who does not know it ignores it."""
+"""Flag of a frontend's request, and of what the copies are sent for it: it is followed through all nodes
+(`services/replica/traced.py`). In IO_READS and IO_WRITES `id` is the request that is; in WRITES `y` names its trace, in
+WRITE, ZERO and FLUSH the attach epoch does. Who does not know it ignores it."""
 JOINED_UNCLEAN = 1
 JOINED_ANYTHING = 2
 JOINED_MANY = 4

@@ -895,6 +895,11 @@ class Primary:
             out.append(Tell(self._receivers, Flush(ticket, self.commit)))
         return out
 
+    def flush_of(self, ticket: int) -> tuple[int, int] | None:
+        """Session and number of the client's flush that this sync is for, if it is for one."""
+        flush = self._flushes.waiting.get(ticket)
+        return None if flush is None else (flush.session, flush.request)
+
     def synced(self, ticket: int, now_ns: int) -> list[Effect]:
         """Our own store is synced."""
         self._now_ns = now_ns
