@@ -495,6 +495,15 @@ def test_a_change_whose_voters_are_gone_is_taken_back_and_those_who_are_there_ag
     assert shape(machine) == ("awd", "ad", "")
 
 
+def test_who_caught_up_while_it_was_about_to_go_is_admitted_when_it_stays() -> None:
+    machine = halfway()
+    step(machine, ev.PeerUp("b"), GRACE + 1, LEASED)
+    step(machine, ev.MemberCaughtUp(B), GRACE + 1, LEASED)
+    step(machine, ev.PeerDown("w"), GRACE + 2, LEASED)
+    settle(machine, B, D, now_ns=GRACE + 2)
+    assert shape(machine) == ("abw", "ab", "")
+
+
 def test_a_change_that_nobody_stores_in_time_is_taken_back_too() -> None:
     """W answers beats, and its disk hangs."""
     machine = halfway()

@@ -69,6 +69,22 @@ def test_who_is_about_to_store_a_record_follows_afterwards() -> None:
     ] == [1]
 
 
+def test_who_may_stay_after_all_is_a_member_until_the_change_is_committed() -> None:
+    """{A,C} without B is on its way, and may be taken back: what replication says of B is for the brain to judge."""
+    node = make(slot(record(A, B, C)))
+    volume = node.volumes["v"]
+    agreed = slot(record(A, B, C, primary=C), 1, 2)
+    node.brain_message(ms.Propose("v", C, A, 1, agreed, None), 0)
+    save_all(node)
+    node.brain_message(ms.Committed("v", C, A, 1, agreed.stamp), 0)
+    node.brain_message(ms.Propose("v", C, A, 1, slot(record(A, C, primary=C), 1, 3), agreed.stamp), 0)
+    save_all(node)
+    assert volume.member_on("b") == B
+    assert volume.member_on("d") is None
+    node.brain_message(ms.Committed("v", C, A, 1, slot(record(A, C, primary=C), 1, 3).stamp), 0)
+    assert volume.member_on("b") is None
+
+
 def test_every_save_holds_what_came_before_it() -> None:
     node = make()
     node.ask("v", ev.Founded(record(A)), 0)

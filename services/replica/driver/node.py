@@ -349,8 +349,7 @@ class Node:
             if isinstance(report, fx.ReportSealed | fx.ReportNotSealed):
                 self._step(volume, snapshot_event(report, volume.brain.record), now_ns)
                 continue
-            record = volume.brain.record
-            member = record.member_on(report.node) if record else None
+            member = volume.member_on(report.node)
             if member is None:
                 continue
             if isinstance(report, fx.ReportFailed):

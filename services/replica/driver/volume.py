@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from services.replica.brain import Brain, Record, Slot
+from services.replica.brain import Brain, Record, Slot, Voter
 from services.replica.brain import events as ev
 from services.replica.replication import effects as fx
 from services.replica.replication.messages import Join
@@ -74,8 +74,13 @@ class Volume:
         return slot.stamp.generation if slot else 0
 
     def shares_with(self, node: str) -> bool:
-        """Also when only the last committed record names it: a change on its way may be taken back."""
+        return self.member_on(node) is not None
+
+    def member_on(self, node: str) -> Voter | None:
+        """Also when only the last committed record names it: a change on its way may be taken back. *A copy that was to
+        go caught up meanwhile, nobody was told, and when it was to stay after all nobody admitted it.*"""
         for slot in (self.brain.state.slot, self.committed):
-            if slot is not None and slot.record.member_on(node) is not None:
-                return True
-        return False
+            member = slot.record.member_on(node) if slot is not None else None
+            if member is not None:
+                return member
+        return None
