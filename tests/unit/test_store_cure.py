@@ -140,6 +140,8 @@ def test_a_scan_leaves_the_page_cache_as_its_user_had_it(directory: Path) -> Non
         assert not any(is_cached(fd, 0, size) for _ in range(100)), "to look is not to read"
         assert store.scan(0, 4)
         assert not is_cached(fd, 0, size), "nobody had read it"
+        assert store.scan(0, 2)
+        assert not any(is_cached(fd, at, BLOCK_BYTES) for at in range(0, size, BLOCK_BYTES)), "nor what follows"
         os.pread(fd, size, 0)
         assert store.scan(0, 4)
         assert is_cached(fd, 0, size)

@@ -13,6 +13,7 @@ import mmap
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 
 from services.replica.store.port import StoreError
 from services.replica.store.sums import Buffer
@@ -98,6 +99,19 @@ def is_cached(fd: int, offset: int, size: int) -> bool:
 def drop_clean(fd: int, offset: int, size: int) -> None:
     """What the page cache has of a range, but for what is not written yet."""
     os.posix_fadvise(fd, offset, size, os.POSIX_FADV_DONTNEED)
+
+
+@contextmanager
+def not_ahead(*fds: int) -> Iterator[None]:
+    """The kernel reads what is asked for and nothing beyond. Meant to be short: it holds for everybody who reads by one
+    of these descriptors meanwhile."""
+    for fd in fds:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+    try:
+        yield
+    finally:
+        for fd in fds:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_NORMAL)
 
 
 def sync_data(fd: int, where: str) -> None:

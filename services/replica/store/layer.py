@@ -27,6 +27,7 @@ from services.replica.store.disk import (
     failed,
     first_data,
     is_cached,
+    not_ahead,
     punch,
     read_at,
     read_into,
@@ -278,8 +279,9 @@ class Layer:
 
     def scan(self, block: int, count: int) -> bool:
         """The page cache would show what was written, not what the disk kept: clean pages are dropped first. Those of a
-        range that was not cached as a whole are dropped again afterwards, so that a scrub does not push out what the
-        volume's user reads; what was cached is left as the user had it, or his next read would wait for the disk."""
+        range that was not cached as a whole are dropped again afterwards, and nothing is read ahead, so that a scrub
+        does not push out what the volume's user reads; what was cached is left as the user had it, or his next read
+        would wait for the disk."""
         places = [
             (layer._data_fd, at * BLOCK_BYTES, length * BLOCK_BYTES) for layer, at, length in self.owners(block, count)
         ]
@@ -287,7 +289,8 @@ class Layer:
         for place in places:
             drop_clean(*place)
         try:
-            return self.sums.scan(block, self.actual(block, count))
+            with not_ahead(*(fd for fd, _, _ in places)):
+                return self.sums.scan(block, self.actual(block, count))
         finally:
             for place in unused:
                 drop_clean(*place)
