@@ -25,6 +25,7 @@ from stoscore import subjects
 from stoscore.errors import StosError
 from stoscore.messages import AuditEvent, Message
 from stoscore.telemetry import get_logger
+from stoscore.units import MS
 
 FOLD_S, FOLD_MAX_S = 1.0, 30.0
 PATIENCE = 10
@@ -136,7 +137,7 @@ class Audit:
             target=_shown(target, 256),
             outcome=outcome,
             reason=_shown(reason, 512),
-            at_unix_ms=time.time_ns() // 1_000_000,
+            at_unix_ms=time.time_ns() // MS,
             reporter=self._reporter,
         )
         told = self._folding.add(event, time.monotonic())

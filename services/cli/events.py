@@ -16,6 +16,7 @@ import typer
 from services.cli.cluster import Directory, Session, run
 from services.cli.output import Format, Output, plain, write, write_as
 from stoscore.errors import invalid
+from stoscore.units import MS
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -98,7 +99,7 @@ async def _listen(session: Session, kinds: list[Kind], reporter: str) -> asyncio
     def arrived(subject: str, data: bytes, headers: dict[str, str]) -> None:
         said_by, _, kind = subject.removeprefix(f"{EVENTS}.").rpartition(".")
         if kind in wanted and reporter in ("", said_by):
-            heard.put_nowait(_event(int(time.time() * 1000), kind, said_by, data.decode("utf-8", "replace")))
+            heard.put_nowait(_event(time.time_ns() // MS, kind, said_by, data.decode("utf-8", "replace")))
 
     await session.bus.subscribe(f"{EVENTS}.>", arrived)
     return heard

@@ -25,7 +25,7 @@ from stoscore.errors import StosError
 from stoscore.files import write_private
 from stoscore.messages import ScrubStatus
 from stoscore.telemetry import get_logger
-from stoscore.units import BLOCK_BYTES, REGION_BLOCKS, REGION_BYTES, SECOND
+from stoscore.units import BLOCK_BYTES, MS, REGION_BLOCKS, REGION_BYTES, SECOND
 
 log = get_logger("scrub")
 T = TypeVar("T")
@@ -66,7 +66,7 @@ class Scrubber:
                 if time.monotonic() - self._kept_s > KEEP_S:
                     await self._keep()
             if scrub.total_bytes:
-                self._ended_unix_ms = int(time.time() * 1000)
+                self._ended_unix_ms = time.time_ns() // MS
                 log.info("read everything again: %d bytes", scrub.done_bytes)
                 await self._keep()
             await self._until(self._pace.next_pass_ns(scrub))
@@ -96,7 +96,7 @@ class Scrubber:
         store = hosted.store if hosted is not None else None
         if hosted is None or store is None or at.region * REGION_BLOCKS >= store.size_blocks:
             if hosted is not None:
-                hosted.scrubbed_unix_ms = int(time.time() * 1000)
+                hosted.scrubbed_unix_ms = time.time_ns() // MS
             scrub.at = next_volume(self._volumes(), at)
             return
         end = at.region + WINDOW_REGIONS
@@ -151,7 +151,7 @@ class Scrubber:
             return
         kept: dict[str, Any] = {
             "age_ns": boot_time_ns() - scrub.began_ns,
-            "kept_unix_ms": int(time.time() * 1000),
+            "kept_unix_ms": time.time_ns() // MS,
             "total_bytes": scrub.total_bytes,
             "done_bytes": scrub.done_bytes,
             "volume": scrub.at.volume if scrub.at else "",
@@ -166,7 +166,7 @@ class Scrubber:
         """What is unreadable or of another time is begun anew: it costs reading, nothing else."""
         try:
             kept = json.loads(self._path.read_bytes())
-            away_ns = max(0, int(time.time() * 1000) - int(kept["kept_unix_ms"])) * 1_000_000
+            away_ns = max(0, time.time_ns() // MS - int(kept["kept_unix_ms"])) * MS
             self._ended_unix_ms = int(kept["ended_unix_ms"])
             for volume, at_ms in kept["scrubbed"].items():
                 if volume in self._shell.hosted:

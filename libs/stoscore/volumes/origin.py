@@ -27,7 +27,7 @@ from stoscore.errors import Code, StosError, unavailable
 from stoscore.limits import OWN_SNAPSHOT
 from stoscore.messages import CatalogueEntry, Origin, SnapshotSource, SnapshotView
 from stoscore.telemetry import get_logger
-from stoscore.units import format_size
+from stoscore.units import MS, format_size
 from stoscore.volumes.deadline import WORTH_RETRYING, Deadline
 from stoscore.volumes.naming import VolumeSpec
 from stoscore.volumes.snapshots import Snapshots
@@ -83,7 +83,7 @@ class Origins:
                 continue
             if not view.ready:
                 name = view.snapshot
-            elif time.time() * 1000 - view.created_ms > ABANDONED_MS:
+            elif time.time_ns() // MS - view.created_ms > ABANDONED_MS:
                 await self.give_up(view)
         return name
 
