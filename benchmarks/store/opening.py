@@ -9,6 +9,7 @@ from statistics import median
 
 from benchmarks.store.figure import Figure
 from services.replica.store.file_store import FileStore
+from services.replica.store.format import Format
 from services.replica.store.sums import block_sums
 from stoscore.units import BLOCK_BYTES, GIB, REGION_BLOCKS, TIB
 
@@ -34,10 +35,7 @@ def measure(directory: Path) -> list[Figure]:
 
 def _fill(directory: Path) -> FileStore:
     """One piece every so often, so that as many regions as can be hold data."""
-    store = FileStore.create(
-        directory,
-        cluster=_CLUSTER, volume="1" * 32, name="bench", incarnation="1" * 16, size_blocks=SIZE_BLOCKS, boot_id=_BOOT,
-    )  # fmt: skip
+    store = FileStore.create(directory, Format(_CLUSTER, "1" * 32, "bench", "1" * 16, "data", SIZE_BLOCKS), _BOOT)
     data = os.urandom(PIECE_BLOCKS * BLOCK_BYTES)
     sums = block_sums(data)
     pieces = WRITTEN_BLOCKS // PIECE_BLOCKS

@@ -15,7 +15,7 @@ from pathlib import Path
 from services.replica.brain import Snapshot
 from services.replica.driver import Node
 from services.replica.hosted import Hosted
-from services.replica.store import BlockStore, StoreFactory
+from services.replica.store import BlockStore, Format, StoreFactory
 from stoscore.errors import Code, StosError, invalid, precondition, unavailable
 from stoscore.messages import CreateReplica, SnapshotSource
 from stoscore.units import BLOCK_BYTES, format_size
@@ -30,21 +30,10 @@ class Source:
     size_bytes: int
     root: str
 
-    def clone(
-        self, request: CreateReplica, path: Path, incarnation: str, boot_id: str, factory: StoreFactory
-    ) -> BlockStore:
+    def clone(self, path: Path, format: Format, boot_id: str, factory: StoreFactory) -> BlockStore:
         """Blocking. Its checksums say that it is what was asked for, or it is not made. Raises StosError,
         StoreError."""
-        store = factory.clone(
-            self.store,
-            self.layer,
-            path,
-            volume=request.volume,
-            name=request.name,
-            incarnation=incarnation,
-            size_blocks=request.size_bytes // BLOCK_BYTES,
-            boot_id=boot_id,
-        )
+        store = factory.clone(self.store, self.layer, path, format, boot_id)
         try:
             root = store.origin_root(self.size_bytes // BLOCK_BYTES)
             if root != self.root:

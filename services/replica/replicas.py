@@ -19,6 +19,7 @@ from services.replica.settings import ReplicaSettings
 from services.replica.shell import Shell, boot_time_ns
 from services.replica.store import (
     BlockStore,
+    Format,
     FormatError,
     NoSnapshot,
     StoreError,
@@ -174,6 +175,8 @@ class Replicas:
     async def _make(self, request: CreateReplica) -> str:
         incarnation = secrets.token_hex(8)
         path = self._directory / request.volume
+        size_blocks = 0 if request.kind == "witness" else request.size_bytes // BLOCK_BYTES
+        format = Format(self._cluster, request.volume, request.name, incarnation, request.kind, size_blocks)
         state = self._first_state(incarnation, request.kind)
         source = None
         if request.source is not None:
@@ -182,21 +185,11 @@ class Replicas:
         def make() -> BlockStore | WitnessStore:
             store: BlockStore | WitnessStore
             if request.kind == "witness":
-                store = WitnessStore.create(
-                    path, cluster=self._cluster, volume=request.volume, name=request.name, incarnation=incarnation
-                )
+                store = WitnessStore.create(path, format)
             elif source is not None:
-                store = source.clone(request, path, incarnation, self._boot_id, self._factory)
+                store = source.clone(path, format, self._boot_id, self._factory)
             else:
-                store = self._factory.create(
-                    path,
-                    cluster=self._cluster,
-                    volume=request.volume,
-                    name=request.name,
-                    incarnation=incarnation,
-                    size_blocks=request.size_bytes // BLOCK_BYTES,
-                    boot_id=self._boot_id,
-                )
+                store = self._factory.create(path, format, self._boot_id)
             store.save_state(state.encode())
             return store
 

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.replica.store import CorruptBlocks, FileStore, FormatError, StoreError, block_sums, check
+from services.replica.store import CorruptBlocks, FileStore, Format, FormatError, StoreError, block_sums, check
 from stoscore.units import BLOCK_BYTES
 from tests.crash.promises import ZEROS
 from tests.crash.run import CLUSTER, IN_MEMORY, VOLUME
@@ -46,15 +46,7 @@ class Replica:
     @classmethod
     def make(cls, directory: Path, *, sealed: bool = False) -> Replica:
         """Sealed: with a snapshot below, of which some blocks were written anew or trimmed since."""
-        store = FileStore.create(
-            directory,
-            cluster=CLUSTER,
-            volume=VOLUME,
-            name="v",
-            incarnation="b" * 16,
-            size_blocks=SIZE_BLOCKS,
-            boot_id="boot",
-        )
+        store = FileStore.create(directory, Format(CLUSTER, VOLUME, "v", "b" * 16, "data", SIZE_BLOCKS), "boot")
         content = {block: random.Random(block).randbytes(BLOCK_BYTES) for block in (0, 1, 5, 6, SIZE_BLOCKS - 1)}
         store.mark([0])
         for seq, (block, data) in enumerate(content.items(), 1):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from services.replica.store import FileStore, block_sums, by_region
+from services.replica.store import FileStore, Format, block_sums, by_region
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 from tests.crash.disk_model import Disk, Image, lay_down
 from tests.crash.promises import ZEROS, Broken, Promises
@@ -54,13 +54,7 @@ class Life:
         self._promises = Promises(SIZE_BLOCKS)
         self._unflushed: set[int] = set()
         self._store = FileStore.create(
-            directory / "replica",
-            cluster=CLUSTER,
-            volume=VOLUME,
-            name="v",
-            incarnation="b" * 16,
-            size_blocks=SIZE_BLOCKS,
-            boot_id="boot-1",
+            directory / "replica", Format(CLUSTER, VOLUME, "v", "b" * 16, "data", SIZE_BLOCKS), "boot-1"
         )
         self._disk = Disk(directory / "replica", self._crash)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from services.replica.store import FileStore, StoreError, block_sums, check, clear_leftovers, remove
+from services.replica.store import FileStore, Format, StoreError, block_sums, check, clear_leftovers, remove
 from services.replica.store.layer import Layer
 from stoscore.units import BLOCK_BYTES
 from tests.crash.promises import ZEROS
@@ -76,15 +76,7 @@ class FamilyLife(Life):
 
 
 def clone(source: FileStore, snapshot: str, directory: Path) -> FileStore:
-    return source.clone(
-        snapshot,
-        directory,
-        volume="c" * 32,
-        name="clone",
-        incarnation="d" * 16,
-        size_blocks=SIZE_BLOCKS,
-        boot_id="boot",
-    )
+    return source.clone(snapshot, directory, Format("c", "c" * 32, "clone", "d" * 16, "data", SIZE_BLOCKS), "boot")
 
 
 def _agree(store: FileStore, content: dict[int, bytes]) -> None:
@@ -157,15 +149,7 @@ CALLS = ("link", "pwrite", "fdatasync", "fsync", "rename", "mkdir", "open", "tru
 
 
 def prepared(directory: Path) -> FileStore:
-    store = FileStore.create(
-        directory / "source",
-        cluster="c",
-        volume="a" * 32,
-        name="v",
-        incarnation="b" * 16,
-        size_blocks=SIZE_BLOCKS,
-        boot_id="boot",
-    )
+    store = FileStore.create(directory / "source", Format("c", "a" * 32, "v", "b" * 16, "data", SIZE_BLOCKS), "boot")
     for block, name in ((5, "one"), (7, "two")):
         store.mark([0])
         store.write(block, block_sums(b"x" * BLOCK_BYTES), b"x" * BLOCK_BYTES)

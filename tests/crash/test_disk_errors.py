@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from services.replica.store import FileStore, StoreError, block_sums, disk, present
+from services.replica.store import FileStore, Format, StoreError, block_sums, disk, present
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 from tests.crash.run import IN_MEMORY, Counted, Life
 
@@ -139,8 +139,8 @@ def test_a_map_that_the_disk_did_not_keep_is_written_again_before_the_layer_belo
 ) -> None:
     """The page cache shows the bits that a fold's failed sync could not write; the disk has the older ones, and so has
     whoever reads the file after the power was lost."""
-    identity = {"cluster": "c", "volume": "a" * 32, "name": "v", "incarnation": "b" * 16}
-    store = FileStore.create(tmp_path / "replica", size_blocks=64, boot_id="boot", **identity)
+    identity = ("c", "a" * 32, "v", "b" * 16, "data")
+    store = FileStore.create(tmp_path / "replica", Format(*identity, 64), "boot")
     for block, name in enumerate(("kept", "dropped", "newer")):
         _write(store, block, bytes([block + 1]) * BLOCK_BYTES)
         store.seal(name)
@@ -181,8 +181,8 @@ def _write(store: FileStore, block: int, data: bytes) -> None:
 
 def _made(directory: Path) -> FileStore:
     """With an older snapshot, which the tasks below need."""
-    identity = {"cluster": "c", "volume": "a" * 32, "name": "v", "incarnation": "b" * 16}
-    store = FileStore.create(directory / "replica", size_blocks=SIZE, boot_id="boot", **identity)
+    identity = ("c", "a" * 32, "v", "b" * 16, "data")
+    store = FileStore.create(directory / "replica", Format(*identity, SIZE), "boot")
     _write(store, 5, b"older".ljust(BLOCK_BYTES, b"."))
     store.seal("older")
     for block, data in BLOCKS.items():

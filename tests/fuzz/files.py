@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from services.replica.brain import HardState, Voter
-from services.replica.store import CorruptBlocks, FileStore, FormatError, StoreError, block_sums, check
+from services.replica.store import CorruptBlocks, FileStore, Format, FormatError, StoreError, block_sums, check
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 
 SIZE = REGION_BLOCKS + 50
@@ -44,9 +44,7 @@ def _templates() -> tuple[dict[str, list[tuple[int, bytes]]], ...]:
 
 
 def _make(directory: Path, *, clean: bool, sealed: bool) -> None:
-    store = FileStore.create(
-        directory, cluster="c", volume="a" * 32, name="v", incarnation="b" * 16, size_blocks=SIZE, boot_id="boot"
-    )
+    store = FileStore.create(directory, Format("c", "a" * 32, "v", "b" * 16, "data", SIZE), "boot")
     store.save_state(HardState(Voter("n1", "b" * 16, "data"), 3, None, None, 500).encode())
     for seq, block in enumerate(WRITTEN, 1):
         data = block.to_bytes(8, "little") * (BLOCK_BYTES // 8 - 1) + b"the end\n"

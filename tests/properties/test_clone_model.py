@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from xxhash import xxh3_64_hexdigest
 
-from services.replica.store import FileStore, block_sums, check, digest, remove
+from services.replica.store import FileStore, Format, block_sums, check, digest, remove
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 
 SIZE = REGION_BLOCKS + 40
@@ -74,15 +74,7 @@ class CloneMachine(RuleBasedStateMachine):
         self.patched = patch("services.replica.store.stack.SHARED_MAX", crowded)
         self.patched.start()
         self.root = Path(tempfile.mkdtemp(prefix="stos-clones-"))
-        store = FileStore.create(
-            self.root / "0",
-            cluster="c",
-            volume="a" * 32,
-            name="v",
-            incarnation="b" * 16,
-            size_blocks=SIZE,
-            boot_id="boot",
-        )
+        store = FileStore.create(self.root / "0", Format("c", "a" * 32, "v", "b" * 16, "data", SIZE), "boot")
         self.family = [Member(store, dict.fromkeys(TOUCHED, ZERO))]
         self.made = 1
 
@@ -109,11 +101,8 @@ class CloneMachine(RuleBasedStateMachine):
         store = source.store.clone(
             name,
             self.root / str(self.made),
-            volume=f"{self.made:032x}",
-            name="clone",
-            incarnation=f"{self.made:016x}",
-            size_blocks=size,
-            boot_id="boot",
+            Format("c", f"{self.made:032x}", "clone", f"{self.made:016x}", "data", size),
+            "boot",
         )
         self.family.append(Member(store, source.snapshots[name]))
 

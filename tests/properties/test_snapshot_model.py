@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from xxhash import xxh3_64_hexdigest
 
-from services.replica.store import FileStore, block_sums, check, digest
+from services.replica.store import FileStore, Format, block_sums, check, digest
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 
 SIZE = REGION_BLOCKS + 40
@@ -35,15 +35,7 @@ class SnapshotMachine(RuleBasedStateMachine):
     def create(self) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="stos-snapshots-"))
         self.directory = self.root / "replica"
-        self.store = FileStore.create(
-            self.directory,
-            cluster="c",
-            volume="a" * 32,
-            name="v",
-            incarnation="b" * 16,
-            size_blocks=SIZE,
-            boot_id="boot",
-        )
+        self.store = FileStore.create(self.directory, Format("c", "a" * 32, "v", "b" * 16, "data", SIZE), "boot")
         self.blocks = dict.fromkeys(TOUCHED, ZERO)
         self.snapshots: dict[str, dict[int, bytes]] = {}
         self.sealed = self.seq = 0

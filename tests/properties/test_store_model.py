@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from xxhash import xxh3_64_hexdigest
 
-from services.replica.store import FileStore, block_sums, by_region, check, digest
+from services.replica.store import FileStore, Format, block_sums, by_region, check, digest
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 
 SIZE = 2 * REGION_BLOCKS + 500
@@ -96,15 +96,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.root = Path(tempfile.mkdtemp(prefix="stos-model-"))
         self.directory = self.root / "replica"
         self.boot = 0
-        self.store = FileStore.create(
-            self.directory,
-            cluster="c",
-            volume="a" * 32,
-            name="v",
-            incarnation="b" * 16,
-            size_blocks=SIZE,
-            boot_id="boot-0",
-        )
+        self.store = FileStore.create(self.directory, Format("c", "a" * 32, "v", "b" * 16, "data", SIZE), "boot-0")
         self.durable = Durable(self.directory)
         self.durable.keep("data", *SMALL)
         self.blocks = dict.fromkeys(TOUCHED, ZERO)

@@ -13,7 +13,7 @@ import pytest
 from services.replica import layering as layering_module
 from services.replica.lanes import Lane
 from services.replica.layering import Layering
-from services.replica.store import FileStore, StoreError, Unproved, block_sums, check, remove
+from services.replica.store import FileStore, Format, StoreError, Unproved, block_sums, check, remove
 from services.replica.store import layers as layers_module
 from services.replica.store.layers import Layers, copy_allocated
 from services.replica.store.sums import FAN_OUT
@@ -25,15 +25,7 @@ SIZE = 2 * REGION_BLOCKS + 7
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[FileStore]:
-    made = FileStore.create(
-        tmp_path / "replica",
-        cluster="c",
-        volume="f" * 32,
-        name="vol",
-        incarnation="a" * 16,
-        size_blocks=SIZE,
-        boot_id="boot",
-    )
+    made = FileStore.create(tmp_path / "replica", Format("c", "f" * 32, "vol", "a" * 16, "data", SIZE), "boot")
     yield made
     made.close(clean=False)
 
@@ -89,13 +81,7 @@ def test_copies_of_other_sizes_have_the_same_root_hash_for_the_same_blocks(
 ) -> None:
     """One has grown already, by a record that the other has not stored yet."""
     smaller = FileStore.create(
-        tmp_path / "smaller",
-        cluster="c",
-        volume="f" * 32,
-        name="vol",
-        incarnation="b" * 16,
-        size_blocks=size_blocks,
-        boot_id="boot",
+        tmp_path / "smaller", Format("c", "f" * 32, "vol", "b" * 16, "data", size_blocks), "boot"
     )
     for copy in (store, smaller):
         put(copy, 0, b"a")
@@ -258,9 +244,7 @@ async def test_what_a_clone_has_as_well_is_folded_when_the_clone_is_gone(
     layers = layering(store, pool)
     put(store, 0, b"a")
     await take(layers, "one")
-    clone = store.clone(
-        "one", tmp_path / "clone", volume="e" * 32, name="c", incarnation="c" * 16, size_blocks=SIZE, boot_id="boot"
-    )
+    clone = store.clone("one", tmp_path / "clone", Format("c", "e" * 32, "c", "c" * 16, "data", SIZE), "boot")
     clone.close()
     looks: list[bool] = []
     folds = FileStore.folds.fget

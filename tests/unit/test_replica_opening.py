@@ -11,7 +11,7 @@ import pytest
 
 from services.replica.brain import HardState, Record, Slot, Stamp, Voter
 from services.replica.opening import LostVoter, open_voter
-from services.replica.store import FileStore, FileStoreFactory, WitnessStore
+from services.replica.store import FileStore, FileStoreFactory, Format, WitnessStore
 
 CLUSTER, BOOT = "test", "boot-1"
 VOLUME, OTHER = "ab" * 16, "cd" * 16
@@ -24,11 +24,9 @@ def made(root: Path, volume: str = VOLUME, incarnation: str = "11" * 8, kind: st
     path = root / volume
     store: FileStore | WitnessStore
     if kind == "witness":
-        store = WitnessStore.create(path, cluster=CLUSTER, volume=volume, name="v", incarnation=incarnation)
+        store = WitnessStore.create(path, Format(CLUSTER, volume, "v", incarnation, "witness", 0))
     else:
-        store = FileStore.create(
-            path, cluster=CLUSTER, volume=volume, name="v", incarnation=incarnation, size_blocks=256, boot_id=BOOT
-        )
+        store = FileStore.create(path, Format(CLUSTER, volume, "v", incarnation, "data", 256), BOOT)
     me = Voter("n1", incarnation, "witness" if kind == "witness" else "data")
     data = Voter("n2", "22" * 8)
     record = Record(volume, "v", 1 << 20, 1, (me, data), (data,))
@@ -61,7 +59,7 @@ def test_a_sound_voter_comes_back_as_it_was(tmp_path: Path, kind: str) -> None:
 
 def test_made_and_never_founded_is_no_lost_voter(tmp_path: Path) -> None:
     path = tmp_path / VOLUME
-    WitnessStore.create(path, cluster=CLUSTER, volume=VOLUME, name="v", incarnation="11" * 8).close()
+    WitnessStore.create(path, Format(CLUSTER, VOLUME, "v", "11" * 8, "witness", 0)).close()
     state = opened(path)
     assert (state.epoch, state.slot, state.me) == (0, None, Voter("n1", "11" * 8, "witness"))
 

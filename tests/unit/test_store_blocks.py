@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.replica.store import FileStore, block_sums, check, node, nodes
+from services.replica.store import FileStore, Format, block_sums, check, node, nodes
 from services.replica.store.disk import data_ranges
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 
@@ -15,15 +15,7 @@ SIZE = 3 * REGION_BLOCKS + 300
 
 
 def make(directory: Path, size_blocks: int = SIZE) -> FileStore:
-    return FileStore.create(
-        directory,
-        cluster="c",
-        volume="a" * 32,
-        name="v",
-        incarnation="b" * 16,
-        size_blocks=size_blocks,
-        boot_id="boot",
-    )
+    return FileStore.create(directory, Format("c", "a" * 32, "v", "b" * 16, "data", size_blocks), "boot")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.replica.store import FileStore, StoreError, block_sums, check, clear_leftovers, digest, remove
+from services.replica.store import FileStore, Format, StoreError, block_sums, check, clear_leftovers, digest, remove
 from services.replica.store.directory import making_name
 from services.replica.store.layer import SHARED
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
@@ -21,28 +21,14 @@ X, Y, Z = (letter * BLOCK_BYTES for letter in (b"x", b"y", b"z"))
 
 @pytest.fixture
 def source(tmp_path: Path) -> Iterator[FileStore]:
-    store = FileStore.create(
-        tmp_path / "source",
-        cluster="c",
-        volume="a" * 32,
-        name="v",
-        incarnation="b" * 16,
-        size_blocks=SIZE,
-        boot_id="boot",
-    )
+    store = FileStore.create(tmp_path / "source", Format("c", "a" * 32, "v", "b" * 16, "data", SIZE), "boot")
     yield store
     store.close(clean=False)
 
 
 def clone(source: FileStore, snapshot: str, size_blocks: int = SIZE, name: str = "clone") -> FileStore:
     return source.clone(
-        snapshot,
-        source.directory.with_name(name),
-        volume="c" * 32,
-        name=name,
-        incarnation="d" * 16,
-        size_blocks=size_blocks,
-        boot_id="boot",
+        snapshot, source.directory.with_name(name), Format("c", "c" * 32, name, "d" * 16, "data", size_blocks), "boot"
     )
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from xxhash import xxh3_64_hexdigest
 
 from services.replica.commands import app
-from services.replica.store import FileStore, block_sums, digest
+from services.replica.store import FileStore, Format, block_sums, digest
 from stoscore.units import BLOCK_BYTES, GIB
 
 runner = CliRunner()
@@ -20,15 +20,7 @@ SIZE = 1500
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[FileStore]:
-    made = FileStore.create(
-        tmp_path / "replica",
-        cluster="c",
-        volume="a" * 32,
-        name="v",
-        incarnation="b" * 16,
-        size_blocks=SIZE,
-        boot_id="boot",
-    )
+    made = FileStore.create(tmp_path / "replica", Format("c", "a" * 32, "v", "b" * 16, "data", SIZE), "boot")
     made.mark([0, 1])
     for at in (0, 7, SIZE - 1):
         data = bytes([at % 251 + 1]) * BLOCK_BYTES
@@ -72,13 +64,7 @@ def test_digests_of_equal_copies_are_equal_whatever_their_holes(store: FileStore
 
 def test_a_sparse_gibibyte_is_quick(tmp_path: Path) -> None:
     store = FileStore.create(
-        tmp_path / "large",
-        cluster="c",
-        volume="a" * 32,
-        name="v",
-        incarnation="b" * 16,
-        size_blocks=GIB // BLOCK_BYTES,
-        boot_id="boot",
+        tmp_path / "large", Format("c", "a" * 32, "v", "b" * 16, "data", GIB // BLOCK_BYTES), "boot"
     )
     parts: list[bytes] = []
     found = digest(store.directory, parts.append)

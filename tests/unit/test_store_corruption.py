@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.replica.store import CorruptBlocks, FileStore, Unproved, block_sums, check
+from services.replica.store import CorruptBlocks, FileStore, Format, Unproved, block_sums, check
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 
 SIZE = 2 * REGION_BLOCKS + 50
@@ -18,15 +18,7 @@ class Replica:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        store = FileStore.create(
-            directory,
-            cluster="c",
-            volume="a" * 32,
-            name="v",
-            incarnation="b" * 16,
-            size_blocks=SIZE,
-            boot_id="boot",
-        )
+        store = FileStore.create(directory, Format("c", "a" * 32, "v", "b" * 16, "data", SIZE), "boot")
         self.content = {at: os.urandom(BLOCK_BYTES) for at in (3, 4, 5, REGION_BLOCKS + 7, SIZE - 1)}
         store.mark(range(3))
         for at, data in self.content.items():

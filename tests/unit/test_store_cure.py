@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.replica.store import CorruptBlocks, Cure, FileStore, block_sums, judge
+from services.replica.store import CorruptBlocks, Cure, FileStore, Format, block_sums, judge
 from services.replica.store.disk import drop_clean, is_cached
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 from tests.crash.rot import flip
@@ -45,15 +45,7 @@ def content(number: int) -> bytes:
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     """A closed replica with blocks 0 to 3."""
-    made = FileStore.create(
-        tmp_path / "r",
-        cluster="c",
-        volume="a" * 32,
-        name="v",
-        incarnation="b" * 16,
-        size_blocks=2 * REGION_BLOCKS,
-        boot_id="boot",
-    )
+    made = FileStore.create(tmp_path / "r", Format("c", "a" * 32, "v", "b" * 16, "data", 2 * REGION_BLOCKS), "boot")
     made.mark([0])
     data = b"".join(content(number) for number in (1, 2, 3, 4))
     made.write(0, block_sums(data), data)

@@ -13,6 +13,7 @@ import pytest
 from services.replica.store import (
     FileStore,
     FileStoreFactory,
+    Format,
     FormatError,
     StoreError,
     WitnessStore,
@@ -21,22 +22,13 @@ from services.replica.store import (
     read_format,
     remove,
 )
-from services.replica.store.format import Format
 from stoscore.units import BLOCK_BYTES
 
 VOLUME, INCARNATION = "a" * 32, "b" * 16
 
 
 def create(directory: Path, size_blocks: int = 2000) -> FileStore:
-    return FileStore.create(
-        directory,
-        cluster="c",
-        volume=VOLUME,
-        name="data",
-        incarnation=INCARNATION,
-        size_blocks=size_blocks,
-        boot_id="boot",
-    )
+    return FileStore.create(directory, Format("c", VOLUME, "data", INCARNATION, "data", size_blocks), "boot")
 
 
 @pytest.fixture
@@ -177,11 +169,10 @@ def test_a_parent_that_is_no_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("identity", [{"volume": "x"}, {"incarnation": "1"}, {"size_blocks": 0}])
-def test_impossible_identities(tmp_path: Path, identity: dict[str, Any]) -> None:
+def test_impossible_identities(identity: dict[str, Any]) -> None:
     fields: dict[str, Any] = {"volume": VOLUME, "incarnation": INCARNATION, "size_blocks": 10} | identity
     with pytest.raises(ValueError, match=r"identity|can't have"):
-        FileStore.create(tmp_path / "x", cluster="c", name="n", boot_id="boot", **fields)
-    assert os.listdir(tmp_path) == []
+        Format(cluster="c", name="n", kind="data", **fields)
 
 
 def test_removal_is_idempotent_and_leaves_nothing(replica: Path) -> None:
@@ -205,7 +196,7 @@ def test_what_a_killed_process_was_making_or_removing_is_cleared_and_the_rest_st
 
 def test_a_witness_keeps_its_state_and_nothing_else(tmp_path: Path) -> None:
     directory = tmp_path / "witness"
-    witness = WitnessStore.create(directory, cluster="c", volume=VOLUME, name="data", incarnation=INCARNATION)
+    witness = WitnessStore.create(directory, Format("c", VOLUME, "data", INCARNATION, "witness", 0))
     assert sorted(os.listdir(directory)) == ["format.json", "state"]
     assert witness.load_state() is None
     witness.save_state(b"epoch 1")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.replica.store import FileStore, block_sums
+from services.replica.store import FileStore, Format, block_sums
 from stoscore.units import BLOCK_BYTES
 
 DATA = b"x" * BLOCK_BYTES
@@ -35,15 +35,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str]]]:
 
 
 def make(directory: Path) -> FileStore:
-    return FileStore.create(
-        directory,
-        cluster="c",
-        volume="a" * 32,
-        name="v",
-        incarnation="b" * 16,
-        size_blocks=2000,
-        boot_id="boot",
-    )
+    return FileStore.create(directory, Format("c", "a" * 32, "v", "b" * 16, "data", 2000), "boot")
 
 
 def synced(calls: list[tuple[str, str]]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.replica.store import EXTENTS_MAX, FileStore, block_sums
+from services.replica.store import EXTENTS_MAX, FileStore, Format, block_sums
 from services.replica.store.extents import ALIKE_BLOCKS_MAX, walk
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 
@@ -17,15 +17,7 @@ SIZE = 3 * REGION_BLOCKS + 100
 
 @pytest.fixture
 def store(tmp_path: Path) -> FileStore:
-    return FileStore.create(
-        tmp_path / "v",
-        cluster="c",
-        volume="ab" * 16,
-        name="v",
-        incarnation="0" * 15 + "1",
-        size_blocks=SIZE,
-        boot_id="b",
-    )
+    return FileStore.create(tmp_path / "v", Format("c", "ab" * 16, "v", "0" * 15 + "1", "data", SIZE), "b")
 
 
 def write(store: FileStore, block: int, count: int) -> None:

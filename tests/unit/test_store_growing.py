@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.replica.store import growing
+from services.replica.store import Format, growing
 from services.replica.store.file_store import FileStore
 from services.replica.store.format import FILE
 from services.replica.store.intent import CELL_REGIONS, regions_of
@@ -17,7 +17,7 @@ from services.replica.store.sums import block_sums
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 
 BEFORE, AFTER = REGION_BLOCKS + 100, 3 * REGION_BLOCKS + 7
-IDENTITY = {"cluster": "c", "volume": "a" * 32, "name": "data", "incarnation": "b" * 16}
+IDENTITY = ("c", "a" * 32, "data", "b" * 16, "data")
 CONTENT = b"x" * BLOCK_BYTES
 
 
@@ -29,7 +29,7 @@ def opened(path: Path) -> FileStore:
 def path(tmp_path: Path) -> Path:
     """A closed replica with its last block written."""
     directory = tmp_path / ("a" * 32)
-    store = FileStore.create(directory, size_blocks=BEFORE, boot_id="boot", **IDENTITY)
+    store = FileStore.create(directory, Format(*IDENTITY, BEFORE), "boot")
     write(store, BEFORE - 1)
     store.close()
     return directory
@@ -65,7 +65,10 @@ def test_what_was_there_stays_and_what_is_new_can_be_used(path: Path) -> None:
 
 
 def test_a_grown_replica_has_the_hashes_of_one_that_was_made_so(path: Path, tmp_path: Path) -> None:
-    grown, made = opened(path), FileStore.create(tmp_path / "m", size_blocks=AFTER, boot_id="boot", **IDENTITY)
+    grown, made = (
+        opened(path),
+        FileStore.create(tmp_path / "m", Format(*IDENTITY, AFTER), "boot"),
+    )
     grown.grow(AFTER)
     for store in (grown, made):
         write(store, BEFORE - 1)
@@ -78,7 +81,7 @@ def test_a_grown_replica_has_the_hashes_of_one_that_was_made_so(path: Path, tmp_
 
 def test_the_intent_log_gets_more_cells(tmp_path: Path) -> None:
     few, many = REGION_BLOCKS, (CELL_REGIONS + 1) * REGION_BLOCKS
-    store = FileStore.create(tmp_path / "s", size_blocks=few, boot_id="boot", **IDENTITY)
+    store = FileStore.create(tmp_path / "s", Format(*IDENTITY, few), "boot")
     store.mark([0])
     store.grow(many)
     store.mark([CELL_REGIONS])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.replica.store import CorruptBlocks, FileStore, StoreError, block_sums
+from services.replica.store import CorruptBlocks, FileStore, Format, StoreError, block_sums
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 
 SIZE = 2 * REGION_BLOCKS + 100
@@ -33,15 +33,7 @@ def opener(tmp_path: Path) -> Iterator[Opener]:
 
     def again(boot_id: str = "boot-1") -> FileStore:
         if not directory.exists():
-            store = FileStore.create(
-                directory,
-                cluster="c",
-                volume="a" * 32,
-                name="v",
-                incarnation="b" * 16,
-                size_blocks=SIZE,
-                boot_id=boot_id,
-            )
+            store = FileStore.create(directory, Format("c", "a" * 32, "v", "b" * 16, "data", SIZE), boot_id)
         else:
             store = FileStore.open(directory, cluster="c", boot_id=boot_id)
         opened.append(store)

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from services.replica.store import CorruptBlocks, FileStore, FormatError, StoreError, block_sums, check, digest
+from services.replica.store import CorruptBlocks, FileStore, Format, FormatError, StoreError, block_sums, check, digest
 from services.replica.store.stack import FILE, FILE_BYTES, LAYERS_MAX, Entry, StackFile
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 
 SIZE = 2 * REGION_BLOCKS + 50
-IDENTITY = {"cluster": "c", "volume": "a" * 32, "name": "v", "incarnation": "b" * 16}
+IDENTITY = ("c", "a" * 32, "v", "b" * 16, "data")
 ZERO = bytes(BLOCK_BYTES)
 X, Y, Z = (letter * BLOCK_BYTES for letter in (b"x", b"y", b"z"))
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[FileStore]:
-    store = FileStore.create(tmp_path / "replica", size_blocks=SIZE, boot_id="boot", **IDENTITY)
+    store = FileStore.create(tmp_path / "replica", Format(*IDENTITY, SIZE), "boot")
     yield store
     store.close(clean=False)
 
@@ -110,7 +110,7 @@ def test_a_sealed_layer_takes_no_space_twice(store: FileStore) -> None:
 
 
 def test_tree_extents_scan_and_digest_are_of_the_volume(store: FileStore, tmp_path: Path) -> None:
-    flat = FileStore.create(tmp_path / "flat", size_blocks=SIZE, boot_id="boot", **IDENTITY)
+    flat = FileStore.create(tmp_path / "flat", Format(*IDENTITY, SIZE), "boot")
     for one in (store, flat):
         write(one, REGION_BLOCKS - 2, X, Y, Z, X)
         if one is store:

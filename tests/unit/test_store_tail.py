@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from services.replica.store import FileStore, Format
 from services.replica.store.port import FormatError
 from services.replica.store.tail import ENTRIES, FILE_BYTES, HEADER_BYTES, Tail
 
@@ -190,18 +191,8 @@ while True:
 @pytest.mark.slow
 @pytest.mark.parametrize("lines", [1, 37, 90])
 def test_after_kill_9_the_tail_names_the_latest_writes_and_every_block_is_readable(tmp_path: Path, lines: int) -> None:
-    from services.replica.store import FileStore
-
     directory = tmp_path / "replica"
-    FileStore.create(
-        directory,
-        cluster="c",
-        volume="a" * 32,
-        name="v",
-        incarnation="b" * 16,
-        size_blocks=2500,
-        boot_id="boot-1",
-    ).close()
+    FileStore.create(directory, Format("c", "a" * 32, "v", "b" * 16, "data", 2500), "boot-1").close()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(directory)], stdout=subprocess.PIPE, text=True, env=environment

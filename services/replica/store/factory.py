@@ -7,37 +7,17 @@ from typing import Protocol
 
 from services.replica.store.directory import remove
 from services.replica.store.file_store import FileStore
+from services.replica.store.format import Format
 from services.replica.store.port import BlockStore
 
 
 class StoreFactory(Protocol):
     """The plugin's contract. All calls block and come from a worker thread."""
 
-    def create(
-        self,
-        directory: Path,
-        *,
-        cluster: str,
-        volume: str,
-        name: str,
-        incarnation: str,
-        size_blocks: int,
-        boot_id: str,
-    ) -> BlockStore:
+    def create(self, directory: Path, format: Format, boot_id: str) -> BlockStore:
         """A new, empty replica, durable and open. Raises StoreError and leaves nothing half made."""
 
-    def clone(
-        self,
-        source: BlockStore,
-        snapshot: str,
-        directory: Path,
-        *,
-        volume: str,
-        name: str,
-        incarnation: str,
-        size_blocks: int,
-        boot_id: str,
-    ) -> BlockStore:
+    def clone(self, source: BlockStore, snapshot: str, directory: Path, format: Format, boot_id: str) -> BlockStore:
         """A new replica that holds what the open source held when it was sealed under that name, durable and open; the
         source stays in use. Raises NoSnapshot, StoreError and leaves nothing half made."""
 
@@ -51,49 +31,12 @@ class StoreFactory(Protocol):
 class FileStoreFactory:
     """The plugin `file`: sparse files with checksums beside them."""
 
-    def create(
-        self,
-        directory: Path,
-        *,
-        cluster: str,
-        volume: str,
-        name: str,
-        incarnation: str,
-        size_blocks: int,
-        boot_id: str,
-    ) -> BlockStore:
-        return FileStore.create(
-            directory,
-            cluster=cluster,
-            volume=volume,
-            name=name,
-            incarnation=incarnation,
-            size_blocks=size_blocks,
-            boot_id=boot_id,
-        )
+    def create(self, directory: Path, format: Format, boot_id: str) -> BlockStore:
+        return FileStore.create(directory, format, boot_id)
 
-    def clone(
-        self,
-        source: BlockStore,
-        snapshot: str,
-        directory: Path,
-        *,
-        volume: str,
-        name: str,
-        incarnation: str,
-        size_blocks: int,
-        boot_id: str,
-    ) -> BlockStore:
+    def clone(self, source: BlockStore, snapshot: str, directory: Path, format: Format, boot_id: str) -> BlockStore:
         assert isinstance(source, FileStore)  # all replicas of a node are this factory's
-        return source.clone(
-            snapshot,
-            directory,
-            volume=volume,
-            name=name,
-            incarnation=incarnation,
-            size_blocks=size_blocks,
-            boot_id=boot_id,
-        )
+        return source.clone(snapshot, directory, format, boot_id)
 
     def open(self, directory: Path, *, cluster: str, boot_id: str, volume: str | None = None) -> BlockStore:
         return FileStore.open(directory, cluster=cluster, boot_id=boot_id, volume=volume)

@@ -88,40 +88,21 @@ class FileStore:
         files.closing.callback(self._layers.close)
 
     @classmethod
-    def create(
-        cls,
-        directory: Path,
-        *,
-        cluster: str,
-        volume: str,
-        name: str,
-        incarnation: str,
-        size_blocks: int,
-        boot_id: str,
-    ) -> FileStore:
+    def create(cls, directory: Path, format: Format, boot_id: str) -> FileStore:
         """A new, empty replica, durable and open. Raises StoreError and leaves nothing half made."""
-        format = Format(cluster, volume, name, incarnation, "data", size_blocks)
         make_data(directory, format, boot_id)
-        store = cls.open(directory, cluster=cluster, boot_id=boot_id)
-        store.restarted = False
-        return store
+        return cls._open_new(directory, format, boot_id)
 
-    def clone(
-        self,
-        snapshot: str,
-        directory: Path,
-        *,
-        volume: str,
-        name: str,
-        incarnation: str,
-        size_blocks: int,
-        boot_id: str,
-    ) -> FileStore:
+    def clone(self, snapshot: str, directory: Path, format: Format, boot_id: str) -> FileStore:
         """A new replica that holds what this one's volume held at that snapshot, durable and open: see `cloning`. Any
         thread but the event loop's, beside everything else. Raises StoreError and leaves nothing half made."""
-        format = Format(self.format.cluster, volume, name, incarnation, "data", size_blocks, version=2)
+        format = replace(format, version=2)
         make_clone(self._layers, snapshot, directory, format, boot_id)
-        store = FileStore.open(directory, cluster=format.cluster, boot_id=boot_id)
+        return self._open_new(directory, format, boot_id)
+
+    @classmethod
+    def _open_new(cls, directory: Path, format: Format, boot_id: str) -> FileStore:
+        store = cls.open(directory, cluster=format.cluster, boot_id=boot_id)
         store.restarted = False
         return store
 

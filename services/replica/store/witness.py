@@ -23,10 +23,10 @@ class WitnessStore:
         self._state = StateFile(fd, str(directory / "state"))
 
     @classmethod
-    def create(cls, directory: Path, *, cluster: str, volume: str, name: str, incarnation: str) -> WitnessStore:
+    def create(cls, directory: Path, format: Format) -> WitnessStore:
         """A new witness, durable and open. Raises StoreError and leaves nothing half made."""
-        make_witness(directory, Format(cluster, volume, name, incarnation, "witness", 0))
-        return cls.open(directory, cluster=cluster)
+        make_witness(directory, format)
+        return cls.open(directory, cluster=format.cluster)
 
     @classmethod
     def open(cls, directory: Path, *, cluster: str, volume: str | None = None) -> WitnessStore:
