@@ -1,4 +1,5 @@
-"""Shared by the integration tests: one real control plane for the whole run, a bus for any identity."""
+"""Shared by the integration tests: one real control plane for the whole run, a bus for any identity; one embedded
+cluster for a module that needs it."""
 
 from __future__ import annotations
 
@@ -6,7 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 
+from services.dev.cluster import Cluster
+from services.dev.demo.csi import CsiClient
 from stoscore.bus import Bus
+from tests.support.cluster import RunningCluster, running_cluster
 from tests.support.control_plane import ControlPlane
 
 BusOf = Callable[[str, str], Awaitable[Bus]]
@@ -40,3 +44,18 @@ async def bus_of(control_plane: ControlPlane) -> AsyncIterator[BusOf]:
     yield connect
     for bus in opened:
         await bus.close()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
+    """A cluster of its own for a module, with three nodes and the application's."""
+    with running_cluster(Cluster(tmp_path_factory.mktemp("stos") / "dev")) as running:
+        yield running
+
+
+@pytest.fixture
+async def csi(running: RunningCluster) -> AsyncIterator[CsiClient]:
+    layout = running.cluster.layout
+    client = CsiClient(layout.csi_socket("controller"), layout.csi_socket("node"))
+    yield client
+    await client.close()

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +18,6 @@ from pathlib import Path
 import pytest
 
 from services.cli import cluster as cli
-from services.dev import leftovers
-from services.dev.cluster import Cluster
 from services.dev.nbd_client import NbdClient
 from services.replica.store import FileStore, check
 from stoscore.units import BLOCK_BYTES, MIB
@@ -31,17 +29,6 @@ BLOCKS = 16 * 24
 """That are written to, spread over the volume."""
 STEP = 9
 SIZE = 16 * MIB
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("stos") / "dev")
-    cluster.up()
-    try:
-        yield RunningCluster(cluster)
-    finally:
-        cluster.stop()
-    assert list(leftovers.programs(cluster.layout.root, cluster.layout.run)) == []
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from services.dev import leftovers
 from services.dev.cluster import Cluster
 from services.dev.demo.tools import find_program
 from services.dev.demo.verify import disagreements, not_as_written
-from services.dev.demo.wire import listening_ports
 from services.dev.nbd_client import NbdClient, NbdError
 from stoscore.errors import Code, StosError
 from stoscore.units import BLOCK_BYTES, MIB
@@ -27,23 +25,6 @@ pytestmark = pytest.mark.slow
 VOLUME = "data"
 SIZE_BYTES = 64 * MIB
 GAP_NS_MAX = 1_500_000_000
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("stos") / "dev")
-    cluster.up()
-    try:
-        yield RunningCluster(cluster)
-    finally:
-        ports = cluster.state().ports.values()
-        stubborn = cluster.stop()
-    where = (cluster.layout.root, cluster.layout.run)
-    assert stubborn == []
-    assert list(leftovers.programs(*where)) == []
-    assert leftovers.mounts(*where) == []
-    assert leftovers.unix_sockets(*where) == []
-    assert listening_ports(ports) == []
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
 import pytest
 
-from services.dev.cluster import Cluster
 from services.dev.demo.csi import CsiClient, mounted_as
 from services.dev.demo.tools import why_no_mount
 from stoscore.proto import csi_pb2 as pb
@@ -28,24 +27,6 @@ pytestmark = [
 ]
 SIZE, LARGER = 320 * MIB, 512 * MIB
 TIMEOUT_S = 60.0
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("stos") / "dev")
-    cluster.up()
-    try:
-        yield RunningCluster(cluster)
-    finally:
-        cluster.stop()
-
-
-@pytest.fixture
-async def csi(running: RunningCluster) -> AsyncIterator[CsiClient]:
-    layout = running.cluster.layout
-    client = CsiClient(layout.csi_socket("controller"), layout.csi_socket("node"))
-    yield client
-    await client.close()
 
 
 @pytest.fixture

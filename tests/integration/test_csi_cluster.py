@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from services.dev.cluster import Cluster
 from services.dev.demo.csi import CsiClient, mounted_as, raw_block
 from services.dev.demo.tools import why_no_mount
 from stoscore.proto import csi_pb2
@@ -20,24 +18,6 @@ from tests.support.cluster import RunningCluster
 pytestmark = pytest.mark.slow
 SIZE_BYTES = 64 * MIB
 NOWHERE = "0" * 32
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("stos") / "dev")
-    cluster.up()
-    try:
-        yield RunningCluster(cluster)
-    finally:
-        cluster.stop()
-
-
-@pytest.fixture
-async def csi(running: RunningCluster) -> AsyncIterator[CsiClient]:
-    layout = running.cluster.layout
-    client = CsiClient(layout.csi_socket("controller"), layout.csi_socket("node"))
-    yield client
-    await client.close()
 
 
 @pytest.fixture

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.dev import leftovers
-from services.dev.cluster import Cluster
 from services.dev.demo.csi import CsiClient, mounted_as, raw_block
 from services.dev.demo.tools import why_no_mount
 from stoscore.units import MIB
@@ -25,14 +23,6 @@ pytestmark = [
 CYCLES = int(os.environ.get("STOS_TEST_CYCLES", "200"))
 WORKERS = 4
 SIZE_BYTES = 64 * MIB
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("stos") / "dev")
-    cluster.up()
-    yield RunningCluster(cluster)
-    cluster.stop()
 
 
 def write(target: Path, content: bytes) -> None:

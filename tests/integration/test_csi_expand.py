@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.dev.cluster import Cluster
 from services.dev.demo.csi import CsiClient, mounted_as, raw_block
 from services.dev.demo.tools import why_no_mount
 from stoscore.units import MIB
@@ -22,22 +20,6 @@ pytestmark = [
     pytest.mark.skipif(bool(why_no_mount()), reason=why_no_mount() or "can mount"),
 ]
 BEFORE, AFTER = 320 * MIB, 448 * MIB
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("stos") / "dev")
-    cluster.up()
-    yield RunningCluster(cluster)
-    cluster.stop()
-
-
-@pytest.fixture
-async def csi(running: RunningCluster) -> AsyncIterator[CsiClient]:
-    layout = running.cluster.layout
-    client = CsiClient(layout.csi_socket("controller"), layout.csi_socket("node"))
-    yield client
-    await client.close()
 
 
 class Used:

@@ -7,14 +7,13 @@ or does it, and says the same.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 
-from services.dev.cluster import Cluster
 from stoscore.proto import csi_pb2 as pb
 from stoscore.proto import csi_pb2_grpc as rpc
 from stoscore.units import MIB
@@ -63,17 +62,9 @@ class Instances:
         return [row["name"] for row in self.running.json("volume", "ls")]
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("stos") / "dev")
-    cluster.up()
-    yield cluster
-    cluster.stop()
-
-
 @pytest.fixture
-async def instances(cluster: Cluster) -> AsyncIterator[Instances]:
-    yield Instances(RunningCluster(cluster))
+def instances(running: RunningCluster) -> Instances:
+    return Instances(running)
 
 
 def publish(volume: str) -> pb.ControllerPublishVolumeRequest:

@@ -8,12 +8,10 @@ import hashlib
 import os
 import pwd
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from services.dev.cluster import Cluster
 from services.dev.demo.verify import disagreements
 from stoscore.units import KIB
 from tests.support.cluster import RunningCluster
@@ -34,16 +32,6 @@ CHECK = {
     "xfs": ("xfs_repair", "-n"),
     "btrfs": ("btrfs", "check", "--readonly", "--check-data-csum"),
 }
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("stos") / "dev")
-    cluster.up()
-    try:
-        yield RunningCluster(cluster)
-    finally:
-        cluster.stop()
 
 
 def create(running: RunningCluster, volume: str) -> None:

@@ -5,12 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
 
 import pytest
 
-from services.dev import leftovers
-from services.dev.cluster import Cluster
 from services.dev.demo.verify import disagreements
 from services.replica.brain.decisions import replay
 from tests.support.cluster import RunningCluster, completed
@@ -20,17 +17,6 @@ VOLUME = "data"
 GAP_NS_MAX = 10_000_000_000
 """On a machine that does much else; what it usually is, the failover bench measures."""
 NODES = ("n1", "n2", "n3")
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("stos") / "dev")
-    cluster.up()
-    try:
-        yield RunningCluster(cluster)
-    finally:
-        cluster.stop()
-    assert list(leftovers.programs(cluster.layout.root, cluster.layout.run)) == []
 
 
 @pytest.fixture(scope="module")

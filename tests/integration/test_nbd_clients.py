@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from services.dev.cluster import Cluster
 from services.dev.demo.verify import disagreements
 from stoscore.units import MIB
 from tests.support.cluster import RunningCluster
@@ -21,16 +20,6 @@ pytestmark = pytest.mark.slow
 VOLUME = "data"
 SIZE_BYTES = 64 * MIB
 SOME_S = 240.0
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("stos") / "dev")
-    cluster.up()
-    try:
-        yield RunningCluster(cluster)
-    finally:
-        cluster.stop()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from services.csi.commands import run
 from services.dev.demo.csi import CsiClient, mounted_as
 from services.dev.demo.tools import why_no_mount
 from stoscore.units import MIB
-from tests.support.cluster import AlteredCluster, RunningCluster
+from tests.support.cluster import AlteredCluster, RunningCluster, running_cluster
 
 pytestmark = [
     pytest.mark.slow,
@@ -37,12 +37,8 @@ def running(tmp_path: Path) -> Iterator[RunningCluster]:
     cluster = AlteredCluster(tmp_path / "dev")
     door = cluster.layout.socket_directory("app") / "holder.sock"
     cluster = AlteredCluster(tmp_path / "dev", settings={"app": {"STOS_REPLICA_HOLDER": str(door)}})
-    cluster.up()
-    try:
-        with holder(door):
-            yield RunningCluster(cluster)
-    finally:
-        cluster.stop()
+    with running_cluster(cluster) as running, holder(door):
+        yield running
 
 
 @contextmanager
@@ -66,14 +62,6 @@ def answers(path: Path) -> bool:
     """A name alone says nothing: a holder that was killed leaves it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as knock:
         return knock.connect_ex(str(path)) == 0
-
-
-@pytest.fixture
-async def csi(running: RunningCluster) -> AsyncIterator[CsiClient]:
-    layout = running.cluster.layout
-    client = CsiClient(layout.csi_socket("controller"), layout.csi_socket("node"))
-    yield client
-    await client.close()
 
 
 class Writer:

@@ -14,7 +14,7 @@ from services.dev.cluster import Cluster
 from services.dev.demo.verify import disagreements, not_as_written
 from services.dev.nbd_client import NbdClient, NbdError
 from stoscore.units import BLOCK_BYTES
-from tests.support.cluster import RunningCluster, completed
+from tests.support.cluster import RunningCluster, completed, running_cluster
 
 pytestmark = [pytest.mark.long, pytest.mark.slow]
 NODES = ("n1", "n2", "n3", "n4")
@@ -27,11 +27,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster
     cluster = Cluster(tmp_path_factory.mktemp("stos") / "dev")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("STOS_REPLICA_GRACE_S", str(GRACE_S))
-        cluster.up(len(NODES))
-        try:
-            yield RunningCluster(cluster)
-        finally:
-            cluster.stop()
+        with running_cluster(cluster, len(NODES)) as running:
+            yield running
 
 
 def voters(view: dict[str, Any]) -> dict[str, str]:

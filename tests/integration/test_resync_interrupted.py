@@ -16,7 +16,7 @@ from services.dev.cluster import Cluster
 from services.dev.demo.recorder import Recorder
 from services.dev.demo.verify import disagreements, not_as_written
 from services.replica.store.tail import HEADER_BYTES
-from tests.support.cluster import AlteredCluster, RunningCluster, completed
+from tests.support.cluster import AlteredCluster, RunningCluster, completed, running_cluster
 from tests.support.slow_road import SlowRoad
 
 pytestmark = [pytest.mark.long, pytest.mark.slow]
@@ -47,11 +47,8 @@ def roads(directory: Path) -> Iterator[dict[str, SlowRoad]]:
 def running(directory: Path, roads: dict[str, SlowRoad]) -> Iterator[RunningCluster]:
     advertised = {node: {"STOS_REPLICA_ADVERTISE": f"127.0.0.1:{road.port}"} for node, road in roads.items()}
     cluster = AlteredCluster(directory, settings=advertised)
-    cluster.up(len(NODES))
-    try:
-        yield RunningCluster(cluster)
-    finally:
-        cluster.stop()
+    with running_cluster(cluster, len(NODES)) as running:
+        yield running
 
 
 @asynccontextmanager

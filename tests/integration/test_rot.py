@@ -14,7 +14,7 @@ from services.dev.demo.verify import disagreements
 from services.dev.nbd_client import NbdClient
 from stoscore.units import BLOCK_BYTES, MIB
 from tests.crash.rot import flip
-from tests.support.cluster import AlteredCluster, RunningCluster
+from tests.support.cluster import AlteredCluster, RunningCluster, running_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 SIZE = 16 * MIB
@@ -31,11 +31,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster
     grace = {"STOS_REPLICA_GRACE_S": "1"}
     nodes = {f"n{number}": grace | ({} if f"n{number}" == READER else busy) for number in range(1, 5)}
     cluster = AlteredCluster(tmp_path_factory.mktemp("stos") / "dev", settings=nodes)
-    cluster.up(4)
-    try:
-        yield RunningCluster(cluster)
-    finally:
-        cluster.stop()
+    with running_cluster(cluster, 4) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 
 import pytest
 
-from services.dev.cluster import Cluster
 from services.dev.nbd_client import NbdClient
 from stoscore.units import BLOCK_BYTES
 from tests.support.cluster import RunningCluster
@@ -19,16 +17,6 @@ pytestmark = [pytest.mark.long, pytest.mark.slow]
 VOLUME = "data"
 KILL_AFTER_S = 0.6
 """What the command itself takes before it asks, more or less: the primary dies somewhere around the seal."""
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("stos") / "dev")
-    cluster.up()
-    try:
-        yield RunningCluster(cluster)
-    finally:
-        cluster.stop()
 
 
 async def content(running: RunningCluster, name: str) -> bytes:

@@ -7,17 +7,18 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from services.dev import state
+from services.dev import leftovers, state
 from services.dev.cluster import Cluster
 from services.dev.demo.recorder import Recorder
 from services.dev.demo.verify import Copy
+from services.dev.demo.wire import listening_ports
 from services.dev.members import Member, members
 from services.dev.nbd_client import NbdClient
 from services.dev.readiness import Starting
@@ -137,6 +138,23 @@ class RunningCluster:
 
     def _formats(self, node: str) -> list[Path]:
         return sorted(self.cluster.layout.data(node).rglob("format.json"))
+
+
+@contextmanager
+def running_cluster(cluster: Cluster, nodes: int | None = None) -> Iterator[RunningCluster]:
+    """Up until the end of the block; then nothing of it is left on the machine."""
+    cluster.up(nodes)
+    try:
+        yield RunningCluster(cluster)
+    finally:
+        ports = cluster.state().ports.values()
+        stubborn = cluster.stop()
+    where = (cluster.layout.root, cluster.layout.run)
+    assert stubborn == []
+    assert list(leftovers.programs(*where)) == []
+    assert leftovers.mounts(*where) == []
+    assert leftovers.unix_sockets(*where) == []
+    assert listening_ports(ports) == []
 
 
 async def completed(recorder: Recorder, count: int, timeout_s: float = 60.0) -> None:
