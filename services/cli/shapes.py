@@ -104,6 +104,56 @@ class ResyncRow(ResyncStatus):
     primary: str
 
 
+class VolumeExpanded(Shape):
+    name: str
+    volume: str
+    size_bytes: int
+
+
+class PolicySet(Shape):
+    name: str
+    volume: str
+    replicas: int
+    failure_mode: str | int
+    on_unavailable: str
+
+
+class PrimaryMoved(Shape):
+    name: str
+    primary: str
+    epoch: int
+
+
+class VolumeRemoved(Shape):
+    """`removed`: False where there was nothing to remove."""
+
+    name: str
+    removed: bool
+
+
+class Connected(Shape):
+    volume: str
+    name: str
+    node: str
+    socket: str
+    uri: str
+    attach_epoch: int
+
+
+class Disconnected(Shape):
+    """`node`: where it was in use; null when it was not."""
+
+    name: str
+    node: str | None
+    disconnected: bool
+
+
+class SnapshotRemoved(Shape):
+    name: str
+    volume_name: str
+    removed: bool
+
+
 class SnapshotRow(Shape):
     name: str
     volume: str
@@ -209,12 +259,20 @@ class Refused(Shape):
 SHAPES: dict[str, type[BaseModel]] = {
     "volume ls": RootModel[list[VolumeRow]],
     "volume show": VolumeView,
+    "volume create": VolumeRow,
+    "volume expand": VolumeExpanded,
+    "volume set": PolicySet,
+    "volume move-primary": PrimaryMoved,
+    "volume connect": Connected,
+    "volume disconnect": Disconnected,
+    "volume rm": VolumeRemoved,
     "volume why": RootModel[list[Chapter]],
     "node ls": RootModel[list[NodeUp | NodeDown]],
     "node show": RootModel[NodeUp | NodeDown],
     "snapshot create": SnapshotRow,
     "snapshot ls": RootModel[list[SnapshotRow]],
     "snapshot show": SnapshotRow,
+    "snapshot rm": SnapshotRemoved,
     "resync ls": RootModel[list[ResyncRow]],
     "trace ls": RootModel[list[TraceRow]],
     "trace show": RootModel[list[SpanView]],

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.looks import script
 from tests.support.control_plane import ControlPlane
+from tests.support.feed import Feed
 
 
 def main() -> int:
@@ -25,16 +26,16 @@ def main() -> int:
         plane = ControlPlane(Path(directory))
         plane.start()
         try:
-            with script.cluster(plane):
+            with script.cluster(plane) as feed:
                 for name in given.names or script.names():
-                    changed += _look(name, rewrite=given.rewrite)
+                    changed += _look(feed, name, rewrite=given.rewrite)
         finally:
             plane.stop()
     return 1 if changed and not given.rewrite else 0
 
 
-def _look(name: str, *, rewrite: bool) -> bool:
-    now, written = script.looks(name), script.told(name)
+def _look(feed: Feed, name: str, *, rewrite: bool) -> bool:
+    now, written = script.looks(feed, name), script.told(name)
     if now == written:
         return False
     if rewrite:

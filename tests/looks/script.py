@@ -50,22 +50,32 @@ COMMANDS = {
     "create-other-size": "volume create data --size 2GiB",
     "create-bad-name": "volume create a/b --size 1GiB",
     "create-bad-size": "volume create new --size much",
+    "create": "volume create new --size 1GiB --label app=db",
+    "create-from-snapshot": "volume create restored --from-snapshot data/monday --replicas 1",
     "connect": "volume connect data --node app",
     "connect-unknown-node": "volume connect data --node n9",
     "connect-force-without-reason": "volume connect data --node n2 --force",
     "disconnect": "volume disconnect data",
     "disconnect-unused": "volume disconnect logs",
+    "move-primary": "volume move-primary data --to n2",
     "move-primary-to-itself": "volume move-primary data --to n1",
     "set": "volume set data --replicas 3 --failure-mode 2 --on-unavailable error",
     "set-nothing": "volume set data",
     "set-impossible": "volume set data --failure-mode most",
     "expand": "volume expand data 2GiB",
+    "rm": "volume rm logs",
+    "rm-in-use": "volume rm data",
     "rm-nothing": "volume rm nothing",
+    "snapshot-create": "snapshot create data friday",
+    "snapshot-create-bad-name": "snapshot create data Friday",
+    "snapshot-rm": "snapshot rm data monday",
+    "snapshot-rm-nothing": "snapshot rm data friday",
 }
 _PLACES = (
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}"), "(moment)"),
     (re.compile(r"\b\d\d:\d\d:\d\d\b(?!\.)"), "(time)"),
     (re.compile(r'(at_unix_ms"?: )\d+'), r"\g<1>0"),
+    (re.compile(r'("volume": ")(?!0{16})[0-9a-f]{32}'), r"\g<1>(drawn)"),
 )
 
 
@@ -103,8 +113,8 @@ def cluster(plane: ControlPlane) -> Iterator[Feed]:
     time.tzset()
 
 
-def shown(arguments: list[str], columns: int) -> tuple[int, str, str]:
-    """Exit code, stdout, stderr of a command on a terminal of that width."""
+def shown(feed: Feed, arguments: list[str], columns: int) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr of a command on a terminal of that width; what it changed is as before."""
     out, errors = io.StringIO(), io.StringIO()
     with (
         patch.dict(os.environ, {"COLUMNS": str(columns)}),
@@ -112,17 +122,18 @@ def shown(arguments: list[str], columns: int) -> tuple[int, str, str]:
         contextlib.redirect_stderr(errors),
     ):
         code = run(arguments)
+    feed.restore()
     return code, _still(out.getvalue()), _still(errors.getvalue())
 
 
-def looks(name: str) -> str:
+def looks(feed: Feed, name: str) -> str:
     """The golden file as it should be now."""
     arguments = COMMANDS[name].split()
-    wide, narrow = shown(arguments, WIDE), shown(arguments, NARROW)
+    wide, narrow = shown(feed, arguments, WIDE), shown(feed, arguments, NARROW)
     parts = [_part(f"$ stos {COMMANDS[name]}", wide)]
     if narrow != wide:
         parts.append(_part(f"$ COLUMNS={NARROW} stos {COMMANDS[name]}", narrow))
-    parts.append(_part(f"$ stos {COMMANDS[name]} -o json", shown([*arguments, "-o", "json"], WIDE)))
+    parts.append(_part(f"$ stos {COMMANDS[name]} -o json", shown(feed, [*arguments, "-o", "json"], WIDE)))
     return "\n".join(parts)
 
 

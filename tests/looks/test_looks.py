@@ -40,7 +40,7 @@ def feed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Feed]:
 
 @pytest.mark.parametrize("name", script.names())
 def test_it_looks_as_it_is_written(feed: Feed, name: str) -> None:
-    assert script.looks(name).splitlines() == script.told(name).splitlines(), REWRITE
+    assert script.looks(feed, name).splitlines() == script.told(name).splitlines(), REWRITE
 
 
 def test_nothing_is_written_that_is_not_shown() -> None:
@@ -51,7 +51,7 @@ def test_nothing_is_written_that_is_not_shown() -> None:
 @pytest.mark.parametrize("name", script.names())
 def test_no_name_reaches_the_terminal_as_more_than_a_name(feed: Feed, name: str, output: str) -> None:
     form = [] if output == "table" else ["-o", "text" if "trace show" in script.COMMANDS[name] else output]
-    _, out, errors = script.shown([*script.COMMANDS[name].split(), *form], script.NARROW)
+    _, out, errors = script.shown(feed, [*script.COMMANDS[name].split(), *form], script.NARROW)
     assert [char for char in out + errors if not char.isprintable() and char != "\n"] == []
 
 
@@ -59,7 +59,7 @@ def test_no_name_reaches_the_terminal_as_more_than_a_name(feed: Feed, name: str,
 def test_its_json_has_the_shape_that_is_promised(feed: Feed, name: str) -> None:
     arguments = script.COMMANDS[name].split()
     shape = SHAPES.get(" ".join(arguments[:2])) or SHAPES[arguments[0]]
-    code, out, errors = script.shown([*arguments, "-o", "json"], script.WIDE)
+    code, out, errors = script.shown(feed, [*arguments, "-o", "json"], script.WIDE)
     if out:
         shape.model_validate_json(out)
     else:
@@ -68,7 +68,7 @@ def test_its_json_has_the_shape_that_is_promised(feed: Feed, name: str) -> None:
 
 
 def test_a_trace_is_named_by_its_id(feed: Feed) -> None:
-    assert script.shown(["trace", "ls", "--name", "csi.", "-o", "name"], script.WIDE) == (0, f"{TRACE}\n", "")
+    assert script.shown(feed, ["trace", "ls", "--name", "csi.", "-o", "name"], script.WIDE) == (0, f"{TRACE}\n", "")
 
 
 def test_a_shape_that_is_not_kept_is_noticed() -> None:

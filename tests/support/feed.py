@@ -18,53 +18,36 @@ from services.replica.status import page
 from stoscore import subjects
 from stoscore.bus import Bus, RequestContext
 from stoscore.catalogue import Catalogue
-from stoscore.errors import Code, StosError, not_found
+from stoscore.errors import not_found
 from stoscore.messages import (
-    Attached,
-    AttachmentModel,
-    AttachVolume,
     CatalogueEntry,
-    CloseFrontend,
     DecisionEvent,
-    DeleteVolume,
     DescribeReplica,
     DescribeReplicas,
-    DetachVolume,
-    DropSnapshot,
     Empty,
-    ExpandVolume,
-    FrontendOpened,
-    Message,
     MetricModel,
     MetricsPage,
     MetricsRequest,
     NodeEntry,
     NodeStatus,
     NodeStatusRequest,
-    OpenFrontend,
-    PolicySet,
+    Ranking,
     RankRequest,
-    RecordModel,
     ReplicaStatus,
     ReplicaStatuses,
-    SetPolicy,
-    SnapshotView,
     SpansPage,
     SpansRequest,
-    TakeSnapshot,
     TracesPage,
     TracesRequest,
-    VolumeExpanded,
 )
 from stoscore.observing import SAMPLES_MAX, summaries
 from stoscore.observing import page as span_page
 from stoscore.spans import SpanRecord
 from tests.support.control_plane import ControlPlane
+from tests.support.feed_changes import Afterwards, Changes, ranked
 
 T = TypeVar("T")
 AT_ONCE = 8
-TAKEN_MS = 1_800_000_100_000
-"""When a snapshot is taken, whenever that is."""
 
 
 @dataclass
@@ -90,6 +73,7 @@ class Feed:
         self.heard = threading.Event()
         """Set by each request of a node."""
         self._entries = entries
+        self._afterwards = Afterwards()
         self._looked: dict[str, int] = {}
         self._buses: list[Bus] = []
         self._loop = asyncio.new_event_loop()
@@ -120,14 +104,27 @@ class Feed:
 
         await asyncio.gather(*(node(told) for told in self.nodes.values()))
         await self._placement()
-        admin = await self._connect("user", "feeder")
+        self._admin = Catalogue(await self._connect("user", "feeder"))
 
         async def volume(entry: CatalogueEntry) -> None:
             async with limit:
-                made = await Catalogue(admin).create(entry)
+                made = await self._admin.create(entry)
             assert made == entry
 
         await asyncio.gather(*(volume(entry) for entry in self._entries))
+
+    def restore(self) -> None:
+        """What was changed is as before."""
+        self._afterwards.forget()
+        self._run(self._restore())
+
+    async def _restore(self) -> None:
+        found = {entry.volume: entry for entry in await self._admin.list()}
+        wanted = {entry.volume: entry for entry in self._entries}
+        for volume in found.keys() - wanted.keys():
+            await self._admin.remove(found[volume])
+        for volume in wanted.keys() - found.keys():
+            await self._admin.create(wanted[volume])
 
     async def _stop(self) -> None:
         waiting = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
@@ -152,13 +149,17 @@ class Feed:
             copies, following = page(statuses, request.after)
             return told.status.model_copy(update={"replicas": copies, "next": following})
 
+        def copy(volume: str) -> ReplicaStatus | None:
+            return self._afterwards.copies.get((name, volume)) or held.get(volume)
+
         async def describe(request: DescribeReplica, context: RequestContext) -> ReplicaStatus:
-            if request.volume not in held:
+            found = copy(request.volume)
+            if found is None:
                 raise not_found(f"node {name} has no copy of it")
-            return held[request.volume]
+            return found
 
         async def describe_all(request: DescribeReplicas, context: RequestContext) -> ReplicaStatuses:
-            return ReplicaStatuses(statuses=[held[volume] for volume in request.volumes if volume in held])
+            return ReplicaStatuses(statuses=[found for volume in request.volumes if (found := copy(volume))])
 
         async def metrics(request: MetricsRequest, context: RequestContext) -> MetricsPage:
             if not request.after:
@@ -191,76 +192,20 @@ class Feed:
         await bus.flush()
 
     async def _changes(self, bus: Bus, told: Told) -> None:
-        """Whoever asks for a change is told that it is done; what is shown afterwards stays as it was. Like a real node
-        it hears each verb once for all its volumes."""
-        name = told.status.node
-        led = {one.record.volume: one for one in told.status.replicas if one.serving and one.record is not None}
-
-        def served(context: RequestContext) -> tuple[ReplicaStatus, RecordModel]:
-            one = led.get(context.subject.split(".")[-2])
-            if one is None or one.record is None:
-                raise StosError(Code.NOT_PRIMARY, f"{name} does not serve it")
-            return one, one.record
-
-        async def opened(request: OpenFrontend, context: RequestContext) -> FrontendOpened:
-            socket = f"/run/stos/{request.name}.sock"
-            return FrontendOpened(node=name, socket=socket, uri=f"nbd+unix:///{request.name}?socket={socket}")
-
-        async def done(request: Message, context: RequestContext) -> Empty:
-            if not isinstance(request, CloseFrontend):
-                served(context)
-            return Empty()
-
-        async def attach(request: AttachVolume, context: RequestContext) -> Attached:
-            attachment = AttachmentModel(node=request.node, attach_epoch=2)
-            return Attached(record=served(context)[1].model_copy(update={"attachment": attachment}), attach_epoch=2)
-
-        async def policy(request: SetPolicy, context: RequestContext) -> PolicySet:
-            asked = request.model_dump(exclude={"v"}, exclude_none=True)
-            return PolicySet(record=served(context)[1].model_copy(update=asked))
-
-        async def expand(request: ExpandVolume, context: RequestContext) -> VolumeExpanded:
-            record = served(context)[1].model_copy(update={"size_bytes": request.size_bytes})
-            return VolumeExpanded(record=record)
-
-        async def snapshot(request: TakeSnapshot, context: RequestContext) -> SnapshotView:
-            one, record = served(context)
-            known = {view.snapshot: view for view in one.snapshots}
-            holders = tuple(voter.node for voter in record.in_sync)
-            taken = SnapshotView(
-                volume=record.volume,
-                snapshot=request.snapshot,
-                size_bytes=record.size_bytes,
-                created_ms=TAKEN_MS,
-                ready=True,
-                holders=holders,
-                root=f"{sum(request.snapshot.encode()):016x}",
-            )
-            return known.get(request.snapshot, taken)
-
-        await self._serve(bus, subjects.node(name, "open"), OpenFrontend, opened)
-        await self._serve(bus, subjects.node(name, "close"), CloseFrontend, done)
-        verbs: dict[str, tuple[type[Message], Callable[..., Awaitable[Any]]]] = {
-            "attach": (AttachVolume, attach),
-            "detach": (DetachVolume, done),
-            "policy": (SetPolicy, policy),
-            "expand": (ExpandVolume, expand),
-            "delete": (DeleteVolume, done),
-            "snapshot": (TakeSnapshot, snapshot),
-            "unsnapshot": (DropSnapshot, done),
-        }
-        for verb, (request, answer) in verbs.items():
-            await self._serve(bus, subjects.volume(name, "*", verb), request, answer)
+        """As a real node it hears each verb once for all its volumes."""
+        changes = Changes(told.status, self._afterwards)
+        for verb, (request, answer) in changes.of_the_node().items():
+            await self._serve(bus, subjects.node(told.status.node, verb), request, answer)
+        for verb, (request, answer) in changes.of_its_volumes().items():
+            await self._serve(bus, subjects.volume(told.status.node, "*", verb), request, answer)
 
     async def _placement(self) -> None:
-        """There is one, and it never has an answer: whoever creates a volume waits for it."""
         bus = await self._connect("svc", "placement-1")
 
-        async def rank(request: RankRequest, context: RequestContext) -> Empty:
-            self.heard.set()
-            return await asyncio.Event().wait() and Empty()
+        async def rank(request: RankRequest, context: RequestContext) -> Ranking:
+            return ranked(request, [told.status for told in self.nodes.values()])
 
-        await bus.serve(subjects.placement("rank"), RankRequest, rank)
+        await self._serve(bus, subjects.placement("rank"), RankRequest, rank)
         await bus.flush()
 
     async def _serve(
