@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,7 @@ class Machine:
         self.promises_heard = 0
         """Messages between pairs that arrived here: no lease grows without one."""
         self.wires = Wires(self)
+        self.log = partial(world.log, self.name)
         self.orders = Orders(self)
         self._inbox: deque[tuple[int, Callable[..., None], tuple[Any, ...]]] = deque()
         self._timer_ns: int | None = None
@@ -302,7 +304,7 @@ class Machine:
         self.world.schedule(delay_ns, self._fire, self.life, what, *arguments)
 
     def _fire(self, life: int, what: Callable[..., None], *arguments: Any) -> None:
-        if life == self.life:
+        if life == self.life and self.node is not None:
             self.run(what, *arguments)
 
     def run(self, what: Callable[..., None], *arguments: Any) -> None:
@@ -323,7 +325,7 @@ class Machine:
         if self._pumping:
             return
         self._pumping = True
-        rounds = 0
+        rounds, perform = 0, self.orders.perform
         try:
             while self.node is not None:
                 orders = self.node.take()
@@ -337,7 +339,7 @@ class Machine:
                         self._burn()
                     if self.node is None:
                         return
-                    self.orders.perform(order)
+                    perform[type(order)](order)
         finally:
             self._pumping = False
         if self.node is not None:
@@ -398,9 +400,6 @@ class Machine:
             self._spins = self._spins + 1 if again is not None and again <= now else 0
             if self._spins > 20:
                 self.world.violated(f"{self.name} spins: time_passed leaves its deadline in the past")
-
-    def log(self, *words: Any) -> None:
-        self.world.log(self.name, *words)
 
 
 def _recovery(name: str) -> RecoveryLimits:

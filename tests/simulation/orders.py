@@ -59,7 +59,7 @@ class Orders:
         """(volume, node) -> the record that we hold, and both ends as it has them."""
         self._asked: dict[tuple[int, int, int], tuple[Request, tuple[int, ...]]] = {}
         """(link, session, request) -> what a frontend asked of this primary, with its payload."""
-        self._orders: dict[type, Callable[[Any], None]] = {
+        self.perform: dict[type, Callable[[Any], None]] = {
             ToPeer: lambda order: machine.wires.pair(order.node, order.message, by_bus=order.by_bus),
             ToBrain: self._to_brain,
             Save: self._save,
@@ -107,9 +107,6 @@ class Orders:
             fx.ResyncBegins: self._noted,
             fx.ResyncDone: self._noted,
         }
-
-    def perform(self, order: Any) -> None:
-        self._orders[type(order)](order)
 
     def end(self) -> None:
         self._tokens.clear()
