@@ -57,8 +57,8 @@ FOUND = {
     "heals_unverified": 50,
     "heals_unsettled": 50,
     "sealed_under_its_name": 60,
-    "sealed_with_writes_under_way": 150,
-    "seal_under_way_dropped": 40,
+    "sealed_with_writes_under_way": 100,
+    "seal_under_way_dropped": 30,
     "budget_not_given_back": 10,
     "refused_is_forgotten": 20,
 }
@@ -118,6 +118,14 @@ def test_found(plant: str, goes_well: Callable[[int], bool]) -> None:
     seeds = range(1, FOUND[plant] + 1)
     with PLANTED[plant](), Workers(violates, campaign.jobs_default()) as workers:
         assert any(violated and goes_well(seed) for seed, violated in _told(workers, seeds))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("plant", HIDDEN)
+def test_what_is_hidden_fits_the_code(plant: str) -> None:
+    """Or nobody would notice that there is nothing to find any more."""
+    with PLANTED[plant](), Workers(violates, campaign.jobs_default()) as workers:
+        assert len(list(_told(workers, range(1, 5)))) == 4
 
 
 def test_every_planted_bug_is_found_or_says_why_not() -> None:

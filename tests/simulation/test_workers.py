@@ -11,6 +11,7 @@ import pytest
 
 from tests.simulation import machine, world
 from tests.simulation.plan import draw
+from tests.simulation.shrink import shrink
 from tests.simulation.workers import Failed, Workers
 from tests.simulation.world import Violation, World
 
@@ -61,3 +62,9 @@ def test_a_violation_can_be_told_to_another_process() -> None:
     violation = pickle.loads(pickle.dumps(Violation(draw(3), "something is wrong", [(7, ("n1", "starts"))])))
     assert str(violation) == "seed 3: something is wrong"
     assert violation.events == [(7, ("n1", "starts"))]
+
+
+def test_a_red_test_waits_no_longer_than_it_may_for_a_smaller_plan() -> None:
+    violation = Violation(draw(3), "something is wrong", [(0, ("n1", "starts"))])
+    with patch.object(World, "run", side_effect=AssertionError("there was no time left for a try")):
+        assert shrink(violation, cpu_s=0.0) is violation
