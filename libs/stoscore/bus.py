@@ -110,6 +110,11 @@ class Bus:
     def connected(self) -> bool:
         return self._session is not None and self._session.alive
 
+    @property
+    def subscriptions(self) -> int:
+        """Subjects that are listened to. None is ever given up: a number that grows with use is a leak."""
+        return len(self._subscriptions)
+
     async def wait_connected(self, timeout_s: float) -> bool:
         """True as soon as there is a connection, False when there is none in that time."""
         loop = asyncio.get_running_loop()

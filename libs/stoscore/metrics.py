@@ -66,6 +66,7 @@ INSTRUMENTS = (
     _counter(
         "stos.bus.connections", "{connection}", "connections to NATS that were made, the first included", "identity"
     ),
+    _gauge("stos.bus.subscriptions", "{subscription}", "subjects that the process listens to on NATS", "identity"),
     _gauge("stos.certificate.age", "s", "time since the process's certificate was issued", "identity"),
     _gauge("stos.certificate.remaining", "s", "time until the process's certificate expires", "identity"),
     _gauge("stos.trust.number", "1", "number of the trust state in use; the same everywhere", "identity"),

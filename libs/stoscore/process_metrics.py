@@ -94,6 +94,7 @@ class BusMetrics:
         now_s = time.time()
         yield Sample("stos.bus.connected", int(self._bus.connected), who)
         yield Sample("stos.bus.connections", self._connections, who)
+        yield Sample("stos.bus.subscriptions", self._bus.subscriptions, who)
         yield Sample("stos.certificate.age", now_s - identity.peer.issued_s, who)
         yield Sample("stos.certificate.remaining", identity.not_after.timestamp() - now_s, who)
         state = identity.trust_state

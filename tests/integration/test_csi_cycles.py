@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from services.cli.asking import ask_all
+from services.cli.cluster import connect, find
 from services.dev import leftovers
 from services.dev.demo.csi import CsiClient, mounted_as, raw_block
 from services.dev.demo.tools import why_no_mount
+from stoscore.messages import MetricsPage, MetricsRequest
 from stoscore.units import MIB
 from tests.support.cluster import RunningCluster
 
@@ -61,6 +64,19 @@ async def cycle(csi: CsiClient, directory: Path, number: int) -> None:
     staging.rmdir()
 
 
+async def subscriptions(root: Path) -> dict[str, dict[str, float]]:
+    """What every process of the cluster listens to on NATS."""
+    name = "stos.bus.subscriptions"
+    async with connect(find(root)) as session:
+        pages = await ask_all(session.bus, "metrics", MetricsRequest(prefixes=[name]), MetricsPage)
+    return {process: {sample.name: sample.value for sample in page.samples} for process, page in pages.items()}
+
+
+def replicas(running: RunningCluster) -> list[str]:
+    layout = running.cluster.layout
+    return sorted(str(path) for node in ("n1", "n2", "n3") for path in layout.data(node).glob("replicas/*"))
+
+
 def left(running: RunningCluster, directory: Path) -> dict[str, Any]:
     """What there is on this machine and in the cluster that only a volume makes."""
     layout = running.cluster.layout
@@ -71,9 +87,11 @@ def left(running: RunningCluster, directory: Path) -> dict[str, Any]:
         "sockets": leftovers.unix_sockets(*places),
         "daemons": [line for _, line in leftovers.programs(*places) if "qemu" in line],
         "attached": sorted(path.name for path in layout.csi.glob("*/*")),
+        "files": sorted(str(path) for path in layout.run.rglob("*") if not path.is_dir()),
         "directories": sorted(path.name for path in directory.iterdir()),
         "volumes": running.json("volume", "ls"),
-        "replicas": sorted(str(path) for node in ("n1", "n2", "n3") for path in layout.data(node).glob("replicas/*")),
+        "subscriptions": asyncio.run(subscriptions(layout.root)),
+        "replicas": replicas(running),
     }
 
 
@@ -91,5 +109,5 @@ async def test_nothing_is_left(running: RunningCluster, tmp_path: Path) -> None:
         for _ in range(WORKERS):
             group.create_task(work())
     await csi.close()
-    await running.wait("the copies gone", lambda: left(running, tmp_path)["replicas"] == before["replicas"])
+    await running.wait("the copies gone", lambda: replicas(running) == before["replicas"])
     assert await asyncio.to_thread(left, running, tmp_path) == before
