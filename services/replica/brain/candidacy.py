@@ -15,6 +15,8 @@ from services.replica.brain.quorum import majority
 from services.replica.brain.record import Record, Slot, Voter
 from services.replica.brain.unclean import may_win
 
+LATE_MAX = 4
+"""Doublings of the pause before who answers late is asked again."""
 Answers = dict[Voter, ms.PreVoteAnswer | ms.VoteAnswer]
 
 
@@ -33,6 +35,10 @@ class Candidacy:
         self._besides: dict[Voter, ms.PreVoteAnswer | None] = {}
         """Whom an answer names in sync and our own record does not name any more -> what it says. It has no vote."""
         self._retry_at_ns = 0
+        self._asked_unclean = False
+        """How we called ourselves when we asked for votes (S3)."""
+        self._late = 0
+        """How often in a row somebody who is there had not answered when it was time to ask again."""
         self._must_be_unclean: tuple[Voter, ...] = ()
         self._released = 0
         """The latest epoch whose leader named us its successor. That it ended its service in it stays true for ever."""
@@ -70,10 +76,18 @@ class Candidacy:
         local = self._local
         if local.role in ("pre-voting", "voting"):
             if now_ns >= self._retry_at_ns:
-                local.role = "follower"
-                self._stand(now_ns, facts)
+                self._late = self._late + 1 if self._answers_are_due() else 0
+                if not self._ask_again(now_ns, facts):
+                    local.role = "follower"
+                    self._stand(now_ns, facts)
         elif self.election_at_ns is not None and now_ns >= self.election_at_ns:
             self._stand(now_ns, facts)
+
+    def came(self, now_ns: int) -> None:
+        """A voter is there again: it may give the vote that was missing, and is not kept waiting."""
+        if self._local.role in ("pre-voting", "voting"):
+            self._late = 0
+            self._retry_at_ns = min(self._retry_at_ns, now_ns + self._local.timing.resend_ns)
 
     # ---- standing -------------------------------------------------------------------------------------
 
@@ -162,20 +176,56 @@ class Candidacy:
     def _set_retry(self, record: Record, now_ns: int) -> None:
         local = self._local
         turn = record.in_sync.index(local.me) if local.me in record.in_sync else 0
-        self._retry_at_ns = now_ns + local.timing.resend_ns + turn * (local.timing.election_step_ns // 2)
+        resend_ns = local.timing.resend_ns << min(self._late, LATE_MAX)
+        self._retry_at_ns = now_ns + resend_ns + turn * (local.timing.election_step_ns // 2)
+
+    def _answers_are_due(self) -> bool:
+        """Of voters who are there, our own included, which comes when our disk has it."""
+        local = self._local
+        asked = local.others() if local.role == "pre-voting" else (local.me, *local.others())
+        return any(voter == local.me or local.reaches(voter.node) for voter in asked if voter not in self.answers)
+
+    def _ask_again(self, now_ns: int, facts: Facts) -> bool:
+        """Nobody has refused: those who have not answered are asked for the same vote. *A hundred volumes lost their
+        primary at once, and the two nodes that were left answered late. Each candidate took that for a vote lost, and
+        stood in the next epoch: with twice the work for everybody, and what was answered meanwhile of no worth. No
+        volume was ever led again.*"""
+        local, record = self._local, self._local.record
+        if local.role != "voting" or record is None or self.seen_epoch > local.epoch:
+            return False
+        if local.unclean != self._asked_unclean:
+            return False
+        waiting = tuple(voter for voter in local.others() if voter not in self.answers)
+        counted = all(given.granted and self._is_as_unclean(voter) for voter, given in self.answers.items())
+        if not counted or not waiting or self._standing(record, now_ns, facts).course() != "stand":
+            return False
+        if local.me in self.answers:  # else the first question waits for our disk
+            self._ask_to_vote(record, waiting)
+        self._set_retry(record, now_ns)
+        return True
+
+    def _is_as_unclean(self, voter: Voter) -> bool:
+        """As its pre-vote said, and our election needs."""
+        return voter not in self._must_be_unclean or self.answers[voter].unclean
+
+    def _ask_to_vote(self, record: Record, voters: tuple[Voter, ...]) -> None:
+        local = self._local
+        assert local.state.slot is not None
+        stamp, unclean, released = local.state.slot.stamp, local.unclean, self._released
+        for voter in voters:
+            local.send(ms.Vote(record.volume, local.me, voter, local.epoch, stamp, unclean, released))
 
     def _ask_for_votes(self, now_ns: int) -> None:
         """A majority would vote for us: vote for ourselves, durably, and ask them to."""
         local = self._local
         assert local.state.slot is not None
-        record, stamp = local.state.slot.record, local.state.slot.stamp
+        record = local.state.slot.record
         local.raise_epoch(self.asking_epoch, local.me)
         local.role = "voting"
         self.answers = {}
+        self._asked_unclean = local.unclean
         self._set_retry(record, now_ns)
-        unclean, released = local.unclean, self._released
-        for voter in local.others():
-            local.send(ms.Vote(record.volume, local.me, voter, local.epoch, stamp, unclean, released))
+        self._ask_to_vote(record, local.others())
         local.send(ms.VoteAnswer(record.volume, local.me, local.me, local.epoch, True, local.epoch))
 
     # ---- answers --------------------------------------------------------------------------------------

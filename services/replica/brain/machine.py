@@ -180,10 +180,14 @@ class Brain:
                 self.local.heard.discard(node)
                 if self.role == "leader":
                     self.leading.peer_up(node, now_ns)
+                else:
+                    self.candidacy.came(now_ns)
             case ev.HeardOnBus(node):
                 self.local.heard.add(node)
                 if self.role == "leader":
                     self.leading.heard(node, now_ns)
+                else:
+                    self.candidacy.came(now_ns)
             case ev.Stopping():
                 self.condition.stopping()
             case ev.PeerDown(node) | ev.SilentOnBus(node):
