@@ -236,7 +236,7 @@ def failed_write_left_unequal() -> Patch:
             for entry in self._window.values():
                 if entry.acked & primary.SELF_BIT and not entry.settled:
                     entry.settled = True
-                    out.append(fx.Answer(entry.link, Done(entry.session, entry.request, EIO)))
+                    out += [fx.Answer(entry.link, Done(entry.session, request, EIO)) for request in entry.requests]
             out += self._advance()
         return out
 

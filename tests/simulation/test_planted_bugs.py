@@ -34,7 +34,7 @@ FOUND = {
     "overlapping_sent": 10,
     "attachment_not_compared": 20,
     "tombstone_not_kept": 20,
-    "failed_write_left_unequal": 30,
+    "failed_write_left_unequal": 250,
     "vote_after_restart": 30,
     "map_starts_at_sent": 20,
     "admitted_unsynced": 20,
