@@ -217,8 +217,8 @@ class Link(asyncio.BufferedProtocol):
         return cast(tuple[int, int], struct.unpack_from("=QQ", raw, _TCP_INFO_BYTES_ACKED))
 
     def delivery(self) -> tuple[int, int, int]:
-        """(bytes a second as they were delivered lately, microseconds with something under way, of these while the
-        peer's process did not read) as the kernel measures this connection; zeros where it does not."""
+        """(bytes a second as they were delivered a moment ago, microseconds with something under way, of these while
+        the peer's process did not read) as the kernel measures this connection; zeros where it does not."""
         sock = self._transport.get_extra_info("socket") if self._transport is not None else None
         if sock is None:
             return 0, 0, 0

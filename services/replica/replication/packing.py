@@ -4,7 +4,7 @@ Packing is work for the processors at both ends, and spares time on the wire. It
 costs: a text on a link of 1 Gbit/s, hardly anything on one of 10, and never what does not get smaller. None of this is
 known beforehand, so each copy that is packed is a try, and says whether it was worth it:
 
-    spared bytes / what the link carries a second  >  time that packing took, and that unpacking will take
+    spared bytes / what the link carries a second  >  processor time that packing took, and unpacking will take
 
 While tries pay, the next copy is packed as well. After one that does not, one copy goes as it is before the next try,
 then 3, 7, 15 and so on, up to 64 MiB: of n copies that don't get smaller about log2(n) are tried.
@@ -12,6 +12,7 @@ then 3, 7, 15 and so on, up to 64 MiB: of n copies that don't get smaller about 
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 from stoscore.units import SECOND
@@ -20,6 +21,9 @@ SMALLER = 8
 """What did not lose an eighth goes as it is: its receiver is spared the unpacking."""
 PAUSE_MAX = 255
 """Copies that go as they are between two tries."""
+LOOKS = 9
+"""The latest ones at what the link carries, one with each copy; the middle one counts. A link that is limited to a rate
+lets each burst pass at a far higher one."""
 _BOTH_ENDS = 4, 3
 """Unpacking takes about a third of what packing took (measured: 3.5 and 12 microseconds a block)."""
 
@@ -29,7 +33,7 @@ class Wire:
     """What the kernel knows of a connection."""
 
     bytes_per_s: int
-    """as it was delivered lately; 0: nothing was yet"""
+    """as it was delivered a moment ago; 0: nothing was yet"""
     busy_us: int
     """with something under way, since it began"""
     unread_us: int
@@ -43,19 +47,21 @@ class Packing:
         self._pause = 0
         self._left = 0
         self._since: Wire | None = None
+        self._rates: deque[int] = deque(maxlen=LOOKS)
         self.spared_bytes = 0
         """Of what was sent: they did not have to cross the wire."""
 
-    def tries(self) -> bool:
+    def tries(self, wire: Wire) -> bool:
         """Whether the next copy is to be packed. Asked once for each."""
+        self._look(wire)
         if self._left:
             self._left -= 1
             return False
         return True
 
-    def tried(self, size: int, packed: int, took_ns: int, wire: Wire) -> bool:
+    def tried(self, size: int, packed: int, took_ns: int) -> bool:
         """`size` bytes became `packed`. Are they sent so? The work is done, so it does not matter whether it paid."""
-        rate = self._rate(wire)
+        rate = sorted(self._rates)[len(self._rates) // 2]
         cost_ns = took_ns * _BOTH_ENDS[0] // _BOTH_ENDS[1]
         if rate and (size - packed) * SECOND > cost_ns * rate:
             self._pause = 0
@@ -67,12 +73,11 @@ class Packing:
         self.spared_bytes += size - packed
         return True
 
-    def _rate(self, wire: Wire) -> int:
+    def _look(self, wire: Wire) -> None:
         """Bytes a second that the link itself carries. A receiver that is slow to read (its disk, its processor) lets
         every link look slow, and is helped by nothing that spares bytes: its time does not count."""
-        if self._since is None or wire.busy_us < self._since.busy_us or wire.unread_us < self._since.unread_us:
-            self._since = wire
-        busy_us, unread_us = wire.busy_us - self._since.busy_us, wire.unread_us - self._since.unread_us
-        if not busy_us:
-            return wire.bytes_per_s
-        return wire.bytes_per_s * busy_us // max(1, busy_us - unread_us)
+        since = self._since
+        if since is None or wire.busy_us < since.busy_us or wire.unread_us < since.unread_us:
+            since = self._since = wire
+        busy_us, unread_us = wire.busy_us - since.busy_us, wire.unread_us - since.unread_us
+        self._rates.append(wire.bytes_per_s * busy_us // max(1, busy_us - unread_us) if busy_us else wire.bytes_per_s)
