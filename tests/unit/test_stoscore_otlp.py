@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.sdk.trace import ReadableSpan
 
 from stoscore import otlp
+from stoscore.metrics import Sample
 from stoscore.spans import SpanRecord
 from stoscore.units import MS
 from tests.support.nats_service import free_port
@@ -122,3 +124,11 @@ def test_who_is_killed_and_comes_back_hears_what_comes_after(port: int, collecto
         end()
     finally:
         again.kill()
+
+
+def test_metrics_wait_for_no_collector_longer_than_for_one_call(port: int) -> None:
+    """Nobody is there; then somebody who accepts and never says a word."""
+    send = otlp.metric_exporter("test", f"http://127.0.0.1:{port}")
+    assert seconds(lambda: send([Sample("stos.node.used", 5)])) < END_S
+    with socket.create_server(("127.0.0.1", port)):
+        assert seconds(lambda: send([Sample("stos.node.used", 6)])) < END_S
