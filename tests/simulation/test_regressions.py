@@ -207,3 +207,10 @@ def test_member_that_was_excluded_one_version_before_the_tombstone() -> None:
     first. It goes by the record that excludes it (I3), and was judged as if it had forgotten a tombstone, which names
     others and waits for their word alone."""
     run(7400353)
+
+
+def test_clean_member_that_took_its_own_removal_from_the_refusal_of_a_leader_that_was_killed() -> None:
+    """S3. The leader stores that the other copy has left, alone, and is killed; the other takes that from its refusal,
+    and both lose power. Two of three held the record by then, and the leader, unclean, won beside the clean one.
+    Told by test_brain_machine.py: test_s3_who_is_clean_takes_no_smaller_set_without_itself_from_a_refusal."""
+    run(9100193)

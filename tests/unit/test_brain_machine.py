@@ -414,8 +414,38 @@ def test_s3_an_unclean_voter_takes_no_smaller_set_from_an_unclean_one() -> None:
     """{A,B,C} in sync, A stores "in sync {A,B}" alone; A and B lose power. With B's a majority would hold A's record,
     and C, clean, would count for nothing."""
     three, two = record(A, B, C), replace(record(A, B, C), in_sync=(A, B))
-    assert ousted(B, True, three.in_sync, two, by_unclean=True)
-    assert not ousted(B, True, three.in_sync, two, by_unclean=False), "a clean voter has it"
-    assert not ousted(B, False, three.in_sync, two, by_unclean=True), "it is clean and in sync by both: it may lead"
-    assert not ousted(B, True, (A, B), replace(two, in_sync=(A,)), by_unclean=True), "the others know no better"
-    assert ousted(C, False, three.in_sync, two, by_unclean=True)
+    assert ousted(B, True, three.in_sync, two, by=A, by_unclean=True)
+    assert not ousted(B, True, three.in_sync, two, by=A, by_unclean=False), "a clean voter has it"
+    assert not ousted(B, False, three.in_sync, two, by=A, by_unclean=True), (
+        "it is clean and in sync by both: it may lead"
+    )
+    assert not ousted(B, True, (A, B), replace(two, in_sync=(A,)), by=A, by_unclean=True), "the others know no better"
+    assert ousted(C, False, three.in_sync, two, by=A, by_unclean=True)
+
+
+def test_s3_who_is_clean_takes_no_smaller_set_without_itself_from_a_refusal() -> None:
+    """{A,B} in sync, A stores "in sync {A}" alone and is killed. B would hold it as the second of three, and A could
+    lead by that when it has lost power. The next leader by that record has it stored as a leader; where nobody has it,
+    B leads."""
+    both, alone = slot(record(A, B, W), 1, 5), slot(record(A, B, W, in_sync=[A], primary=A), 1, 6)
+    machine = brain(B, both, epoch=1)
+    step(machine, ev.TimePassed(), LEASE)
+    assert machine.role == "pre-voting"
+    asked = machine.candidacy.asking_epoch
+    refusal = ms.PreVoteAnswer("v", A, B, asked, False, 1, "older", slot=alone, stamp=alone.stamp)
+    step(machine, ev.Received(refusal), LEASE)
+    step(machine, ev.Received(ms.Refused("v", A, B, 1, alone)), LEASE)
+    assert machine.state.slot == both
+    step(machine, ev.Received(ms.PreVoteAnswer("v", W, B, asked, True, 1)), LEASE)
+    step(machine, ev.Received(ms.VoteAnswer("v", W, B, asked, True, asked)), LEASE)
+    assert machine.role == "leader"
+
+
+def test_a_clean_voter_takes_a_newer_record_that_it_has_a_use_for() -> None:
+    both = record(A, B, W, primary=A)
+    alone, other = replace(both, in_sync=(A,)), replace(record(A, B, C, primary=A), in_sync=(A, C))
+    assert ousted(B, False, both.in_sync, alone, by=A, by_unclean=False)
+    assert not ousted(B, False, both.in_sync, alone, by=W, by_unclean=False), "two of three have it"
+    assert not ousted(B, False, both.in_sync, other, by=A, by_unclean=False), "or C, a stranger, got no vote of it"
+    assert not ousted(B, False, both.in_sync, replace(alone, deleted=True), by=A, by_unclean=False)
+    assert not ousted(W, False, both.in_sync, alone, by=A, by_unclean=False), "it is not taken out"

@@ -174,7 +174,7 @@ class Adoption:
 
     def judge(self) -> Verdict:
         if self.newer.stamp <= self.mine or ousted(
-            self.me, self.unclean, self.in_sync, self.newer.record, by_unclean=self.by_unclean
+            self.me, self.unclean, self.in_sync, self.newer.record, by=self.by, by_unclean=self.by_unclean
         ):
             return Verdict("", "")
         stamp = self.newer.stamp

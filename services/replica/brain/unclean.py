@@ -9,18 +9,23 @@ from services.replica.brain.quorum import majority
 from services.replica.brain.record import Record, Slot, Stamp, Voter
 
 
-def ousted(me: Voter, unclean: bool, in_sync: tuple[Voter, ...], newer: Record, *, by_unclean: bool) -> bool:
-    """The newer record is an unclean voter's and takes somebody out of the in-sync set: it may never have been
-    committed. Who is clean and taken out itself is the last to hold every acknowledged write, and a majority that has
-    the record will tell. *{A,B} in sync, A stores "in sync {A}", nobody else does, and loses power: B must not follow
-    it out.* Who is unclean gives the record no weight against another one either. *{A,B,C} in sync, A stores "in sync
-    {A,B}" alone; A and B lose power. Did B take that from A's refusal, a majority would hold it, and A would lead
-    beside C, clean, with acknowledged writes that A and B have lost.* `in_sync`: of our own record."""
-    if not by_unclean:
-        return False
-    if not unclean:
+def ousted(me: Voter, unclean: bool, in_sync: tuple[Voter, ...], newer: Record, *, by: Voter, by_unclean: bool) -> bool:
+    """The newer record takes somebody out of the in-sync set, and may never have been committed.
+
+    Of its leader's own word who is clean and taken out itself, with nobody left whom it does not know, learns nothing
+    that it needs: that one asks for its vote, and has the record stored as a leader. Were it to take the record from a
+    refusal, a majority could hold it that never answered a leader (A1). *{A,B} in sync, A stores "in sync {A}", nobody
+    else does, and is killed: B took that from its refusal. Then A lost power, and led by the word of two of three
+    beside B, clean, with acknowledged writes that A had lost.* Of anybody else's word it is on two already.
+
+    Of an unclean voter's record who is clean never follows itself out. Who is unclean gives it no weight against
+    another one either. *{A,B,C} in sync, A stores "in sync {A,B}" alone; A and B lose power. Did B take that from A's
+    refusal, a majority would hold it, and A would lead beside C, clean.* `in_sync`: of our own record."""
+    if unclean:
+        return by_unclean and any(voter != me and voter not in newer.in_sync for voter in in_sync)
+    if by_unclean or me in newer.in_sync:
         return me not in newer.in_sync
-    return any(voter != me and voter not in newer.in_sync for voter in in_sync)
+    return by == newer.primary and me in in_sync and not newer.deleted and set(newer.in_sync) <= set(in_sync)
 
 
 def may_hand_on(record: Record, member: Voter, *, unclean: bool) -> bool:
