@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from services.replica.store import disk, file_store, intent, layer, layers, slots, state, sum_map
+from services.replica.store import disk, intent, layer, layers, recovery, slots, state, sum_map
 from services.replica.store.file_store import FileStore
 from services.replica.store.intent import Header, IntentLog
 from services.replica.store.present import PresentMap
+from services.replica.store.recovery import Recovery
 from services.replica.store.slots import SlotPair
 from tests.crash.run import IN_MEMORY, Counted, live
 
@@ -78,17 +79,17 @@ def _an_open_store_looks_closed(patch: pytest.MonkeyPatch) -> None:
 
 def _marked_regions_are_believed(patch: pytest.MonkeyPatch) -> None:
     """D3: new checksum, old data: a read fails after the power loss."""
-    patch.setattr(FileStore, "_rehash_marked", lambda store: None)
+    patch.setattr(Recovery, "_rehash_marked", lambda found: None)
 
 
 def _an_unfinished_write_stays_unreadable(patch: pytest.MonkeyPatch) -> None:
     """K2: killed in the middle of a write, and the block is left with the new data under the old checksum."""
-    patch.setattr(FileStore, "_rehash_under_pen", lambda store: None)
+    patch.setattr(Recovery, "_rehash_under_pen", lambda found: None)
 
 
 def _unmarked_before_the_flush(patch: pytest.MonkeyPatch) -> None:
     """T3: the region is unmarked while its last writes are not on the disk."""
-    real = file_store.FileStore.write
+    real = FileStore.write
 
     def write(store: FileStore, block: int, sums: Any, data: Any) -> None:
         real(store, block, sums, data)
@@ -116,14 +117,14 @@ def _the_present_map_is_not_synced(patch: pytest.MonkeyPatch) -> None:
 
 def _every_sum_is_believed(patch: pytest.MonkeyPatch) -> None:
     """Every sum is believed after a power loss, that of data which never came to the disk too."""
-    real = file_store.regain
+    real = recovery.regain
     believe = lambda layer, block, count, believed: real(layer, block, count, believed=True)  # noqa: E731
-    patch.setattr(file_store, "regain", believe)
+    patch.setattr(recovery, "regain", believe)
 
 
 def _nothing_is_regained(patch: pytest.MonkeyPatch) -> None:
     """A killed process loses what was written since the last sync."""
-    patch.setattr(file_store, "regain", lambda layer, block, count, believed: None)
+    patch.setattr(recovery, "regain", lambda layer, block, count, believed: None)
 
 
 def _a_trim_does_not_hide_what_is_below(patch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.replica.store import layer
-from services.replica.store.file_store import FileStore
+from services.replica.store.recovery import Recovery
 from stoscore.units import BLOCK_BYTES
 from tests.crash.rot import Replica, flip, sweep
 from tests.crash.run import IN_MEMORY
@@ -49,7 +49,7 @@ def _nothing_is_verified(patch: pytest.MonkeyPatch) -> None:
 
 def _the_data_are_always_right(patch: pytest.MonkeyPatch) -> None:
     """K3: every opening adopts what it finds, in regions too that nobody was writing to."""
-    patch.setattr(FileStore, "_rehash_under_pen", lambda store: store._layer.rehash(0, store.size_blocks))
+    patch.setattr(Recovery, "_rehash_under_pen", lambda found: found.layers.top.rehash(0, found.size_blocks))
 
 
 @pytest.mark.parametrize("plant", [_nothing_is_verified, _the_data_are_always_right])

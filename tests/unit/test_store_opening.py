@@ -1,4 +1,4 @@
-"""What opening believes, row by row of the table at the head of file_store.py (rules S3, D3, T2)."""
+"""What opening believes, row by row of the table at the head of recovery.py (rules S3, D3, T2)."""
 
 import os
 from collections.abc import Callable, Iterator

@@ -1,17 +1,4 @@
-"""The block store in files: one replica's directory, opened, recovered and kept.
-
-What opening finds, and what it may believe (rules S3, D3, T2):
-
-| the last opening | boot id | checksums of marked regions | the tail |
-|---|---|---|---|
-| closed cleanly | any | as stored | as stored, if it is the one that the clean mark names |
-| killed | the same | as stored, but for the range under the pen | as stored |
-| killed, tail unreadable | the same | from the data | unknown: all marked regions |
-| lost power, nothing marked | another | none to doubt | empty |
-| lost power, regions marked | another | from the data, `unclean` | unknown: all marked regions |
-| a write or sync failed | any | from the data, as the disk has them; `unclean` | as above |
-
-`unclean` and the erased clean mark are durable before anything else is done.
+"""The block store in files: one replica's directory, opened (what that finds: see `recovery`) and kept.
 
 A failed sync is never retried into success: the kernel has forgotten which pages it could not write, and its
 next answer would be a lie. So `sync` refuses until the store was opened again, which looks at the disk and not
@@ -35,7 +22,7 @@ from services.replica.store.intent import Header, IntentLog, regions_of
 from services.replica.store.layer import Layer
 from services.replica.store.layers import Layers
 from services.replica.store.port import FormatError, StoreError
-from services.replica.store.regain import regain
+from services.replica.store.recovery import Recovery
 from services.replica.store.scattered import Range, by_region
 from services.replica.store.stack import NAME
 from services.replica.store.state import StateFile
@@ -124,64 +111,9 @@ class FileStore:
 
     def _recover(self, boot_id: str) -> None:
         self._state.open()
-        self._intent.open()
-        self._intent.settle()
-        before, marked = self._intent.header, self._intent.marked
-        same_boot = before.boot_id == boot_id
-        self.restarted = not before.closed
-        self.unclean = before.unclean or (bool(marked) and not same_boot and not before.closed)
-        self._intent.save_header(Header(boot_id, unclean=self.unclean))
-
-        closed = (before.tail_last, before.tail_commit) if before.closed else None
-        known = self._tail.load(boot_id, closed=closed)
-        if before.closed and not self.unclean:
-            # The close wrote the roots of marked regions too, and this is the last moment at which they say something.
-            # First of all, because everything below concludes from the checksums.
-            self._layer.sums.check_roots(marked)
-        # Before the tail is touched: a kill in here finds everything as it was and starts again.
-        if self.unclean or not (known or before.closed):
-            if self.unclean and same_boot:
-                self._layers.drop_cache()
-            if same_boot and known:
-                self._regain_under_pen()
-            self._regain_marked(believed=same_boot and not self.unclean)
-            self._rehash_marked()
-        elif known:
-            self._regain_marked(believed=True)
-            self._rehash_under_pen()
-        if known:
-            self._tail.adopt(boot_id)
-        else:
-            self._tail.restart(boot_id, doubt=bool(marked))
-        self._tail.pen(0, 0)
-        self._layer.sums.set_dirty(marked)
-        self._doubted = marked if self._tail.doubtful else frozenset()
+        found = Recovery(self._intent, self._tail, self._layers, self.size_blocks).run(boot_id)
+        self.restarted, self.unclean, self._doubted = found.restarted, found.unclean, found.doubted
         self._end_doubt()
-
-    def _regain_marked(self, *, believed: bool) -> None:
-        for region in sorted(self._intent.marked - self._layer.sums.suspect):
-            first = region * REGION_BLOCKS
-            regain(self._layer, first, min(REGION_BLOCKS, self.size_blocks - first), believed=believed)
-        if self.unclean:
-            self._layers.doubt_maps()
-
-    def _regain_under_pen(self) -> None:
-        """A write that the disk refused in the middle: its data come first, so a new sum means that they are there."""
-        block, count = self._tail.pen_range()
-        if block + count <= self.size_blocks:
-            regain(self._layer, block, count, believed=True)
-
-    def _rehash_marked(self) -> None:
-        for region in sorted(self._intent.marked):
-            first = region * REGION_BLOCKS
-            self._layer.rehash(first, min(REGION_BLOCKS, self.size_blocks - first))
-
-    def _rehash_under_pen(self) -> None:
-        block, count = self._tail.pen_range()
-        if block + count > self.size_blocks:
-            self._rehash_marked()
-        elif count:
-            self._layer.rehash(block, count)
 
     # --- blocks ---
 
