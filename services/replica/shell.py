@@ -745,7 +745,8 @@ class Shell:
 
     def _packed(self, hosted: Hosted, peer: str, data: Parts) -> bytes:
         """These blocks, smaller; empty where they are to be sent as they are."""
-        primary, link = self.node.volumes[hosted.volume].primary, self.network.outgoing(peer)
+        volume, link = self.node.volumes.get(hosted.volume), self.network.outgoing(peer)
+        primary = volume.primary if volume is not None else None
         known = primary.peers.get(peer) if primary is not None else None
         if not data or link is None or known is None or not known.takes_packed:
             return b""
