@@ -180,9 +180,9 @@ def _linked_by(told: Iterable[Told]) -> dict[str, list[Link]]:
 
 
 def format_ns(duration_ns: int) -> str:
-    """12 µs, 3.4 ms, 1.25 s."""
-    if duration_ns < 1_000_000:
+    """12 µs, 3.4 ms, 1.25 s; what would round up to a thousand is told in the next unit."""
+    if duration_ns < 999_500:
         return f"{duration_ns / 1000:.0f} µs"
-    if duration_ns < 1_000_000_000:
+    if duration_ns < 999_950_000:
         return f"{duration_ns / 1e6:.1f} ms"
     return f"{duration_ns / 1e9:.2f} s"

@@ -131,3 +131,5 @@ def test_hostile_words_stay_words() -> None:
 
 def test_durations() -> None:
     assert [format_ns(ns) for ns in (0, 1_500, 12_345_678, 2_500_000_000)] == ["0 µs", "2 µs", "12.3 ms", "2.50 s"]
+    edges = (999_499, 999_600, 999_949_999, 999_960_000)
+    assert [format_ns(ns) for ns in edges] == ["999 µs", "1.0 ms", "999.9 ms", "1.00 s"]

@@ -194,6 +194,7 @@ def _deleted(record: Record) -> Outcome:
         return Outcome()
     of_people = [snapshot for snapshot in record.snapshots if not snapshot.name.startswith(OWN_SNAPSHOT)]
     if of_people:
-        error = f"volume {record.name} has {len(of_people)} snapshots, which are part of it: delete them first"
+        names = ", ".join(snapshot.name for snapshot in of_people[:3]) + (", …" if of_people[3:] else "")
+        error = f"volume {record.name} has snapshots, which are part of it ({names}): delete them first"
         return Outcome(None, "refuse", f"not deleted: {error}", code="FAILED_PRECONDITION", error=error)
     return Outcome(replace(record, deleted=True, snapshots=()), "delete", "commits the tombstone")
