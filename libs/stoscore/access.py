@@ -110,6 +110,7 @@ RULES = (
         ("detach", _OPERATE, CHANGE, "takes it back"),
         ("delete", _OPERATE, CHANGE, "commits the tombstone: the data is gone"),
         ("move", _OPERATE, CHANGE, "hands the volume over to another copy"),
+        ("override", "admin", CHANGE, "goes on with one copy of a volume whose majority is lost"),
         ("expand", _OPERATE, CHANGE, "makes the volume larger"),
         ("snapshot", _OPERATE, CHANGE, "keeps what the volume holds now, under a name"),
         ("unsnapshot", _OPERATE, CHANGE, "forgets a snapshot: its data is gone"),

@@ -395,6 +395,22 @@ class Moved(Message):
     epoch: int
 
 
+class OverrideVolume(Message):
+    """vol.<v>.override: the majority of its voters is lost for good; that node's copy goes on alone, in a new
+    generation. `lost`: the nodes of all other voters, which the operator says are fenced. `accept_loss`: also when that
+    copy is known to lack acknowledged writes. FAILED_PRECONDITION says what stands against it."""
+
+    lost: list[NodeId] = Field(max_length=VOTERS_MAX)
+    reason: str = Field(min_length=1, max_length=REASON_BYTES_MAX)
+    accept_loss: bool = False
+
+
+class Overridden(Message):
+    """The first record of the new generation."""
+
+    record: RecordModel
+
+
 class DetachVolume(Message):
     """vol.<v>.detach: idempotent. A node that is not the attached one is ignored."""
 

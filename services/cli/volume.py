@@ -360,6 +360,55 @@ def move_primary(
 
 
 @app.command()
+def override(
+    name: Name,
+    on: Annotated[
+        str,
+        typer.Option("--on", help="node of the copy that goes on", autocompletion=completing.nodes, show_default=False),
+    ],
+    lost: Annotated[
+        list[str],
+        typer.Option("--lost", help="node that is gone, and fenced; once for each", autocompletion=completing.nodes),
+    ] = [],  # noqa: B006
+    reason: Annotated[str, typer.Option(help="why, for the record")] = "",
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="even if that copy is known to lack acknowledged writes")
+    ] = False,
+    timeout: Timeout = 60.0,
+    directory: Directory = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Go on with one copy of a volume whose majority is lost for good. The last resort: data may be lost.
+
+    While a majority may still come back, wait: the volume resumes by itself and loses nothing. Where it never will,
+    one copy can go on alone, in a new generation. All that others acknowledged after it was last in touch is lost.
+    With --lost you say that these nodes are fenced: powered off, or cut from the network, until this is done. A copy
+    of theirs that comes back later is thrown away; new ones are made by themselves. The volume is attached to
+    nobody afterwards: check the file system on it before it is used.
+
+    It is refused while a majority answers, while any other voter is neither named nor answers, and when one that is
+    named answers.
+
+    \b
+      stos volume show data
+      stos volume override data --on n1 --lost n2 --lost n3 --reason "fire in rack 4, ticket 4711"
+      stos volume connect data
+    """
+    if not reason.strip():
+        raise invalid("an override gives copies up for good", 'say why with --reason "…", for the record')
+
+    async def work(session: Session) -> ReplicaStatus:
+        return await session.volumes.override(name, on, lost, reason, accept_loss=accept_loss, timeout_s=timeout)
+
+    status = run(directory, work)
+    generation = status.record.generation if status.record is not None else 0
+    if output is not Format.TABLE:
+        write_as(output, {"name": name, "primary": status.node, "generation": generation, "given_up": sorted(lost)})
+    else:
+        write(f"volume {plain(name)} goes on with the copy on {plain(status.node)} (generation {generation})")
+
+
+@app.command()
 def disconnect(name: Name, timeout: Timeout = 30.0, directory: Directory = None, output: Output = Format.TABLE) -> None:
     """Close a volume's frontend and detach the volume. Nothing to do is no error.
 

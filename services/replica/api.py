@@ -49,6 +49,8 @@ from stoscore.messages import (
     NodeStatus,
     NodeStatusRequest,
     OpenFrontend,
+    Overridden,
+    OverrideVolume,
     PolicySet,
     RemoveReplica,
     ReplicaCreated,
@@ -115,6 +117,7 @@ class Api:
         await bus.serve(subjects.volume(me, "*", "policy"), SetPolicy, self._policy)
         await bus.serve(subjects.volume(me, "*", "expand"), ExpandVolume, self._expand)
         await bus.serve(subjects.volume(me, "*", "move"), MoveVolume, self._move)
+        await bus.serve(subjects.volume(me, "*", "override"), OverrideVolume, self._override)
         await bus.serve(subjects.volume(me, "*", "snapshot"), TakeSnapshot, self._snapshot)
         await bus.serve(subjects.volume(me, "*", "unsnapshot"), DropSnapshot, self._unsnapshot)
         await bus.serve(subjects.BID, BidRequest, self._bid)
@@ -247,6 +250,21 @@ class Api:
             await self._ask(volume, asked)
         leader = volume.brain.leader
         return Moved(node=leader.node if leader is not None else me, epoch=volume.brain.epoch)
+
+    async def _override(self, request: OverrideVolume, context: RequestContext) -> Overridden:
+        """Asked of any voter: nobody leads."""
+        _, volume = self._find(context.subject.split(".")[-2])
+        asked = partial(
+            ev.OverrideAsked,
+            lost=tuple(request.lost),
+            reason=request.reason,
+            accept_loss=request.accept_loss,
+            cause=context.traceparent,
+        )
+        await self._ask(volume, asked)
+        slot = volume.brain.state.slot
+        assert slot is not None
+        return Overridden(record=to_model(slot))
 
     async def _delete(self, request: DeleteVolume, context: RequestContext) -> Empty:
         _, volume = self._led(context)

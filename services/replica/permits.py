@@ -64,15 +64,14 @@ def lead(state: HardState, leader: Voter | None, node: str) -> str:
 def brain(state: HardState | None, message: BrainMessage) -> str:
     """Why a brain's message is not heard. Before the first record there is none to look into: then only a proposal
     counts that names both ends as members, and its sender had to know our incarnation. Who was a member once knows it
-    too, and may ask whether it still is one, or answer when it is asked (S3)."""
+    too, and may ask whether it still is one, answer when it is asked (S3), or learn that its generation is over."""
     if not _possible(message):
         return IMPOSSIBLE
     if state is None or state.slot is None:
         return "" if not isinstance(message, Propose) or message.sender in message.slot.record.members else STRANGER
     record = state.slot.record
-    if message.sender in record.members or (
-        isinstance(message, Enquire | PreVoteAnswer) and message.target == state.me
-    ):
+    told = isinstance(message, Enquire | PreVoteAnswer) or message.generation < state.slot.stamp.generation
+    if message.sender in record.members or (told and message.target == state.me):
         return ""
     return STRANGER if record.member_on(message.sender.node) is None else INCARNATION
 

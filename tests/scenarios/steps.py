@@ -155,6 +155,15 @@ def _policy(stage: Stage, **asked: object) -> None:
     stage.volumes[VOLUME].change_policy(ev.PolicyAsked(0, **asked))  # type: ignore[arg-type]
 
 
+def _override(stage: Stage, keeper: str, lost: str) -> None:
+    stage.overridden.add(VOLUME)
+    frontend = stage.volumes[VOLUME].frontend
+    if frontend is not None:
+        frontend.replaced = True
+    asked = ev.OverrideAsked(stage.request(), tuple(re.findall(r"n\d", lost)), "a fire")
+    _machine(stage, keeper).ask(VOLUME, asked)
+
+
 def _grow(stage: Stage, blocks: str) -> None:
     volume = stage.volumes[VOLUME]
     volume.expand(int(blocks) - volume.size_blocks)
@@ -196,6 +205,10 @@ _SENTENCES: tuple[tuple[str, Callable[..., None]], ...] = (
     (r"replicas becomes (\d)", lambda stage, value: _policy(stage, replicas=int(value))),
     (r"failure-mode becomes (\w+)", lambda stage, value: _policy(stage, failure_mode=_mode(value))),
     (r"on-unavailable becomes (\w+)", lambda stage, value: _policy(stage, on_unavailable=value)),
+    (
+        r"an operator gives up (n\d(?:(?:, | and )n\d)*) and goes on with (n\d)",
+        lambda stage, lost, keeper: _override(stage, keeper, lost),
+    ),
     (r"the volume grows to (\d+) blocks", _grow),
     (r"snapshot (\w+) is taken", lambda stage, name: stage.volumes[VOLUME].snapshots.take(name)),
     (r"snapshot (\w+) is dropped", lambda stage, name: stage.volumes[VOLUME].snapshots.drop(name)),

@@ -86,12 +86,26 @@ class Checker:
         voters = slot.record.voters
         if sum(voter in holders for voter in voters) * 2 <= len(voters):
             return
-        if before is None or slot.stamp > before.stamp:
+        if before is not None and slot.stamp.generation > before.stamp.generation:
+            self._begins(disk, agreed, slot)
+        elif before is None or slot.stamp > before.stamp:
             if before is not None and slot.stamp.version <= before.stamp.version:
                 self._wrong("A1: a chosen record does not follow the one before", before.stamp, slot.stamp)
             agreed.chosen = slot
             self._choose(disk.volume, before, slot)
             self._sealed(disk.volume, before, slot)
+
+    def _begins(self, disk: Disk, agreed: Agreed, slot: Slot) -> None:
+        """I4: a generation begins by an operator's word, with one voter."""
+        before = agreed.chosen
+        assert before is not None
+        if disk.volume not in self._world.overridden or slot.stamp.generation != before.stamp.generation + 1:
+            self._wrong("I4:", disk.me.node, "begins generation", slot.stamp.generation, "of", disk.volume, "by itself")
+        if slot.record.members != (disk.me,) or slot.record.attachment is not None:
+            self._wrong("I4:", disk.me.node, "takes others into the new generation", slot.record)
+        if any(epoch > slot.stamp.epoch for epoch in agreed.leaders):
+            self._wrong("I4: generation", slot.stamp.generation, "begins in an epoch that was used", slot.stamp)
+        agreed.chosen = slot
 
     def _choose(self, volume: str, before: Slot | None, slot: Slot) -> None:
         """A new record is committed. Whoever enters the set holds what was acknowledged, durable what was flushed."""
@@ -244,6 +258,8 @@ class Checker:
         chosen = agreed.chosen
         if chosen is None:
             return
+        if slot.stamp.generation < chosen.stamp.generation:
+            self._wrong("I4:", name, "leads in generation", slot.stamp.generation, "beside", chosen.stamp)
         if slot.stamp.version <= chosen.stamp.version:
             self._wrong("A1:", name, "leads with a record older than the chosen one", slot.stamp, chosen.stamp)
         if brain.me not in chosen.record.in_sync and slot.stamp.version == chosen.stamp.version + 1:

@@ -80,6 +80,9 @@ class Struck:
         self.world.coverage.fault(kind, self.world.now_ns, lasts_ns)
         self.world.log("fault", kind, *words, f"for {lasts_ns // MS} ms" if lasts_ns else "")
 
+    def loses(self, kind: str, *words: object) -> None:
+        self._note(kind, 0, *words)
+
     # ---- processes ------------------------------------------------------------------------------------
 
     def kill(self, machine: Machine, away_ns: int | None = None) -> None:
@@ -464,6 +467,6 @@ SIMPLE: dict[str, tuple[int, Callable[[Struck], None]]] = {
 BLOWS = (
     "kill", "fuse", "stop", "power", "pause", "cut", "cut one way", "lag", "break", "slow network", "nats", "slow disk",
     "hung disk", "failed write", "failed sync", "failed mark", "failed save", "full disk", "bit rot", "lost store",
-    "move", "move primary", "policy", "expand", "services", "delete",
+    "move", "move primary", "policy", "expand", "services", "delete", "lost majority",
 )  # fmt: skip
 """What the coverage table counts."""

@@ -43,7 +43,7 @@ def enough(world: World, left: set[str]) -> bool:
         if agreed.chosen is None or not _can_go_on(world, agreed.chosen.record, left):
             return False
         known = _known_in_sync(world, agreed.chosen, left)
-        if not any(_clean(world.machines[voter.node], volume) for voter in known):
+        if not any(_clean(world, volume, voter) for voter in known):
             return False
     return True
 
@@ -116,9 +116,9 @@ def _has_store(world: World, volume: str, voter: Voter) -> bool:
     return disk is not None and disk.me == voter
 
 
-def _clean(machine: Machine, volume: str) -> bool:
-    disk = machine.disks[volume]
-    return not disk.unclean and not disk.failure
+def _clean(world: World, volume: str, voter: Voter) -> bool:
+    disk = world.machines[voter.node].disks.get(volume)
+    return disk is not None and disk.me == voter and not disk.unclean and not disk.failure
 
 
 def _ruin(world: World, machine: Machine) -> None:

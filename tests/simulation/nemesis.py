@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 
 from tests.simulation.faults import SIMPLE, Struck
 from tests.simulation.motifs import MOTIFS
+from tests.simulation.overriding import lose_the_majority
 
 if TYPE_CHECKING:
     from tests.simulation.plan import Fault
     from tests.simulation.world import World
 
-KINDS = SIMPLE | MOTIFS
-WEIGHTS = {kind: weight for kind, (weight, _) in KINDS.items()}
+WEIGHTS = {kind: weight for kind, (weight, _) in (SIMPLE | MOTIFS).items()}
+LOSE_THE_MAJORITY = "lose the majority"
+KINDS = SIMPLE | MOTIFS | {LOSE_THE_MAJORITY: (0, lose_the_majority)}
+"""The last has a share of the seeds of its own (plan.py), not a weight."""
 
 
 def strike(world: World, fault: Fault) -> None:

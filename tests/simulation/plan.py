@@ -16,7 +16,7 @@ from services.replica.brain import Timing, Voter
 from services.replica.brain.record import FailureMode, OnUnavailable
 from stoscore.units import MS, SECOND
 from tests.simulation import knobs
-from tests.simulation.nemesis import WEIGHTS
+from tests.simulation.nemesis import LOSE_THE_MAJORITY, WEIGHTS
 
 OPERATIONS_MIN = 1000
 FAULTS_MIN = 20
@@ -25,6 +25,10 @@ START_NS = 1 * SECOND
 HOME_RETRY_NS = 200 * MS
 SNAPSHOTS_SHARE = 0.5
 """Of all seeds. Drawn apart: the others stay what they were."""
+OVERRIDES_SHARE = 0.06
+"""Of all seeds from `OVERRIDES_FROM` on: in so many a volume loses its majority for good, and an operator decides."""
+OVERRIDES_FROM = 10_000_000
+"""Seeds below were kept as they were before there was an override."""
 SIZES = (64, 300, 1500, 3000, 140_000)
 SHAPES = ("d", "dwd", "dwd", "ddd", "ddd", "dddwd", "ddddd")
 """d: a data replica, w: a witness; in the order of their rank."""
@@ -111,6 +115,8 @@ def draw(seed: int, *, drift_ppm: int | None = None) -> Plan:
     delays = ((MS // 10, 2 * MS), (MS // 10, 2 * MS), (MS, 15 * MS), (5 * MS, 50 * MS))
     grace = rng.choice((300 * MS, 1 * SECOND, 3 * SECOND, Timing().grace_ns))
     faults, spare = _faults(rng)
+    if seed >= OVERRIDES_FROM:
+        faults = _with_override(Random(f"{seed}/override"), faults)
     return Plan(
         seed, nodes, volumes, rng.choice(delays), faults, FAULTS_NS, operations, grace, spare, knobs.draw(rng),
         Random(f"{seed}/snapshots").random() < SNAPSHOTS_SHARE,
@@ -147,6 +153,13 @@ def volume_voters(rng: Random, names: list[str]) -> tuple[Voter, ...]:
         Voter(node, f"{rng.getrandbits(64):016x}", "data" if letter == "d" else "witness")
         for node, letter in zip(rng.sample(names, len(shape)), shape, strict=True)
     )
+
+
+def _with_override(rng: Random, faults: tuple[Fault, ...]) -> tuple[Fault, ...]:
+    if rng.random() >= OVERRIDES_SHARE:
+        return faults
+    lost = Fault(rng.randrange(START_NS, START_NS + FAULTS_NS), LOSE_THE_MAJORITY, rng.getrandbits(48))
+    return tuple(sorted((*faults, lost), key=lambda fault: fault.at_ns))
 
 
 def _faults(rng: Random) -> tuple[tuple[Fault, ...], tuple[Fault, ...]]:

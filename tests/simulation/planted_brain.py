@@ -20,6 +20,8 @@ from services.replica.brain import (
     leading,
     local,
     machine,
+    override,
+    parting,
     promises,
     repair,
     voting,
@@ -234,7 +236,33 @@ def goes_on_after_naming() -> Patch:
     return patch.object(leading.Leading, "stop", stop)
 
 
+def survivors_keep_their_votes() -> Patch:
+    """I4: whoever is left of the old generation is a voter of the new one."""
+    real = override.alone
+
+    def alone(record: Any, me: Any) -> Any:
+        return replace(real(record, me), voters=record.voters)
+
+    return patch.object(override, "alone", alone)
+
+
+def generation_not_compared() -> Patch:
+    """I4: what is said in an older generation is heard, and a voter of it follows nobody out."""
+    return both(
+        patch.object(machine.Brain, "_crosses", lambda self, message: True),
+        patch.object(parting.Exclusion, "believed", lambda self: self.told_stamp.generation == self.stamp.generation),
+    )
+
+
+def override_beside_a_majority() -> Patch:
+    """I4: an operator's word is taken while the volume can elect by itself."""
+    return patch.object(override.Overriding, "objection", lambda self: self._unfit())
+
+
 BRAIN: tuple[Plant, ...] = (
+    survivors_keep_their_votes,
+    generation_not_compared,
+    override_beside_a_majority,
     counted_from_receipt,
     vote_before_durable,
     reads_without_lease,

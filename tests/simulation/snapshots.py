@@ -105,6 +105,8 @@ class Snapshots:
         self._world.log(machine.name, "snapshot" if take else "unsnapshot", self._volume, name, reply.code or "OK")
         if reply.code == "RESOURCE_EXHAUSTED" and self._wishes.get(name):
             self._wishes[name] = False  # given up: nothing of it stays
+        if reply.code == "DATA_LOSS" and take:
+            self._wishes[name] = False  # its holders are lost for good
         if reply.code or self._wishes.get(name) is not take:
             return True
         self._check(machine, name, take=take)

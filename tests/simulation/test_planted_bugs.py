@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
-from tests.simulation import campaign
+from tests.simulation import campaign, plan
 from tests.simulation.planted import PLANTED
 from tests.simulation.workers import Failed, Workers
 from tests.simulation.world import Violation, World
@@ -73,6 +73,12 @@ HIDDEN = {
     "unclean_by_own_record": "a voter that holds the newest record answers in time, nearly always",
 }
 """Planted bugs that take thousands of seeds, with what hides them; tests of the cores tell their stories."""
+OVERRIDDEN = {
+    "survivors_keep_their_votes": 40,
+    "generation_not_compared": 80,
+    "override_beside_a_majority": 10,
+}
+"""The same for those of the operator's override, in runs that all have one."""
 QUICK_SEEDS = 20
 """What may need more is in the slow suite."""
 
@@ -108,8 +114,14 @@ def _told(workers: Workers[tuple[int, bool]], seeds: Iterable[int]) -> Iterator[
         yield found
 
 
-def _rare(plant: str) -> object:
-    return pytest.param(plant, marks=[pytest.mark.long] if FOUND[plant] > QUICK_SEEDS else [])
+@pytest.fixture
+def overriding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "OVERRIDES_SHARE", 1.0)
+    monkeypatch.setattr(plan, "OVERRIDES_FROM", 0)
+
+
+def _rare(plant: str, within: dict[str, int] = FOUND) -> object:
+    return pytest.param(plant, marks=[pytest.mark.long] if within[plant] > QUICK_SEEDS else [])
 
 
 @pytest.mark.parametrize("plant", [_rare(plant) for plant in FOUND])
@@ -128,5 +140,20 @@ def test_what_is_hidden_fits_the_code(plant: str) -> None:
         assert len(list(_told(workers, range(1, 5)))) == 4
 
 
+@pytest.mark.parametrize("plant", [_rare(plant, OVERRIDDEN) for plant in OVERRIDDEN])
+def test_found_where_an_operator_decides(plant: str, overriding: None) -> None:
+    seeds = range(1, OVERRIDDEN[plant] + 1)
+    with PLANTED[plant](), Workers(violates, campaign.jobs_default()) as workers:
+        found = next((seed for seed, violated in _told(workers, seeds) if violated), None)
+    assert found is not None
+    assert not violates(found)[1], f"seed {found} goes wrong without the bug"
+
+
+def test_an_override_loses_nothing_that_was_acknowledged(overriding: None) -> None:
+    total = campaign.run(range(1, QUICK_SEEDS + 1), campaign.jobs_default(), keep_going=False)
+    assert [violation.seed for violation in total.violations] == []
+    assert total.coverage.decisions["override"] >= QUICK_SEEDS // 10
+
+
 def test_every_planted_bug_is_found_or_says_why_not() -> None:
-    assert set(PLANTED) == set(FOUND) | set(HIDDEN)
+    assert set(PLANTED) == set(FOUND) | set(HIDDEN) | set(OVERRIDDEN)

@@ -99,6 +99,8 @@ class World:
         """Volumes that are about to be made."""
         self.rotted: set[tuple[str, int]] = set()
         """(volume, block) of all that has ever rotten."""
+        self.overridden: set[str] = set()
+        """Volumes that an operator had go on without their majority."""
         self.tombs: dict[str, SimVolume] = {}
         """Volumes whose deletion was confirmed."""
 

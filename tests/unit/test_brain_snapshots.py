@@ -99,6 +99,16 @@ def test_the_same_name_again_is_the_same_snapshot() -> None:
     assert len(known(machine).snapshots) == 1
 
 
+def test_a_snapshot_whose_holders_are_all_gone_is_not_said_to_be_there() -> None:
+    """Its last holder was given up by an operator, or re-placed: asked for again, it was answered as ready."""
+    machine = leader(with_snapshots(ready("s")))
+    out = step(machine, ev.TakeAsked(5, "s", 1), 0, LEASED)
+    [reply] = [effect for effect in out if isinstance(effect, ev.Reply)]
+    assert (reply.request, reply.code) == (5, "DATA_LOSS")
+    step(machine, ev.DropAsked(6, "s"), 0, LEASED)
+    assert ev.Reply(6) in accept(machine, B, C)
+
+
 def test_several_are_sealed_one_after_the_other() -> None:
     machine = leader()
     taken(machine, "s")

@@ -34,6 +34,8 @@ from stoscore.messages import (
     MoveVolume,
     OnUnavailable,
     OpenFrontend,
+    Overridden,
+    OverrideVolume,
     PolicySet,
     RecordModel,
     RemoteExport,
@@ -53,6 +55,8 @@ from stoscore.volumes.snapshots import Snapshots
 
 GET_S = 2.0
 """How long a listing waits for a volume's primary before it shows the volume without one."""
+OVERRIDE_S = 15.0
+"""A voter listens for the others for two leases before it goes on alone."""
 Rows = list[tuple[CatalogueEntry, Survey]]
 
 
@@ -162,6 +166,17 @@ class Volumes:
                 next_step="repeat the command",
             )
         return await self._replicas.find(entry.volume, [moved.node, *nodes], deadline)
+
+    async def override(
+        self, volume: str, on: str, lost: Sequence[str], reason: str, *, accept_loss: bool, timeout_s: float = 30.0
+    ) -> ReplicaStatus:
+        """The majority of the volume's voters is lost for good: go on with the copy on node `on` alone. Nobody is
+        attached then. Raises NOT_FOUND, FAILED_PRECONDITION with what stands against it."""
+        deadline = Deadline.after(timeout_s)
+        entry = await self._ready(volume, deadline)
+        message = OverrideVolume(lost=list(lost), reason=reason, accept_loss=accept_loss)
+        await self._nodes.once(on, f"vol.{entry.volume}.override", message, Overridden, deadline.try_s(OVERRIDE_S))
+        return await self._replicas.find(entry.volume, [on, *voter_nodes(entry)], deadline)
 
     async def set_policy(
         self,

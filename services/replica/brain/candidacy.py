@@ -149,6 +149,7 @@ class Candidacy:
         self.asking_epoch = epoch
         self.answers = {}
         self._besides = {}
+        self._must_be_unclean = ()
         self._set_retry(record, now_ns)
         for voter in local.others():
             self._ask(voter)

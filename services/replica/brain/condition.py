@@ -7,7 +7,7 @@ from services.replica.brain.candidacy import Candidacy
 from services.replica.brain.handover import HandOver
 from services.replica.brain.leading import Leading
 from services.replica.brain.local import Local
-from services.replica.brain.record import InvalidRecord, Record, Slot, Stamp
+from services.replica.brain.record import InvalidRecord, Record, Slot, Stamp, Voter
 from services.replica.brain.told import Failed, Founding, Misunderstood
 
 MISUNDERSTOOD_MAX = 64
@@ -36,6 +36,12 @@ class Condition:
         local.store(Slot(Stamp(0, 0, 1), record))
         self._candidacy.stand_from(local.now_ns)
         local.decide(Founding(local.me, record))
+
+    def excluded(self, by: Voter, generation: int) -> None:
+        """A committed record does without us. Only one of a newer generation may say so to a leader."""
+        if self._local.role == "leader":
+            self._leading.stop(heard_from=by.node, newer_generation=generation)
+        self.silent = True
 
     def stopping(self) -> None:
         if self._local.role == "leader":

@@ -143,6 +143,18 @@ class MoveAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class OverrideAsked:
+    """The majority is lost for good, says an operator: go on with this copy alone (I4). `lost`: the nodes of all voters
+    that are gone, and fenced. `accept_loss`: also when this copy is known to lack acknowledged writes."""
+
+    request: int
+    lost: tuple[str, ...]
+    reason: str
+    accept_loss: bool = False
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Settled:
     """Replication: after `Settle`, everything under way in this epoch is confirmed everywhere."""
 
@@ -262,6 +274,7 @@ Event = (
     | SnapshotSealed
     | SealFailed
     | MoveAsked
+    | OverrideAsked
     | Settled
     | SessionRefused
     | DataErased

@@ -67,6 +67,8 @@ class Local:
 
     def send(self, message: BrainMessage) -> None:
         """It leaves when the hard state of this step is durable."""
+        if self.generation:
+            message = replace(message, generation=self.generation)
         self._after.append(ev.Send(message))
 
     def decide(self, question: Question) -> Verdict:
@@ -160,6 +162,10 @@ class Local:
     @property
     def epoch(self) -> int:
         return self.state.epoch
+
+    @property
+    def generation(self) -> int:
+        return self.state.slot.stamp.generation if self.state.slot else 0
 
     @property
     def record(self) -> Record | None:

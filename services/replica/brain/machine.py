@@ -10,7 +10,7 @@
     deletion   tombstones (I3)                    following  storing what a leader proposes
     parting    members that a record excludes     handover   moving the primary on purpose (P5)
     condition  founded, failed, silent            proposing  one record on its way to the others
-    snapshots  asked for, sealed, agreed on (K4)
+    snapshots  asked for, sealed, agreed on (K4)     override  a new generation, by an operator's word (I4)
     leading    commits, resignation; while it leads it has a `repair`, which asks `plan` for the next members
 
 Each knows only those above it in `__init__`. `step(event, now_ns, facts) -> Batch` is a function of its arguments and
@@ -35,6 +35,7 @@ from services.replica.brain.handover import HandOver
 from services.replica.brain.leading import Leading
 from services.replica.brain.local import Local
 from services.replica.brain.membership import Required
+from services.replica.brain.override import Override
 from services.replica.brain.parting import Parting
 from services.replica.brain.policy import WriteState
 from services.replica.brain.record import HardState, Record, Stamp, Voter
@@ -62,6 +63,7 @@ class Brain:
         self.following = Following(self.local, self.leading, self.candidacy, self.deletion)
         self.handover = HandOver(self.local, self.leading, self.candidacy)
         self.condition = Condition(self.local, self.leading, self.candidacy, self.handover)
+        self.override = Override(self.local, self.candidacy, self.parting)
         if self.local.alone():
             self.candidacy.election_at_ns = now_ns  # there is nobody whom a promise could bind to
         elif state.slot is not None:
@@ -152,7 +154,12 @@ class Brain:
         if self.silent or self.state.slot is None:
             return None
         role = self.leading.next_deadline_ns(facts) if self.role == "leader" else self.candidacy.next_deadline_ns()
-        dues = (role, self.handover.next_deadline_ns(), self.parting.next_deadline_ns())
+        dues = (
+            role,
+            self.handover.next_deadline_ns(),
+            self.parting.next_deadline_ns(),
+            self.override.next_deadline_ns(),
+        )
         return min((due for due in dues if due is not None), default=None)
 
     def validate(self) -> None:
@@ -204,6 +211,8 @@ class Brain:
                 self.deletion.data_erased()
             case ev.MoveAsked():
                 self.handover.asked(event)
+            case ev.OverrideAsked():
+                self.override.asked(event)
             case ev.Settled(epoch):
                 if epoch == self.epoch:
                     self.handover.settled()
@@ -236,12 +245,16 @@ class Brain:
     def _receive(self, message: ms.BrainMessage, now_ns: int, facts: Facts) -> None:
         if message.target != self.me:
             return  # I1: meant for another incarnation
+        if message.generation != self.local.generation and not self._crosses(message):
+            return
         match message:
             case ms.PreVote():
                 self.voting.pre_vote(message, now_ns, facts)
             case ms.Vote():
                 self.voting.vote(message, now_ns, facts)
             case ms.PreVoteAnswer() | ms.VoteAnswer():
+                if isinstance(message, ms.PreVoteAnswer):
+                    self.override.answered(message)
                 self.candidacy.answered(message, now_ns, facts)
             case ms.Propose():
                 self.following.propose(message, now_ns)
@@ -264,7 +277,7 @@ class Brain:
                 self.deletion.enquired(message)
             case ms.Excluded():
                 if self.parting.excluded(message):
-                    self.condition.silent = True
+                    self.condition.excluded(message.sender, message.generation)
             case ms.HandOver():
                 self.handover.named(message)
             case ms.Released():
@@ -276,10 +289,21 @@ class Brain:
                 if self.role == "leader":
                     self.leading.not_understood(message, now_ns)
 
+    def _crosses(self, message: ms.BrainMessage) -> bool:
+        """Whether it is heard though it is of another generation (I4): what counts there means nothing here. A node's
+        word that a voter is gone or can't read us has none, and who has no record yet is told one of any."""
+        if self.state.slot is None or isinstance(message, ms.Unknown | ms.NotUnderstood):
+            return True
+        if message.generation < self.local.generation:
+            self.parting.over(message)
+            return False
+        return isinstance(message, ms.Excluded)
+
     def _time_passed(self, now_ns: int, facts: Facts) -> None:
         if self.state.slot is None:
             return
         self.parting.time_passed()
+        self.override.time_passed(facts)
         if self.role != "leader":
             self.candidacy.time_passed(now_ns, facts)
             return

@@ -8,12 +8,12 @@ not know with NOT_UNDERSTOOD, so that the newer one can say why nobody votes for
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from services.replica.brain.record import EPOCH_MAX, STRICT, InvalidRecord, Slot, Stamp, Voter
+from services.replica.brain.record import EPOCH_MAX, GENERATION_MAX, STRICT, InvalidRecord, Slot, Stamp, Voter
 
 VERSION: Literal[1] = 1
 """Rises with every change that an older brain must not ignore; messages of another version are not acted on."""
@@ -33,10 +33,18 @@ class Newer(BadMessage):
 
 
 @dataclass(frozen=True, slots=True)
-class PreVote:
-    """Would you vote for me in `epoch`? Changes nothing at the voter, so a returning node disturbs nobody."""
+class OfGeneration:
+    """What every message says first: of which generation it speaks (I4). Not written while that is the first one, which
+    every version understands."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    generation: Annotated[int, Field(exclude_if=lambda generation: not generation)] = field(default=0, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PreVote(OfGeneration):
+    """Would you vote for me in `epoch`? Changes nothing at the voter, so a returning node disturbs nobody."""
+
     volume: str
     sender: Voter
     target: Voter
@@ -49,12 +57,11 @@ class PreVote:
 
 
 @dataclass(frozen=True, slots=True)
-class PreVoteAnswer:
+class PreVoteAnswer(OfGeneration):
     """A refusal carries the refuser's epoch and, when it is newer, its record (A3). `stamp` and `in_sync`: of the
     answerer's record, so that an unclean candidate learns whether its own was ever committed, and if not, whom an
     older one may name (S3)."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     volume: str
     sender: Voter
     target: Voter
@@ -70,10 +77,9 @@ class PreVoteAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class Vote:
+class Vote(OfGeneration):
     """Vote for me in `epoch`; my accepted record has this stamp. `released` as in PreVote."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     volume: str
     sender: Voter
     target: Voter
@@ -85,8 +91,7 @@ class Vote:
 
 
 @dataclass(frozen=True, slots=True)
-class VoteAnswer:
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+class VoteAnswer(OfGeneration):
     volume: str
     sender: Voter
     target: Voter
@@ -100,10 +105,9 @@ class VoteAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class Propose:
+class Propose(OfGeneration):
     """Store this record in the leader's epoch. `committed`: the latest stamp that the leader knows committed."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     volume: str
     sender: Voter
     target: Voter
@@ -114,10 +118,9 @@ class Propose:
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(OfGeneration):
     """Stored durably, in answer to the leader of `epoch`."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     volume: str
     sender: Voter
     target: Voter
@@ -127,10 +130,9 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(OfGeneration):
     """Not stored: the refuser knows a higher epoch."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     volume: str
     sender: Voter
     target: Voter
@@ -140,10 +142,9 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(OfGeneration):
     """A majority stored the record with this stamp."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     volume: str
     sender: Voter
     target: Voter
@@ -153,10 +154,9 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
-class Erased:
+class Erased(OfGeneration):
     """The sender gave its data back after a committed tombstone (I3)."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     volume: str
     sender: Voter
     target: Voter
@@ -165,10 +165,9 @@ class Erased:
 
 
 @dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(OfGeneration):
     """The sender's node has no voter of this volume (any more)."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     volume: str
     sender: Voter
     target: Voter
@@ -177,10 +176,9 @@ class Unknown:
 
 
 @dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(OfGeneration):
     """Every voter erased its data: the tombstone itself may go."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     volume: str
     sender: Voter
     target: Voter
@@ -189,10 +187,9 @@ class Forget:
 
 
 @dataclass(frozen=True, slots=True)
-class Enquire:
+class Enquire(OfGeneration):
     """No leader has claimed us for a while: do we still belong? `stamp` is that of our record."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     volume: str
     sender: Voter
     target: Voter
@@ -202,10 +199,9 @@ class Enquire:
 
 
 @dataclass(frozen=True, slots=True)
-class Excluded:
+class Excluded(OfGeneration):
     """The target is no member any more: `slot` is the committed record that excludes it (I3)."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     volume: str
     sender: Voter
     target: Voter
@@ -215,11 +211,10 @@ class Excluded:
 
 
 @dataclass(frozen=True, slots=True)
-class HandOver:
+class HandOver(OfGeneration):
     """The leader of `epoch` has ended its service in it for good and names the target its successor (P5). `slot`: the
     record, committed."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     volume: str
     sender: Voter
     target: Voter
@@ -229,10 +224,9 @@ class HandOver:
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
+class Released(OfGeneration):
     """The same, said to the other voters: their promise to the sender in `epoch`, and only that one, is lifted."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     volume: str
     sender: Voter
     target: Voter
@@ -242,11 +236,10 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(OfGeneration):
     """To a leader whose link to us is down: we are in sync and reach a majority by links. If you do not, hand over.
     `sought`: to a leader with a link: the frontend asks us for a session. If it has no link with you, hand over."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     volume: str
     sender: Voter
     target: Voter
@@ -256,10 +249,9 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
-class NotUnderstood:
+class NotUnderstood(OfGeneration):
     """We can't read what you said: `what` names it, `speaks` is our version."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     volume: str
     sender: Voter
     target: Voter
@@ -327,6 +319,8 @@ def decode(raw: bytes | bytearray | memoryview) -> BrainMessage:
 
 def _check(message: BrainMessage) -> None:
     """Numbers that no brain says: believed once and stored, they could be neither counted up nor put on the wire."""
+    if not 0 <= message.generation <= GENERATION_MAX:
+        raise BadMessage(f"generation {message.generation} is impossible")
     if not 0 <= message.epoch <= EPOCH_MAX:
         raise BadMessage(f"epoch {message.epoch} is impossible")
     for name in ("asked", "released"):

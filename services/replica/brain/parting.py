@@ -7,6 +7,8 @@
 The leader says it when the record is committed and a few times more. Should all of that be lost, or C be away for
 weeks, C asks by itself. It believes only a member of its own last record: whoever holds some other node's identity must
 not be able to make it throw data away.
+
+A new generation (I4) excludes all voters but one of the generation before, also those that lead there.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
 from services.replica.brain.decisions import Verdict, recorded
 from services.replica.brain.local import Local
+from services.replica.brain.messages import BrainMessage
 from services.replica.brain.record import Record, Slot, Stamp, Voter
 from services.replica.brain.unclean import may_hand_on
 from stoscore.units import SECOND
@@ -64,6 +67,8 @@ class Parting:
         """Excluded while we lead -> how often it was told."""
         self._slot: Slot | None = None
         """The latest committed record that excluded somebody."""
+        self._superseded: tuple[Voter, ...] = ()
+        """Members of the generation before, until the first record of ours is committed."""
         self._tell_at_ns = 0
         self._enquire_at_ns: int | None = now_ns + ENQUIRE_NS_MIN
         self._pause_ns = ENQUIRE_NS_MIN
@@ -72,11 +77,23 @@ class Parting:
 
     def committed(self, before: Record, slot: Slot) -> None:
         """We lead, and this record is committed now."""
-        gone = [member for member in before.members if member not in slot.record.members]
+        members = (*before.members, *self._superseded)
+        gone = [member for member in members if member not in slot.record.members]
+        self._superseded = ()
         if gone:
             self._untold.update(dict.fromkeys(gone, 0))
             self._slot = slot
             self._tell()
+
+    def superseded(self, members: tuple[Voter, ...]) -> None:
+        """We begin a generation without them."""
+        self._superseded = members
+
+    def over(self, message: BrainMessage) -> None:
+        """Said in an older generation: of it nothing is heard any more, and whoever speaks of it is told so."""
+        local, slot = self._local, self._local.state.slot
+        if slot is not None and local.committed == slot.stamp and message.sender not in slot.record.members:
+            local.send(ms.Excluded(message.volume, local.me, message.sender, local.epoch, slot))
 
     def answered(self, member: Voter) -> None:
         """Its node has no such member any more."""
@@ -126,9 +143,9 @@ class Parting:
     def excluded(self, message: ms.Excluded) -> bool:
         """True: we are to remove ourselves."""
         local, slot = self._local, self._local.state.slot
-        if slot is None or local.role == "leader":
-            return False
         told = message.slot
+        if slot is None or (local.role == "leader" and told.stamp.generation <= slot.stamp.generation):
+            return False
         question = Exclusion(local.me, slot.record.members, slot.stamp, message.sender, told.stamp, told.record.members)
         if not question.believed():
             return False

@@ -104,6 +104,11 @@ class Snapshot:
         """The name of the sealed layer in a holder's directory."""
         return layer_name(self.name, self.seal)
 
+    @property
+    def is_lost(self) -> bool:
+        """No member is left that has the sealed layer."""
+        return self.state == "ready" and not self.holders
+
     def validate(self) -> None:
         """Raises InvalidRecord."""
         if not valid_snapshot_name(self.name):

@@ -24,6 +24,8 @@ class Reign:
     heard_epoch: int = 0
     """A higher epoch that we heard of."""
     heard_from: str = ""
+    newer_generation: int = 0
+    """That an operator began without us (I4); 0: none."""
     successor: str = ""
     """The node that we have named (P5)."""
     failure: str = ""
@@ -41,6 +43,8 @@ class Reign:
             return f"its disk failed: {self.failure}"
         if self.stopping:
             return "its process ends"
+        if self.newer_generation:
+            return f"{self.heard_from} is in generation {self.newer_generation}, which an operator began"
         if self.heard_epoch > self.epoch:
             return f"{self.heard_from or 'a voter'} knows epoch {self.heard_epoch}, above {self.epoch}"
         if self.disk_stalled:

@@ -43,6 +43,8 @@ def changed(change: SnapshotChange, record: Record, stamp: Stamp) -> tuple[Recor
     known = record.snapshot(change.name)
     match change:
         case ev.TakeAsked():
+            if known is not None and known.is_lost:
+                raise Refused("DATA_LOSS", f"snapshot {known.name} of {record.name} is lost: its last holder is gone")
             return _taken(change, record, stamp.version) if known is None else None
         case ev.DropAsked():
             return _dropped(change, record, known, stamp)
