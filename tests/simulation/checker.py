@@ -260,6 +260,8 @@ class Checker:
             return
         if slot.stamp.generation < chosen.stamp.generation:
             self._wrong("I4:", name, "leads in generation", slot.stamp.generation, "beside", chosen.stamp)
+        if slot.stamp.generation > chosen.stamp.generation:
+            return  # the first record of its generation is on its way (`_begins`)
         if slot.stamp.version <= chosen.stamp.version:
             self._wrong("A1:", name, "leads with a record older than the chosen one", slot.stamp, chosen.stamp)
         if brain.me not in chosen.record.in_sync and slot.stamp.version == chosen.stamp.version + 1:

@@ -149,6 +149,8 @@ def obstacle(world: World, *, all_nodes: bool) -> str:
         chosen = world.checker.volume(name).chosen
         if all_nodes and volume.deleting:
             return f"{name}: not deleted"
+        if all_nodes and name in world.deciding:
+            return f"{name}: an operator has not decided"
         if chosen is not None and not _can_go_on(world, chosen.record, set(world.left_behind)):
             if all_nodes and volume.changing:
                 return f"{name}: its policy is about to change"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from services.replica.brain import Voter
+from services.replica.brain import Record, Voter
 from services.replica.brain import events as ev
 from services.replica.brain.quorum import majority
 from stoscore.units import MS
@@ -35,7 +35,8 @@ def lose_the_majority(s: Struck) -> None:
         return
     keeper = s.dice.choice(keepers)
     others = [voter for voter in record.voters if voter != keeper]
-    kept = s.dice.sample(others, s.dice.randrange(majority(len(record.voters))))
+    most = majority(len(record.voters)) - 1
+    kept = s.dice.sample(others, s.dice.choice((0, most, most)))
     s.loses("lost majority", volume, keeper.node)
     for voter in others:
         machine = world.machines[voter.node]
@@ -44,6 +45,7 @@ def lose_the_majority(s: Struck) -> None:
         if voter not in kept and disk is not None and disk.me == voter:
             machine.lose_store(volume, unreadable=False)
     world.overridden.add(volume)
+    world.deciding.add(volume)
     _operate(world, volume, keeper, chosen.stamp.generation)
 
 
@@ -57,9 +59,11 @@ def _operate(world: World, volume: str, keeper: Voter, generation: int) -> None:
     let out: until then they are fenced."""
     chosen = world.checker.volume(volume).chosen
     if volume not in world.volumes or chosen is None:
+        world.deciding.discard(volume)
         return
     machine = world.machines[keeper.node]
-    if chosen.stamp.generation > generation or any(volume in other.leading for other in world.machines.values()):
+    if chosen.stamp.generation > generation or _goes_on(world, chosen.record):
+        world.deciding.discard(volume)
         for other in world.machines.values():
             if not other.alive and other.name not in world.left_behind and not other.stopping:
                 other.start()
@@ -74,6 +78,13 @@ def _operate(world: World, volume: str, keeper: Voter, generation: int) -> None:
     if sim.frontend is not None:
         sim.frontend.replaced = True  # nobody is attached in a new generation
     machine.ask(volume, ev.OverrideAsked(world.request(), tuple(lost), "they are gone", accept))
+
+
+def _goes_on(world: World, record: Record) -> bool:
+    """It is led, and not only until its leader's lease is over."""
+    there = sum(not _is_lost(world, record.volume, voter) for voter in record.voters)
+    led = any(record.volume in machine.leading for machine in world.machines.values())
+    return led and there >= majority(len(record.voters))
 
 
 def _is_lost(world: World, volume: str, voter: Voter) -> bool:

@@ -101,6 +101,8 @@ class World:
         """(volume, block) of all that has ever rotten."""
         self.overridden: set[str] = set()
         """Volumes that an operator had go on without their majority."""
+        self.deciding: set[str] = set()
+        """Those where it has not happened yet."""
         self.tombs: dict[str, SimVolume] = {}
         """Volumes whose deletion was confirmed."""
 
