@@ -48,7 +48,8 @@ class Catalogue:
         return await self._bus.request(subjects.catalogue("create"), entry, CatalogueEntry)
 
     async def update(self, entry: CatalogueEntry) -> None:
-        """Replace the entry of the same volume. Raises NOT_FOUND when the name is free or another's."""
+        """Replace the entry of the same volume, but for a newer generation. Raises NOT_FOUND when the name is free or
+        another's."""
         await self._bus.request(subjects.catalogue("update"), entry, Empty)
 
     async def remove(self, entry: CatalogueEntry) -> None:
@@ -137,6 +138,12 @@ class Catalogue:
         self._bus.on_connected.append(tell_all)
         if self._bus.connected:
             await tell_all()
+
+
+def updated(known: CatalogueEntry, entry: CatalogueEntry) -> CatalogueEntry:
+    """What is known of a volume when somebody writes its entry, which he may have read a while ago: a generation that
+    has begun stays begun (I4)."""
+    return entry.model_copy(update={"generation": max(known.generation, entry.generation)})
 
 
 def _node_entry(data: bytes) -> NodeEntry | None:

@@ -403,6 +403,8 @@ class OverrideVolume(Message):
     lost: list[NodeId] = Field(max_length=VOTERS_MAX)
     reason: str = Field(min_length=1, max_length=REASON_BYTES_MAX)
     accept_loss: bool = False
+    above: int = Field(default=0, ge=0)
+    """A generation that is known to have begun, perhaps elsewhere: the new one is above it."""
 
 
 class Overridden(Message):
@@ -582,6 +584,9 @@ class CatalogueEntry(Message):
     state: Literal["creating", "ready", "deleting"] = "creating"
     origin: Origin | None = None
     """None: it began empty"""
+    generation: int = Field(default=0, ge=0, exclude_if=lambda generation: not generation)
+    """The newest that is known to have begun (I4): who serves in an older one is not believed. Not written while there
+    was no override: a version from before generations reads the entry."""
 
 
 class SnapshotClaim(Message):

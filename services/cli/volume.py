@@ -382,12 +382,15 @@ def override(
 
     While a majority may still come back, wait: the volume resumes by itself and loses nothing. Where it never will,
     one copy can go on alone, in a new generation. All that others acknowledged after it was last in touch is lost.
-    With --lost you say that these nodes are fenced: powered off, or cut from the network, until this is done. A copy
-    of theirs that comes back later is thrown away; new ones are made by themselves. The volume is attached to
-    nobody afterwards: check the file system on it before it is used.
+    With --lost you say that these nodes are fenced: powered off, or cut from the network. They have to stay so until
+    their directories of the volume are gone, or until they can reach the copy that goes on while it serves: then they
+    throw their copies away, and new ones are made by themselves. A majority of them that came back while that copy is
+    away would go on in the old generation. The volume is attached to nobody afterwards: check the file system on it
+    before it is used.
 
-    It is refused while a majority answers, while any other voter is neither named nor answers, and when one that is
-    named answers.
+    All nodes are asked first. It is refused while the volume is served, while a majority answers, while any node that
+    has, or is to have, another copy is neither named nor answers, when one that is named answers with its copy, and,
+    without --accept-loss, when another node has a newer record than the copy named.
 
     \b
       stos volume show data

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from stoscore import jetstream, subjects
 from stoscore.bus import Bus, RequestContext
+from stoscore.catalogue import updated
 from stoscore.envelope import decode_request
 from stoscore.errors import Code, StosError, invalid, not_found
 from stoscore.jetstream import BUCKET_STREAM, WRONG_LAST_SEQUENCE
@@ -91,12 +92,14 @@ class CatalogueStore:
         raise _contended(entry.name)
 
     async def _update(self, entry: CatalogueEntry, context: RequestContext) -> Empty:
-        """Replace the entry of the same volume. NOT_FOUND when the name is free or another's."""
+        """Replace the entry of the same volume, but for a newer generation. NOT_FOUND when the name is free or
+        another's."""
         for _ in range(CONFLICTS_MAX):
             existing, sequence = await self._read(entry.name)
             if existing is None or existing.volume != entry.volume:
                 raise _no_volume(entry.name)
-            if existing == entry or await self._put(f"name.{entry.name}", entry.model_dump_json().encode(), sequence):
+            new = updated(existing, entry)
+            if existing == new or await self._put(f"name.{entry.name}", new.model_dump_json().encode(), sequence):
                 return Empty()
         raise _contended(entry.name)
 

@@ -259,6 +259,7 @@ class Api:
             lost=tuple(request.lost),
             reason=request.reason,
             accept_loss=request.accept_loss,
+            above=request.above,
             cause=context.traceparent,
         )
         await self._ask(volume, asked)

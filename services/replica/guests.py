@@ -21,7 +21,6 @@ from stoscore.access import Caller
 from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError, precondition
 from stoscore.messages import CatalogueEntry, CreateReplica, RemoveReplica
-from stoscore.volumes.nodes import voter_nodes
 from stoscore.volumes.primary import Replicas as Statuses
 
 NODE = "node"
@@ -72,5 +71,5 @@ class Guests:
         """The catalogue keeps the size with which a volume was made; volumes grow, and never shrink."""
         if size_bytes <= entry.size_bytes:
             return size_bytes == entry.size_bytes
-        newest = (await self._statuses.survey(entry.volume, voter_nodes(entry))).newest
+        newest = (await self._statuses.survey(entry)).newest
         return newest is not None and newest.record is not None and newest.record.size_bytes == size_bytes

@@ -17,7 +17,6 @@ from stoscore.catalogue import Catalogue
 from stoscore.errors import StosError
 from stoscore.telemetry import get_logger
 from stoscore.volumes.deadline import Deadline
-from stoscore.volumes.nodes import voter_nodes
 from stoscore.volumes.primary import Replicas as Statuses
 
 log = get_logger("replicas")
@@ -69,7 +68,7 @@ class Unfounded:
         entry = await self._catalogue.by_id(volume)
         if entry.state != "ready":
             return False  # its create goes on, or its delete cleans up
-        status = await self._statuses.find(volume, voter_nodes(entry), Deadline.after(ASK_S))
+        status = await self._statuses.find(entry, Deadline.after(ASK_S))
         record = status.record
         if record is None:
             return False

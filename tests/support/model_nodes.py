@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stoscore import subjects
-from stoscore.catalogue import Entries
+from stoscore.catalogue import Entries, updated
 from stoscore.errors import Code, StosError, invalid, not_found, precondition
 from stoscore.messages import (
     Attached,
@@ -350,7 +350,7 @@ class ModelCatalogue:
         existing = await self.by_name(entry.name)
         if existing.volume != entry.volume:
             raise not_found("another volume")
-        self.entries[entry.name] = entry
+        self.entries[entry.name] = updated(existing, entry)
         self.states.append(entry.state)
 
     async def remove(self, entry: CatalogueEntry) -> None:

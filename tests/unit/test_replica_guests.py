@@ -25,7 +25,7 @@ from stoscore.access import Caller
 from stoscore.errors import Code, StosError
 from stoscore.messages import CatalogueEntry, CreateReplica, RemoveReplica, ReplicaStatus
 from stoscore.units import MIB
-from stoscore.volumes.primary import Survey
+from stoscore.volumes.survey import Survey
 from tests.support.model_nodes import ModelCatalogue
 from tests.support.replicas import CLEAN
 
@@ -44,9 +44,9 @@ class Voters:
 
     size_bytes = 16 * MIB
 
-    async def survey(self, volume: str, nodes: object) -> Survey:
+    async def survey(self, entry: CatalogueEntry) -> Survey:
         me = Voter("n1", "1" * 16)
-        record = to_model(Slot(Stamp(0, 1, 1), Record(volume, "data", self.size_bytes, 0, (me,), (me,))))
+        record = to_model(Slot(Stamp(0, 1, 1), Record(entry.volume, "data", self.size_bytes, 0, (me,), (me,))))
         status = ReplicaStatus(
             node="n1", incarnation=me.incarnation, role="primary", epoch=1, serving=True, record=record
         )

@@ -49,14 +49,21 @@ from stoscore.volumes.deadline import Deadline, retry
 from stoscore.volumes.deletion import Deletion
 from stoscore.volumes.finding import find_entry, find_ready
 from stoscore.volumes.naming import SourceSpec, check_spec, round_size
-from stoscore.volumes.nodes import Nodes, voter_nodes
-from stoscore.volumes.primary import DESCRIBE_S, Replicas, Survey
+from stoscore.volumes.nodes import Nodes
+from stoscore.volumes.override import Intent, note_generation
+from stoscore.volumes.primary import DESCRIBE_S, Replicas
 from stoscore.volumes.snapshots import Snapshots
+from stoscore.volumes.survey import Survey, generation_of
 
 GET_S = 2.0
 """How long a listing waits for a volume's primary before it shows the volume without one."""
-OVERRIDE_S = 15.0
-"""A voter listens for the others for two leases before it goes on alone."""
+OVERRIDE_S = 45.0
+"""A voter listens for the others for two leases, of up to 10 s, before it goes on alone; after a start it is silent for
+another one first."""
+SURVEY_S = 3.0
+"""How long an override waits for every node's answer: one that is only slow would count as silent."""
+NOTE_S = 10.0
+"""An override that has happened is told to the catalogue, though the caller's time is over."""
 Rows = list[tuple[CatalogueEntry, Survey]]
 
 
@@ -111,8 +118,7 @@ class Volumes:
         return [(entry, surveys[entry.volume].serving) for entry in sorted(entries, key=lambda entry: entry.name)]
 
     async def _surveys(self, entries: Sequence[CatalogueEntry], timeout_s: float) -> dict[str, Survey]:
-        nodes = {entry.volume: voter_nodes(entry) for entry in entries}
-        return await self._replicas.survey_many(nodes, timeout_s=min(timeout_s, DESCRIBE_S))
+        return await self._replicas.survey_many(entries, timeout_s=min(timeout_s, DESCRIBE_S))
 
     async def attached_to(self, node: str, *, timeout_s: float = GET_S) -> int:
         """How many volumes that node uses, as far as their leaders can be asked."""
@@ -136,7 +142,7 @@ class Volumes:
     async def survey(self, name_or_id: str) -> tuple[CatalogueEntry, Survey]:
         """The entry and what each of the volume's nodes says of it."""
         entry = await self._entry(name_or_id, Deadline.after(GET_S))
-        return entry, await self._replicas.survey(entry.volume, voter_nodes(entry))
+        return entry, await self._replicas.survey(entry)
 
     async def attach(self, volume: str, node: str, *, force: str = "", timeout_s: float = 30.0) -> Attached:
         """Make `node` the one that may do I/O; the same again gives the same attach epoch. `force`: fence the node
@@ -146,37 +152,49 @@ class Volumes:
         entry = await self._ready(volume, deadline)
         await self._check_node(node, deadline)
         message = AttachVolume(node=node, force=force)
-        return await self._replicas.ask(entry.volume, voter_nodes(entry), "attach", message, Attached, deadline)
+        return await self._replicas.ask(entry, "attach", message, Attached, deadline)
 
     async def move_primary(self, volume: str, to: str | None = None, *, timeout_s: float = 30.0) -> ReplicaStatus:
         """Hand the volume over to the copy on node `to`, or to whichever can take it: the status of the primary that
         serves then. Raises NOT_FOUND, FAILED_PRECONDITION with what stands against it."""
         deadline = Deadline.after(timeout_s)
         entry = await self._ready(volume, deadline)
-        nodes = voter_nodes(entry)
-        before = await self._replicas.find(entry.volume, nodes, deadline)
+        before = await self._replicas.find(entry, deadline)
         if before.node == to:
             raise precondition(f"node {to} is already the primary of volume {entry.name}", "nothing is left to do")
         message = MoveVolume(to=to, away_from=before.node)
-        moved = await self._replicas.ask(entry.volume, nodes, "move", message, Moved, deadline)
+        moved = await self._replicas.ask(entry, "move", message, Moved, deadline)
         if to not in (None, moved.node):
             raise StosError(
                 Code.ABORTED,
                 f"node {moved.node} became the primary of volume {entry.name} meanwhile",
                 next_step="repeat the command",
             )
-        return await self._replicas.find(entry.volume, [moved.node, *nodes], deadline)
+        return await self._replicas.find(entry, deadline, first=moved.node)
 
     async def override(
-        self, volume: str, on: str, lost: Sequence[str], reason: str, *, accept_loss: bool, timeout_s: float = 30.0
+        self, volume: str, on: str, lost: Sequence[str], reason: str, *, accept_loss: bool, timeout_s: float = 60.0
     ) -> ReplicaStatus:
         """The majority of the volume's voters is lost for good: go on with the copy on node `on` alone. Nobody is
-        attached then. Raises NOT_FOUND, FAILED_PRECONDITION with what stands against it."""
+        attached then. Raises NOT_FOUND, FAILED_PRECONDITION with what stands against it. Repeated after it went
+        through, it only sees to it that the catalogue knows of that."""
         deadline = Deadline.after(timeout_s)
         entry = await self._ready(volume, deadline)
-        message = OverrideVolume(lost=list(lost), reason=reason, accept_loss=accept_loss)
-        await self._nodes.once(on, f"vol.{entry.volume}.override", message, Overridden, deadline.try_s(OVERRIDE_S))
-        return await self._replicas.find(entry.volume, [on, *voter_nodes(entry)], deadline)
+        known = await retry(deadline, lambda _: self._catalogue.nodes())
+        survey = await self._replicas.survey(entry, [on, *(node.node for node in known)], timeout_s=SURVEY_S)
+        chosen = survey.statuses.get(on)
+        if chosen is not None and generation_of(chosen) > entry.generation:
+            entry = await note_generation(self._catalogue, entry, generation_of(chosen), deadline)
+        intent = Intent(entry, survey, on, tuple(lost), accept_loss)
+        intent.check()
+        message = OverrideVolume(
+            lost=intent.lost_voters, reason=reason, accept_loss=accept_loss, above=intent.generation
+        )
+        verb = f"vol.{entry.volume}.override"
+        begun = await self._nodes.once(on, verb, message, Overridden, deadline.try_s(OVERRIDE_S))
+        noting = Deadline.after(max(NOTE_S, deadline.left_s))
+        entry = await note_generation(self._catalogue, entry, begun.record.generation, noting)
+        return await self._replicas.find(entry, deadline, first=on)
 
     async def set_policy(
         self,
@@ -194,7 +212,7 @@ class Volumes:
         deadline = Deadline.after(timeout_s)
         entry = await self._ready(volume, deadline)
         message = SetPolicy(replicas=replicas, failure_mode=failure_mode, on_unavailable=on_unavailable)
-        answer = await self._replicas.ask(entry.volume, voter_nodes(entry), "policy", message, PolicySet, deadline)
+        answer = await self._replicas.ask(entry, "policy", message, PolicySet, deadline)
         return answer.record
 
     async def expand(self, volume: str, size_bytes: int, *, timeout_s: float = 30.0) -> RecordModel:
@@ -209,7 +227,7 @@ class Volumes:
         deadline = Deadline.after(timeout_s)
         entry = await self._ready(volume, deadline)
         message = ExpandVolume(size_bytes=round_size(size_bytes))
-        answer = await self._replicas.ask(entry.volume, voter_nodes(entry), "expand", message, VolumeExpanded, deadline)
+        answer = await self._replicas.ask(entry, "expand", message, VolumeExpanded, deadline)
         return answer.record
 
     async def detach(self, volume: str, node: str | None = None, *, timeout_s: float = 30.0) -> None:
@@ -217,9 +235,7 @@ class Volumes:
         deadline = Deadline.after(timeout_s)
         entry = await self._entry(volume, deadline)
         if entry.state == "ready":
-            await self._replicas.ask(
-                entry.volume, voter_nodes(entry), "detach", DetachVolume(node=node), Empty, deadline
-            )
+            await self._replicas.ask(entry, "detach", DetachVolume(node=node), Empty, deadline)
 
     async def delete(self, name_or_id: str, *, timeout_s: float = 30.0) -> bool:
         """Delete the volume; False when there was none. Raises FAILED_PRECONDITION while it is attached."""
@@ -280,7 +296,7 @@ class Volumes:
     async def _record(self, volume: str, deadline: Deadline) -> RecordModel:
         """The volume's record as its primary has it."""
         entry = await self._ready(volume, deadline)
-        status = await self._replicas.find(entry.volume, voter_nodes(entry), deadline)
+        status = await self._replicas.find(entry, deadline)
         if status.record is None:
             raise precondition(f"volume {entry.name} has no record yet", "repeat its create command")
         return status.record
@@ -312,7 +328,7 @@ class Volumes:
 
     async def _status(self, entry: CatalogueEntry, deadline: Deadline) -> ReplicaStatus | None:
         try:
-            return await self._replicas.find(entry.volume, voter_nodes(entry), deadline)
+            return await self._replicas.find(entry, deadline)
         except StosError as error:
             if error.code in (Code.UNAVAILABLE, Code.NOT_FOUND):
                 return None

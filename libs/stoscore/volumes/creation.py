@@ -65,7 +65,7 @@ class Creation:
         with telemetry.span("volume.create", volume_name=spec.name, size_bytes=spec.size_bytes):
             entry = await self._entry(spec, near, deadline)
             if entry.state == "ready":
-                return await self._replicas.find(entry.volume, voter_nodes(entry), deadline)
+                return await self._replicas.find(entry, deadline)
             status = await self.finish(entry, deadline)
             await self._origins.clear(entry, deadline)
             await self._declare_ready(entry, deadline)
@@ -78,7 +78,7 @@ class Creation:
             await self._check_still_wanted(entry, incarnations, deadline)
             record = await self._first_record(entry, incarnations, deadline)
             await self._found(record, deadline)
-            return await self._replicas.find(entry.volume, voter_nodes(entry), deadline)
+            return await self._replicas.find(entry, deadline)
         except StosError as error:
             if error.code not in WORTH_RETRYING:
                 raise
@@ -245,7 +245,7 @@ class Creation:
         """The record that founds the volume: the same at every try, as long as the voters are the same. Raises
         StosError FAILED_PRECONDITION when one of an earlier try lost its store since: a second first record,
         with other voters, could found a second volume under the same id."""
-        survey = await self._replicas.survey(entry.volume, incarnations, timeout_s=deadline.try_s(1.0))
+        survey = await self._replicas.survey(entry, timeout_s=deadline.try_s(1.0))
         for status in survey.statuses.values():
             voters = status.record.voters if status.record is not None else []
             if voters and {voter.node: voter.incarnation for voter in voters} != incarnations:

@@ -19,7 +19,8 @@ from stoscore.volumes.creation import Creation
 from stoscore.volumes.deadline import Deadline, all_of, retry
 from stoscore.volumes.nodes import Nodes, voter_nodes
 from stoscore.volumes.origin import Origins
-from stoscore.volumes.primary import Replicas, Survey
+from stoscore.volumes.primary import Replicas
+from stoscore.volumes.survey import Survey
 
 
 class Deletion:
@@ -44,11 +45,11 @@ class Deletion:
 
     async def _delete_founded(self, entry: CatalogueEntry, deadline: Deadline) -> None:
         nodes = voter_nodes(entry)
-        survey = await self._replicas.survey(entry.volume, nodes, timeout_s=deadline.try_s(1.0))
+        survey = await self._replicas.survey(entry, timeout_s=deadline.try_s(1.0))
         if is_gone(survey, nodes):
             return
         _check_detached(entry, survey.serving)
-        await self._replicas.ask(entry.volume, nodes, "delete", DeleteVolume(), Empty, deadline)
+        await self._replicas.ask(entry, "delete", DeleteVolume(), Empty, deadline)
 
     async def _delete_half_made(self, entry: CatalogueEntry, deadline: Deadline) -> None:
         doomed = entry.model_copy(update={"state": "deleting"})
@@ -101,7 +102,7 @@ class Deletion:
 def is_gone(survey: Survey, nodes: list[str]) -> bool:
     """Whether the volume is deleted for good: every voter forgot it, or a majority is past the tombstone and
     one still keeps it for those that are away."""
-    deleted = {node for node, status in survey.statuses.items() if status.record is not None and status.record.deleted}
+    deleted = {node for node, status in survey.current.items() if status.record is not None and status.record.deleted}
     past = deleted | survey.missing
     if past.issuperset(nodes) and not set(survey.statuses) - deleted:
         return True

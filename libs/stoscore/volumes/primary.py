@@ -4,77 +4,40 @@ No directory of primaries exists: a directory would be wrong just when it matter
 voters know, or know whom to ask. A primary that was found may have been deposed a moment later; it answers
 NOT_PRIMARY and the search goes on from its hint. All volume verbs may be repeated, so an answer that got lost
 is asked for again.
+
+After an operator's override two may think that they serve: the copy that goes on, and the primary of nodes that were
+given up and come back while it is away. The entry names the newest generation that began; whoever serves in an older
+one is not found (I4).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 from stoscore import subjects
 from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
-from stoscore.errors import Code, StosError, not_found, unavailable
+from stoscore.errors import StosError, not_found, unavailable
 from stoscore.limits import DESCRIBED_MAX
-from stoscore.messages import DescribeReplica, DescribeReplicas, Message, ReplicaStatus, ReplicaStatuses
+from stoscore.messages import (
+    CatalogueEntry,
+    DescribeReplica,
+    DescribeReplicas,
+    Message,
+    ReplicaStatus,
+    ReplicaStatuses,
+)
 from stoscore.volumes.deadline import WORTH_RETRYING, Deadline, Pauses
+from stoscore.volumes.nodes import voter_nodes
+from stoscore.volumes.survey import Answer, Survey
 
 DESCRIBE_S = 1.0
 """A node that describes a replica does it from memory."""
 
 A = TypeVar("A", bound=Message)
-Answer = ReplicaStatus | StosError
-
-
-@dataclass(slots=True)
-class Survey:
-    """What each asked node said of one volume: its status, or why there is none."""
-
-    statuses: dict[str, ReplicaStatus] = field(default_factory=dict)
-    failures: dict[str, StosError] = field(default_factory=dict)
-
-    def add(self, node: str, answer: Answer) -> None:
-        if isinstance(answer, StosError):
-            self.failures[node] = answer
-        else:
-            self.statuses[node] = answer
-
-    @property
-    def serving(self) -> ReplicaStatus | None:
-        """The primary that serves; the one of the highest epoch should two think so for a moment."""
-        serving = [status for status in self.statuses.values() if status.serving]
-        return max(serving, key=_stamp, default=None)
-
-    @property
-    def newest(self) -> ReplicaStatus | None:
-        """Of those with a record, the one with the newest."""
-        return max((s for s in self.statuses.values() if s.record), key=_stamp, default=None)
-
-    @property
-    def missing(self) -> set[str]:
-        """Nodes that answered that they hold nothing of this volume."""
-        return {node for node, error in self.failures.items() if error.code is Code.NOT_FOUND}
-
-    @property
-    def silent(self) -> dict[str, StosError]:
-        """Nodes of which nothing is known."""
-        return {node: error for node, error in self.failures.items() if error.code is not Code.NOT_FOUND}
-
-    def told(self) -> str:
-        """One line: what everybody said."""
-        parts = {node: f"{status.role} in epoch {status.epoch}" for node, status in self.statuses.items()}
-        parts.update({node: error.message for node, error in self.failures.items()})
-        return "; ".join(f"{node}: {parts[node]}" for node in sorted(parts))
-
-
-def _stamp(status: ReplicaStatus) -> tuple[int, int, int, str]:
-    record = status.record
-    if record is None:
-        return (0, status.epoch, 0, status.node)
-    return (record.generation, status.epoch, record.version, status.node)
 
 
 class Replicas:
@@ -85,29 +48,30 @@ class Replicas:
         self._bus = bus
         self._catalogue = catalogue
 
-    async def survey(self, volume: str, nodes: Iterable[str], *, timeout_s: float = DESCRIBE_S) -> Survey:
-        """Everybody's answer, those of hinted nodes included."""
-        nodes = list(nodes)
-        survey = await self._survey(volume, nodes, timeout_s)
-        if not survey.statuses:
-            others = [node for node in await self._every_node() if node not in survey.failures]
-            elsewhere = await self._survey(volume, others, timeout_s)
+    async def survey(self, entry: CatalogueEntry, also: Iterable[str] = (), *, timeout_s: float = DESCRIBE_S) -> Survey:
+        """Everybody's answer, those of hinted nodes included. `also`: nodes that are asked as well."""
+        survey = await self._survey(entry, [*voter_nodes(entry), *also], timeout_s)
+        if not survey.current:
+            known = {*survey.statuses, *survey.failures}
+            others = [node for node in await self._every_node() if node not in known]
+            elsewhere = await self._survey(entry, others, timeout_s)
             if elsewhere.statuses:
-                survey.statuses, survey.failures = elsewhere.statuses, survey.failures | elsewhere.silent
+                survey.statuses |= elsewhere.statuses
+                survey.failures |= elsewhere.silent
         return survey
 
-    async def survey_many(self, volumes: Mapping[str, Iterable[str]], *, timeout_s: float) -> dict[str, Survey]:
-        """As `survey` for many volumes (id -> nodes), by one question to each node however many volumes it has, and a
-        second one to the nodes that the first answers name."""
-        surveys = {volume: Survey() for volume in volumes}
-        asked = {volume: set(nodes) for volume, nodes in volumes.items()}
+    async def survey_many(self, entries: Sequence[CatalogueEntry], *, timeout_s: float) -> dict[str, Survey]:
+        """As `survey` for many volumes, by one question to each node however many volumes it has, and a second one to
+        the nodes that the first answers name. By volume id."""
+        surveys = {entry.volume: Survey(generation=entry.generation) for entry in entries}
+        asked = {entry.volume: set(voter_nodes(entry)) for entry in entries}
         await self._describe_all(asked, surveys, timeout_s)
         unserved = {volume: survey for volume, survey in surveys.items() if survey.serving is None}
-        lost = any(not survey.statuses for survey in unserved.values())
+        lost = any(not survey.current for survey in unserved.values())
         everybody = await self._every_node() if lost else []
         more: dict[str, set[str]] = {}
         for volume, survey in unserved.items():
-            named = {node for status in survey.statuses.values() for node in _named(status)}
+            named = {node for status in survey.current.values() for node in _named(status)}
             more[volume] = (named or set(everybody)) - asked[volume]
         await self._describe_all(more, surveys, timeout_s)
         return surveys
@@ -146,35 +110,35 @@ class Replicas:
         except StosError:
             return []
 
-    async def _survey(self, volume: str, nodes: Iterable[str], timeout_s: float) -> Survey:
-        survey = Survey()
-        async with aclosing(self._answers(volume, nodes, timeout_s)) as answers:
+    async def _survey(self, entry: CatalogueEntry, nodes: Iterable[str], timeout_s: float) -> Survey:
+        survey = Survey(generation=entry.generation)
+        async with aclosing(self._answers(entry.volume, nodes, timeout_s)) as answers:
             async for node, answer in answers:
                 survey.add(node, answer)
         return survey
 
-    async def find(self, volume: str, nodes: Iterable[str], deadline: Deadline) -> ReplicaStatus:
-        """The primary as soon as one serves. Raises StosError NOT_FOUND when at the deadline every node says
-        that it holds nothing of the volume, else UNAVAILABLE with what each said."""
-        nodes = list(nodes)
+    async def find(self, entry: CatalogueEntry, deadline: Deadline, *, first: str | None = None) -> ReplicaStatus:
+        """The primary as soon as one serves, in the entry's generation or a later one. `first`: the node where it most
+        likely is. Raises StosError NOT_FOUND when at the deadline every node says that it holds nothing of the volume,
+        else UNAVAILABLE with what each said."""
+        nodes = [*([first] if first is not None else []), *voter_nodes(entry)]
         pauses = Pauses(deadline)
         while True:
-            survey = Survey()
-            async with aclosing(self._answers(volume, nodes, deadline.try_s(DESCRIBE_S))) as answers:
+            survey = Survey(generation=entry.generation)
+            async with aclosing(self._answers(entry.volume, nodes, deadline.try_s(DESCRIBE_S))) as answers:
                 async for node, answer in answers:
                     survey.add(node, answer)
-                    if isinstance(answer, ReplicaStatus) and answer.serving:
-                        return answer
+                    if survey.serving is not None:
+                        return survey.serving
             if deadline.passed:
-                raise _nobody(volume, survey)
-            if not survey.statuses:
+                raise _nobody(entry.volume, survey)
+            if not survey.current:
                 nodes += [node for node in await self._every_node() if node not in nodes]
             await pauses.rest()
 
     async def ask(
         self,
-        volume: str,
-        nodes: Iterable[str],
+        entry: CatalogueEntry,
         verb: str,
         message: Message,
         answer: type[A],
@@ -182,13 +146,12 @@ class Replicas:
     ) -> A:
         """The primary's answer to a volume verb, whoever is primary by then. Raises what the primary refuses,
         or UNAVAILABLE when nobody served until the deadline."""
-        nodes = list(nodes)
         pauses = Pauses(deadline)
         hint: str | None = None
         while True:
-            node = hint or (await self.find(volume, nodes, deadline)).node
+            node = hint or (await self.find(entry, deadline)).node
             try:
-                subject = subjects.volume(node, volume, verb)
+                subject = subjects.volume(node, entry.volume, verb)
                 return await self._bus.request(subject, message, answer, timeout_s=deadline.try_s())
             except StosError as error:
                 if error.code not in WORTH_RETRYING:
@@ -198,7 +161,7 @@ class Replicas:
                         f"the volume's primary did not answer in time ({node}: {error.message})",
                         "repeat the command; `stos volume show` tells the state of its copies",
                     ) from error
-                hint = _hint(error, node)
+                hint = None if entry.generation else _hint(error, node)  # it does not say of which generation
             await pauses.rest()
 
     async def _answers(

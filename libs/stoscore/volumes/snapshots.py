@@ -11,7 +11,6 @@ from stoscore.limits import OWN_SNAPSHOT
 from stoscore.messages import CatalogueEntry, DropSnapshot, Empty, SnapshotClaim, SnapshotView, StampModel, TakeSnapshot
 from stoscore.volumes.deadline import Deadline, retry
 from stoscore.volumes.finding import find_entry, find_ready
-from stoscore.volumes.nodes import voter_nodes
 from stoscore.volumes.primary import DESCRIBE_S, Replicas
 
 Listed = list[tuple[CatalogueEntry, tuple[SnapshotView, ...]]]
@@ -33,7 +32,7 @@ class Snapshots:
         deadline = Deadline.after(timeout_s)
         entry = await find_ready(self._catalogue, volume, deadline)
         request = TakeSnapshot(volume=entry.volume, snapshot=snapshot, since=since)
-        return await self._replicas.ask(entry.volume, voter_nodes(entry), "snapshot", request, SnapshotView, deadline)
+        return await self._replicas.ask(entry, "snapshot", request, SnapshotView, deadline)
 
     async def drop(
         self,
@@ -51,7 +50,7 @@ class Snapshots:
         entry = await find_entry(self._catalogue, volume, deadline)
         if entry.state != "creating":
             request = DropSnapshot(volume=entry.volume, snapshot=snapshot, created_ms=created_ms, fence=fence)
-            await self._replicas.ask(entry.volume, voter_nodes(entry), "unsnapshot", request, Empty, deadline)
+            await self._replicas.ask(entry, "unsnapshot", request, Empty, deadline)
 
     async def of(self, volume: str, *, timeout_s: float = 30.0) -> tuple[SnapshotView, ...]:
         """All that people took, oldest first. Raises NOT_FOUND, UNAVAILABLE."""
@@ -61,7 +60,7 @@ class Snapshots:
         """With those that the project took for itself."""
         deadline = Deadline.after(timeout_s)
         entry = await find_ready(self._catalogue, volume, deadline)
-        return (await self._replicas.find(entry.volume, voter_nodes(entry), deadline)).snapshots
+        return (await self._replicas.find(entry, deadline)).snapshots
 
     async def get(self, volume: str, snapshot: str, *, timeout_s: float = 30.0) -> SnapshotView:
         """Raises NOT_FOUND, UNAVAILABLE."""
@@ -105,7 +104,7 @@ class Snapshots:
         await self._catalogue.release_snapshot(claim)
 
     async def _known(self, entry: CatalogueEntry) -> tuple[SnapshotView, ...]:
-        survey = await self._replicas.survey(entry.volume, voter_nodes(entry), timeout_s=DESCRIBE_S)
+        survey = await self._replicas.survey(entry, timeout_s=DESCRIBE_S)
         known = survey.serving or survey.newest
         return tuple(view for view in known.snapshots if is_of_people(view)) if known else ()
 

@@ -151,6 +151,8 @@ class OverrideAsked:
     lost: tuple[str, ...]
     reason: str
     accept_loss: bool = False
+    above: int = 0
+    """A generation that is known to have begun: the new one is above it."""
     cause: str = ""
 
 
