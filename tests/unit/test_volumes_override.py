@@ -27,6 +27,9 @@ from stoscore.messages import (
 )
 from stoscore.units import MIB
 from stoscore.volumes import Survey, Volumes
+from stoscore.volumes.deadline import Deadline
+from stoscore.volumes.deletion import is_gone
+from stoscore.volumes.override import note_generation
 from tests.support.model_nodes import ModelCatalogue
 
 VOLUME = "5" * 32
@@ -201,6 +204,14 @@ async def test_a_generation_that_came_meanwhile_stays(world: World, monkeypatch:
     assert (world.generation, world.catalogue.entries["data"].labels) == (1, {"new": "one"})
 
 
+async def test_a_newer_generation_is_not_lowered_by_who_is_late(world: World) -> None:
+    old = world.catalogue.entries["data"]
+    world.know(3)
+    known = await note_generation(world.volumes._catalogue, old, 1, Deadline.after(1))
+    assert (known.generation, world.generation) == (3, 3)
+    assert world.catalogue.states == [], "nothing was written"
+
+
 async def test_a_catalogue_that_could_not_be_told_is_told_by_the_same_command(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,8 +280,6 @@ async def test_a_hint_leads_to_no_primary_of_a_generation_that_is_over(world: Wo
 
 
 def test_a_tombstone_of_a_generation_that_is_over_does_not_end_the_volume() -> None:
-    from stoscore.volumes.deletion import is_gone
-
     survey = Survey(generation=1)
     wire = Wire()
     for node in ("n2", "n3"):
