@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from services.replica.brain.messages import BrainMessage, Enquire, PreVoteAnswer, Propose
+from services.replica.brain.messages import BrainMessage, Enquire, PreVoteAnswer, Propose, generation_of
 from services.replica.brain.record import HardState, Record, Slot, Stamp, Voter
 from services.replica.replication.messages import SEQ_BITS
 from stoscore.limits import LABELS_MAX, VOLUME_BYTES_MAX, valid_node_name, valid_volume_name
@@ -70,7 +70,7 @@ def brain(state: HardState | None, message: BrainMessage) -> str:
     if state is None or state.slot is None:
         return "" if not isinstance(message, Propose) or message.sender in message.slot.record.members else STRANGER
     record = state.slot.record
-    told = isinstance(message, Enquire | PreVoteAnswer) or message.generation < state.slot.stamp.generation
+    told = isinstance(message, Enquire | PreVoteAnswer) or generation_of(message) < state.slot.stamp.generation
     if message.sender in record.members or (told and message.target == state.me):
         return ""
     return STRANGER if record.member_on(message.sender.node) is None else INCARNATION

@@ -92,8 +92,16 @@ class Frontend:
         """The volume's copies move while it is used. Who they are counts from the primary that serves us only."""
         self._step(fe.ServingHint(node, epoch))
         if copies and copies != self._copies and self.core.primary == node:
+            new = copies.keys() - self.core.nodes()
             self._copies = dict(copies)
             self.core.use(copies)
+            for known in sorted(new):
+                self._look(known)
+
+    def _look(self, node: str) -> None:
+        """It was not known before, and there may be a link."""
+        if node == self.machine.name or node in self.machine.wires.out:
+            self._step(fe.LinkUp(node))
 
     def answer(self, node: str, epoch: int, message: Any, payload: tuple[int, ...]) -> None:
         self.epoch = epoch
@@ -109,7 +117,10 @@ class Frontend:
             case Opened(session):
                 self._step(fe.Opened(node, session, epoch, self.owner.size_blocks, self.world.plan.together))
             case OpenRefused(session, code, hint, newest):
+                new = not self.core.knows(hint)
                 self._step(fe.Refused(node, session, int(code), hint, newest))
+                if new and self.core.knows(hint):
+                    self._look(hint)
             case _:
                 raise AssertionError(message)
 

@@ -151,7 +151,8 @@ def obstacle(world: World, *, all_nodes: bool) -> str:
             return f"{name}: not deleted"
         if all_nodes and name in world.deciding:
             return f"{name}: an operator has not decided"
-        if chosen is not None and not _can_go_on(world, chosen.record, set(world.left_behind)):
+        made_again = all_nodes and name in world.overridden
+        if chosen is not None and not made_again and not _can_go_on(world, chosen.record, set(world.left_behind)):
             if all_nodes and volume.changing:
                 return f"{name}: its policy is about to change"
             continue  # too many stores are lost for good
@@ -213,7 +214,7 @@ def _not_in_sync(world: World, volume: str) -> str:
         disk = world.machines[voter.node].disks.get(volume)
         if disk is None or disk.unclean:
             return f"{volume}: unclean on {voter.node}"
-        if disk.rotten:
+        if disk.rotten and record.copies > 1:  # of a single copy, the others were given up with what they had
             return f"{volume}: rotten on {voter.node}: blocks {sorted(disk.rotten)}"
     return ""
 

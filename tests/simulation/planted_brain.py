@@ -249,7 +249,7 @@ def survivors_keep_their_votes() -> Patch:
 def generation_not_compared() -> Patch:
     """I4: what is said in an older generation is heard, and a voter of it follows nobody out."""
     return both(
-        patch.object(machine.Brain, "_crosses", lambda self, message: True),
+        patch.object(machine.Brain, "_crosses", lambda self, message, generation: True),
         patch.object(parting.Exclusion, "believed", lambda self: self.told_stamp.generation == self.stamp.generation),
     )
 

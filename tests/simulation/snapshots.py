@@ -36,7 +36,9 @@ class Snapshots:
         self._taken: set[str] = set()
         self._wishes: dict[str, bool] = {}
         """Name -> to be taken, or to be dropped; until that is answered."""
-        self._asked: dict[int, tuple[str, bool]] = {}
+        self._asked: dict[int, tuple[str, bool, int]] = {}
+        """Request -> name, to be taken or dropped, and the moment since which it is wished for: whoever led once answers
+        late, and what was asked for may have been dropped and be wanted again."""
         if wanted:
             world.schedule(self._dice.randint(*PAUSE_NS), self._wish)
 
@@ -94,20 +96,20 @@ class Snapshots:
     def ask(self, request: int) -> ev.Event:
         name = self._dice.choice(sorted(self._wishes))
         take = self._wishes[name]
-        self._asked[request] = name, take
+        self._asked[request] = name, take, self.asked_ns[name]
         return ev.TakeAsked(request, name, self._world.now_ns // MS) if take else ev.DropAsked(request, name)
 
     def replied(self, machine: Machine, reply: Reply) -> bool:
         asked = self._asked.pop(reply.request, None)
         if asked is None:
             return False
-        name, take = asked
+        name, take, since_ns = asked
         self._world.log(machine.name, "snapshot" if take else "unsnapshot", self._volume, name, reply.code or "OK")
         if reply.code == "RESOURCE_EXHAUSTED" and self._wishes.get(name):
             self._wishes[name] = False  # given up: nothing of it stays
         if reply.code == "DATA_LOSS" and take:
             self._wishes[name] = False  # its holders are lost for good
-        if reply.code or self._wishes.get(name) is not take:
+        if reply.code or self._wishes.get(name) is not take or self.asked_ns[name] != since_ns:
             return True
         self._check(machine, name, take=take)
         del self._wishes[name]

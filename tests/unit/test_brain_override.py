@@ -10,13 +10,18 @@ from services.replica import permits
 from services.replica.brain import Brain, Facts, Stamp, Voter
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
-from services.replica.brain.override import ATTACH_EPOCHS_APART, Answer, Overriding
-from services.replica.brain.record import Attachment, Snapshot
+from services.replica.brain.override import ATTACH_EPOCH_MAX, ATTACH_EPOCHS_APART, EPOCHS_APART, Answer, Overriding
+from services.replica.brain.record import EPOCH_MAX, GENERATION_MAX, Attachment, Snapshot
 from tests.support.voters import LEASE, A, B, C, W, accept, brain, elect, hard, record, sent, slot, step
 
 ABC = slot(record(A, B, C), 3, 7)
+D = Voter("d", "d1")
 LOST = ev.OverrideAsked(9, ("b", "c"), "a fire")
-QUESTION = Overriding(A, Stamp(0, 3, 7), (A, B, C), (A, B, C), False, "", False, 0, "", ("b", "c"), False, (), "a fire")
+QUESTION = Overriding(
+    me=A, stamp=Stamp(0, 3, 7), epoch=4099, voters=(A, B, C), in_sync=(A, B, C), unclean=False, deleted=False,
+    attach_epoch=0, failure="", leads=False, promised_ns=0, promised_to="", lost=("b", "c"), above=0, accept_loss=False,
+    answers=(), reason="a fire",
+)  # fmt: skip
 
 
 def answers(voter: Voter, **more: object) -> Answer:
@@ -52,6 +57,10 @@ def replies(effects: list[ev.Effect]) -> list[ev.Reply]:
         (replace(QUESTION, lost=("c",), answers=(answers(B, unclean=True),)), "a majority answers"),
         (replace(QUESTION, in_sync=(B,)), "a is behind"),
         (replace(QUESTION, unclean=True), "not flushed"),
+        (replace(QUESTION, deleted=True), "is being deleted"),
+        (replace(QUESTION, epoch=EPOCH_MAX - 1), "no epochs left"),
+        (replace(QUESTION, attach_epoch=ATTACH_EPOCH_MAX - 5), "no epochs left"),
+        (replace(QUESTION, above=GENERATION_MAX), "no generations left"),
     ],
 )
 def test_it_is_refused(question: Overriding, objection: str) -> None:
@@ -125,8 +134,9 @@ def test_one_at_a_time_and_not_before_its_own_silence_is_over() -> None:
     leads = brain(A, ABC, epoch=3)
     elect(leads, B)
     accept(leads, B)
-    assert sent(step(leads, LOST)) == [], "who leads asks nobody"
-    assert "nothing is lost" in replies(step(leads, ev.TimePassed()))[0].error
+    out = step(leads, LOST)
+    assert sent(out) == [], "who leads asks nobody"
+    assert "nothing is lost" in replies(out)[0].error
 
 
 def test_of_the_old_generation_nothing_is_heard_and_who_speaks_of_it_is_told() -> None:
@@ -140,7 +150,8 @@ def test_of_the_old_generation_nothing_is_heard_and_who_speaks_of_it_is_told() -
     ):
         [told] = sent(step(machine, ev.Received(message), 3 * LEASE))
         assert isinstance(told, ms.Excluded)
-        assert (told.generation, told.slot.record.voters) == (1, (A,))
+        assert (told.slot.stamp.generation, told.slot.record.voters) == (1, (A,))
+        assert b'"generation":1,"volume"' not in ms.encode(told), "a version from before generations believes it"
     assert (machine.state, machine.role) == (before, "leader")
 
 
@@ -162,7 +173,7 @@ def test_a_voter_of_the_old_generation_leaves_even_if_it_leads(leads: bool) -> N
         accept(machine, C)
     over, _ = overridden()
     assert over.state.slot is not None
-    told = ms.Excluded("v", A, B, over.epoch, over.state.slot, generation=1)
+    told = ms.Excluded("v", A, B, over.epoch, over.state.slot)
     out = step(machine, ev.Received(told), LEASE)
     assert any(isinstance(effect, ev.ForgetVolume) for effect in out)
     assert any(isinstance(effect, ev.StopLeading) for effect in out) == leads
@@ -177,6 +188,52 @@ def test_messages_of_the_first_generation_are_what_they_were() -> None:
     assert ms.decode(ms.encode(later)) == later
     with pytest.raises(ms.BadMessage):
         ms.decode(ms.encode(replace(message, generation=-1)))
+
+
+def test_an_epoch_that_somebody_only_told_can_not_make_the_last_copy_unreadable() -> None:
+    machine = brain(A, ABC, epoch=3)
+    step(machine, ev.Received(ms.Refused("v", B, A, EPOCH_MAX)))
+    step(machine, LOST)
+    step(machine, ev.TimePassed(), 2 * LEASE)
+    assert machine.role == "leader"
+    assert machine.epoch <= 3 + 2 * EPOCHS_APART + 1
+    assert hard(A, ABC).decode(machine.state.encode()) == machine.state
+
+
+def test_who_a_newer_record_names_is_asked_and_has_to_be_named() -> None:
+    """W knows that D has replaced C: D may have everything, and serve."""
+    machine = brain(A, slot(record(A, B, W), 3, 7), epoch=3)
+    step(machine, replace(LOST, lost=("b",), accept_loss=True))
+    newer = slot(record(A, B, D, W, in_sync=[B, D]), 4, 9)
+    answer = ms.PreVoteAnswer("v", W, A, 4, False, 4, "older", newer, False, newer.stamp, (B, D))
+    assert [message.target for message in sent(step(machine, ev.Received(answer)))] == [D]
+    assert {m.target for m in sent(step(machine, ev.TimePassed(), LEASE))} >= {B, D}, "a lost frame is no silence"
+    [reply] = replies(step(machine, ev.TimePassed(), 2 * LEASE))
+    assert "silent, and not named as lost: d" in reply.error
+
+
+def test_it_is_above_what_began_elsewhere() -> None:
+    machine, _ = overridden(asked=replace(LOST, above=4))
+    assert machine.local.generation == 5
+
+
+def test_all_that_is_said_in_a_generation_names_it() -> None:
+    """A hand-over that did not was heard by nobody, and every orderly move ended in an election."""
+    record_, stamp = record(A, B, C), Stamp(2, 5, 9)
+    machine = brain(A, replace(slot(record_), stamp=stamp), epoch=5)
+    for voter in (B, C):
+        step(machine, ev.PeerUp(voter.node))
+    step(machine, ev.TimePassed())
+    for kind in (ms.PreVoteAnswer, ms.VoteAnswer):
+        step(machine, ev.Received(kind("v", B, A, 6, True, 6, generation=2)))
+    assert machine.role == "leader"
+    assert machine.proposal is not None
+    accepted = ms.Accepted("v", B, A, machine.epoch, machine.proposal.slot.stamp, generation=2)
+    said = sent(step(machine, ev.Received(accepted)))
+    said += sent(step(machine, ev.MoveAsked(7, "b")))
+    said += sent(step(machine, ev.Settled(machine.epoch)))
+    assert {type(message) for message in said} >= {ms.Committed, ms.HandOver, ms.Released}
+    assert {message.generation for message in said} == {2}
 
 
 def test_it_is_durable_before_the_answer_leaves() -> None:

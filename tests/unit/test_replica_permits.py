@@ -58,11 +58,11 @@ def test_the_leader_of_an_epoch_is_who_was_voted_for_followed_or_recorded_in_it(
 
 def test_a_brain_hears_voters_of_its_record_only() -> None:
     for voter in RECORD.voters:
-        assert permits.brain(STATE, ms.Vote(VOLUME, voter, B, 8, SLOT.stamp)) == ""
+        assert permits.brain(STATE, ms.Vote(VOLUME, voter, B, 8, SLOT.stamp, generation=1)) == ""
     for stranger in (Voter("x", "e" * 16), Voter("app", "e" * 16)):
-        assert permits.brain(STATE, ms.Vote(VOLUME, stranger, B, 8, SLOT.stamp)) == permits.STRANGER
+        assert permits.brain(STATE, ms.Vote(VOLUME, stranger, B, 8, SLOT.stamp, generation=1)) == permits.STRANGER
     for other in (replace(A, incarnation="e" * 16), replace(A, kind="witness"), replace(W, kind="data")):
-        assert permits.brain(STATE, ms.Vote(VOLUME, other, B, 8, SLOT.stamp)) == permits.INCARNATION
+        assert permits.brain(STATE, ms.Vote(VOLUME, other, B, 8, SLOT.stamp, generation=1)) == permits.INCARNATION
 
 
 def test_before_the_first_record_a_proposal_names_its_sender() -> None:

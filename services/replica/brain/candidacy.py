@@ -54,6 +54,11 @@ class Candidacy:
             delay_ns += local.timing.lease_ns  # whoever has links to a majority can also serve: it goes first
         return max(now_ns, local.silent_until_ns) + delay_ns
 
+    def begin_anew(self, epoch: int, now_ns: int) -> None:
+        """In a generation in which nothing counts that was heard before."""
+        self.seen_epoch = epoch
+        self.election_at_ns = now_ns
+
     def stand_from(self, now_ns: int) -> None:
         """Not before `now_ns`, in our turn."""
         self.election_at_ns = self.start_ns(now_ns, None)

@@ -12,7 +12,7 @@ from typing import Literal
 from services.replica.brain import events as ev
 from services.replica.brain.decisions import Question, Verdict, inputs_of
 from services.replica.brain.election import Facts, Timing, may_stand
-from services.replica.brain.messages import BrainMessage
+from services.replica.brain.messages import BrainMessage, said_in
 from services.replica.brain.quorum import majority
 from services.replica.brain.record import HardState, Record, Slot, Stamp, Voter
 
@@ -57,7 +57,18 @@ class Local:
         self._now, self._after, self._dirty = [], [], False
 
     def batch(self) -> ev.Batch:
-        return ev.Batch(tuple(self._now), self.state if self._dirty else None, tuple(self._after))
+        now, after = self._of_generation(self._now), self._of_generation(self._after)
+        return ev.Batch(tuple(now), self.state if self._dirty else None, tuple(after))
+
+    def _of_generation(self, effects: list[ev.Effect]) -> list[ev.Effect]:
+        """What a voter says is of its generation (I4), whichever way it takes."""
+        generation = self.generation
+        if not generation:
+            return effects
+        return [
+            ev.Send(said_in(effect.message, generation)) if isinstance(effect, ev.Send) else effect
+            for effect in effects
+        ]
 
     def at_once(self, effect: ev.Effect) -> None:
         self._now.append(effect)
@@ -67,8 +78,6 @@ class Local:
 
     def send(self, message: BrainMessage) -> None:
         """It leaves when the hard state of this step is durable."""
-        if self.generation:
-            message = replace(message, generation=self.generation)
         self._after.append(ev.Send(message))
 
     def decide(self, question: Question) -> Verdict:

@@ -212,7 +212,7 @@ class Brain:
             case ev.MoveAsked():
                 self.handover.asked(event)
             case ev.OverrideAsked():
-                self.override.asked(event)
+                self.override.asked(event, facts)
             case ev.Settled(epoch):
                 if epoch == self.epoch:
                     self.handover.settled()
@@ -245,7 +245,8 @@ class Brain:
     def _receive(self, message: ms.BrainMessage, now_ns: int, facts: Facts) -> None:
         if message.target != self.me:
             return  # I1: meant for another incarnation
-        if message.generation != self.local.generation and not self._crosses(message):
+        generation = ms.generation_of(message)
+        if generation != self.local.generation and not self._crosses(message, generation):
             return
         match message:
             case ms.PreVote():
@@ -277,7 +278,7 @@ class Brain:
                 self.deletion.enquired(message)
             case ms.Excluded():
                 if self.parting.excluded(message):
-                    self.condition.excluded(message.sender, message.generation)
+                    self.condition.excluded(message.sender, message.slot.stamp.generation)
             case ms.HandOver():
                 self.handover.named(message)
             case ms.Released():
@@ -289,12 +290,12 @@ class Brain:
                 if self.role == "leader":
                     self.leading.not_understood(message, now_ns)
 
-    def _crosses(self, message: ms.BrainMessage) -> bool:
+    def _crosses(self, message: ms.BrainMessage, generation: int) -> bool:
         """Whether it is heard though it is of another generation (I4): what counts there means nothing here. A node's
         word that a voter is gone or can't read us has none, and who has no record yet is told one of any."""
         if self.state.slot is None or isinstance(message, ms.Unknown | ms.NotUnderstood):
             return True
-        if message.generation < self.local.generation:
+        if generation < self.local.generation:
             self.parting.over(message)
             return False
         return isinstance(message, ms.Excluded)

@@ -8,7 +8,7 @@ not know with NOT_UNDERSTOOD, so that the newer one can say why nobody votes for
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -280,6 +280,15 @@ BrainMessage = (
     | Offer
     | NotUnderstood
 )
+
+
+def said_in(message: BrainMessage, generation: int) -> BrainMessage:
+    """An exclusion has it in its record's stamp, and says no more: a version from before generations believes that."""
+    return message if isinstance(message, Excluded) else replace(message, generation=generation)
+
+
+def generation_of(message: BrainMessage) -> int:
+    return message.slot.stamp.generation if isinstance(message, Excluded) else message.generation
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,13 +24,14 @@ from services.replica.brain.election import Facts
 from services.replica.brain.local import Local
 from services.replica.brain.parting import Parting
 from services.replica.brain.quorum import majority
-from services.replica.brain.record import GENERATION_MAX, Record, Slot, Stamp, Voter
+from services.replica.brain.record import EPOCH_MAX, GENERATION_MAX, Record, Slot, Stamp, Voter
 from services.replica.brain.snapshots import held_by_members
 
 EPOCHS_APART = 1 << 12
 ATTACH_EPOCHS_APART = 1 << 16
 """Where the generation does not stand beside them (sequence numbers, a frontend's newest epoch and its sessions) epochs
 alone tell old from new: those of a new generation begin above all that the lost voters can have used unheard by us."""
+ATTACH_EPOCH_MAX = (1 << 32) - 1
 LEASES = 2
 """How long answers are waited for: a live leader's promise would be over as well."""
 
@@ -53,15 +54,22 @@ class Overriding:
 
     me: Voter
     stamp: Stamp
+    epoch: int
+    """In which it would begin."""
     voters: tuple[Voter, ...]
+    """By our own record and by every newer one that an answer brought."""
     in_sync: tuple[Voter, ...]
     unclean: bool
+    deleted: bool
+    attach_epoch: int
     failure: str
     leads: bool
     promised_ns: int
     promised_to: str
     lost: tuple[str, ...]
     """Nodes that the operator names."""
+    above: int
+    """A generation that is known to have begun elsewhere."""
     accept_loss: bool
     answers: tuple[Answer, ...]
     reason: str
@@ -71,9 +79,13 @@ class Overriding:
         if objection:
             return Verdict("refuse", f"no override: {objection}")
         lost = ", ".join(self.lost) or "nobody"
-        outcome = f"begins generation {self.stamp.generation + 1} alone; given up: {lost} ({self.reason})"
+        outcome = f"begins generation {self.generation} alone; given up: {lost} ({self.reason})"
         waiting = tuple(f"to wait for {node}" for node in self.lost)
         return Verdict("override", outcome, waiting)
+
+    @property
+    def generation(self) -> int:
+        return max(self.stamp.generation, self.above) + 1
 
     def objection(self) -> str:
         """Why not, or ""."""
@@ -84,8 +96,10 @@ class Overriding:
             return f"{self.me.node} holds no copy with a vote: choose another node"
         if self.failure:
             return f"the disk of {self.me.node} failed ({self.failure}): choose another node"
-        if self.stamp.generation >= GENERATION_MAX:
+        if self.stamp.generation >= GENERATION_MAX or self.above >= GENERATION_MAX:
             return "there are no generations left"
+        if self.epoch > EPOCH_MAX // 2 or self.attach_epoch > ATTACH_EPOCH_MAX - ATTACH_EPOCHS_APART:
+            return "there are no epochs left"
         return ""
 
     def _unfounded(self) -> str:
@@ -121,6 +135,8 @@ class Overriding:
         """What this copy is known to lack has to be said before it is given up."""
         if self.accept_loss:
             return ""
+        if self.deleted:
+            return "the volume is being deleted, and alone it would be: accept the loss, if that is meant"
         if self.me not in self._newest_in_sync():
             return f"{self.me.node} is behind and lacks acknowledged writes: another copy, or accept the loss"
         if self.unclean:
@@ -137,70 +153,101 @@ class Override:
         self._parting = parting
         self._asked: ev.OverrideAsked | None = None
         self._answers: dict[Voter, Answer] = {}
+        self._others: tuple[Voter, ...] = ()
+        """All voters but us that any record names which we heard of."""
         self._due_ns = 0
+        self._again_ns = 0
 
-    def asked(self, asked: ev.OverrideAsked) -> None:
+    def asked(self, asked: ev.OverrideAsked, facts: Facts) -> None:
         local, slot = self._local, self._local.state.slot
         if slot is None or self._asked is not None:
             error = "it has no record yet" if slot is None else "another override is being judged"
             local.at_once(ev.Reply(asked.request, "ABORTED", error))
             return
-        self._asked, self._answers = asked, {}
-        if local.role == "leader":
-            self._due_ns = local.now_ns
-            return
+        self._asked, self._answers, self._others = asked, {}, local.others()
         self._due_ns = max(local.now_ns + LEASES * local.timing.lease_ns, local.silent_until_ns)
+        if local.role == "leader":
+            self._judge(asked, slot, facts)
+        else:
+            self._ask(slot, self._others)
+
+    def _ask(self, slot: Slot, voters: tuple[Voter, ...]) -> None:
+        local = self._local
+        self._again_ns = local.now_ns + local.timing.resend_ns
         epoch = max(local.epoch, self._candidacy.seen_epoch) + 1
-        for voter in local.others():
+        for voter in voters:
             local.send(ms.PreVote(slot.record.volume, local.me, voter, epoch, slot.stamp, local.unclean))
 
     def answered(self, message: ms.PreVoteAnswer) -> None:
-        """Whatever it was asked for: it is alive."""
-        if self._asked is not None and message.stamp is not None:
-            self._answers[message.sender] = Answer(message.sender, message.stamp, message.in_sync, message.unclean)
+        """Whatever it was asked for: it is alive. A newer record may name voters that ours does not."""
+        local, slot = self._local, self._local.state.slot
+        if self._asked is None or slot is None or message.stamp is None:
+            return
+        self._answers[message.sender] = Answer(message.sender, message.stamp, message.in_sync, message.unclean)
+        if message.slot is not None:
+            known = {local.me, *self._others}
+            more = tuple(voter for voter in message.slot.record.voters if voter not in known)
+            self._others += more
+            self._ask(slot, more)
 
     def next_deadline_ns(self) -> int | None:
-        return self._due_ns if self._asked is not None else None
+        return min(self._due_ns, self._again_ns) if self._asked is not None else None
 
     def time_passed(self, facts: Facts) -> None:
         local, asked, slot = self._local, self._asked, self._local.state.slot
-        if asked is None or slot is None or local.now_ns < self._due_ns:
+        if asked is None or slot is None:
             return
+        if local.now_ns >= self._due_ns:
+            self._judge(asked, slot, facts)
+        elif local.now_ns >= self._again_ns:
+            self._ask(slot, tuple(voter for voter in self._others if voter not in self._answers))
+
+    def _judge(self, asked: ev.OverrideAsked, slot: Slot, facts: Facts) -> None:
+        local, record = self._local, slot.record
         self._asked = None
         local.cause = asked.cause or local.cause
-        record = slot.record
         question = Overriding(
             me=local.me,
             stamp=slot.stamp,
-            voters=record.voters,
+            epoch=self._next_epoch(slot),
+            voters=tuple(voter for voter in (local.me, *self._others) if voter != local.me or voter in record.voters),
             in_sync=record.in_sync,
             unclean=local.unclean,
+            deleted=record.deleted,
+            attach_epoch=record.attach_epoch,
             failure=local.failure,
             leads=local.role == "leader",
             promised_ns=max(0, facts.promised_until_ns - local.now_ns),
             promised_to=facts.promised_to,
             lost=tuple(sorted(asked.lost)),
+            above=asked.above,
             accept_loss=asked.accept_loss,
-            answers=tuple(answer for voter, answer in sorted(self._answers.items()) if voter in record.voters),
+            answers=tuple(answer for voter, answer in sorted(self._answers.items()) if voter in self._others),
             reason=asked.reason,
         )
         objection = question.objection()
         if not objection:
-            self._begin(slot)
+            self._begin(slot, question)
         local.decide(question)
         local.when_durable(ev.Reply(asked.request, "FAILED_PRECONDITION" if objection else "", objection))
 
-    def _begin(self, old: Slot) -> None:
+    def _next_epoch(self, slot: Slot) -> int:
+        """An epoch that somebody only told counts as far as an honest one can be ahead: what is stored here has to be
+        read again, and counted up."""
+        known = max(self._local.epoch, slot.stamp.epoch)
+        return min(max(known, self._candidacy.seen_epoch), known + EPOCHS_APART) + EPOCHS_APART
+
+    def _begin(self, old: Slot, question: Overriding) -> None:
         """The next generation's first record; this voter is elected in it like any that is alone."""
         local = self._local
-        epoch = max(local.epoch, self._candidacy.seen_epoch, old.stamp.epoch) + EPOCHS_APART
-        gone = tuple(member for member in old.record.members if member != local.me)
+        gone = tuple(member for member in (*self._others, *old.record.joining) if member != local.me)
         local.role = "follower"
         local.leader = local.committed = None
-        local.raise_epoch(epoch, None)
-        local.store(Slot(Stamp(old.stamp.generation + 1, epoch, old.stamp.version + 1), alone(old.record, local.me)))
+        local.raise_epoch(question.epoch, None)
+        stamp = Stamp(question.generation, question.epoch, old.stamp.version + 1)
+        local.store(Slot(stamp, alone(old.record, local.me)))
         self._parting.superseded(gone)
-        self._candidacy.election_at_ns = local.now_ns
+        self._candidacy.begin_anew(question.epoch, local.now_ns)
 
 
 def alone(record: Record, me: Voter) -> Record:

@@ -250,7 +250,8 @@ class Node:
             # A5: the leader of an older epoch should know, or it would ask for ever.
             voter = brain.record.member_on(node)
             if voter is not None:
-                self._orders.append(ToBrain(ms.Refused(volume_id, brain.me, voter, brain.epoch)))
+                refused = ms.Refused(volume_id, brain.me, voter, brain.epoch)
+                self._orders.append(ToBrain(ms.said_in(refused, volume.generation)))
             return
         if brain.failure:
             self._orders.append(Data(volume_id, epoch, fx.Answer(link, Failed(brain.failure))))
