@@ -37,8 +37,8 @@ class Snapshots:
         self._wishes: dict[str, bool] = {}
         """Name -> to be taken, or to be dropped; until that is answered."""
         self._asked: dict[int, tuple[str, bool, int]] = {}
-        """Request -> name, to be taken or dropped, and the moment since which it is wished for: whoever led once answers
-        late, and what was asked for may have been dropped and be wanted again."""
+        """Request -> name, to be taken or dropped, and since when that is wished: whoever led once answers late, and
+        what was asked for may have been dropped and be wanted again."""
         if wanted:
             world.schedule(self._dice.randint(*PAUSE_NS), self._wish)
 

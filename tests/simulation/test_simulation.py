@@ -20,12 +20,12 @@ from stoscore.units import SECOND
 from tests.simulation import campaign, nemesis
 from tests.simulation.decisions import KINDS as DECISIONS
 from tests.simulation.faults import BLOWS
-from tests.simulation.plan import FAULTS_MIN, OPERATIONS_MIN, Fault, draw
+from tests.simulation.plan import FAULTS_MIN, OPERATIONS_MIN, OVERRIDES_FROM, Fault, draw
 from tests.simulation.world import Violation, World
 
 SEEDS = int(os.environ.get("STOS_SIM_SEEDS", "300"))
 ASKED = os.environ.get("STOS_SIM_FIRST", "fresh")
-FIRST = SystemRandom().randrange(1, 1 << 32) if ASKED == "fresh" else int(ASKED)
+FIRST = SystemRandom().randrange(OVERRIDES_FROM, 1 << 32) if ASKED == "fresh" else int(ASKED)
 
 
 def test_seeds_violate_nothing_and_reach_every_decision(capsys: pytest.CaptureFixture[str]) -> None:
