@@ -79,6 +79,7 @@ DECISIONS = {
     "leave": "a removed member removes itself",
     "misunderstood": "another voter does not know a message of this version",
     "move": "the volume is handed over to another copy",
+    "override": "by an operator's word a volume whose majority is lost goes on with this copy, in a new generation",
     "place": "another copy is wanted, and where it goes",
     "refuse": "a vote is not given",
     "remove": "a member is taken out of the record",

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from string import ascii_lowercase, ascii_uppercase
 
 from stoscore.units import MS
 
+LETTERS = ascii_uppercase + ascii_lowercase
 AFTERMATH_NS = 300 * MS
 """How long a fault is counted as lasting after its end: its consequences are still under way."""
 
@@ -58,10 +60,10 @@ class Coverage:
         lines += [*(f"told as {kind:<10} {self.damages[kind]:>7}" for kind in sorted(self.damages)), ""]
         names = list(faults)
         lines.append("fault              struck   while another lasted: . never, + reached, # ten times and more")
-        lines.append(" " * 28 + "".join(chr(ord("A") + index % 26) for index in range(len(names))))
+        lines.append(" " * 28 + "".join(LETTERS[index % len(LETTERS)] for index in range(len(names))))
         for index, later in enumerate(names):
             cells = "".join(_cell(self.pairs[earlier, later]) for earlier in names)
-            lines.append(f"{chr(ord('A') + index % 26)} {later:<17} {self.faults[later]:>6}  {cells}")
+            lines.append(f"{LETTERS[index % len(LETTERS)]} {later:<17} {self.faults[later]:>6}  {cells}")
         reached = sum(1 for earlier in names for later in names if self.pairs[earlier, later])
         lines.append(f"{reached} of {len(names) ** 2} pairs of faults reached")
         return "\n".join(lines)
