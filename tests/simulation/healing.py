@@ -191,7 +191,8 @@ def _no_primary(world: World, volume: str) -> str:
     primaries = [
         machine.name
         for machine, state in serving
-        if machine.name not in world.left_behind or (machine.disk_hangs and state.brain.writes == "failing")
+        if machine.name not in world.left_behind
+        or (machine.disk_hangs and not machine.paused and state.brain.writes == "failing")
     ]
     return "" if len(primaries) == 1 else f"{volume}: served by {primaries}"
 
