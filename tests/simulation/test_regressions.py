@@ -214,3 +214,32 @@ def test_clean_member_that_took_its_own_removal_from_the_refusal_of_a_leader_tha
     and both lose power. Two of three held the record by then, and the leader, unclean, won beside the clean one.
     Told by test_brain_machine.py: test_s3_who_is_clean_takes_no_smaller_set_without_itself_from_a_refusal."""
     run(9100193)
+
+
+def test_frontend_on_a_node_that_became_a_copy_while_it_used_the_volume() -> None:
+    """The simulator's own: all copies but one were lost, an operator decided, and the frontend's node got a new
+    copy, and led. The frontend learned of that copy and was not told that it has a link to it, as it is in a node."""
+    run(20100004)
+
+
+def test_copies_given_up_by_the_policy_while_the_last_had_rotten() -> None:
+    """The simulator's own: one copy was asked for instead of five, and blocks of the one that stayed had rotten. Nobody
+    else is left to heal them from."""
+    run(20100051)
+
+
+def test_volume_that_goes_on_alone_is_not_given_up() -> None:
+    """The simulator's own: every copy was asked for by the failure mode, and after an override there is one until
+    homes are found: that was taken for a volume whose stores are lost for good, and its work was left undone."""
+    run(20100726)
+
+
+def test_late_answer_about_a_snapshot_that_is_wanted_again() -> None:
+    """The simulator's own: a leader whose disk hung told three seconds later that the snapshot is ready. It was, had
+    been dropped since, and was wanted again."""
+    run(20100813)
+
+
+def test_paused_process_that_believed_that_it_serves() -> None:
+    """The simulator's own: it was left behind paused, with a disk that hung before."""
+    run(30000207)
