@@ -243,3 +243,10 @@ def test_late_answer_about_a_snapshot_that_is_wanted_again() -> None:
 def test_paused_process_that_believed_that_it_serves() -> None:
     """The simulator's own: it was left behind paused, with a disk that hung before."""
     run(30000207)
+
+
+def test_leader_that_nobody_follows_and_that_refuses_to_be_helped() -> None:
+    """The other voters' nodes are up and have lost their directories: no link ends, so it does not resign, and it told
+    the operator that it leads. What counts is whether it has a lease. Told by test_brain_override.py:
+    test_a_leader_that_nobody_follows_goes_on_alone."""
+    run(40000036)

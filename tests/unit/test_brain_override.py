@@ -134,9 +134,23 @@ def test_one_at_a_time_and_not_before_its_own_silence_is_over() -> None:
     leads = brain(A, ABC, epoch=3)
     elect(leads, B)
     accept(leads, B)
-    out = step(leads, LOST)
+    out = step(leads, LOST, 0, Facts(lease_until_ns=LEASE))
     assert sent(out) == [], "who leads asks nobody"
     assert "nothing is lost" in replies(out)[0].error
+
+
+def test_a_leader_that_nobody_follows_goes_on_alone() -> None:
+    """The others' nodes are there, and their directories gone: nothing makes it resign."""
+    machine = brain(A, ABC, epoch=3)
+    for voter in (B, C):
+        step(machine, ev.PeerUp(voter.node))
+    elect(machine, B)
+    accept(machine, B)
+    step(machine, LOST, 5 * LEASE)
+    out = step(machine, ev.TimePassed(), 7 * LEASE)
+    assert replies(out) == [ev.Reply(9)]
+    assert any(isinstance(effect, ev.StopLeading) for effect in out)
+    assert (machine.role, machine.local.generation) == ("leader", 1)
 
 
 def test_of_the_old_generation_nothing_is_heard_and_who_speaks_of_it_is_told() -> None:

@@ -63,7 +63,7 @@ class Brain:
         self.following = Following(self.local, self.leading, self.candidacy, self.deletion)
         self.handover = HandOver(self.local, self.leading, self.candidacy)
         self.condition = Condition(self.local, self.leading, self.candidacy, self.handover)
-        self.override = Override(self.local, self.candidacy, self.parting)
+        self.override = Override(self.local, self.leading, self.candidacy, self.parting)
         if self.local.alone():
             self.candidacy.election_at_ns = now_ns  # there is nobody whom a promise could bind to
         elif state.slot is not None:

@@ -21,6 +21,7 @@ from services.replica.brain import messages as ms
 from services.replica.brain.candidacy import Candidacy
 from services.replica.brain.decisions import Verdict, recorded
 from services.replica.brain.election import Facts
+from services.replica.brain.leading import Leading
 from services.replica.brain.local import Local
 from services.replica.brain.parting import Parting
 from services.replica.brain.quorum import majority
@@ -147,8 +148,9 @@ class Overriding:
 class Override:
     """One voter's part: the question under way, and what comes of it."""
 
-    def __init__(self, local: Local, candidacy: Candidacy, parting: Parting):
+    def __init__(self, local: Local, leading: Leading, candidacy: Candidacy, parting: Parting):
         self._local = local
+        self._leading = leading
         self._candidacy = candidacy
         self._parting = parting
         self._asked: ev.OverrideAsked | None = None
@@ -166,10 +168,15 @@ class Override:
             return
         self._asked, self._answers, self._others = asked, {}, local.others()
         self._due_ns = max(local.now_ns + LEASES * local.timing.lease_ns, local.silent_until_ns)
-        if local.role == "leader":
+        if self._leads(facts):
             self._judge(asked, slot, facts)
         else:
             self._ask(slot, self._others)
+
+    def _leads(self, facts: Facts) -> bool:
+        """With a majority's promises. *The nodes of all other voters were there, their directories gone: a leader that
+        nobody followed any more took that for no reason to resign, and refused to be helped.*"""
+        return self._local.role == "leader" and facts.lease_until_ns > self._local.now_ns
 
     def _ask(self, slot: Slot, voters: tuple[Voter, ...]) -> None:
         local = self._local
@@ -216,7 +223,7 @@ class Override:
             deleted=record.deleted,
             attach_epoch=record.attach_epoch,
             failure=local.failure,
-            leads=local.role == "leader",
+            leads=self._leads(facts),
             promised_ns=max(0, facts.promised_until_ns - local.now_ns),
             promised_to=facts.promised_to,
             lost=tuple(sorted(asked.lost)),
@@ -241,6 +248,8 @@ class Override:
         """The next generation's first record; this voter is elected in it like any that is alone."""
         local = self._local
         gone = tuple(member for member in (*self._others, *old.record.joining) if member != local.me)
+        if local.role == "leader":
+            self._leading.stop(heard_from=local.me.node, newer_generation=question.generation)
         local.role = "follower"
         local.leader = local.committed = None
         local.raise_epoch(question.epoch, None)
