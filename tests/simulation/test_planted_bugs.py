@@ -76,7 +76,7 @@ HIDDEN = {
 OVERRIDDEN = {
     "survivors_keep_their_votes": 40,
     "generation_not_compared": 80,
-    "override_beside_a_majority": 10,
+    "override_beside_a_majority": 80,
 }
 """The same for those of the operator's override, in runs that all have one."""
 QUICK_SEEDS = 20
