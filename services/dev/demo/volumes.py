@@ -1,15 +1,13 @@
 """Making the two volumes: one for a filesystem, one that is written over NBD, both led by the same node.
 
-Placement spreads primaries over the nodes, so the second volume is usually led by another one. Volumes are
-made and the misfits deleted until one fits: every volume is made by the same public call, and none is told
-who should lead it.
+Placement spreads primaries over the nodes, so the second volume is usually led by another one: it is moved.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from services.dev.demo.context import Context, DemoFailed, DemoVolume
+from services.dev.demo.context import Context, DemoVolume
 from services.dev.demo.csi import mounted_as, raw_block
 from services.dev.layout import APP
 from stoscore.units import GIB, format_size
@@ -19,31 +17,33 @@ REPLICAS = "2"
 FILESYSTEM = "ext4"
 FILES_NAME = "demo-files"
 RAW_NAME = "demo-raw"
-_TRIES = 8
 _SERVES_TIMEOUT_S = 20.0
 
 
 async def make_volumes(context: Context) -> tuple[DemoVolume, DemoVolume]:
     """(the filesystem's, the recorder's), attached to the application's node."""
     files, files_primary = await _create(context, FILES_NAME, mounted_as(FILESYSTEM))
-    raw, name = await _create_led_by(context, files_primary)
+    raw, raw_primary = await _create(context, RAW_NAME, raw_block())
+    if raw_primary != files_primary:
+        await _move(context, RAW_NAME, raw_primary, files_primary)
     return (
         await _attach(context, FILES_NAME, files, mounted_as(FILESYSTEM)),
-        await _attach(context, name, raw, raw_block()),
+        await _attach(context, RAW_NAME, raw, raw_block()),
     )
 
 
-async def _create_led_by(context: Context, node: str) -> tuple[Any, str]:
-    """(csi.v1.Volume, its name)"""
-    for number in range(1, _TRIES + 1):
-        name = f"{RAW_NAME}-{number}"
-        volume, primary = await _create(context, name, raw_block())
-        if primary == node:
-            return volume, name
-        context.view.say(f"{name} is led by {primary}, not by {node}: deleted, another is made")
-        context.watch.forget(name)
-        await context.csi.delete(volume.volume_id)
-    raise DemoFailed(f"none of {_TRIES} volumes was led by {node}")
+async def _move(context: Context, name: str, before: str, node: str) -> None:
+    """Both are to lose their primary at once."""
+    await context.command.run("volume", "move-primary", name, "--to", node)
+
+    def moved() -> bool:
+        primary = context.watch.seen[name].primary
+        return primary is not None and primary.node == node
+
+    await context.watch.until(f"{name} led by {node}", moved, _SERVES_TIMEOUT_S)
+    context.view.say(
+        f"{name}: moved from {before} to {node}, as an upgrade would: both are to lose their primary at once"
+    )
 
 
 async def _create(context: Context, name: str, capability: Any) -> tuple[Any, str]:
