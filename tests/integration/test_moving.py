@@ -105,6 +105,8 @@ async def test_after_a_failover_the_voters_tell_why_and_would_decide_the_same_ag
     chapters = running.json("volume", "why", volume, "--since", "10m")
     assert len(chapters) > 20
     for chapter in chapters:
+        if chapter["kind"] in ("resync", "resynced"):
+            continue  # what replication tells, in which nobody decided anything
         verdict = replay(chapter["inputs"])
         assert (verdict.kind, verdict.outcome) == (chapter["kind"], chapter["outcome"])
         assert list(verdict.alternatives) == chapter["alternatives"]
