@@ -24,6 +24,8 @@ from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 SIZE = REGION_BLOCKS + 50
 FILES = ("format.json", "state", "intent", "tail", "layers/0001/sums", "layers/0001/roots", "layers/0001/data")
 SEALED_FILES = ("layers/stack", *(f"layers/0002/{name}" for name in ("present", "sums", "roots", "data")))
+SEQ_MAX = (1 << 64) - 1
+"""A forged entry may have it; no epoch that a voter stores goes so far."""
 ERRORS = (FormatError, StoreError, CorruptBlocks)
 WRITTEN = (0, 1, 500, REGION_BLOCKS - 1, REGION_BLOCKS, SIZE - 1)
 _HERE = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
@@ -133,7 +135,7 @@ def _use(directory: Path, boot_id: str) -> bool:
         _state(store)
         fresh = b"new!" * (BLOCK_BYTES // 4)
         store.mark({0})
-        store.tail_append(store.tail_state()[0] + 1, 0, 1)
+        store.tail_append(min(store.tail_state()[0] + 1, SEQ_MAX), 0, 1)
         store.write(0, block_sums(fresh), fresh)
         assert store.read(0, 1)[1] == fresh
         store.sync()
