@@ -21,7 +21,6 @@ from services.replica.brain import events as ev
 from services.replica.driver import Node
 from stoscore.catalogue import Catalogue
 from stoscore.errors import StosError
-from stoscore.limits import PAGE_ENTRIES_MAX
 from stoscore.messages import CatalogueEntry
 from stoscore.telemetry import get_logger
 from stoscore.volumes.origin import ABANDONED_MS, OF_CLONES
@@ -76,7 +75,7 @@ class Abandoned:
         if not old:
             return
         try:
-            entries = await self._entries()
+            entries = await self._catalogue.list()
         except StosError as error:
             log.info("snapshots that were taken for clones stay: %s", error)
             return
@@ -90,13 +89,6 @@ class Abandoned:
     def _led(self) -> dict[str, Record]:
         brains = [(volume.id, volume.brain) for volume in self._node.volumes.values()]
         return {of: brain.record for of, brain in brains if brain.role == "leader" and brain.record is not None}
-
-    async def _entries(self) -> list[CatalogueEntry]:
-        entries, after = await self._catalogue.page("", PAGE_ENTRIES_MAX)
-        while after:
-            more, after = await self._catalogue.page(after, PAGE_ENTRIES_MAX)
-            entries = [*entries, *more]
-        return entries
 
     async def _drop(self, volume: str, snapshot: str) -> None:
         try:
