@@ -52,6 +52,7 @@ from stoscore.messages import (
     Overridden,
     OverrideVolume,
     PolicySet,
+    RecordModel,
     RemoveReplica,
     ReplicaCreated,
     ReplicaStatus,
@@ -232,9 +233,8 @@ class Api:
         _, volume = self._led(context)
         asked = partial(ev.AttachAsked, node=request.node, cause=context.traceparent, force=request.force)
         await self._ask(volume, asked)
-        slot = volume.brain.state.slot
-        assert slot is not None
-        return Attached(record=to_model(slot), attach_epoch=slot.record.attach_epoch)
+        record = _record(volume)
+        return Attached(record=record, attach_epoch=record.attach_epoch)
 
     async def _detach(self, request: DetachVolume, context: RequestContext) -> Empty:
         _, volume = self._led(context)
@@ -263,9 +263,7 @@ class Api:
             cause=context.traceparent,
         )
         await self._ask(volume, asked)
-        slot = volume.brain.state.slot
-        assert slot is not None
-        return Overridden(record=to_model(slot))
+        return Overridden(record=_record(volume))
 
     async def _delete(self, request: DeleteVolume, context: RequestContext) -> Empty:
         _, volume = self._led(context)
@@ -282,9 +280,7 @@ class Api:
             cause=context.traceparent,
         )
         await self._ask(volume, asked)
-        slot = volume.brain.state.slot
-        assert slot is not None
-        return PolicySet(record=to_model(slot))
+        return PolicySet(record=_record(volume))
 
     async def _expand(self, request: ExpandVolume, context: RequestContext) -> VolumeExpanded:
         hosted, volume = self._led(context)
@@ -297,9 +293,7 @@ class Api:
                 next_step="choose a smaller size, delete volumes or add disks",
             )
         await self._ask(volume, lambda number: ev.ExpandAsked(number, request.size_bytes, context.traceparent))
-        slot = volume.brain.state.slot
-        assert slot is not None
-        return VolumeExpanded(record=to_model(slot))
+        return VolumeExpanded(record=_record(volume))
 
     async def _snapshot(self, request: TakeSnapshot, context: RequestContext) -> SnapshotView:
         _, volume = self._led(context)
@@ -373,6 +367,13 @@ class Api:
             future.set_exception(_not_primary(self._settings.node, None))
         else:
             future.set_exception(StosError(Code(order.code), order.error))
+
+
+def _record(volume: Volume) -> RecordModel:
+    """As its voter here has it, after what was asked for was done."""
+    slot = volume.brain.state.slot
+    assert slot is not None
+    return to_model(slot)
 
 
 def _check_volume(asked: str, volume: Volume) -> None:
