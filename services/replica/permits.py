@@ -18,15 +18,21 @@ import re
 from collections.abc import Iterable
 
 from services.replica.brain.messages import BrainMessage, Enquire, PreVoteAnswer, Propose, generation_of
-from services.replica.brain.record import HardState, Record, Slot, Stamp, Voter
+from services.replica.brain.record import (
+    ATTACH_EPOCH_MAX,
+    EPOCH_MAX,
+    GENERATION_MAX,
+    VERSION_MAX,
+    HardState,
+    Record,
+    Slot,
+    Stamp,
+    Voter,
+)
 from services.replica.replication.messages import SEQ_BITS
 from stoscore.limits import LABELS_MAX, VOLUME_BYTES_MAX, valid_node_name, valid_volume_name
 
-EPOCH_MAX = (1 << 64 - SEQ_BITS) - 1
-"""Sequence numbers carry the epoch above their counter; a larger one fits into no frame."""
-_GENERATION_MAX = (1 << 32) - 1
-_VERSION_MAX = (1 << 53) - 1
-_ATTACH_EPOCH_MAX = (1 << 32) - 1
+assert EPOCH_MAX == (1 << 64 - SEQ_BITS) - 1, "sequence numbers carry the epoch above their counter"
 _TEXT_CHARS_MAX = 1000
 _INCARNATION = re.compile(r"[0-9a-f]{16}", re.ASCII)
 PROMISE_NS_MAX = 60_000_000_000
@@ -108,7 +114,7 @@ def _possible(message: BrainMessage) -> bool:
         record = slot.record
         stamps.append(slot.stamp)
         voters += record.members
-        if not 0 <= record.attach_epoch <= _ATTACH_EPOCH_MAX or record.size_bytes > VOLUME_BYTES_MAX:
+        if not 0 <= record.attach_epoch <= ATTACH_EPOCH_MAX or record.size_bytes > VOLUME_BYTES_MAX:
             return False
         if max(len(record.labels), len(record.zones)) > LABELS_MAX or not valid_volume_name(record.name):
             return False
@@ -121,9 +127,7 @@ def _possible(message: BrainMessage) -> bool:
 
 def _are_stamps(stamps: Iterable[Stamp | None]) -> bool:
     return all(
-        0 <= stamp.generation <= _GENERATION_MAX
-        and 0 <= stamp.epoch <= EPOCH_MAX
-        and 0 <= stamp.version <= _VERSION_MAX
+        0 <= stamp.generation <= GENERATION_MAX and 0 <= stamp.epoch <= EPOCH_MAX and 0 <= stamp.version <= VERSION_MAX
         for stamp in stamps
         if stamp is not None
     )

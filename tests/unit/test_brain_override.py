@@ -10,8 +10,8 @@ from services.replica import permits
 from services.replica.brain import Brain, Facts, Stamp, Voter
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
-from services.replica.brain.override import ATTACH_EPOCH_MAX, ATTACH_EPOCHS_APART, EPOCHS_APART, Answer, Overriding
-from services.replica.brain.record import EPOCH_MAX, GENERATION_MAX, Attachment, Snapshot
+from services.replica.brain.override import ATTACH_EPOCHS_APART, EPOCHS_APART, Answer, Overriding
+from services.replica.brain.record import ATTACH_EPOCH_MAX, EPOCH_MAX, GENERATION_MAX, Attachment, Snapshot
 from tests.support.voters import LEASE, A, B, C, W, accept, brain, elect, hard, record, sent, slot, step
 
 ABC = slot(record(A, B, C), 3, 7)

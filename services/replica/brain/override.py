@@ -25,14 +25,13 @@ from services.replica.brain.leading import Leading
 from services.replica.brain.local import Local
 from services.replica.brain.parting import Parting
 from services.replica.brain.quorum import majority
-from services.replica.brain.record import EPOCH_MAX, GENERATION_MAX, Record, Slot, Stamp, Voter
+from services.replica.brain.record import ATTACH_EPOCH_MAX, EPOCH_MAX, GENERATION_MAX, Record, Slot, Stamp, Voter
 from services.replica.brain.snapshots import held_by_members
 
 EPOCHS_APART = 1 << 12
 ATTACH_EPOCHS_APART = 1 << 16
 """Where the generation does not stand beside them (sequence numbers, a frontend's newest epoch and its sessions) epochs
 alone tell old from new: those of a new generation begin above all that the lost voters can have used unheard by us."""
-ATTACH_EPOCH_MAX = (1 << 32) - 1
 LEASES = 2
 """How long answers are waited for: a live leader's promise would be over as well."""
 

@@ -26,6 +26,7 @@ EPOCH_MAX = (1 << 24) - 1
 """A sequence number has 24 bits for its epoch: at ten elections a second, enough for nineteen days of nothing else."""
 VERSION_MAX = (1 << 53) - 1
 GENERATION_MAX = (1 << 32) - 1
+ATTACH_EPOCH_MAX = (1 << 32) - 1
 SEAL_MAX = (1 << 64) - 1
 _INCARNATION = re.compile(r"[0-9a-f]{1,16}", re.ASCII)
 _ROOT = re.compile(r"[0-9a-f]{16}", re.ASCII)
