@@ -84,6 +84,11 @@ class Brain:
         return self.local.epoch
 
     @property
+    def generation(self) -> int:
+        """Of the stored record; it rises only by an operator's override (I4)."""
+        return self.local.generation
+
+    @property
     def record(self) -> Record | None:
         return self.local.record
 

@@ -251,7 +251,7 @@ class Node:
             voter = brain.record.member_on(node)
             if voter is not None:
                 refused = ms.Refused(volume_id, brain.me, voter, brain.epoch)
-                self._orders.append(ToBrain(ms.said_in(refused, volume.generation)))
+                self._orders.append(ToBrain(ms.said_in(refused, brain.generation)))
             return
         if brain.failure:
             self._orders.append(Data(volume_id, epoch, fx.Answer(link, Failed(brain.failure))))

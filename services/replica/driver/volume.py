@@ -67,12 +67,6 @@ class Volume:
         oldest = next(iter(self.disk_waits.values()), None)
         return oldest is not None and now_ns - oldest > DISK_PATIENCE_NS
 
-    @property
-    def generation(self) -> int:
-        """Of the stored record; it rises only by an operator's override (I4)."""
-        slot = self.brain.state.slot
-        return slot.stamp.generation if slot else 0
-
     def shares_with(self, node: str) -> bool:
         return self.member_on(node) is not None
 
