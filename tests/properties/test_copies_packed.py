@@ -17,7 +17,6 @@ from services.replica.peers import (
     PACKED_BLOCKS_MAX,
     Frame,
     FrameError,
-    FrameReader,
     Type,
     pack,
     pack_data,
@@ -29,6 +28,7 @@ from services.replica.peers.frames import weight
 from services.replica.replication import messages as ms
 from services.replica.store import block_sums
 from stoscore.units import BLOCK_BYTES, MIB
+from tests.support.over_the_wire import over_the_wire
 
 ENVELOPE = Envelope(bytes(range(16)), sender=7, target=8, epoch=5)
 TEXT = (b"neighbouring blocks travel in one message, packed where that pays\n" * 64)[:BLOCK_BYTES]
@@ -39,15 +39,6 @@ SKIPPABLE = struct.pack("<II", 0x184D2A50, BLOCK_BYTES) + bytes(BLOCK_BYTES)
 def content(kind: str, rng: Random) -> bytes:
     made = {"zeros": bytes(BLOCK_BYTES), "text": TEXT, "ones": b"\1" * BLOCK_BYTES}
     return made.get(kind) or rng.randbytes(BLOCK_BYTES)
-
-
-def over_the_wire(parts: codec.Parts) -> Frame:
-    raw = b"".join(bytes(part) for part in parts)
-    reader = FrameReader()
-    room = reader.get_buffer()
-    room[: len(raw)] = raw
-    (frame,) = reader.received(len(raw))
-    return frame
 
 
 @settings(max_examples=100, deadline=None)

@@ -8,9 +8,7 @@ from services.replica import codec
 from services.replica.brain import Beat, BeatAnswer, Claims, Confirm, PairMessage
 from services.replica.codec import Envelope
 from services.replica.peers import (
-    Frame,
     FrameError,
-    FrameReader,
     Type,
     pack,
     pack_asks,
@@ -21,18 +19,10 @@ from services.replica.peers import (
     unpack_u64s,
 )
 from services.replica.replication import messages as ms
+from tests.support.over_the_wire import over_the_wire
 
 VOLUME = bytes(range(16))
 ENVELOPE = Envelope(VOLUME, sender=7, target=8, generation=0, attach_epoch=2, epoch=5)
-
-
-def over_the_wire(parts: codec.Parts) -> Frame:
-    raw = b"".join(bytes(part) for part in parts)
-    reader = FrameReader()
-    room = reader.get_buffer()
-    room[: len(raw)] = raw
-    (frame,) = reader.received(len(raw))
-    return frame
 
 
 @pytest.mark.parametrize(
