@@ -60,8 +60,16 @@ class Silent(Shape):
     error: Failure
 
 
+class ToldCopy(ReplicaStatus):
+    """A node's own word on its copy. `over`: an operator has ended its generation, and no client believes that it
+    serves."""
+
+    generation: int | None
+    over: bool
+
+
 class VolumeView(VolumeRow):
-    nodes: list[ReplicaStatus | Silent]
+    nodes: list[ToldCopy | Silent]
 
 
 class HeldCopy(ReplicaStatus):

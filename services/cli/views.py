@@ -72,6 +72,8 @@ def replicas(survey: Survey) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [
         {
             **status.model_dump(mode="json", exclude=_COPY_LEFT_OUT),
+            "generation": status.record.generation if status.record is not None else None,
+            "over": survey.is_over(status),
         }
         for status in survey.statuses.values()
     ]

@@ -531,6 +531,8 @@ def _node_row(node: dict[str, Any]) -> tuple[object, ...]:
         notes.insert(0, "stopped uncleanly")
     if node["failure"]:
         notes.insert(0, f"its disk failed: {node['failure']}")
-    serving = "yes" if node["serving"] else "no"
+    if node["over"]:
+        notes.insert(0, f"of generation {node['generation']}, which is over")
+    serving = "yes" if node["serving"] and not node["over"] else "no"
     allocated = format_size(node["allocated_bytes"])
     return (node["node"], node["role"], serving, node["epoch"], allocated, "; ".join(notes) or "-")

@@ -30,11 +30,20 @@ def model() -> ModelCluster:
 
 
 @pytest.fixture
+def catalogue(model: ModelCluster) -> ModelCatalogue:
+    return ModelCatalogue(*model.nodes)
+
+
+@pytest.fixture
 def stos(
-    model: ModelCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    model: ModelCluster,
+    catalogue: ModelCatalogue,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> Stos:
     """stos("volume", "ls") -> the JSON that it printed; with code=N -> what it wrote to stderr."""
-    bus, catalogue = Switchboard(model), ModelCatalogue(*model.nodes)
+    bus = Switchboard(model)
 
     @asynccontextmanager
     async def connect(access: cluster.Access) -> AsyncGenerator[cluster.Session, None]:
@@ -198,6 +207,24 @@ def test_ls_and_show_tell_of_a_dead_copy(stos: Stos, model: ModelCluster) -> Non
     heading, line = stos("volume", "ls", table=True).splitlines()
     assert heading.split()[:3] == ["NAME", "SIZE", "HEALTH"]
     assert line.split()[:4] == ["data", "1.0", "GiB", "healthy"]
+
+
+def test_show_tells_who_serves_in_a_generation_that_is_over(
+    stos: Stos, model: ModelCluster, catalogue: ModelCatalogue
+) -> None:
+    """An operator gave n1 and n2 up, and they came back while n3 was away."""
+    stos("volume", "create", "data", "--size", "1GiB")
+    catalogue.entries["data"] = catalogue.entries["data"].model_copy(update={"generation": 1})
+    model.nodes["n3"].up = False
+    shown = stos("volume", "show", "data")
+    assert (shown["health"], shown["primary"]) == ("unavailable", None)
+    n1, n2, n3 = shown["nodes"]
+    assert (n1["serving"], n1["generation"], n1["over"]) == (True, 0, True), "its own word, and what it is worth"
+    assert n2["over"] and "error" in n3
+    table = stos("volume", "show", "data", table=True).splitlines()
+    row = next(line for line in table if line.startswith("n1"))
+    assert row.split()[:3] == ["n1", "primary", "no"]
+    assert row.endswith("of generation 0, which is over")
 
 
 def test_nodes_that_do_not_answer_are_listed(stos: Stos, model: ModelCluster) -> None:

@@ -47,6 +47,10 @@ class Survey:
         """Of those with a record, the one with the newest."""
         return max((s for s in self.current.values() if s.record), key=_stamp, default=None)
 
+    def is_over(self, status: ReplicaStatus) -> bool:
+        """It is of a generation that an operator has ended, whatever it says of itself."""
+        return status.record is not None and generation_of(status) < self.generation
+
     @property
     def missing(self) -> set[str]:
         """Nodes that answered that they hold nothing of this volume."""
@@ -64,9 +68,8 @@ class Survey:
         return "; ".join(f"{node}: {parts[node]}" for node in sorted(parts))
 
     def _told(self, status: ReplicaStatus) -> str:
-        over = status.record is not None and generation_of(status) < self.generation
         told = f"{status.role} in epoch {status.epoch}"
-        return f"{told} of generation {generation_of(status)}, which is over" if over else told
+        return f"{told} of generation {generation_of(status)}, which is over" if self.is_over(status) else told
 
 
 def generation_of(status: ReplicaStatus) -> int:
