@@ -104,6 +104,26 @@ async def test_a_service_dies_under_load_and_no_write_notices(
     await running.in_sync(volume, 3)
 
 
+async def test_with_nats_away_a_volume_still_fails_over(running: RunningCluster, volume: str) -> None:
+    """Candidates ask for votes over the peer links as well: no way of an election needs NATS."""
+    victim = running.json("volume", "show", volume)["primary"]
+    async with running.writing(volume) as recorder:
+        await asyncio.to_thread(running.cluster.kill, "nats")
+        try:
+            await completed(recorder, 500)
+            recorder.gap.take()
+            await asyncio.to_thread(running.cluster.kill, victim)
+            await completed(recorder, 1000)
+        finally:
+            await asyncio.to_thread(running.cluster.start, "nats")
+            await asyncio.to_thread(running.cluster.start, victim)
+        await completed(recorder, 500)
+    assert recorder.history.errors == 0
+    assert recorder.gap.longest_ns < GAP_NS_MAX
+    await running.in_sync(volume, 3)
+    assert disagreements(running.copies(volume)) == []
+
+
 def test_new_volumes_can_be_made_after_all_that(running: RunningCluster) -> None:
     created = running.stos("volume", "create", "after", "--size", "8MiB", "--replicas", "1")
     assert created.code == 0, created.errors
