@@ -29,6 +29,7 @@ class PureCluster:
         """All voters hold all volumes; `others` are nodes without any."""
         self.voters = tuple(voters)
         self.now_ns = 0
+        self.lives = 0
         self.bus = True
         self.down: set[str] = set()
         self.cuts: set[frozenset[str]] = set()
@@ -79,6 +80,17 @@ class PureCluster:
         for other, node in self.nodes.items():
             if other not in self.down:
                 node.link_down(name, self.now_ns)
+
+    def come_back_empty(self, name: str) -> None:
+        """Its process was killed, its directories are gone, and it is there again with all its links."""
+        self.kill(name)
+        self.down.discard(name)
+        self.lives += 1
+        self.nodes[name] = Node(name, TIMING, 10_000 + self.lives, lambda volume: CLEAN, self.now_ns)
+        for other in self.nodes:
+            if other != name and self.linked(name, other):
+                self.nodes[name].link_up(other, self.now_ns)
+                self.nodes[other].link_up(name, self.now_ns)
 
     def ask(self, name: str, event: ev.Event, volume: str = "v") -> None:
         self.nodes[name].ask(volume, event, self.now_ns)

@@ -61,6 +61,8 @@ class Facts:
     """When this process last woke from a pause; 0: never."""
     attached_heard_ns: int = 0
     """When the node that the volume is attached to was last heard (P6); 0: never."""
+    unpromised: tuple[str, ...] = ()
+    """While we lead: nodes of other voters that promise us nothing in our epoch, whether they are there or not (A5)."""
     leader_heard_ns: int = 0
     """When the node of the leader that this voter follows, or followed last, was last heard; 0: never."""
     attached_linked_ns: int = 0

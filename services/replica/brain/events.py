@@ -60,6 +60,13 @@ class ClaimLost:
 
 
 @dataclass(frozen=True, slots=True)
+class PromiseEnded:
+    """The node is there and promises us nothing any more, or not in the epoch in which we lead."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class MemberFailed:
     """Replication: an in-sync member did not confirm."""
 
@@ -260,6 +267,7 @@ Event = (
     | HeardOnBus
     | SilentOnBus
     | ClaimLost
+    | PromiseEnded
     | MemberFailed
     | MemberCaughtUp
     | MemberFollows

@@ -128,6 +128,7 @@ class Leading:
             lease_ns=local.timing.lease_ns,
             lease_over_ns=max(0, now_ns - self._lease_end_ns(facts)),
             absent=tuple(voter.node for voter in self._absent()),
+            unpromised=facts.unpromised,
             disk_stalled=facts.disk_stalled,
         )
 
@@ -143,9 +144,13 @@ class Leading:
     def see_lease(self, facts: Facts) -> None:
         self._lease_seen_ns = max(self._lease_seen_ns, facts.lease_until_ns)
 
+    def promise_ended(self, now_ns: int) -> None:
+        """Until now it counted, though nobody looked while nothing happened."""
+        self._lease_seen_ns = max(self._lease_seen_ns, now_ns)
+
     def next_deadline_ns(self, facts: Facts) -> int | None:
         due: list[int] = []
-        if self._absent():
+        if self._absent() or facts.unpromised:
             due.append(self._lease_end_ns(facts) + self._local.timing.lease_ns)
         resend_ns = self._proposing.next_deadline_ns()
         if resend_ns is not None:

@@ -208,6 +208,8 @@ class Brain:
                 self._lost(node, now_ns, facts)
             case ev.ClaimLost(node):
                 self._lost(node, now_ns, facts)
+            case ev.PromiseEnded():
+                self.leading.promise_ended(now_ns)
             case ev.Founded(record, cause):
                 self.condition.founded(record, cause)
             case ev.StoreChanged(unclean, failure, votes):

@@ -162,19 +162,22 @@ class Promises:
             out.append((peer, self._confirm(self._promised[peer])))
         return out
 
-    def on_confirm(self, peer: str, confirm: Confirm) -> None:
+    def on_confirm(self, peer: str, confirm: Confirm) -> tuple[str, ...]:
+        """Volumes for which it promises nothing any more."""
         claimed = self._claimed.get(peer)
         if claimed is None or confirm.nonce != self.nonce or confirm.version != claimed.version:
-            return
+            return ()
         self.changes += 1
         if confirm.promiser != claimed.promiser:
             claimed.promiser, claimed.until_ns = confirm.promiser, 0  # a new process knows of no promise
         elif (confirm.version, confirm.revision) < claimed.confirmed:
-            return  # overtaken: it would cover again what has been withdrawn since
+            return ()  # overtaken: it would cover again what has been withdrawn since
         claimed.confirmed = (confirm.version, confirm.revision)
+        before = claimed.covered
         claimed.covered = {
             volume: entry for volume, entry in confirm.entries.items() if claimed.entries.get(volume) == entry
         }
+        return tuple(volume for volume in before if volume not in claimed.covered)
 
     def beat(self, peer: str, now_ns: int) -> Beat:
         claimed = self._claimed.setdefault(peer, _Claimed())
@@ -212,10 +215,16 @@ class Promises:
             if node == me:
                 ends.append(FOREVER_NS)
                 continue
-            claimed = self._claimed.get(node)
-            covered = claimed is not None and claimed.covered.get(volume, (0, -1))[1] == epoch
-            ends.append(claimed.until_ns if claimed is not None and covered else 0)
+            ends.append(self._claimed[node].until_ns if self._covers(node, volume, epoch) else 0)
         return majority_until(ends, len(voters))
+
+    def unpromised(self, volume: str, epoch: int, nodes: tuple[str, ...]) -> tuple[str, ...]:
+        """Which of these promise nothing for the volume in this epoch, however many beats they answer."""
+        return tuple(node for node in nodes if not self._covers(node, volume, epoch))
+
+    def _covers(self, node: str, volume: str, epoch: int) -> bool:
+        claimed = self._claimed.get(node)
+        return claimed is not None and claimed.covered.get(volume, (0, -1))[1] == epoch
 
     # ---- the promiser's side --------------------------------------------------------------------------
 

@@ -17,9 +17,12 @@ class Reign:
     epoch: int
     lease_ns: int
     lease_over_ns: int
-    """How long ago the last majority of promises ended; 0: it holds, or nobody is absent."""
+    """How long ago the last majority of promises ended; 0: it holds."""
     absent: tuple[str, ...]
     """Nodes of voters that are not there."""
+    unpromised: tuple[str, ...]
+    """Nodes of voters that promise nothing, though they may be there: *their directories were gone, they answered every
+    beat, and a leader that nobody followed any more led on for ever.*"""
     disk_stalled: bool
     heard_epoch: int = 0
     """A higher epoch that we heard of."""
@@ -49,6 +52,6 @@ class Reign:
             return f"{self.heard_from or 'a voter'} knows epoch {self.heard_epoch}, above {self.epoch}"
         if self.disk_stalled:
             return "its disk makes no progress"  # its beats would keep it alive for ever
-        if self.absent and self.lease_over_ns >= self.lease_ns:
+        if (self.absent or self.unpromised) and self.lease_over_ns >= self.lease_ns:
             return f"a majority of voters has made no promise for {in_seconds(self.lease_over_ns)}"
         return ""

@@ -179,6 +179,9 @@ class Node:
         for volume_id in heard.lost:
             if volume_id in self.volumes:
                 self._step(self.volumes[volume_id], ev.ClaimLost(node), now_ns)
+        for volume_id in heard.uncovered:
+            if volume_id in self.volumes:
+                self._step(self.volumes[volume_id], ev.PromiseEnded(node), now_ns)
         if heard.answered:
             self._unpark()
 
@@ -554,10 +557,18 @@ class Node:
             disk_stalled=volume.disk_stalled(now_ns),
             other_promise_until_ns=promises.promised_besides(volume.id, brain.epoch),
             awake_since_ns=self.pairs.awake_since_ns,
+            unpromised=self._unpromised(volume),
             leader_heard_ns=self._leader_heard_ns(brain),
             attached_heard_ns=self._attached_heard_ns(brain.record, self.pairs.heard_ns, now_ns),
             attached_linked_ns=self._attached_heard_ns(brain.record, self.pairs.linked_ns, now_ns),
         )
+
+    def _unpromised(self, volume: Volume) -> tuple[str, ...]:
+        brain = volume.brain
+        if brain.role != "leader":
+            return ()
+        others = tuple(voter.node for voter in brain.local.others())
+        return self.promises.unpromised(volume.id, brain.epoch, others)
 
     def _leader_heard_ns(self, brain: Brain) -> int:
         leader = brain.local.followed()

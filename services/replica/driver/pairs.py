@@ -29,6 +29,8 @@ class Heard:
     """It answers one of our beats: a lease may hold again."""
     lost: tuple[str, ...] = ()
     """Volumes that it does not lead any more."""
+    uncovered: tuple[str, ...] = ()
+    """Volumes for which it promises us nothing any more."""
 
 
 NOTHING = Heard()
@@ -89,7 +91,7 @@ class Pairs:
                 self.say(messages)
                 return Heard(lost=tuple(lost))
             case Confirm():
-                self.promises.on_confirm(node, message)
+                return Heard(uncovered=self.promises.on_confirm(node, message))
         return NOTHING
 
     def _answered(self, node: str, answer: BeatAnswer, now_ns: int, *, by_bus: bool) -> Heard:
