@@ -149,18 +149,23 @@ class Bus:
                 self._session = None
 
     async def _open(self) -> Session:
-        """A connected session with all subscriptions in place."""
+        """A connected session with all subscriptions in place, those included that are made while it begins: it has to
+        be used before anything else happens."""
         inbox = f"{self.identity.inbox_prefix}.{os.urandom(9).hex()}"
         session = await Session.open(self.identity, self._servers, self._name, inbox, self._publish_denied)
         session.subscribe(f"{inbox}.>", "", self._on_answer)
-        for item in self._subscriptions:
-            self._add(session, item)
+        placed = 0
         try:
-            await session.round_trip()
+            while True:
+                for item in self._subscriptions[placed:]:
+                    self._add(session, item)
+                placed = len(self._subscriptions)
+                await session.round_trip()
+                if placed == len(self._subscriptions):
+                    return session
         except (StosError, asyncio.CancelledError):
             await session.close()
             raise
-        return session
 
     @staticmethod
     def _add(session: Session, item: _Subscription) -> None:
@@ -418,7 +423,11 @@ class Bus:
         if session is None or not session.alive:
             return
         self._add(session, item)
-        await session.round_trip()
+        try:
+            await session.round_trip()
+        except StosError as error:
+            log.info("not confirmed yet that %s is listened to: %s", item.subject, error)
+            return
         if session.is_denied(item.subject):
             raise StosError(Code.PERMISSION_DENIED, f"{self.me} may not listen to {item.subject}")
 

@@ -16,6 +16,7 @@ from stoscore.bus import Bus, RequestContext
 from stoscore.envelope import encode_request
 from stoscore.errors import Code, StosError, precondition
 from stoscore.messages import Bid, BidRequest, DescribeReplica, Empty, Message, ReplicaCreated
+from stoscore.nats_session import Session
 from stoscore.telemetry import current_traceparent, span
 from tests.integration.conftest import BusOf
 from tests.support.control_plane import ControlPlane
@@ -74,6 +75,38 @@ async def test_an_error_arrives_as_it_was_raised(bus_of: BusOf) -> None:
     assert caught.value.code is Code.NOT_PRIMARY
     assert caught.value.next_step == "ask n2"
     assert caught.value.details == {"hint": "n2"}
+
+
+@pytest.mark.parametrize("renewing", [False, True])
+async def test_what_is_served_while_a_connection_is_made_is_heard_there(
+    bus_of: BusOf, control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, renewing: bool
+) -> None:
+    """The connection knew the subscriptions of the moment before, and nobody told it of this one: a node that was
+    started beside its NATS server was up, and answered nothing until its next connection."""
+    user = await bus_of("user", "admin")
+    node = await Bus.connect(control_plane.identity("node", "n1"), control_plane.nats_urls, name="test", wait=renewing)
+    nearly, go_on = asyncio.Event(), asyncio.Event()
+    real = Session.round_trip
+
+    async def round_trip(self: Session) -> None:
+        if not nearly.is_set() and self.inbox.startswith(node.identity.inbox_prefix):
+            nearly.set()
+            await go_on.wait()
+        await real(self)
+
+    monkeypatch.setattr(Session, "round_trip", round_trip)
+    try:
+        renewal = asyncio.create_task(node.renew()) if renewing else None
+        await asyncio.wait_for(nearly.wait(), 30)
+        await node.serve(DESCRIBE, DescribeReplica, created)
+        go_on.set()
+        if renewal is not None:
+            await renewal
+        assert await node.wait_connected(30)
+        answer = await user.request(DESCRIBE, DescribeReplica(volume=VOLUME), ReplicaCreated)
+        assert answer.node == "n1"
+    finally:
+        await node.close()
 
 
 async def test_a_bug_in_a_handler_does_not_end_the_service(bus_of: BusOf) -> None:
