@@ -16,11 +16,13 @@ import binascii
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from stoscore.errors import StosError, invalid, unavailable
-from stoscore.settings import CommonSettings
 from stoscore.spiffe import make_uri
+
+if TYPE_CHECKING:
+    from stoscore.settings import CommonSettings
 
 TOKEN_PREFIX = "stos-join-1."  # noqa: S105  (what all tokens begin with)
 TOKEN_BYTES_MAX = 32_768

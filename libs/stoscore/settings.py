@@ -15,10 +15,9 @@ import os
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stoscore.errors import StosError, invalid
 from stoscore.units import GIB, MIB
@@ -31,14 +30,14 @@ _NOT_SETTINGS = (CONFIG_VARIABLE, "STOS_DIR")
 _NOT_SERVICES = ("STOS_DEMO_", "STOS_DEV_", "STOS_TEST_", "STOS_BENCH_")
 """Variables of commands and tools, which no service reads."""
 
-Words = Annotated[list[str], NoDecode]
+Words = list[str]
 """A list that the environment writes as comma-separated words."""
 
 
-class ServiceSettings(BaseSettings):
+class ServiceSettings(BaseModel):
     """The base of every service's settings."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_ignore_empty=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
     service: ClassVar[str] = ""
 
 
@@ -147,14 +146,10 @@ def load(cls: type[S], service: str) -> S:
     prefix = _prefix(service)
     variables = _variables(cls, service, prefix)
     values = _from_file(cls, service)
-    for field in variables:
-        values.pop(field, None)
     try:
-        settings = cls(_env_prefix=prefix, **values)  # type: ignore[call-arg, unused-ignore]
+        settings = cls(**values | {field: os.environ[variable] for field, variable in variables.items()})
     except ValidationError as error:
         raise _explain(error, prefix, variables, values) from None
-    except SettingsError as error:
-        raise invalid(f"settings of {service}: {error}") from None
     _loaded[service] = settings
     return settings
 

@@ -50,7 +50,7 @@ async def _resyncs(session: Session) -> list[dict[str, Any]]:
     from services.cli.views import RESYNC_LEFT_OUT
     from stoscore.messages import NodeStatus
 
-    roll = await call_roll(session.bus, await session.catalogue.nodes())
+    roll = await call_roll(session.bus, await session.catalogue.nodes(), resyncing=True)
     told = [status for status in roll.values() if isinstance(status, NodeStatus)]
     return [
         {

@@ -16,12 +16,15 @@ STATUS_S = 1.5
 """A node tells its status from memory."""
 
 
-async def call_roll(bus: Bus, entries: Iterable[NodeEntry]) -> dict[str, NodeStatus | StosError]:
-    """Each node's status, or why there is none; by name."""
+async def call_roll(
+    bus: Bus, entries: Iterable[NodeEntry], *, resyncing: bool = False
+) -> dict[str, NodeStatus | StosError]:
+    """Each node's status, or why there is none; by name. `resyncing`: of its copies only those that bring another one
+    up to date."""
 
     async def ask(node: str) -> NodeStatus | StosError:
         try:
-            return await node_status(bus, node)
+            return await node_status(bus, node, resyncing=resyncing)
         except StosError as error:
             return error
 
@@ -29,11 +32,12 @@ async def call_roll(bus: Bus, entries: Iterable[NodeEntry]) -> dict[str, NodeSta
     return dict(zip(nodes, await asyncio.gather(*(ask(node) for node in nodes)), strict=True))
 
 
-async def node_status(bus: Bus, node: str) -> NodeStatus:
+async def node_status(bus: Bus, node: str, *, resyncing: bool = False) -> NodeStatus:
     """All pages of it. Raises StosError."""
     subject, replicas, after = subjects.node(node, "status"), list[ReplicaStatus](), None
     while True:
-        page = await bus.request(subject, NodeStatusRequest(after=after), NodeStatus, timeout_s=STATUS_S)
+        request = NodeStatusRequest(after=after, resyncing=resyncing)
+        page = await bus.request(subject, request, NodeStatus, timeout_s=STATUS_S)
         replicas += page.replicas
         if after is None:
             first = page

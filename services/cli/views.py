@@ -40,7 +40,7 @@ def volume(entry: CatalogueEntry, status: ReplicaStatus | None) -> dict[str, Any
         "joining": [member.node for member in record.joining] if record else [],
         "attached": record.attachment.node if record and record.attachment else None,
         "attach_epoch": record.attachment.attach_epoch if record and record.attachment else None,
-        "labels": dict(record.labels if record else entry.labels),
+        "labels": dict(entry.labels),
     }
 
 

@@ -19,7 +19,7 @@ from services.replica.replicas import Replicas
 from services.replica.scrubber import Scrubber
 from services.replica.settings import ReplicaSettings
 from services.replica.shell import Shell, boot_time_ns
-from services.replica.status import in_short, page, replica_status, snapshot_views
+from services.replica.status import in_short, page, replica_status, resyncing, serves, snapshot_views
 from services.replica.store import StoreError
 from stoscore import subjects
 from stoscore.bus import Bus, RequestContext
@@ -161,6 +161,8 @@ class Api:
     async def _describe_all(self, request: DescribeReplicas, context: RequestContext) -> ReplicaStatuses:
         now_ns = boot_time_ns()
         here = [self._node.volumes[volume] for volume in request.volumes if volume in self._node.volumes]
+        if request.serving:
+            here = [volume for volume in here if serves(self._node, volume, now_ns)]
         return ReplicaStatuses(
             statuses=[
                 in_short(replica_status(self._node, volume, self._shell.hosted[volume.id], now_ns)) for volume in here
@@ -178,6 +180,7 @@ class Api:
             (
                 (volume.id, replica_status(self._node, volume, self._shell.hosted[volume.id], now_ns))
                 for volume in sorted(self._node.volumes.values(), key=lambda volume: volume.id)
+                if resyncing(volume) or not request.resyncing
             ),
             request.after,
         )

@@ -21,7 +21,6 @@ PAGE_BYTES = 384 * KIB
 
 def replica_status(node: Node, volume: Volume, hosted: Hosted, now_ns: int) -> ReplicaStatus:
     brain, primary = volume.brain, volume.primary
-    serving = primary is not None and primary.serving and node.lease_until(volume) > now_ns
     hint = brain.leader.node if brain.leader is not None else None
     slot = brain.state.slot
     return ReplicaStatus(
@@ -29,7 +28,7 @@ def replica_status(node: Node, volume: Volume, hosted: Hosted, now_ns: int) -> R
         incarnation=hosted.incarnation,
         role=node.role(volume),
         epoch=brain.epoch,
-        serving=serving,
+        serving=serves(node, volume, now_ns),
         primary_hint=hint,
         record=to_model(slot) if slot is not None else None,
         allocated_bytes=hosted.store.allocated_bytes() if hosted.store is not None and not hosted.erased else 0,
@@ -45,6 +44,11 @@ def replica_status(node: Node, volume: Volume, hosted: Hosted, now_ns: int) -> R
         write_state=write_state(slot.record) if slot is not None else "open",
         snapshots=snapshot_views(slot.record) if slot is not None else (),
     )
+
+
+def serves(node: Node, volume: Volume, now_ns: int) -> bool:
+    primary = volume.primary
+    return primary is not None and primary.serving and node.lease_until(volume) > now_ns
 
 
 def snapshot_views(record: Record) -> tuple[SnapshotView, ...]:
@@ -88,6 +92,10 @@ def in_short(status: ReplicaStatus) -> ReplicaStatus:
 
 def unfinished(peer: Peer) -> bool:
     return peer.phase not in ("live", "synced")
+
+
+def resyncing(volume: Volume) -> bool:
+    return volume.primary is not None and any(map(unfinished, volume.primary.peers.values()))
 
 
 def _resyncs(primary: Primary, now_ns: int) -> list[ResyncStatus]:

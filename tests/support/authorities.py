@@ -82,8 +82,7 @@ class DyingVault:
 
 
 def settings_in(directory: Path, **settings: object) -> CertsSettings:
-    # Without a prefix of its own it would take $NAME and $HOST of whoever runs the tests.
-    return CertsSettings(_env_prefix="STOS_CERTS_", data_dir=directory, **settings)  # type: ignore[arg-type, call-arg]
+    return CertsSettings(data_dir=directory, **settings)  # type: ignore[arg-type]
 
 
 def open_instance(

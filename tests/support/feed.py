@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TypeVar
 
-from services.replica.status import page
+from services.replica.status import in_short, page
 from stoscore import subjects
 from stoscore.bus import Bus, RequestContext
 from stoscore.catalogue import Catalogue
@@ -146,7 +146,8 @@ class Feed:
         statuses = sorted(held.items())
 
         async def status(request: NodeStatusRequest, context: RequestContext) -> NodeStatus:
-            copies, following = page(statuses, request.after)
+            wanted = [one for one in statuses if one[1].resyncs or not request.resyncing]
+            copies, following = page(wanted, request.after)
             return told.status.model_copy(update={"replicas": copies, "next": following})
 
         def copy(volume: str) -> ReplicaStatus | None:
@@ -159,7 +160,10 @@ class Feed:
             return found
 
         async def describe_all(request: DescribeReplicas, context: RequestContext) -> ReplicaStatuses:
-            return ReplicaStatuses(statuses=[found for volume in request.volumes if (found := copy(volume))])
+            found = [status for volume in request.volumes if (status := copy(volume))]
+            return ReplicaStatuses(
+                statuses=[in_short(status) for status in found if status.serving or not request.serving]
+            )
 
         async def metrics(request: MetricsRequest, context: RequestContext) -> MetricsPage:
             if not request.after:

@@ -76,6 +76,8 @@ class ModelCluster:
         self.nodes = {name: Node(name) for name in names}
         self.refuse: dict[tuple[str, str], list[StosError]] = {}
         self.asked: list[tuple[str, str]] = []
+        self.described: list[ReplicaStatus] = []
+        """What `describe-all` was answered with."""
         self.snapshots: dict[str, dict[str, Taken]] = {}
         self._moments = int(time.time() * 1000)
 
@@ -130,8 +132,10 @@ class ModelCluster:
         return self._status_of(node, message.volume)
 
     def _describe_all(self, node: Node, message: Any) -> Message:
-        here = [volume for volume in message.volumes if volume in node.replicas]
-        return ReplicaStatuses(statuses=[self._status_of(node, volume) for volume in here])
+        here = [self._status_of(node, volume) for volume in message.volumes if volume in node.replicas]
+        told = [status for status in here if status.serving or not message.serving]
+        self.described += told
+        return ReplicaStatuses(statuses=told)
 
     def _attached(self, node: Node, message: Any) -> Message:
         led = [

@@ -405,6 +405,41 @@ async def test_a_page_costs_one_question_to_each_node(world: World) -> None:
     assert ([entry.name for entry, _ in rows], following) == (["d"], "")
 
 
+async def test_a_list_hears_of_each_volume_from_its_primary_alone(world: World) -> None:
+    for name in ("a", "b", "c"):
+        await world.volumes.create(name, MIB)
+    world.cluster.asked.clear()
+    found = await world.volumes.list()
+    assert [(entry.name, status and status.serving) for entry, status in found] == [
+        ("a", True),
+        ("b", True),
+        ("c", True),
+    ]
+    assert sorted(world.cluster.asked) == [(node, "describe-all") for node in ("n1", "n2", "n3")]
+    assert len(world.cluster.described) == 3
+
+
+async def test_a_list_waits_once_for_a_node_that_is_silent(world: World) -> None:
+    await world.volumes.create("a", MIB, replicas=0)
+    await world.volumes.create("b", MIB)
+    world.cluster.nodes["n1"].up = False
+    world.cluster.asked.clear()
+    await world.volumes.list()
+    assert world.cluster.asked.count(("n1", "describe-all")) == 1
+
+
+async def test_a_volume_whose_first_voters_were_all_replaced_is_listed(world: World) -> None:
+    """Its first nodes hold nothing of it: who does is asked of everybody."""
+    status = await world.volumes.create("data", MIB, replicas=0)
+    assert status.record is not None
+    nodes, volume = world.cluster.nodes, status.record.volume
+    held = nodes["n1"].replicas.pop(volume)
+    voter = status.record.voters[0].model_copy(update={"node": "n5"})
+    held.record = status.record.model_copy(update={"voters": [voter], "in_sync": [voter], "primary": voter})
+    nodes["n5"].replicas[volume] = held
+    assert [(entry.name, status and status.node) for entry, status in await world.volumes.list()] == [("data", "n5")]
+
+
 async def test_attachments_of_a_node_are_counted(world: World) -> None:
     for name in ("a", "b", "c"):
         status = await world.volumes.create(name, MIB)

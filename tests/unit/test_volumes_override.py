@@ -16,6 +16,7 @@ from stoscore.messages import (
     Attached,
     AttachmentModel,
     CatalogueEntry,
+    DescribeReplicas,
     Message,
     NodeEntry,
     Overridden,
@@ -89,7 +90,8 @@ class Wire:
         if verb == "describe":
             return status
         if verb == "describe-all":
-            return ReplicaStatuses(statuses=[status])
+            assert isinstance(message, DescribeReplicas)
+            return ReplicaStatuses(statuses=[status] if status.serving or not message.serving else [])
         if verb == "attach":
             if self.late:
                 self.late -= 1

@@ -108,17 +108,14 @@ class Volumes:
         """Up to `limit` volumes whose names come after that one, each with what its nodes say of it, and the name to
         go on after; "" at the end. Its cost does not grow with the number of volumes that there are."""
         entries, following = await retry(Deadline.after(timeout_s), lambda _: self._catalogue.page(after, limit))
-        surveys = await self._surveys(entries, timeout_s)
+        surveys = await self._replicas.survey_many(entries, timeout_s=min(timeout_s, DESCRIBE_S))
         return [(entry, surveys[entry.volume]) for entry in entries], following
 
     async def list(self, *, timeout_s: float = GET_S) -> list[tuple[CatalogueEntry, ReplicaStatus | None]]:
         """All volumes by name, each as `get` gives it; those that nobody serves are listed too."""
         entries = await retry(Deadline.after(timeout_s), lambda _: self._catalogue.list())
-        surveys = await self._surveys(entries, timeout_s)
-        return [(entry, surveys[entry.volume].serving) for entry in sorted(entries, key=lambda entry: entry.name)]
-
-    async def _surveys(self, entries: Sequence[CatalogueEntry], timeout_s: float) -> dict[str, Survey]:
-        return await self._replicas.survey_many(entries, timeout_s=min(timeout_s, DESCRIBE_S))
+        served = await self._replicas.served(entries, timeout_s=min(timeout_s, DESCRIBE_S))
+        return [(entry, served.get(entry.volume)) for entry in sorted(entries, key=lambda entry: entry.name)]
 
     async def attached_to(self, node: str, *, timeout_s: float = GET_S) -> int:
         """How many volumes that node uses, as far as their leaders can be asked."""

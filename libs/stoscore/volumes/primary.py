@@ -63,9 +63,26 @@ class Replicas:
     async def survey_many(self, entries: Sequence[CatalogueEntry], *, timeout_s: float) -> dict[str, Survey]:
         """As `survey` for many volumes, by one question to each node however many volumes it has, and a second one to
         the nodes that the first answers name. By volume id."""
-        surveys = {entry.volume: Survey(generation=entry.generation) for entry in entries}
-        asked = {entry.volume: set(voter_nodes(entry)) for entry in entries}
+        asked, surveys = _voters(entries), _nothing_said(entries)
         await self._describe_all(asked, surveys, timeout_s)
+        await self._describe_elsewhere(asked, surveys, timeout_s)
+        return surveys
+
+    async def served(self, entries: Sequence[CatalogueEntry], *, timeout_s: float) -> dict[str, ReplicaStatus]:
+        """The primaries, by volume id; none of those that nobody serves. Of a volume that is served nobody but its
+        primary says anything: of a thousand volumes that is a third of what there is to tell, to carry and to read."""
+        asked, surveys = _voters(entries), _nothing_said(entries)
+        await self._describe_all(asked, surveys, timeout_s, serving=True)
+        unserved = {volume: survey for volume, survey in surveys.items() if survey.serving is None}
+        answered = {volume: asked[volume] - survey.failures.keys() for volume, survey in unserved.items()}
+        await self._describe_all(answered, surveys, timeout_s)
+        await self._describe_elsewhere(asked, surveys, timeout_s)
+        return {volume: survey.serving for volume, survey in surveys.items() if survey.serving is not None}
+
+    async def _describe_elsewhere(
+        self, asked: Mapping[str, set[str]], surveys: dict[str, Survey], timeout_s: float
+    ) -> None:
+        """Of what nobody serves so far: at the nodes that the answers name, or, without any answer, at all others."""
         unserved = {volume: survey for volume, survey in surveys.items() if survey.serving is None}
         lost = any(not survey.current for survey in unserved.values())
         everybody = await self._every_node() if lost else []
@@ -74,10 +91,14 @@ class Replicas:
             named = {node for status in survey.current.values() for node in _named(status)}
             more[volume] = (named or set(everybody)) - asked[volume]
         await self._describe_all(more, surveys, timeout_s)
-        return surveys
 
     async def _describe_all(
-        self, volumes: Mapping[str, Iterable[str]], surveys: dict[str, Survey], timeout_s: float
+        self,
+        volumes: Mapping[str, Iterable[str]],
+        surveys: dict[str, Survey],
+        timeout_s: float,
+        *,
+        serving: bool = False,
     ) -> None:
         by_node: dict[str, list[str]] = {}
         for volume, nodes in volumes.items():
@@ -85,7 +106,7 @@ class Replicas:
                 by_node.setdefault(node, []).append(volume)
 
         async def describe(node: str, names: list[str]) -> None:
-            request, subject = DescribeReplicas(volumes=names), subjects.node(node, "describe-all")
+            request, subject = DescribeReplicas(volumes=names, serving=serving), subjects.node(node, "describe-all")
             try:
                 found = await self._bus.request(subject, request, ReplicaStatuses, timeout_s=timeout_s)
             except StosError as error:
@@ -203,6 +224,14 @@ class Replicas:
         except StosError as error:
             return node, error
         return node, status
+
+
+def _voters(entries: Iterable[CatalogueEntry]) -> dict[str, set[str]]:
+    return {entry.volume: set(voter_nodes(entry)) for entry in entries}
+
+
+def _nothing_said(entries: Iterable[CatalogueEntry]) -> dict[str, Survey]:
+    return {entry.volume: Survey(generation=entry.generation) for entry in entries}
 
 
 def _named(status: ReplicaStatus) -> list[str]:
