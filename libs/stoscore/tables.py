@@ -3,8 +3,62 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
+
+_PAINT = re.compile("\x1b\\[[0-9;]*m")
+
+
+class Tone(StrEnum):
+    """What a word means for who reads it, and how a terminal says that (ECMA-48, SGR)."""
+
+    GOOD = "32"
+    WARNING = "33"
+    BAD = "31"
+    HEADING = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Toned:
+    """A word with a tone. Where there are no colours it is the word."""
+
+    word: str
+    tone: Tone
+
+    def __str__(self) -> str:
+        return self.word
+
+
+_TONES = {
+    Tone.GOOD: ("healthy", "up", "ready", "ok", "valid"),
+    Tone.WARNING: ("degraded", "creating", "deleting", "pending", "warn", "catching-up", "joining", "overdue"),
+    Tone.BAD: ("unavailable", "damaged", "no answer", "lost", "fail", "failed", "down", "revoked", "denied"),
+}
+_TONE_OF = {word: tone for tone, words in _TONES.items() for word in words}
+
+
+def toned(state: str) -> object:
+    """A state in the colour that it has everywhere; one that is neither good nor bad has none."""
+    return Toned(state, _TONE_OF[state]) if state in _TONE_OF else state
+
+
+def painted(text: str, tone: Tone) -> str:
+    return f"\x1b[{tone.value}m{text}\x1b[0m" if text else text
+
+
+def cut(line: str, width: int) -> str:
+    """The beginning of a line that may be painted, as wide as that."""
+    if "\x1b" not in line:
+        return line[:width]
+    kept, left = "", width
+    for part in re.split(f"({_PAINT.pattern})", line):
+        told = part if _PAINT.fullmatch(part) else part[:left]
+        left -= 0 if told.startswith("\x1b") else len(told)
+        kept += told
+    return kept
 
 
 def plain(text: object) -> str:
@@ -17,19 +71,38 @@ def _escape(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, colours: bool = False) -> str:
     """Aligned columns, as wide as they need: nothing is cut off, so that a line can be searched for."""
     cells = [list(headings), *([plain(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
-    )
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    if colours:
+        lines[0] = painted(lines[0], Tone.HEADING)
+        lines[1:] = [_line(row, widths) for row in rows]
+    return "\n".join(lines)
 
 
-def fields(pairs: Sequence[tuple[str, object]]) -> str:
+def _line(row: Sequence[object], widths: Sequence[int]) -> str:
+    """One row in colours. They surround the word and not the blanks behind it."""
+    cells = [_cell(cell, width) for cell, width in zip(row, widths, strict=True)]
+    return "  ".join(cells).rstrip()
+
+
+def _cell(cell: object, width: int) -> str:
+    told = plain(cell)
+    return _shown(cell, told, colours=True) + " " * (width - len(told))
+
+
+def _shown(value: object, told: str, *, colours: bool) -> str:
+    return painted(told, value.tone) if colours and isinstance(value, Toned) else told
+
+
+def fields(pairs: Sequence[tuple[str, object]], *, colours: bool = False) -> str:
     """One thing, one line per property."""
     width = max(len(name) for name, _ in pairs)
-    return "\n".join(f"{name.ljust(width)}  {plain(value)}".rstrip() for name, value in pairs)
+    return "\n".join(
+        f"{name.ljust(width)}  {_shown(value, plain(value), colours=colours)}".rstrip() for name, value in pairs
+    )
 
 
 def yaml(document: Any) -> str:

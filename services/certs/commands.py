@@ -21,12 +21,12 @@ import typer
 from services.certs import tables, vault_commands
 from stoscore.envelope import make_request
 from stoscore.errors import invalid
-from stoscore.printing import Format, Output, write_as
+from stoscore.printing import Format, Output, command_group, write_as
 
 if TYPE_CHECKING:
     from stoscore.messages import IdentityPage, Message
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
+app = command_group()
 A = TypeVar("A", bound="Message")
 TIMEOUT_S = 15.0
 _IDENTITY = re.compile(r"(node|svc|user)/([a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?)", re.ASCII)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from stoscore.messages import AuthorityView, IdentityDetail, IdentityView
-from stoscore.printing import Format, write, write_as
-from stoscore.tables import fields, table
+from stoscore.printing import Format, fields, table, write, write_as
+from stoscore.tables import toned
 
 __all__ = ["authority", "detail", "fields", "identities", "write_result"]
 
@@ -62,13 +62,13 @@ def _row(view: IdentityView) -> tuple[object, ...]:
     newest = view.certificate
     name = f"{view.kind}/{view.name}"
     if newest is None:
-        return (name, view.role, view.state, "-", "-", "-")
-    return (name, view.role, view.state, newest.attestor, _time(newest.ends_unix_s), newest.serial)
+        return (name, view.role, toned(view.state), "-", "-", "-")
+    return (name, view.role, toned(view.state), newest.attestor, _time(newest.ends_unix_s), newest.serial)
 
 
 def detail(view: IdentityDetail) -> str:
     one = view.identity
-    parts = [fields([("identity", f"{one.kind}/{one.name}"), ("role", one.role), ("state", one.state)])]
+    parts = [fields([("identity", f"{one.kind}/{one.name}"), ("role", one.role), ("state", toned(one.state))])]
     if view.certificates:
         rows = [
             (
@@ -77,7 +77,7 @@ def detail(view: IdentityDetail) -> str:
                 _time(certificate.ends_unix_s),
                 certificate.attestor,
                 certificate.issuer or "-",
-                "denied" if certificate.denied else "",
+                toned("denied") if certificate.denied else "",
             )
             for certificate in view.certificates
         ]

@@ -10,12 +10,12 @@ import typer
 
 from services.certs import tables
 from stoscore.errors import invalid
-from stoscore.printing import Format, Output
+from stoscore.printing import Format, Output, command_group
 
 if TYPE_CHECKING:
     from services.certs.settings import CertsSettings
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False)
+app = command_group()
 
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="directory of the certs service [default: as STOS_CERTS_* says]")

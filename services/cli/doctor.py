@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from services.cli.cluster import Directory, Session, run
-from services.cli.output import Format, Output, plain, write, write_as
+from services.cli.output import Format, Output, command_group, plain, word, write, write_as
 from stoscore.errors import StosError
 
 if TYPE_CHECKING:
     from services.cli.checks import Facts, Finding, Machine, Mount, Process
     from stoscore.messages import IdentityPage, MetricsPage
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False)
+app = command_group()
 T = TypeVar("T")
 
 EXIT_FAILED = 1
@@ -65,7 +65,8 @@ def doctor(
 
 def _line(finding: Finding) -> str:
     about = f" {plain(finding.about)}" if finding.about else ""
-    line = f"{finding.level.value.ljust(4)}  {finding.check}{about}: {plain(finding.told)}"
+    level = word(finding.level.value) + " " * (4 - len(finding.level.value))
+    line = f"{level}  {finding.check}{about}: {plain(finding.told)}"
     return f"{line}\n      next: {plain(finding.next_step)}" if finding.next_step else line
 
 

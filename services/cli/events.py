@@ -14,11 +14,11 @@ from typing import Annotated, Any
 import typer
 
 from services.cli.cluster import Directory, Session, run
-from services.cli.output import Format, Output, plain, write, write_as
+from services.cli.output import Format, Output, command_group, plain, write, write_as
 from stoscore.errors import invalid
 from stoscore.units import MS
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False)
+app = command_group()
 
 SEEN_MAX = 4096
 """Events of the past that are remembered, so that one that is told live at the same time is shown once."""

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
 from stoscore.errors import Code, StosError
+from stoscore.printing import CommandGroup
 
 GROUP = "stos.commands"
 COMPLETION_PARAMETERS = ("install_completion", "show_completion")
@@ -45,7 +46,7 @@ class Unloaded(TyperCommand):
         return super().get_short_help_str(limit)
 
 
-class LazyGroup(TyperGroup):
+class LazyGroup(CommandGroup):
     """A command group whose entry point commands are placeholders until one is called."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

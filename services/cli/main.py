@@ -67,6 +67,19 @@ def root(
       stos volume connect data             prints an NBD URI for any NBD client
       stos volume ls
       stos dev stop
+
+    \b
+    Which cluster: the one in --dir or STOS_DIR; else that of STOS_NATS_URLS and
+    STOS_IDENTITY_DIR; else the one in ./.stos/dev.
+
+    \b
+    Exit codes:
+      0  done                      6  no space left for it
+      1  unexpected, or a finding  7  not allowed
+      2  not understood            8  not now: repeat it
+      3  not there                 9  data is damaged or lost
+      4  there already            10  a fault of stos
+      5  not in this state       130  interrupted
     """
     if context.invoked_subcommand is None:
         write(context.get_help())

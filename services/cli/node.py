@@ -8,11 +8,11 @@ import typer
 
 from services.cli import completing
 from services.cli.cluster import Directory, Session, run
-from services.cli.output import Format, Output, fields, table, write, write_as
+from services.cli.output import Format, Output, command_group, fields, table, toned, write, write_as
 from services.cli.screen import EVERY_S, Every, Watch, tell
 from stoscore.units import format_size
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
+app = command_group()
 
 
 @app.callback()
@@ -111,11 +111,11 @@ def join_token(
 
 def _row(view: dict[str, Any]) -> tuple[object, ...]:
     if not view["up"]:
-        return (view["node"], view["zone"] or "-", "no answer", "-", "-", "-", "-", "-", "-")
+        return (view["node"], view["zone"] or "-", toned("no answer"), "-", "-", "-", "-", "-", "-")
     return (
         view["node"],
         view["zone"] or "-",
-        "up",
+        toned("up"),
         format_size(view["capacity_bytes"]),
         format_size(view["provisioned_bytes"]),
         format_size(view["used_bytes"]),
@@ -135,7 +135,7 @@ def _shown(view: dict[str, Any]) -> str:
         return fields([*pairs, ("state", f"no answer: {view['error']['message']}")])
     peers = [f"{peer} ({'up' if up else 'down'})" for peer, up in sorted(view["peers"].items())]
     pairs += [
-        ("state", "up"),
+        ("state", toned("up")),
         ("version", view["version"]),
         ("capacity", format_size(view["capacity_bytes"])),
         ("promised", format_size(view["provisioned_bytes"])),
@@ -146,7 +146,7 @@ def _shown(view: dict[str, Any]) -> str:
     if turned_away:
         pairs.append(("refused", ", ".join(f"{count} {why}" for why, count in sorted(turned_away.items()))))
     copies = [
-        (replica["name"] or "-", replica["role"], replica["epoch"], format_size(replica["allocated_bytes"]))
+        (replica["name"] or "-", toned(replica["role"]), replica["epoch"], format_size(replica["allocated_bytes"]))
         for replica in view["replicas"]
     ]
     frontends = [(one["name"], one["clients"], one["socket"], _exported(one)) for one in view["frontends"]]

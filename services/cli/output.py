@@ -8,10 +8,36 @@ import sys
 from collections.abc import Sequence
 
 from stoscore.errors import StosError
-from stoscore.printing import Format, Output, write, write_as, write_json
-from stoscore.tables import fields, plain, table
+from stoscore.printing import (
+    Format,
+    Output,
+    command_group,
+    fields,
+    has_colours,
+    table,
+    word,
+    write,
+    write_as,
+)
+from stoscore.tables import Tone, Toned, painted, plain, toned
 
-__all__ = ["Format", "Output", "fields", "plain", "report", "table", "wants_json", "write", "write_as", "write_json"]
+__all__ = [
+    "Format",
+    "Output",
+    "Tone",
+    "Toned",
+    "command_group",
+    "fields",
+    "has_colours",
+    "plain",
+    "report",
+    "table",
+    "toned",
+    "wants_json",
+    "word",
+    "write",
+    "write_as",
+]
 
 
 def report(error: StosError, *, as_json: bool) -> None:
@@ -19,7 +45,8 @@ def report(error: StosError, *, as_json: bool) -> None:
     if as_json:
         sys.stderr.write(json.dumps({"error": error.to_wire()}) + "\n")
         return
-    sys.stderr.write(f"error: {plain(error.message)}\n")
+    begins = painted("error:", Tone.BAD) if has_colours(sys.stderr) else "error:"
+    sys.stderr.write(f"{begins} {plain(error.message)}\n")
     if error.next_step:
         sys.stderr.write(f"next: {plain(error.next_step)}\n")
 

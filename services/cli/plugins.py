@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from services.cli.output import Format, Output, table, write, write_as
+from services.cli.output import Format, Output, command_group, table, write, write_as
 from stoscore import plugins
 from stoscore.errors import invalid
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False)
+app = command_group()
 
 
 @app.command("plugins")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import typer
-
 from services.cli.cluster import Directory, Session
-from services.cli.output import Format, Output, table
+from services.cli.output import Format, Output, command_group, table
 from services.cli.screen import EVERY_S, Every, Watch, tell
 from stoscore.units import format_size
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
+app = command_group()
 
 
 @app.callback()

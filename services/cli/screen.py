@@ -16,7 +16,7 @@ import typer
 from services.cli.cluster import Session, run
 from services.cli.output import Format, write, write_as
 from stoscore.errors import Code, StosError
-from stoscore.tables import plain
+from stoscore.tables import cut, plain
 
 _CLEAR, _HOME, _END_LINE, _END_SCREEN = "\x1b[2J", "\x1b[H", "\x1b[K", "\x1b[J"
 _HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"
@@ -99,6 +99,6 @@ def screen(live: bool) -> Iterator[None]:
 def draw(text: str) -> None:
     """As much as the terminal shows, over what was there."""
     size = shutil.get_terminal_size()
-    lines = [line[: size.columns] for line in text.splitlines()][: size.lines - 1]
+    lines = [cut(line, size.columns) for line in text.splitlines()][: size.lines - 1]
     sys.stdout.write(_HOME + "".join(f"{line}{_END_LINE}\n" for line in lines) + _END_SCREEN)
     sys.stdout.flush()

@@ -9,7 +9,7 @@ import typer
 
 from services.cli import completing
 from services.cli.cluster import Directory, Session, run
-from services.cli.output import Format, Output, fields, plain, table, write, write_as
+from services.cli.output import Format, Output, command_group, fields, plain, table, toned, write, write_as
 from services.cli.screen import tell
 from stoscore.errors import Code, StosError
 from stoscore.units import format_size
@@ -17,7 +17,7 @@ from stoscore.units import format_size
 if TYPE_CHECKING:
     from stoscore.messages import SnapshotView
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
+app = command_group()
 
 Volume = Annotated[str, typer.Argument(help="name or id of the volume", autocompletion=completing.volumes)]
 Name = Annotated[str, typer.Argument(help="name of the snapshot", autocompletion=completing.snapshots)]
@@ -188,7 +188,7 @@ def _row(view: dict[str, Any]) -> tuple[object, ...]:
         view["name"],
         format_size(view["size_bytes"]),
         _moment(view["created_unix_ms"]),
-        view["state"],
+        toned(view["state"]),
         ", ".join(view["held_by"]) or "-",
     )
 
@@ -200,7 +200,7 @@ def _shown(view: dict[str, Any]) -> str:
             ("volume", f"{view['volume_name']} ({view['volume']})"),
             ("size", f"{format_size(view['size_bytes'])} ({view['size_bytes']} bytes)"),
             ("taken", _moment(view["created_unix_ms"])),
-            ("state", view["state"]),
+            ("state", toned(view["state"])),
             ("held by", ", ".join(view["held_by"]) or "-"),
             ("root hash", view["root"] or "-"),
         ]

@@ -14,13 +14,13 @@ import typer
 from services.cli.bundle import Bundle
 from services.cli.cluster import Directory, Session, find, run
 from services.cli.events import since_ms
-from services.cli.output import Format, Output, plain, write, write_as
+from services.cli.output import Format, Output, command_group, plain, write, write_as
 from services.cli.progress import Told, progress
 from stoscore.clusters import Access
 from stoscore.errors import StosError
 from stoscore.units import MIB, format_size
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False)
+app = command_group()
 
 EXIT_LACKING = 1
 LOG_BYTES = 4 * MIB

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli.cluster import Directory, Session, run
-from services.cli.output import Format, Output, table, write, write_as
+from services.cli.output import Format, Output, command_group, table, write, write_as
 from services.cli.screen import draw, screen
 
 if TYPE_CHECKING:
     from stoscore.messages import MetricModel, MetricsPage
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False)
+app = command_group()
 
 PREFIXES = ["stos.volume.", "stos.node.", "stos.resync.remaining", "process.", "stos.loop.lag"]
 Pages = Mapping[str, "list[MetricModel]"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,22 +16,24 @@ import typer
 
 from services.cli.cluster import TRACES, Directory, Session, run
 from services.cli.events import since_ms
-from services.cli.output import Format, Output, plain, table, write, write_as, write_json
+from services.cli.output import Format, Output, Tone, Toned, command_group, has_colours, plain, table, write, write_as
 from stoscore.errors import invalid, not_found
 
 if TYPE_CHECKING:
     from services.cli.waterfall import Told
     from stoscore.messages import TraceSummary
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
+app = command_group()
 
 SPANS_MAX = 100_000
 LISTED_MAX = 1000
 
 
 class Shape(StrEnum):
-    TEXT = "text"
+    TABLE = "table"
     JSON = "json"
+    YAML = "yaml"
+    NAME = "name"
     HTML = "html"
 
 
@@ -67,17 +70,7 @@ def ls(
     if output is not Format.TABLE:
         write_as(output, views, [view["trace_id"] for view in views])
         return
-    rows = [
-        (
-            view["trace_id"][:16],
-            _moment(view["start_unix_ns"]),
-            _took(view),
-            view["spans"],
-            view["errors"],
-            view["name"],
-        )
-        for view in views
-    ]
+    rows = [_row(view) for view in views]
     write(table(("TRACE", "START", "TOOK", "SPANS", "FAILED", "NAME"), rows))
 
 
@@ -86,9 +79,14 @@ def show(
     trace_id: Annotated[str, typer.Argument(help="id of the trace, or how it begins: at least four letters")],
     attributes: Annotated[bool, typer.Option("--attributes", "-a", help="with all attributes")] = False,
     directory: Directory = None,
-    output: Annotated[Shape, typer.Option("-o", "--output", help="waterfall in the terminal, json, or a page")] = (
-        Shape.TEXT
-    ),
+    output: Annotated[
+        Shape,
+        typer.Option(
+            "-o",
+            "--output",
+            help="table: a waterfall in the terminal, html: the same as a page, json or yaml: the spans, name: the id",
+        ),
+    ] = Shape.TABLE,
 ) -> None:
     """Draw one trace: in the terminal, or as one HTML page that needs nothing else.
 
@@ -110,16 +108,18 @@ def show(
         raise invalid(f"{len(ids)} traces begin with {wanted}", f"write more of it: {', '.join(ids[:5])}")
     for process in silent:
         typer.echo(f"warning: {plain(process)} did not answer; its spans are missing", err=True)
-    if output is Shape.JSON:
-        write_json([document(item) for item in sorted(told, key=lambda item: item.span.start_ns)])
-    elif output is Shape.HTML:
+    if output is Shape.HTML:
         from services.cli.trace_html import render
 
         write(render(arrange(told)).rstrip())
+    elif output is not Shape.TABLE:
+        spans = [document(item) for item in sorted(told, key=lambda item: item.span.start_ns)]
+        write_as(Format(output), spans, ids)
     else:
         from services.cli.trace_text import draw
 
-        write("\n".join(draw(arrange(told), shutil.get_terminal_size().columns, attributes=attributes)))
+        width, colours = shutil.get_terminal_size().columns, has_colours(sys.stdout)
+        write("\n".join(draw(arrange(told), width, attributes=attributes, colours=colours)))
 
 
 async def summaries_of_all(session: Session, since_unix_ms: int) -> list[dict[str, Any]]:
@@ -208,7 +208,8 @@ def document(item: Told) -> dict[str, Any]:
 
 def _row(view: dict[str, Any]) -> tuple[object, ...]:
     start, took = _moment(view["start_unix_ns"]), _took(view)
-    return view["trace_id"][:16], start, took, view["spans"], view["errors"], view["name"]
+    failed = Toned(str(view["errors"]), Tone.BAD) if view["errors"] else 0
+    return view["trace_id"][:16], start, took, view["spans"], failed, view["name"]
 
 
 def _moment(unix_ns: int) -> str:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from services.cli.waterfall import Row, Waterfall, format_ns
 from stoscore.subjects import PREFIX
-from stoscore.tables import plain
+from stoscore.tables import Tone, painted, plain
 
 NAME_SHARE = 0.45
 """Of the width, for the names; the rest is for duration and bar."""
@@ -16,14 +16,17 @@ _PREFIX = f"{PREFIX}."
 """Every subject begins so; names need the room."""
 
 
-def draw(waterfall: Waterfall, width: int, *, attributes: bool = False) -> list[str]:
-    """Lines of at most `width` characters, but for links, errors and attributes, which are told in full."""
+def draw(waterfall: Waterfall, width: int, *, attributes: bool = False, colours: bool = False) -> list[str]:
+    """Lines of at most `width` characters, but for links, errors and attributes, which are told in full. What failed is
+    red where there are `colours`."""
     width = max(width, WIDTH_MIN)
     names = int(width * NAME_SHARE)
     bars = width - names - _DURATION_CHARS - 3
     lines = [heading(waterfall), ""]
     for row in waterfall.rows:
-        lines += _lines(row, waterfall, names, bars, attributes=attributes)
+        told = _lines(row, waterfall, names, bars, attributes=attributes)
+        failed = colours and row.told is not None and row.told.span.error
+        lines += [painted(line, Tone.BAD) for line in told] if failed else told
     notes = _notes(waterfall)
     return [*lines, "", *notes] if notes else lines
 

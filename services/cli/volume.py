@@ -10,7 +10,7 @@ import typer
 from services.cli import completing
 from services.cli.cluster import Directory, Session, run
 from services.cli.export import client_files, export, unexport
-from services.cli.output import Format, Output, fields, plain, table, write, write_as
+from services.cli.output import Format, Output, command_group, fields, plain, table, toned, write, write_as
 from services.cli.screen import EVERY_S, Every, Watch, tell
 from services.cli.waiting import Wait, until_in_sync
 from stoscore.errors import Code, StosError, invalid, unavailable
@@ -19,7 +19,7 @@ from stoscore.units import format_size, parse_size
 if TYPE_CHECKING:
     from stoscore.messages import CatalogueEntry, RecordModel, ReplicaStatus
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
+app = command_group()
 
 Name = Annotated[str, typer.Argument(help="name or id of the volume", autocompletion=completing.volumes)]
 Node = Annotated[
@@ -482,7 +482,7 @@ def _row(view: dict[str, Any]) -> tuple[object, ...]:
     return (
         view["name"],
         format_size(view["size_bytes"]),
-        view["health"],
+        toned(view["health"]),
         f"{len(view['in_sync'])}/{view['copies']}",
         view["primary"] or "-",
         "-" if view["epoch"] is None else view["epoch"],
@@ -499,7 +499,7 @@ def _shown(view: dict[str, Any]) -> str:
             ("id", view["volume"]),
             ("size", f"{format_size(view['size_bytes'])} ({view['size_bytes']} bytes)"),
             ("copies", _told_copies(view)),
-            ("health", view["health"]),
+            ("health", toned(view["health"])),
             ("in sync", ", ".join(view["in_sync"]) or "-"),
             *([("joining", ", ".join(view["joining"]))] if view["joining"] else []),
             ("attached", attached),
@@ -521,7 +521,7 @@ def _resync_note(resync: dict[str, Any]) -> str:
 
 def _node_row(node: dict[str, Any]) -> tuple[object, ...]:
     if "error" in node:
-        return (node["node"], "-", "-", "-", "-", node["error"]["message"])
+        return (node["node"], toned("no answer"), "-", "-", "-", node["error"]["message"])
     notes = [_resync_note(resync) for resync in node["resyncs"]]
     if node["rotten_blocks"]:
         lost = f", {node['lost_blocks']} lost" if node["lost_blocks"] else ""
@@ -535,4 +535,4 @@ def _node_row(node: dict[str, Any]) -> tuple[object, ...]:
         notes.insert(0, f"of generation {node['generation']}, which is over")
     serving = "yes" if node["serving"] and not node["over"] else "no"
     allocated = format_size(node["allocated_bytes"])
-    return (node["node"], node["role"], serving, node["epoch"], allocated, "; ".join(notes) or "-")
+    return (node["node"], toned(node["role"]), serving, node["epoch"], allocated, "; ".join(notes) or "-")

@@ -12,17 +12,26 @@ import typer
 
 from services.dev.cluster import Cluster
 from stoscore.errors import invalid
-from stoscore.printing import Format, Output, write_as
+from stoscore.printing import Format, Output, command_group, write_as
 
 DIRECTORY = Path(".stos/dev")
 DEMO_DIRECTORY = Path(".demo")
 
-app = typer.Typer(
-    rich_markup_mode=None,
-    add_completion=False,
-    help="An embedded cluster on this machine: real processes, certificates and NATS, in one directory.",
-    no_args_is_help=True,
-)
+app = command_group()
+
+
+@app.callback()
+def dev() -> None:
+    """Run a cluster on this machine: real processes, certificates and NATS, all in one directory.
+
+    \b
+      stos dev up                start one in .stos/dev, or start that one again
+      stos dev status            what runs, and where the logs are
+      stos dev kill n1           see what its volumes do
+      stos dev start n1
+      stos dev stop              volumes and identities stay for the next `up`
+    """
+
 
 Dir = Annotated[Path, typer.Option("--dir", envvar="STOS_DIR", help="Directory of the cluster.")]
 Name = Annotated[str, typer.Argument(help="A node (n1, app), a process (placement-1) or a service (placement).")]

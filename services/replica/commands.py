@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -15,15 +14,25 @@ import typer
 from services.replica.store import Digest, FormatError, Report, StoreError
 from services.replica.store import check as check_store
 from services.replica.store import digest as digest_store
-from stoscore.errors import EXIT_CODE, Code
-from stoscore.printing import Format, Output, write, write_as
-from stoscore.tables import fields, plain
+from stoscore.errors import EXIT_CODE, Code, invalid, precondition, unavailable
+from stoscore.printing import Format, Output, command_group, fields, write, write_as
 from stoscore.units import BLOCK_BYTES, format_size
 
-app = typer.Typer(help="Check and compare replica directories.", no_args_is_help=True)
+app = command_group()
+
+
+@app.callback()
+def store() -> None:
+    """Check and compare replica directories.
+
+    \b
+      stos store check .stos/dev/data/n1/replicas/VOLUME     of a node that is down
+      stos store digest .stos/dev/data/n1/replicas/VOLUME    beside its running process
+    """
 
 
 Directory = Annotated[Path, typer.Argument(help="A replica's directory.", show_default=False)]
+NAMED = "name the directory of one replica, such as .stos/dev/data/n1/replicas/VOLUME"
 _SHOWN_MAX = 16
 T = TypeVar("T")
 
@@ -32,7 +41,12 @@ T = TypeVar("T")
 def check(directory: Directory, output: Output = Format.TABLE) -> None:
     """Verify a replica directory that is not in use: format, state, intent log, roots, every block.
 
-    Exits with 9 when something is wrong."""
+    Exits with 9 when something is wrong.
+
+    \b
+      stos store check DIR
+      stos store check DIR -o json
+    """
     report = _or_exit(lambda: check_store(directory))
     if output is not Format.TABLE:
         write_as(output, _check_fields(report), [report.directory])
@@ -51,7 +65,12 @@ def digest(
     ] = None,
     blocks: Annotated[bool, typer.Option("--blocks", help="Also print each block that is not zeros.")] = False,
 ) -> None:
-    """Hash every block from the data file, whatever the stored checksums say. Works beside a running replica."""
+    """Hash every block from the data file, whatever the stored checksums say. Works beside a running replica.
+
+    \b
+      stos store digest DIR
+      stos store digest DIR --blocks -o json
+    """
     listed: list[tuple[int, int]] = []
     with ExitStack() as closing:
         sinks: list[Callable[[bytes], object]] = []
@@ -118,14 +137,12 @@ def _shown(name: str, value: Any) -> str:
 
 
 def _or_exit(action: Callable[[], T]) -> T:
-    """The action's result, or one clear line and an exit code that says whose fault it is."""
+    """The action's result, or a StosError that says whose fault it is."""
     try:
         return action()
     except FormatError as error:
-        code, message = Code.FAILED_PRECONDITION, str(error)
+        raise precondition(str(error), NAMED) from None
     except StoreError as error:
-        code, message = Code.UNAVAILABLE, str(error)
+        raise unavailable(str(error), "stop its node first: `stos store digest` is what works beside it") from None
     except OSError as error:
-        code, message = Code.INVALID_ARGUMENT, f"{error.filename}: {error.strerror}"
-    sys.stderr.write(f"stos store: {plain(message)}\n")
-    raise typer.Exit(EXIT_CODE[code])
+        raise invalid(f"{error.filename}: {error.strerror}", NAMED) from None

@@ -50,7 +50,7 @@ def test_nothing_is_written_that_is_not_shown() -> None:
 @pytest.mark.parametrize("output", ["table", "json", "yaml", "name"])
 @pytest.mark.parametrize("name", script.names())
 def test_no_name_reaches_the_terminal_as_more_than_a_name(feed: Feed, name: str, output: str) -> None:
-    form = [] if output == "table" else ["-o", "text" if "trace show" in script.COMMANDS[name] else output]
+    form = [] if output == "table" else ["-o", output]
     _, out, errors = script.shown(feed, [*script.COMMANDS[name].split(), *form], script.NARROW)
     assert [char for char in out + errors if not char.isprintable() and char != "\n"] == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -34,6 +35,20 @@ def test_help_lists_every_command_with_its_line(capsys: pytest.CaptureFixture[st
     assert "Create, find, use and remove volumes." in lines["volume"]
     for command in ("dev", "node", "plugins", "serve", "version", "volume"):
         assert len(lines[command].split()) > 3
+
+
+@pytest.mark.parametrize("group", ["", "volume", "node", "snapshot", "resync", "trace", "certs", "dev", "store"])
+def test_help_says_whole_sentences(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*group.split(), "--help"]) == 0
+    told = capsys.readouterr().out.partition("\nCommands:\n")[2]
+    assert told and "..." not in told
+    assert told.rstrip().endswith(".")
+
+
+def test_help_says_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    told = capsys.readouterr().out.partition("Exit codes:")[2].partition("Options:")[0]
+    assert {int(number) for number in re.findall(r"(\d+)  ", told)} == {0, 1, 130, *EXIT_CODE.values()}
 
 
 @pytest.mark.parametrize("command", ["create", "ls", "show", "rm", "connect", "disconnect"])

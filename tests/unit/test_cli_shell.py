@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,27 @@ def test_bash_understands_its_script() -> None:
         ["bash", "--norc", "-c", f"{done.stdout}\ncomplete -p stos"], capture_output=True, text=True, timeout=TIMEOUT_S
     )
     assert sourced.stdout.strip() == "complete -o default -F _stos_completion stos"
+
+
+def on_a_terminal(arguments: list[str], **more: str) -> str:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen((*PROGRAM, *arguments), env=environment(**{"TERM": "xterm"} | more), stdout=theirs)
+    os.close(theirs)
+    told = b""
+    with suppress(OSError), open(ours, "rb", buffering=0) as terminal:  # EIO: nobody holds the other end any more
+        while part := terminal.read(65536):
+            told += part
+    assert process.wait(TIMEOUT_S) == 0
+    return told.decode().replace("\r\n", "\n")
+
+
+def test_there_are_colours_on_a_terminal_and_nowhere_else() -> None:
+    in_colour = on_a_terminal(["plugins"])
+    assert in_colour.startswith("\x1b[1mGROUP")
+    piped = subprocess.run((*PROGRAM, "plugins"), env=environment(), capture_output=True, text=True, check=True).stdout
+    assert piped.startswith("GROUP")
+    for unwanted in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        assert on_a_terminal(["plugins"], **unwanted) == piped
 
 
 @pytest.mark.parametrize("arguments", [["plugins"], ["--help"], ["version", "-o", "json"], ["completion", "zsh"]])

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 from xxhash import xxh3_64_hexdigest
 
+from services.cli.main import run
 from services.replica.commands import app
 from services.replica.store import FileStore, Format, block_sums, digest
 from stoscore.units import BLOCK_BYTES, GIB
@@ -110,20 +111,35 @@ def test_check_names_torn_files(store: FileStore, name: str) -> None:
     assert name.rpartition("/")[2] in json.loads(done.stdout)["problems"][0]
 
 
-def test_check_refuses_a_replica_in_use(store: FileStore) -> None:
-    done = runner.invoke(app, ["check", str(store.directory)])
-    assert done.exit_code == 8
-    assert "is in use" in done.output
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str]]:
+    """Exit code and what is said on stderr, of the command as people call it."""
+    code = run(["store", *arguments])
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return code, captured.err.splitlines()
+
+
+def test_check_refuses_a_replica_in_use(store: FileStore, capsys: pytest.CaptureFixture[str]) -> None:
+    code, (error, step) = refused(capsys, "check", str(store.directory))
+    assert code == 8
+    assert "is in use" in error
+    assert "stos store digest" in step
 
 
 @pytest.mark.parametrize("command", ["check", "digest"])
-def test_what_is_no_replica_gets_one_line(tmp_path: Path, command: str) -> None:
-    done = runner.invoke(app, [command, str(tmp_path)])
-    assert done.exit_code == 5
-    assert done.output == f"stos store: {tmp_path} is no replica directory: it has no format.json\n"
+def test_what_is_no_replica_is_told_what_would_be_one(
+    tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, (error, step) = refused(capsys, command, str(tmp_path))
+    assert (code, error) == (5, f"error: {tmp_path} is no replica directory: it has no format.json")
+    assert step.startswith("next: name the directory of one replica")
+    assert run(["store", command, str(tmp_path), "-o", "json"]) == 5
+    assert json.loads(capsys.readouterr().err)["error"]["code"] == "FAILED_PRECONDITION"
 
 
-def test_digest_with_an_out_file_that_cannot_be_written(store: FileStore, tmp_path: Path) -> None:
-    done = runner.invoke(app, ["digest", str(store.directory), "--out", str(tmp_path / "no" / "file")])
-    assert done.exit_code == 2
-    assert "No such file or directory" in done.output
+def test_digest_with_an_out_file_that_cannot_be_written(
+    store: FileStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = refused(capsys, "digest", str(store.directory), "--out", str(tmp_path / "no" / "file"))
+    assert code == 2
+    assert "No such file or directory" in said[0]
