@@ -233,10 +233,14 @@ class Bus:
         """Ask and wait for the one answer. Raises the StosError that was answered; UNAVAILABLE when there is
         no connection, nobody listens there, or the connection breaks; PERMISSION_DENIED when this identity
         may not ask that; DEADLINE_EXCEEDED."""
-        with span(f"request {subject}", span_kind="client", messaging_system="nats", subject=subject):
+        with span(f"request {subject}", span_kind="client", messaging_system="nats", subject=subject) as asked:
             payload = encode_request(message)
             pending = await self._ask(self.addressed(subject), payload, timeout_s, headers, enough=1)
-            return decode_answer(answer, _first(pending, timeout_s).data)
+            try:
+                return decode_answer(answer, _first(pending, timeout_s).data)
+            except StosError as error:
+                asked.refuse(error)
+                raise
 
     async def scatter(
         self,

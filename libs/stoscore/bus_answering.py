@@ -170,7 +170,7 @@ class Server:
                 target = _target(self._rule, context.subject, request)
                 answer = encode_result(await self._handler(request, context))
             except StosError as error:
-                current.fail(error.message, error.code.value)
+                current.refuse(error)
                 log.info("refused: %s", error.message, extra={**fields, "code": error.code.value})
                 self._audit_failure(context.caller, target, error)
                 return encode_error(error)

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stoscore.errors import Code, StosError
 from stoscore.span_store import SpanStore
 from stoscore.spans import TRACEPARENT, Kind, Link, SpanRecord, Value, bounded, link_to
 
@@ -52,6 +53,7 @@ class Span:
         "_kind",
         "_links",
         "_parent_id",
+        "_refused",
         "_start_ns",
         "_started_ns",
         "name",
@@ -77,6 +79,7 @@ class Span:
         self._kind = kind
         self._links = links
         self._error = ""
+        self._refused = False
         self._start_ns = time.time_ns()
         self._started_ns = time.monotonic_ns()
 
@@ -99,6 +102,15 @@ class Span:
         self._error = reason or "failed"
         if kind:
             self._attributes["error_type"] = kind
+
+    def refuse(self, error: StosError) -> None:
+        """The question that this work is was answered by an error. That there is none is as good an answer as another:
+        whoever makes something asks for its name first, and a trace in which that had failed would look ill."""
+        self._refused = True
+        if error.code is Code.NOT_FOUND:
+            self.set(answer=error.code.value)
+        else:
+            self.fail(error.message, error.code.value)
 
     def end(self) -> None:
         if not _sinks or self.traceparent.endswith("-00"):
@@ -139,8 +151,9 @@ def span(
     try:
         yield opened
     except BaseException as error:
-        if not opened._error:
-            opened.fail(str(error) or type(error).__name__, type(error).__name__)
+        if not opened._error and not opened._refused:
+            kind = error.code.value if isinstance(error, StosError) else type(error).__name__
+            opened.fail(str(error) or kind, kind)
         raise
     finally:
         _SPAN.reset(token)

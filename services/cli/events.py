@@ -143,6 +143,15 @@ def document(event: dict[str, Any]) -> dict[str, Any]:
     )
 
 
+def _told(value: object) -> str:
+    """A list as n1,n2 and a mapping as n1:3,n2:4; what is in them as it is."""
+    if isinstance(value, dict):
+        return ",".join(f"{key}:{_told(item)}" for key, item in value.items()) or "-"
+    if isinstance(value, list):
+        return ",".join(map(_told, value)) or "-"
+    return "-" if value is None or value == "" else str(value)
+
+
 def _line(event: dict[str, Any]) -> str:
     moment = datetime.fromtimestamp(event["at_unix_ms"] / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
     content = _content(event)
@@ -152,7 +161,7 @@ def _line(event: dict[str, Any]) -> str:
         words += [f"×{count}"] if count != 1 else []
     else:
         words = [content.get("name"), content.get("kind"), content.get("outcome")]
-        words += [f"{name}={value}" for name, value in dict(content.get("inputs") or {}).items()]
+        words += [f"{name}={_told(value)}" for name, value in dict(content.get("inputs") or {}).items()]
     told = " ".join(str(word) for word in words if word not in (None, ""))
     reason = content.get("reason") or content.get("unreadable") or ""
     return plain(f"{moment}  {event['reporter']:14} {told}{f': {reason}' if reason else ''}")

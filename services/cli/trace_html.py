@@ -12,7 +12,9 @@ from services.cli.trace_text import heading
 from services.cli.waterfall import Row, Waterfall, format_ns
 from stoscore.tables import plain
 
-_COLOURS = 8
+_HUES = (210, 140, 275, 45, 180, 320, 90, 240)
+"""Of the processes, in their order. Red is none: it says that something failed."""
+_COLOURS = len(_HUES)
 _STYLE = """
 :root { color-scheme: light dark; font: 13px/1.5 system-ui, sans-serif; }
 body { margin: 1.5em; } h1 { font-size: 1.1em; font-weight: 600; } .legend span { margin-right: 1.2em; }
@@ -23,14 +25,15 @@ summary:hover { background: #8881; }
 .name { width: 42%; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .took { width: 7em; text-align: right; padding-right: 1em; font-variant-numeric: tabular-nums; }
 .line { flex: 1; position: relative; height: 1.1em; } .bar { position: absolute; height: 100%; min-width: 2px;
-border-radius: 2px; } .who { opacity: .65; } .error { color: #d22; } dl { display: grid; margin: .3em 0 .8em 2em;
+border-radius: 2px; } .failed { background: #d22; }
+.who { opacity: .65; } .error { color: #d22; } dl { display: grid; margin: .3em 0 .8em 2em;
 grid-template-columns: max-content 1fr; gap: 0 1.5em; } dd { margin: 0; overflow-wrap: anywhere; } dt { opacity: .65; }
 """
 
 
 def render(waterfall: Waterfall) -> str:
     colours = {process: number % _COLOURS for number, process in enumerate(waterfall.processes)}
-    style = _STYLE + "".join(f".c{n} {{ background: hsl({n * 360 // _COLOURS} 60% 50%); }}\n" for n in range(_COLOURS))
+    style = _STYLE + "".join(f".c{n} {{ background: hsl({_HUES[n]} 55% 50%); }}\n" for n in range(_COLOURS))
     legend = "".join(f"<span><b class='c{colours[who]}'>&emsp;</b> {_text(who)}</span>" for who in waterfall.processes)
     rows = "\n".join(_row(row, waterfall, colours) for row in waterfall.rows)
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -55,7 +58,8 @@ def _row(row: Row, waterfall: Waterfall, colours: dict[str, int]) -> str:
     width = min(100 - left, 100 * span.duration_ns / whole_ns)
     name = f"<span class='{'name error' if span.error else 'name'}' style='{indent}'>{_text(span.name)} "
     name += f"<span class='who'>{_text(who)}</span></span>"
-    bar = f"<span class='bar c{colours[who]}' style='left:{left:.3f}%;width:{width:.3f}%'></span>"
+    colour = "failed" if span.error else f"c{colours[who]}"
+    bar = f"<span class='bar {colour}' style='left:{left:.3f}%;width:{width:.3f}%'></span>"
     facts = "".join(f"<dt>{_text(key)}</dt><dd>{_text(value)}</dd>" for key, value in _facts(row))
     return (
         f"<details id='s{span.span_id}'><summary>{name}<span class='took'>{_text(format_ns(span.duration_ns))}</span>"

@@ -8,7 +8,10 @@ import sys
 
 import pytest
 
+from stoscore import telemetry
+from stoscore.errors import Code, StosError
 from stoscore.settings import CommonSettings
+from stoscore.spans import SpanRecord
 from stoscore.telemetry import (
     JsonFormatter,
     PlainFormatter,
@@ -42,6 +45,25 @@ def test_a_span_ends_with_its_error() -> None:
     with pytest.raises(ValueError, match="x"), span("failing"):
         raise ValueError("x")
     assert current_traceparent() == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (Code.NOT_FOUND, ("", {"stos.answer": "NOT_FOUND"})),
+        (Code.UNAVAILABLE, ("said", {"error.type": "UNAVAILABLE"})),
+    ],
+)
+def test_that_there_is_none_is_an_answer_and_no_failure(
+    code: Code, told: tuple[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[SpanRecord] = []
+    monkeypatch.setattr(telemetry, "_sinks", [heard.append])
+    with pytest.raises(StosError), span("request") as asked:
+        error = StosError(code, "said")
+        asked.refuse(error)
+        raise error
+    assert [(one.error, one.attributes) for one in heard] == [told]
 
 
 @pytest.mark.parametrize("text", ["", "00-xyz", PARENT + "0", PARENT.upper(), PARENT + "\n"])
