@@ -363,7 +363,7 @@ async def test_whoever_claims_a_volume_that_it_does_not_lead_gets_no_promise(clu
     assert confirms
     assert all(not f.payload for f in confirms)
     promises = scene.follower.node.promises
-    assert promises.promised_to(scene.volume) == scene.leader.name
+    assert promises.bound(scene.volume, 0).to == scene.leader.name
     assert scene.volume not in promises._promised["x"].covered
     assert len(promises._promised["x"].entries) <= 1, "of volumes that are not here nothing is remembered"
     scene.follower.network.hang_up("x")
@@ -621,7 +621,7 @@ async def test_a_voter_that_claims_what_another_leads_gets_no_promise(cluster: W
     promises = scene.follower.node.promises
     assert scene.volume in promises._promised["n3"].entries
     assert scene.volume not in promises._promised["n3"].covered
-    assert promises.promised_to(scene.volume) == scene.leader.name
+    assert promises.bound(scene.volume, 0).to == scene.leader.name
 
 
 async def test_a_witness_sends_no_data(cluster: Wired) -> None:

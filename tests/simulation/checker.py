@@ -50,6 +50,8 @@ class Checker:
         self._world = world
         self.volumes: dict[str, Agreed] = {}
         self.elections = 0
+        self._read_back: dict[int, Slot] = {}
+        """Records that were encoded and decoded again, each under its `id`, which is its own as long as it is here."""
         self.power_losses = 0
         """Elections of an unclean replica."""
         self.snapshots = 0
@@ -65,6 +67,17 @@ class Checker:
         self._world.violated(" ".join(str(word) for word in words))
 
     # ---- agreement ------------------------------------------------------------------------------------
+
+    def written(self, state: HardState) -> HardState:
+        """As the disk gives it back: the same, which is looked at once for each record."""
+        slot = state.slot
+        if slot is None or self._read_back.get(id(slot)) is not slot:
+            read = HardState.decode(state.encode())
+            if read != state:
+                self._wrong("A4:", state.me.node, "stores", state, "and finds", read)
+            if slot is not None:
+                self._read_back[id(slot)] = slot
+        return state
 
     def stored(self, disk: Disk, state: HardState) -> None:
         """A hard state is durable: a record that a majority stored in its own epoch is chosen."""
@@ -223,7 +236,7 @@ class Checker:
     # ---- elections ------------------------------------------------------------------------------------
 
     def look(self, machine: Machine) -> None:
-        """After every event of a machine."""
+        """After every event of a machine in which a brain took a step, or a promise was heard."""
         leading, volumes = machine.leading, machine.live.volumes
         for volume_id, volume in volumes.items():
             local = volume.brain.local

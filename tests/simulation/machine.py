@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.replica.brain import HardState, Voter
 from services.replica.brain import events as ev
-from services.replica.driver import Node
+from services.replica.driver import Node, Order
 from services.replica.replication.pace import PaceLimits
 from services.replica.replication.recovery import RecoveryLimits
 from stoscore.units import MIB, MS, REGION_BLOCKS, SECOND
@@ -74,7 +74,12 @@ class Machine:
         self.fuse: int | None = None
         """Kill the process after so many orders."""
         self.promises_heard = 0
-        """Messages between pairs that arrived here: no lease grows without one."""
+        """Messages between pairs that arrived here and tell of a promise: no lease grows without one."""
+        self._looked = (-1, -1)
+        """Steps of brains and promises heard when the checks last looked here: what they judge follows from these."""
+        self._clock_of_ns = -1
+        self._clock_ns = 0
+        """What this clock showed when it was looked at last, at which moment of the world."""
         self.wires = Wires(self)
         self.log = partial(world.log, self.name)
         self.orders = Orders(self)
@@ -94,7 +99,10 @@ class Machine:
     def clock_ns(self) -> int:
         """This machine's monotonic clock: an offset and a drift of its own."""
         now = self.world.now_ns
-        return self.plan.offset_ns + now + now * self.plan.ppm // 1_000_000
+        if now != self._clock_of_ns:
+            self._clock_of_ns = now
+            self._clock_ns = self.plan.offset_ns + now + now * self.plan.ppm // 1_000_000
+        return self._clock_ns
 
     def world_ns(self, local_ns: int) -> int:
         """The first moment of the world at which `clock_ns` shows at least `local_ns`."""
@@ -160,6 +168,7 @@ class Machine:
         timing = self.world.plan.timing(self.plan, self.starts)
         self._silence_ns = -(-timing.lease_ns * 100 // 102)
         self.node = Node(self.name, timing, self.rng.getrandbits(48), self._share_of, now, _recovery(self.name))
+        self._looked = (-1, -1)
         self.log("starts", f"lease {timing.lease_ns // MS} ms")
         self.node.lost.update(self.unreadable)
         for volume in sorted(self.disks):
@@ -176,7 +185,7 @@ class Machine:
         # As the shell does: longer promises than any before are made only when a restart knows of them (P3).
         lease = max(disk.state.lease_max_ns, self.live.timing.lease_ns)
         state = HardState(disk.state.me, disk.state.epoch, disk.state.voted_for, disk.state.slot, lease)
-        disk.state = HardState.decode(state.encode())
+        disk.state = self.world.checker.written(state)
         disk.closed = False
         self.lanes[volume] = VolumeLanes(self, disk)
         marked = frozenset(disk.marked)
@@ -315,38 +324,50 @@ class Machine:
             self._inbox.append((self.life, what, arguments))
             return
         what(*arguments)
-        self._pump()
+        if not self._pumping:
+            self._pump()
 
     def ask(self, volume: str, event: ev.Event) -> None:
         self.run(lambda: self.live.ask(volume, event, self.clock_ns()))
 
     def _pump(self) -> None:
-        """Perform what the node ordered, and what that led to."""
-        if self._pumping:
+        """Perform what the node ordered, and what that led to; then look at what is so now."""
+        node = self.node
+        if node is None:
             return
-        self._pumping = True
-        rounds, perform = 0, self.orders.perform
-        try:
-            while self.node is not None:
-                orders = self.node.take()
-                if not orders:
-                    break
-                rounds += 1
-                if rounds > ROUNDS_MAX:
-                    self.world.violated(f"{self.name} goes round in circles: its orders lead to orders, {orders}")
-                for order in orders:
-                    if self.fuse is not None:
-                        self._burn()
-                    if self.node is None:
-                        return
-                    perform[type(order)](order)
-        finally:
-            self._pumping = False
-        if self.node is not None:
+        orders = node.take()
+        if orders:
+            self._pumping = True
+            try:
+                self._perform(node, orders)
+            finally:
+                self._pumping = False
+            if self.node is None:
+                return
+        if self._looked[0] != node.steps or self._looked[1] != self.promises_heard:
+            self._looked = node.steps, self.promises_heard
             self.world.checker.look(self)
-            if self._watched:
-                self._look_out()
-            self._set_timer()
+        if self._watched:
+            self._look_out()
+        due = node.next_deadline_ns()
+        if due != self._timer_due or self._timer_ns is None:
+            self._set_timer(due)
+
+    def _perform(self, node: Node, orders: list[Order]) -> None:
+        rounds, perform = 0, self.orders.perform
+        while orders:
+            rounds += 1
+            if rounds > ROUNDS_MAX:
+                self.world.violated(f"{self.name} goes round in circles: its orders lead to orders, {orders}")
+            for order in orders:
+                if self.fuse is not None:
+                    self._burn()
+                if self.node is None:
+                    return
+                perform[type(order)](order)
+            if self.node is None:
+                return
+            orders = node.take()
 
     def watch(self, seen: Callable[[], bool], what: Callable[[], None], within_ns: int) -> None:
         """At the very moment at which something is seen after an event of this process, which no dice would hit."""
@@ -368,13 +389,9 @@ class Machine:
 
     # ---- time -----------------------------------------------------------------------------------------
 
-    def _set_timer(self) -> None:
-        node = self.node
-        due = node.next_deadline_ns() if node is not None else None
+    def _set_timer(self, due: int | None) -> None:
         if due is None:
             self._timer_ns = None
-            return
-        if due == self._timer_due and self._timer_ns is not None:
             return
         self._timer_due = due
         at = max(self.world.now_ns, self.world_ns(due))

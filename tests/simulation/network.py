@@ -16,8 +16,6 @@ from typing import Any, Protocol
 
 from stoscore.units import MS, SECOND
 
-Schedule = Callable[..., None]
-"""(delay, what, *arguments)"""
 QUICK_NS = (MS // 10, MS)
 NATS_LOSS = 0.1
 NATS_DOUBLES = 0.1
@@ -35,6 +33,14 @@ class End(Protocol):
     def from_dialler(self, link: Link, message: Any) -> None: ...
     def from_acceptor(self, link: Link, message: Any) -> None: ...
     def listening(self) -> bool: ...
+
+
+class Clock(Protocol):
+    """The world's time."""
+
+    now_ns: int
+
+    def schedule(self, delay_ns: int, what: Callable[..., None], *arguments: Any) -> None: ...
 
 
 class Lane:
@@ -72,11 +78,10 @@ class Link:
 
 
 class Network:
-    def __init__(self, rng: Random, delay_ns: tuple[int, int], now: Callable[[], int], schedule: Schedule):
+    def __init__(self, rng: Random, delay_ns: tuple[int, int], clock: Clock):
         self._random = rng.random
         self._rng = rng
-        self._now = now
-        self._schedule = schedule
+        self._clock = clock
         self._ends: dict[str, End] = {}
         self._links: list[Link] = []
         self._number = 0
@@ -111,7 +116,10 @@ class Network:
         if link.broken:
             return
         lane = link.back if back else link.forth
-        due = self._now() + self._delay(lane.pair)
+        low, high = self.delay_ns
+        if self.lags:
+            low, high = self.lags.get(lane.pair, self.delay_ns)
+        due = self._clock.now_ns + low + int(self._random() * (high - low))
         if due < lane.last_ns:
             due = lane.last_ns
         lane.last_ns = due
@@ -119,23 +127,18 @@ class Network:
         if not lane.armed:
             self._arm(link, lane)
 
-    def _delay(self, pair: tuple[str, str]) -> int:
-        low, high = self.delay_ns
-        if self.lags and pair in self.lags:
-            low, high = self.lags[pair]
-        return low + int(self._random() * (high - low))
-
     def _arm(self, link: Link, lane: Lane) -> None:
         if lane.armed or not lane.queue or (self.cuts and lane.pair in self.cuts):
             return
         lane.armed = True
-        self._schedule(max(0, lane.queue[0][0] - self._now()), self._deliver, link, lane)
+        wait_ns = lane.queue[0][0] - self._clock.now_ns
+        self._clock.schedule(wait_ns if wait_ns > 0 else 0, self._deliver, link, lane)
 
     def _deliver(self, link: Link, lane: Lane) -> None:
         lane.armed = False
         if self.cuts and lane.pair in self.cuts:
             return
-        now, queue, forth = self._now(), lane.queue, lane is link.forth
+        now, queue, forth = self._clock.now_ns, lane.queue, lane is link.forth
         while queue and queue[0][0] <= now:
             _, message = queue.popleft()
             if forth:
@@ -161,9 +164,9 @@ class Network:
         soon, late = (MS, 20 * MS), (200 * MS, 3 * SECOND)
         there, back = link.ends(), link.ends()[::-1]
         quick = told and there not in self.cuts and back not in self.cuts
-        floor = max(0, max(link.forth.last_ns, link.back.last_ns) - self._now()) + 1
-        self._schedule(floor + rng.randint(*(soon if quick else late)), self.close_dialler, link)
-        self._schedule(floor + rng.randint(*(soon if quick else late)), self.close_acceptor, link)
+        floor = max(0, max(link.forth.last_ns, link.back.last_ns) - self._clock.now_ns) + 1
+        self._clock.schedule(floor + rng.randint(*(soon if quick else late)), self.close_dialler, link)
+        self._clock.schedule(floor + rng.randint(*(soon if quick else late)), self.close_acceptor, link)
 
     def close_dialler(self, link: Link) -> None:
         self.break_link(link)
@@ -223,4 +226,4 @@ class Network:
             return
         for _ in range(2 if lossy and rng.random() < NATS_DOUBLES else 1):
             delay = rng.randint(MS, 60 * MS) if lossy else rng.randint(MS, 5 * MS)
-            self._schedule(delay, deliver)
+            self._clock.schedule(delay, deliver)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from services.replica.brain import HardState, Slot
@@ -137,7 +138,7 @@ class Orders:
     def state_durable(self, disk: Disk, state: HardState) -> None:
         """A larger volume has its room before its record counts as accepted."""
         self.make_room(disk, state)
-        disk.state = HardState.decode(state.encode())
+        disk.state = self._world.checker.written(state)
         self._world.checker.stored(disk, disk.state)
 
     def make_room(self, disk: Disk, state: HardState) -> None:
@@ -342,18 +343,21 @@ class Orders:
 
     def _answer_digests(self, disk: Disk, order: Data, effect: fx.AnswerDigests) -> None:
         try:
-            values = tuple(v for index, count in effect.ranges for v in disk.digests(effect.level, index, count))
+            parts = [disk.digests(effect.level, index, count) for index, count in effect.ranges]
         except Outside:
             self._machine.wires.ends(effect.link, "asks for digests beyond the end")
             return
+        values = tuple(chain.from_iterable(parts))
         self._reply(disk, order, effect.link, Digests(effect.number, effect.level, 1), values)
 
     def _compare(self, disk: Disk, order: Data, effect: fx.Compare) -> None:
-        theirs = iter(self._tokens.pop(effect.token))
+        told, begin = self._tokens.pop(effect.token), 0
         differing: list[tuple[int, int]] = []
         for index, count in effect.ranges:
-            for at, mine in enumerate(disk.digests(effect.level, index, count), index):
-                if mine == next(theirs):
+            mine, theirs = disk.digests(effect.level, index, count), told[begin : begin + count]
+            begin += count
+            for at in range(index, index + count) if mine != theirs else ():
+                if mine[at - index] == theirs[at - index]:
                     continue
                 if differing and sum(differing[-1]) == at:
                     differing[-1] = (differing[-1][0], differing[-1][1] + 1)

@@ -81,7 +81,12 @@ def vote_after_restart() -> Patch:
 
 def promises_forgotten() -> Patch:
     """P1: a live promise does not keep a voter from voting for somebody else."""
-    return patch.object(promises.Promises, "promised_until", lambda self, volume: 0)
+    real = promises.Promises.bound
+
+    def bound(self: promises.Promises, volume: str, epoch: int) -> promises.Bound:
+        return real(self, volume, epoch)._replace(until_ns=0)
+
+    return patch.object(promises.Promises, "bound", bound)
 
 
 def lost_while_waiting() -> Patch:

@@ -99,29 +99,28 @@ class Disk:
 
     # ---- blocks ---------------------------------------------------------------------------------------
 
-    def _put(self, block: int, content: int) -> None:
-        if block // REGION_BLOCKS not in self.marked:
-            raise StoreBroken(f"block {block} is written and its region is not marked")
-        self.writes += 1
-        kept = self.dirty.get(block)
-        if kept is None:
-            self.dirty[block] = [self.cache.get(block, 0), content]
-        else:
-            kept.append(content)
-        self.older[block] = self.cache.get(block, 0)
-        self.cache[block] = content
-        if self.rotten:
-            self.rotten.pop(block, None)
-
     def write(self, seq: int, block: int, contents: Sequence[int]) -> None:
         self._inside(block, len(contents))
         self.note(seq, block, len(contents))
-        for offset, content in enumerate(contents):
-            if "write" in self.refuses:
-                # The blocks before this one are written: a full disk tears a write in two.
-                self.unclean = True
-                raise DiskFailed("no space left on device")
-            self._put(block + offset, content)
+        if "write" in self.refuses:
+            self.unclean = True
+            raise DiskFailed("no space left on device")
+        cache, dirty, older, marked = self.cache, self.dirty, self.older, self.marked
+        for at, content in enumerate(contents, block):
+            if at // REGION_BLOCKS not in marked:
+                raise StoreBroken(f"block {at} is written and its region is not marked")
+            before = cache.get(at, 0)
+            kept = dirty.get(at)
+            if kept is None:
+                dirty[at] = [before, content]
+            else:
+                kept.append(content)
+            older[at] = before
+            cache[at] = content
+        self.writes += len(contents)
+        if self.rotten:
+            for at in range(block, block + len(contents)):
+                self.rotten.pop(at, None)
 
     def read(self, block: int, count: int) -> tuple[int, ...]:
         """Raises Rotten."""
@@ -161,16 +160,26 @@ class Disk:
         if index + count > -(-self.size_blocks // span):
             raise Outside
         if level == 0:
-            get = self.cache.get
-            return tuple([get(b, 0) for b in range(index, index + count)])
+            values = [0] * count
+            for block in self._held(index, index + count):
+                values[block - index] = self.cache[block]
+            return tuple(values)
         held: dict[int, list[tuple[int, int]]] = {}
-        low, high = index * span, (index + count) * span
-        inside = range(low, high) if high - low < len(self.cache) else self.cache
-        for block in inside:
-            content = self.cache.get(block, 0)
-            if content and low <= block < high:
-                held.setdefault(block // span, []).append((block, content))
-        return tuple([hash(tuple(sorted(held[n]))) if n in held else 0 for n in range(index, index + count)])
+        for block in self._held(index * span, (index + count) * span):
+            content = self.cache[block]
+            if content:
+                held.setdefault(block // span - index, []).append((block, content))
+        values = [0] * count
+        for node, contents in held.items():
+            values[node] = hash(tuple(sorted(contents)))
+        return tuple(values)
+
+    def _held(self, low: int, high: int) -> list[int]:
+        """The blocks from `low` to `high` that were ever written: few of a large volume."""
+        cache = self.cache
+        if high - low < len(cache):
+            return [block for block in range(low, high) if block in cache]
+        return [block for block in cache if low <= block < high]
 
     # ---- tail -----------------------------------------------------------------------------------------
 

@@ -12,19 +12,22 @@ from errno import EINVAL
 from typing import TYPE_CHECKING, Any
 
 from services.replica import permits
-from services.replica.brain import PairMessage, Slot
+from services.replica.brain import Beat, PairMessage, Slot
 from services.replica.brain import messages as ms
 from services.replica.brain.promises import Claims
 from services.replica.driver import Volume
 from services.replica.replication.messages import (
     Ack,
+    CommitPoint,
     Copied,
     Copy,
+    Digest,
     Digests,
     Done,
     Failed,
     Fetch,
     Fetched,
+    Flush,
     Flushed,
     Io,
     Join,
@@ -49,6 +52,8 @@ if TYPE_CHECKING:
     from tests.simulation.machine import Machine
 
 TO_PRIMARY = (Joined, Ack, Flushed, Digests, Copied, Fetched, Rotten, Failed, Prepared, Sealed, Rooted)
+NO_BLOCKS = frozenset({Ack, CommitPoint, Copied, Digest, Digests, Failed, Flush, Flushed, Prepared, Rooted, Sealed})
+"""What names none, or none that could lie outside."""
 HERE = -1
 """The number of the link to oneself: the frontend of a volume whose primary is on the same node."""
 HERE_NS = MS // 20
@@ -170,7 +175,8 @@ class Wires:
     def hear_pair(self, sender: str, message: PairMessage, *, by_bus: bool) -> None:
         machine = self._machine
         machine.hears_beat(sender)
-        machine.promises_heard += 1
+        if not isinstance(message, Beat):
+            machine.promises_heard += 1
         if isinstance(message, Claims):
             here = {volume: entry for volume, entry in message.entries.items() if volume in machine.live.volumes}
             message = replace(message, entries=here)
@@ -209,6 +215,8 @@ class Wires:
         machine.live.to_replica(volume_id, link, sender, epoch, self._received(data, payload), machine.clock_ns())
 
     def _is_inside(self, volume_id: str, message: Any) -> bool:
+        if type(message) in NO_BLOCKS:
+            return True
         disk = self._machine.disks[volume_id]
         if isinstance(message, Write | Zero):
             return disk.holds(message.block, message.count)
@@ -335,7 +343,8 @@ class Wires:
         if not getattr(message, "token", 0):
             return message
         token = self._machine.orders.hold(payload)
-        return message._replace(token=token) if isinstance(message, tuple) else replace(message, token=token)
+        # A tuple's token is its last.
+        return type(message)(*message[:-1], token) if isinstance(message, tuple) else replace(message, token=token)
 
     # ---- what goes out --------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ process that dies takes its seed with it, and both leave whoever wants the resul
 from __future__ import annotations
 
 import faulthandler
+import gc
 import multiprocessing
 import resource
 import signal
@@ -122,6 +123,7 @@ def _serve(pipe: Connection, judge: Callable[[int], T], cpu_s: int, inherited: l
         other.close()  # or nobody would notice that the process that asks is gone
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.register(signal.SIGXCPU, file=2, chain=True)
+    gc.freeze()  # what was there before stays: nobody looks for garbage in it
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
     while True:
         try:

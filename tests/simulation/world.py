@@ -85,7 +85,7 @@ class World:
         self._requests = 0
         self.dice = Random(f"{self.plan.seed}/world")
         network_dice = Random(f"{self.plan.seed}/network")
-        self.network = Network(network_dice, self.plan.delay_ns, lambda: self.now_ns, self.schedule)
+        self.network = Network(network_dice, self.plan.delay_ns, self)
         self.names = [node.name for node in self.plan.nodes]
         self.machines = {node.name: Machine(self, node) for node in self.plan.nodes}
         for machine in self.machines.values():

@@ -231,4 +231,4 @@ def test_what_lingers_of_an_earlier_leader_is_not_released_by_a_later_one() -> N
         y.on_claims("z", claims, stores(v=4))  # type: ignore[arg-type]
     y.on_beat("z", z.beat("y", 30), 40)
     assert y.promised_until("v") == 40 + LEASE
-    assert y.promised_besides("v", 4) == 20 + LEASE
+    assert y.bound("v", 4).besides_ns == 20 + LEASE

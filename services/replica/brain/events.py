@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from services.replica.brain.messages import BrainMessage
 from services.replica.brain.record import FailureMode, HardState, OnUnavailable, Record, Slot, Stamp, Voter
@@ -447,11 +447,10 @@ Effect = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """What one step asks for: do `now` at once; make `durable` durable (None: nothing changed); only then
     perform `after`."""
 
     now: tuple[Effect, ...] = ()
     durable: HardState | None = None
-    after: tuple[Effect, ...] = field(default=())
+    after: tuple[Effect, ...] = ()

@@ -169,15 +169,15 @@ class Brain:
 
     def validate(self) -> None:
         """The invariants of one brain's state; checked after every step."""
-        state = self.state
+        state, leads = self.local.state, self.local.role == "leader"
         assert state.slot is None or state.slot.stamp.epoch <= state.epoch, "a record above the stored epoch"
-        assert (self.role == "leader") == (self.proposal is not None), "a leader has a proposal, nobody else"
-        assert (self.role == "leader") == (self.required is not None)
-        if self.role == "leader":
+        assert leads == (self.proposal is not None), "a leader has a proposal, nobody else"
+        assert leads == (self.required is not None)
+        if leads:
             assert state.voted_for == state.me, "a leader voted for itself"
-            assert self.record is not None
-            assert state.me in self.record.in_sync, "only an in-sync replica leads"
-        assert not (self.role != "leader" and self.waiting), "changes wait at a leader only"
+            assert state.slot is not None
+            assert state.me in state.slot.record.in_sync, "only an in-sync replica leads"
+        assert leads or not self.waiting, "changes wait at a leader only"
 
     # ---- dispatch -------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from services.replica.brain.election import Timing
 from services.replica.brain.quorum import majority_until
@@ -48,15 +49,15 @@ class Confirm:
     """The nonce of the promiser's process."""
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
+class Beat(NamedTuple):
+    """A tuple, like its answer: each pair of nodes makes ten of both a second."""
+
     number: int
     nonce: int
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class BeatAnswer:
+class BeatAnswer(NamedTuple):
     """`promised_ns`: how long the promise binds by the promiser's settings, which may differ from the leader's."""
 
     number: int
@@ -68,6 +69,17 @@ class BeatAnswer:
 
 
 PairMessage = Claims | Confirm | Beat | BeatAnswer
+
+
+class Bound(NamedTuple):
+    """What our promises for one volume bind us to."""
+
+    until_ns: int
+    """Until when we may vote for nobody else."""
+    besides_ns: int
+    """The same without the promise to the leader of the epoch that was asked about."""
+    to: str
+    """The node of the latest promise; "" for none."""
 
 
 @dataclass(slots=True)
@@ -299,19 +311,21 @@ class Promises:
         ends = [promised.until_ns for promised in self._promised.values() if volume in promised.covered]
         return max([self._lingering.get(volume, 0), *ends])
 
-    def promised_besides(self, volume: str, epoch: int) -> int:
-        """The same without the promise to the leader of this epoch."""
-        ends = [
-            promised.until_ns
-            for promised in self._promised.values()
-            if volume in promised.covered and promised.covered[volume][1] != epoch
-        ]
-        return max([self._lingering.get(volume, 0), *ends])
-
-    def promised_to(self, volume: str) -> str:
-        """The node of the latest promise for this volume, "" for none."""
-        held = [(promised.until_ns, peer) for peer, promised in self._promised.items() if volume in promised.covered]
-        return max(held)[1] if held else ""
+    def bound(self, volume: str, epoch: int) -> Bound:
+        """`epoch`: the one that is stored here."""
+        until_ns = besides_ns = self._lingering.get(volume, 0)
+        latest, to = -1, ""
+        for peer, promised in self._promised.items():
+            covered = promised.covered.get(volume)
+            if covered is None:
+                continue
+            end_ns = promised.until_ns
+            until_ns = max(until_ns, end_ns)
+            if covered[1] != epoch:
+                besides_ns = max(besides_ns, end_ns)
+            if (end_ns, peer) > (latest, to):
+                latest, to = end_ns, peer
+        return Bound(until_ns, besides_ns, to)
 
     def forget(self, volume: str) -> None:
         """The volume is gone from this node."""

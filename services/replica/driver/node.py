@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from services.replica import permits
-from services.replica.brain import Brain, Detector, Facts, HardState, PairMessage, Promises, Record, Timing
+from services.replica.brain import Brain, Detector, Facts, HardState, PairMessage, Promises, Timing
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
 from services.replica.brain.messages import BrainMessage
@@ -28,7 +28,7 @@ from services.replica.driver.orders import (
 from services.replica.driver.pairs import Pairs
 from services.replica.driver.performing import Performing
 from services.replica.driver.snapshots import snapshot_event
-from services.replica.driver.volume import EarlyJoin, Pending, Volume
+from services.replica.driver.volume import EarlyJoin, Lease, Pending, Volume
 from services.replica.replication import effects as fx
 from services.replica.replication.messages import (
     Failed,
@@ -45,6 +45,7 @@ from services.replica.replication.messages import (
 from services.replica.replication.recovery import Recovery, RecoveryLimits
 from services.replica.replication.replica import Replica, Share
 
+NO_FACTS = Facts()
 _ASKS_A_MEMBER = ms.PreVote | ms.Propose | ms.Excluded | ms.Enquire
 """Said to a member; where there is none, it is answered so. Who is lost, not removed, is no answer (I1)."""
 Report = (
@@ -81,6 +82,8 @@ class Node:
         self._orders: list[Order] = []
         self._others: frozenset[str] | None = None
         """The nodes to exchange beats with; None: to be looked up again."""
+        self.steps = 0
+        """Rises with whatever a brain here may have changed by."""
         self._due: dict[str, int] = {}
         self._soonest_ns: int | None = None
         """The first of these."""
@@ -110,6 +113,7 @@ class Node:
         replica = Replica(marked) if state.me.kind == "data" else None
         if replica is not None:
             replica.epoch = state.epoch
+        self.steps += 1
         self.volumes[volume] = Volume(volume, brain, replica, state.epoch)
         self._touched.add(volume)
         self._others = None
@@ -126,6 +130,7 @@ class Node:
 
     def forget(self, volume: str) -> None:
         self._others = None
+        self.steps += 1
         self.volumes.pop(volume, None)
         self._touched.add(volume)
         self.promises.forget(volume)
@@ -527,15 +532,19 @@ class Node:
 
     def lease_until(self, volume: Volume) -> int:
         """Asked for with every read, so what it follows from is looked at first."""
-        record, epoch, changes = volume.brain.record, volume.brain.epoch, self.promises.changes
-        if record is None:
-            return 0
+        return self._lease(volume).until_ns
+
+    def _lease(self, volume: Volume) -> Lease:
+        state, promises = volume.brain.local.state, self.pairs.promises
         known = volume.lease
-        if known is None or known[0] != changes or known[1] != epoch or known[2] is not record:
-            nodes = tuple(voter.node for voter in record.voters)
-            until_ns = self.promises.lease_until(volume.id, epoch, self.name, nodes)
-            known = volume.lease = (changes, epoch, record, until_ns)
-        return known[3]
+        if known is not None and known.changes == promises.changes and known.state is state:
+            return known
+        nodes = tuple([voter.node for voter in state.slot.record.voters]) if state.slot is not None else ()
+        until_ns = promises.lease_until(volume.id, state.epoch, self.name, nodes) if nodes else 0
+        others = tuple([node for node in nodes if node != self.name])
+        unpromised = promises.unpromised(volume.id, state.epoch, others)
+        volume.lease = Lease(promises.changes, state, until_ns, unpromised)
+        return volume.lease
 
     def park(self, volume_id: str, read: fx.AnswerRead | fx.AnswerReadMany | fx.AnswerStatus) -> None:
         """The lease does not hold at this moment: the read waits for the next promise."""
@@ -549,40 +558,30 @@ class Node:
                 self._orders.extend(Data(volume.id, epoch, read, epoch) for read in reads)
 
     def _facts(self, volume: Volume, now_ns: int) -> Facts:
-        brain, promises = volume.brain, self.promises
+        pairs, local = self.pairs, volume.brain.local
+        bound = pairs.promises.bound(volume.id, local.state.epoch)
+        leader, record = local.followed(), local.record
+        attached = record.attachment.node if record is not None and record.attachment is not None else ""
+        here, leads = attached == self.name, local.role == "leader"
         return Facts(
-            promised_until_ns=promises.promised_until(volume.id),
-            lease_until_ns=self.lease_until(volume) if brain.role == "leader" else 0,
-            promised_to=promises.promised_to(volume.id),
+            promised_until_ns=bound.until_ns,
+            lease_until_ns=self._lease(volume).until_ns if leads else 0,
+            promised_to=bound.to,
             disk_stalled=volume.disk_stalled(now_ns),
-            other_promise_until_ns=promises.promised_besides(volume.id, brain.epoch),
-            awake_since_ns=self.pairs.awake_since_ns,
-            unpromised=self._unpromised(volume),
-            leader_heard_ns=self._leader_heard_ns(brain),
-            attached_heard_ns=self._attached_heard_ns(brain.record, self.pairs.heard_ns, now_ns),
-            attached_linked_ns=self._attached_heard_ns(brain.record, self.pairs.linked_ns, now_ns),
+            other_promise_until_ns=bound.besides_ns,
+            awake_since_ns=pairs.awake_since_ns,
+            unpromised=self._lease(volume).unpromised if leads else (),
+            leader_heard_ns=pairs.heard_ns.get(leader.node, 0) if leader is not None else 0,
+            attached_heard_ns=now_ns if here else pairs.heard_ns.get(attached, 0),
+            attached_linked_ns=now_ns if here else pairs.linked_ns.get(attached, 0),
         )
-
-    def _unpromised(self, volume: Volume) -> tuple[str, ...]:
-        brain = volume.brain
-        if brain.role != "leader":
-            return ()
-        others = tuple(voter.node for voter in brain.local.others())
-        return self.promises.unpromised(volume.id, brain.epoch, others)
-
-    def _leader_heard_ns(self, brain: Brain) -> int:
-        leader = brain.local.followed()
-        return self.pairs.heard_ns.get(leader.node, 0) if leader is not None else 0
-
-    def _attached_heard_ns(self, record: Record | None, heard_ns: dict[str, int], now_ns: int) -> int:
-        node = record.attachment.node if record is not None and record.attachment is not None else ""
-        return now_ns if node == self.name else heard_ns.get(node, 0)
 
     # ---- the brain ------------------------------------------------------------------------------------
 
     def _step(self, volume: Volume, event: ev.Event, now_ns: int) -> None:
         """One event at a time, each to its end: were an event handled in the middle of another one's effects, the
         newer hard state would be saved before the older one."""
+        self.steps += 1
         self._events.append((volume, event))
         if not self._stepping:
             self._drain(now_ns)
@@ -642,7 +641,11 @@ class Node:
         self._soonest_ns = min(self._due.values(), default=None)
 
     def _volume_due(self, volume: Volume) -> int | None:
-        ends = [volume.brain.next_deadline_ns(self._facts(volume, 0))]
+        facts = NO_FACTS
+        if volume.brain.role == "leader":  # of all facts, only what is promised to a leader moves a deadline
+            lease = self._lease(volume)
+            facts = Facts(lease_until_ns=lease.until_ns, unpromised=lease.unpromised)
+        ends = [volume.brain.next_deadline_ns(facts)]
         if volume.primary is not None:
             ends.append(volume.primary.next_deadline_ns())
         elif volume.replica is not None:

@@ -15,9 +15,8 @@ REPLICA_OWNER = 0
 """Owner of a sync asked for by the follower's side; a primary's is its epoch."""
 
 
-@dataclass(frozen=True, slots=True)
-class ToPeer:
-    """On our outgoing link to that node, or over the bus."""
+class ToPeer(NamedTuple):
+    """On our outgoing link to that node, or over the bus. A tuple, because every beat makes some."""
 
     node: str
     message: PairMessage

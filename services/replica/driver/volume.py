@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from services.replica.brain import Brain, Record, Slot, Voter
+from services.replica.brain import Brain, HardState, Slot, Voter
 from services.replica.brain import events as ev
 from services.replica.replication import effects as fx
 from services.replica.replication.messages import Join
@@ -36,6 +37,17 @@ class EarlyJoin:
     message: Join
 
 
+class Lease(NamedTuple):
+    """What is promised to us for one volume, and what that follows from: changes of promises, epoch and record."""
+
+    changes: int
+    state: HardState
+    until_ns: int
+    """Until when a majority of its voters promises."""
+    unpromised: tuple[str, ...]
+    """Nodes of the other voters that promise nothing."""
+
+
 @dataclass(slots=True)
 class Volume:
     """One voter of one volume on this node."""
@@ -50,8 +62,8 @@ class Volume:
     pending: deque[Pending] = field(default_factory=deque)
     tickets: int = 0
     early_join: EarlyJoin | None = None
-    lease: tuple[int, int, Record, int] | None = None
-    """Until when it is led here, the last, and what that follows from: changes of promises, epoch, record."""
+    lease: Lease | None = None
+    """The last that was looked at."""
     parked: list[fx.AnswerRead | fx.AnswerReadMany | fx.AnswerStatus] = field(default_factory=list)
     """Reads that wait for the lease to hold again."""
     disk_waits: dict[tuple[str, int, int], int] = field(default_factory=dict)
