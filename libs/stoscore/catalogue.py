@@ -18,6 +18,8 @@ from stoscore.messages import (
     CatalogueEntry,
     CataloguePage,
     Empty,
+    GroupByName,
+    GroupClaim,
     NodeEntry,
     NodePage,
     PageRequest,
@@ -104,6 +106,32 @@ class Catalogue:
                 return None
             raise
 
+    # --- snapshots of groups ---
+
+    async def claim_group(self, claim: GroupClaim) -> GroupClaim | None:
+        """The name is that attempt's, in that stage: None; or what stands against it. Raises ABORTED when another
+        attempt has come between."""
+        try:
+            await self._bus.request(subjects.catalogue("claim-group"), claim, Empty)
+        except StosError as error:
+            found = error.details.get("claim")
+            if error.code is not Code.ALREADY_EXISTS or not isinstance(found, dict):
+                raise
+            return GroupClaim.model_validate(found)
+        return None
+
+    async def release_group(self, claim: GroupClaim) -> None:
+        """The name is free, if that attempt has it and is not complete. Idempotent."""
+        await self._bus.request(subjects.catalogue("release-group"), claim, Empty)
+
+    async def group(self, name: str) -> GroupClaim | None:
+        try:
+            return await self._bus.request(subjects.catalogue("group"), GroupByName(name=name), GroupClaim)
+        except StosError as error:
+            if error.code is Code.NOT_FOUND:
+                return None
+            raise
+
     # --- nodes ---
 
     async def put_node(self, entry: NodeEntry) -> None:
@@ -144,6 +172,29 @@ def updated(known: CatalogueEntry, entry: CatalogueEntry) -> CatalogueEntry:
     """What is known of a volume when somebody writes its entry, which he may have read a while ago: a generation that
     has begun stays begun (I4)."""
     return entry.model_copy(update={"generation": max(known.generation, entry.generation)})
+
+
+_BEFORE = {"taking": (), "ready": ("taking",), "dropping": ("taking", "ready")}
+
+
+def check_claim(known: GroupClaim | None, claim: GroupClaim) -> None:
+    """Whether that claim may come after what is known. An attempt that takes may be replaced by another one of the same
+    volumes; what is complete is that attempt's, and ends by being dropped. Raises ALREADY_EXISTS with
+    details={"claim": …}, ABORTED when there is nothing any more."""
+    if known is None:
+        if claim.stage == "taking":
+            return
+        raise StosError(Code.ABORTED, f"the group snapshot {claim.name!r} is gone", next_step="ask again")
+    if known.volumes == claim.volumes:
+        if known.stage == claim.stage == "taking":
+            return
+        if known.attempt == claim.attempt and known.stage in _BEFORE[claim.stage]:
+            return
+    raise StosError(
+        Code.ALREADY_EXISTS,
+        f"the group snapshot {claim.name!r} is {known.stage} of {len(known.volumes)} volumes",
+        details={"claim": known.model_dump(mode="json")},
+    )
 
 
 def _node_entry(data: bytes) -> NodeEntry | None:

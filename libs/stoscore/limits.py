@@ -21,6 +21,8 @@ MESSAGE_BYTES_MAX = 1 * MIB
 NAME_BYTES_MAX = 128
 LABELS_MAX = 64
 SNAPSHOTS_MAX = 64
+GROUP_VOLUMES_MAX = 32
+HOLD_MS_MAX = 10_000
 """Of one volume. They are part of its record, which each voter keeps in one slot of 64 KiB."""
 OWN_SNAPSHOT = "-"
 """What the names of snapshots begin with that the project takes for itself; those of people never do."""
@@ -40,6 +42,7 @@ TRUST_STATE_BYTES_MAX = 480 * KIB
 _NAME = re.compile(r"[A-Za-z0-9](?:[-_.A-Za-z0-9]{0,126}[A-Za-z0-9])?", re.ASCII)
 _NODE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _SNAPSHOT = re.compile(r"[a-z0-9-]{1,64}", re.ASCII)
+_GROUP = re.compile(r"[a-z0-9-]{1,64}\.[0-9a-f]{16}", re.ASCII)
 _VOLUME_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
@@ -56,6 +59,11 @@ def valid_node_name(name: str) -> bool:
 
 def valid_snapshot_name(name: str) -> bool:
     return _SNAPSHOT.fullmatch(name) is not None
+
+
+def valid_group_id(group: str) -> bool:
+    """Of a snapshot of several volumes: its name, and the attempt that it was taken in."""
+    return _GROUP.fullmatch(group) is not None
 
 
 def valid_volume_id(volume: str) -> bool:

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from stoscore.limits import (
     COPIES_MAX,
     DESCRIBED_MAX,
+    GROUP_VOLUMES_MAX,
+    HOLD_MS_MAX,
     LABEL_BYTES_MAX,
     LABELS_MAX,
     NAME_BYTES_MAX,
@@ -33,6 +35,8 @@ VolumeName = Annotated[
     str, Field(max_length=NAME_BYTES_MAX, pattern=r"^[A-Za-z0-9]((\.?[-_A-Za-z0-9])*\.?[A-Za-z0-9])?\Z")
 ]
 """As `limits.valid_volume_name`: whoever reads one, a key of the catalogue or a person, reads the same."""
+GroupId = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}\.[0-9a-f]{16}\Z")]
+"""<name>.<attempt>"""
 SnapshotName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}\Z")]
 NodeId = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")]
 Root = Annotated[str, Field(pattern=r"^[0-9a-f]{16}\Z")]
@@ -226,6 +230,8 @@ class SnapshotView(Message):
     """nodes whose copy has it; none of a ready one: it is lost"""
     root: str = ""
     """of the hash tree over its checksums, 16 hex digits: equal for equal content"""
+    group: GroupId | Literal[""] = ""
+    """of volumes whose snapshots are of one moment"""
 
 
 class ReplicaStatus(Message):
@@ -463,6 +469,32 @@ class TakeSnapshot(Message):
     since: StampModel | None = None
 
 
+class StepSnapshot(Message):
+    """vol.<v>.step -> SnapshotStep, when the step is taken: a snapshot of a moment that the caller chooses, at which
+    all volumes of a group hold their writes, or a file system is frozen. `prepare` asks for it; `hold`, `seal`
+    (answered when writes go on) and `wait` (until it is ready) quote the answer to that. ABORTED when it is not being
+    taken any more: it ends by itself when nobody goes on, and one of a group with the primary."""
+
+    volume: VolumeId
+    snapshot: SnapshotName
+    group: GroupId | Literal[""] = ""
+    since: StampModel | None = None
+    """as with TakeSnapshot"""
+    step: Literal["prepare", "hold", "seal", "wait"]
+    epoch: int = Field(default=0, ge=0)
+    asked: int = Field(default=0, ge=0)
+    hold_ms: int = Field(default=0, ge=0, le=HOLD_MS_MAX)
+    """new writes wait so long at most"""
+
+
+class SnapshotStep(Message):
+    """Which reign, and which snapshot of it. Steps are asked of this node."""
+
+    node: NodeId
+    epoch: int = Field(ge=0)
+    asked: int = Field(ge=0)
+
+
 class DropSnapshot(Message):
     """vol.<v>.unsnapshot -> Empty, when the record has forgotten it: one that is not there as well. Its space comes
     back afterwards, in the background."""
@@ -603,6 +635,23 @@ class SnapshotClaim(Message):
     stage: Literal["held", "dropping"] = "held"
     deletion: str = Field(default="", max_length=32)
     """Which one, drawn by lot: a release that comes late does not end the next."""
+
+
+class GroupClaim(Message):
+    """catalogue.claim-group, .release-group: a snapshot of several volumes, under a name, by compare-and-set. `taking`:
+    by this attempt, which another one may replace; `ready`: it is what that attempt took; `dropping`."""
+
+    name: SnapshotName
+    attempt: str = Field(pattern=r"^[0-9a-f]{16}\Z")
+    volumes: tuple[VolumeId, ...] = Field(min_length=1, max_length=GROUP_VOLUMES_MAX)
+    stage: Literal["taking", "ready", "dropping"] = "taking"
+    created_ms: int = Field(default=0, ge=0)
+
+
+class GroupByName(Message):
+    """catalogue.group -> GroupClaim"""
+
+    name: SnapshotName
 
 
 class SnapshotByName(Message):

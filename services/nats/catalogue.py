@@ -6,6 +6,7 @@ by compare-and-set before any replica is made, so two creates that race find one
     name.<volume name>   the entry (`CatalogueEntry`)
     id.<volume id>       the name, so that there is one place only for each fact
     snapshot.<name>      whose the name of a snapshot is, for CSI, whose names are unique over all volumes
+    group.<name>         which volumes the snapshot of a group is of, and how far it is
     node.<node>          where that node's peer link listens (`NodeEntry`), as the node itself said
 
 It is a key-value bucket as NATS clients know it, so that other tools can read it.
@@ -18,7 +19,7 @@ from typing import TypeVar
 
 from stoscore import jetstream, subjects
 from stoscore.bus import Bus, RequestContext
-from stoscore.catalogue import updated
+from stoscore.catalogue import check_claim, updated
 from stoscore.envelope import decode_request
 from stoscore.errors import Code, StosError, invalid, not_found
 from stoscore.jetstream import BUCKET_STREAM, WRONG_LAST_SEQUENCE
@@ -27,6 +28,8 @@ from stoscore.messages import (
     CatalogueEntry,
     CataloguePage,
     Empty,
+    GroupByName,
+    GroupClaim,
     Message,
     NodeEntry,
     NodePage,
@@ -69,6 +72,9 @@ class CatalogueStore:
         await serve(verb("claim-snapshot"), SnapshotClaim, self._claim_snapshot, queue=QUEUE)
         await serve(verb("release-snapshot"), SnapshotClaim, self._release_snapshot, queue=QUEUE)
         await serve(verb("snapshot"), SnapshotByName, self._snapshot, queue=QUEUE)
+        await serve(verb("claim-group"), GroupClaim, self._claim_group, queue=QUEUE)
+        await serve(verb("release-group"), GroupClaim, self._release_group, queue=QUEUE)
+        await serve(verb("group"), GroupByName, self._group, queue=QUEUE)
         await serve(verb("nodes"), PageRequest, self._nodes, queue=QUEUE)
         await serve(verb("announce"), NodeEntry, self._announce, queue=QUEUE)
 
@@ -171,6 +177,38 @@ class CatalogueStore:
     async def _read_claim(self, name: str) -> tuple[SnapshotClaim | None, int]:
         data, sequence = await self._get(f"snapshot.{name}")
         return (_decoded(SnapshotClaim, data) if data else None), sequence
+
+    # --- snapshots of groups ---
+
+    async def _claim_group(self, claim: GroupClaim, context: RequestContext) -> Empty:
+        for _ in range(CONFLICTS_MAX):
+            existing, sequence = await self._read_group(claim.name)
+            if existing == claim:
+                return Empty()
+            check_claim(existing, claim)
+            if await self._put(f"group.{claim.name}", claim.model_dump_json().encode(), sequence):
+                return Empty()
+        raise _contended(claim.name)
+
+    async def _release_group(self, claim: GroupClaim, context: RequestContext) -> Empty:
+        """If it is that attempt's, and not complete."""
+        for _ in range(CONFLICTS_MAX):
+            existing, sequence = await self._read_group(claim.name)
+            if existing is None or existing.attempt != claim.attempt or existing.stage == "ready":
+                return Empty()
+            if await self._delete(f"group.{claim.name}", sequence):
+                return Empty()
+        raise _contended(claim.name)
+
+    async def _group(self, query: GroupByName, context: RequestContext) -> GroupClaim:
+        claim, _ = await self._read_group(query.name)
+        if claim is None:
+            raise not_found(f"there is no group snapshot {query.name!r}")
+        return claim
+
+    async def _read_group(self, name: str) -> tuple[GroupClaim | None, int]:
+        data, sequence = await self._get(f"group.{name}")
+        return (_decoded(GroupClaim, data) if data else None), sequence
 
     # --- nodes ---
 

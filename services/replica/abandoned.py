@@ -1,4 +1,5 @@
-"""Snapshots that were taken for a clone alone, and that nobody came back for: dropped by who leads their volume.
+"""Snapshots that were taken for a clone alone, or for a group that is not complete, and that nobody came back for:
+dropped by who leads their volume.
 
     clone:  snapshot "-clone-…" of the source ──> name claimed, entry "creating" ──> copies made ──> dropped ──> "ready"
                         └── whoever asked dies here: nobody knows of it but the source's record
@@ -8,6 +9,9 @@ for again leaves its snapshot to the source's primary. It is not known to be use
 claim its name, and a claimed one goes on whenever it is repeated. So it is watched for longer than anybody waits in
 between, and then the catalogue is asked for a clone that is still to begin as it. No catalogue, or one that has lost
 the source, and it stays.
+
+A snapshot that was taken for a group is one of it by the group's claim alone, which names the attempt: another attempt,
+or none, and nobody will ever count it. One that is still being taken after so long never will be complete.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from services.replica.brain import events as ev
 from services.replica.driver import Node
 from stoscore.catalogue import Catalogue
 from stoscore.errors import StosError
-from stoscore.messages import CatalogueEntry
+from stoscore.messages import CatalogueEntry, GroupClaim
 from stoscore.telemetry import get_logger
 from stoscore.volumes.origin import ABANDONED_MS, OF_CLONES
 
@@ -36,12 +40,13 @@ Ask = Callable[[str, Callable[[int], ev.Event]], Awaitable[None]]
 
 
 def watched(records: Mapping[str, Record], since_s: Mapping[Key, float], now_s: float) -> dict[Key, float]:
-    """What was taken for clones of the volumes that are led here, and is ready; since when that is seen."""
+    """What was taken for clones, and for groups, of the volumes that are led here, and is ready; since when that is
+    seen."""
     found = [
         (volume, snapshot.name)
         for volume, record in sorted(records.items())
         for snapshot in record.snapshots
-        if snapshot.name.startswith(OF_CLONES) and snapshot.state == "ready" and not record.deleted
+        if (snapshot.name.startswith(OF_CLONES) or snapshot.group) and snapshot.state == "ready" and not record.deleted
     ]
     return {key: since_s.get(key, now_s) for key in found}
 
@@ -76,15 +81,32 @@ class Abandoned:
             return
         try:
             entries = await self._catalogue.list()
+            complete = await self._complete(old)
         except StosError as error:
-            log.info("snapshots that were taken for clones stay: %s", error)
+            log.info("snapshots that were taken for clones and groups stay: %s", error)
             return
         known, waited = {entry.volume for entry in entries}, waited_for(entries)
         for volume, snapshot in old:
-            if volume not in known or (volume, snapshot) in waited:
+            if volume not in known or (volume, snapshot) in waited | complete:
                 self._since_s[volume, snapshot] = now_s
             else:
                 await self._drop(volume, snapshot)
+
+    async def _complete(self, old: Iterable[Key]) -> set[Key]:
+        """Those that groups are made of."""
+        records, found, claims = self._led(), set[Key](), dict[str, GroupClaim | None]()
+        for volume, snapshot in old:
+            record = records.get(volume)
+            known = record.snapshot(snapshot) if record is not None else None
+            if known is None or not known.group:
+                continue
+            name, _, attempt = known.group.partition(".")
+            if name not in claims:
+                claims[name] = await self._catalogue.group(name)
+            claim = claims[name]
+            if claim is not None and claim.stage != "taking" and claim.attempt == attempt:
+                found.add((volume, snapshot))
+        return found
 
     def _led(self) -> dict[str, Record]:
         brains = [(volume.id, volume.brain) for volume in self._node.volumes.values()]
@@ -93,6 +115,6 @@ class Abandoned:
     async def _drop(self, volume: str, snapshot: str) -> None:
         try:
             await self._ask(volume, lambda number: ev.DropAsked(number, snapshot))
-            log.info("dropped snapshot %s: its clone was never made", snapshot, extra={"volume": volume})
+            log.info("dropped snapshot %s: what it was taken for was never made", snapshot, extra={"volume": volume})
         except StosError as error:
             log.info("snapshot %s stays for now: %s", snapshot, error, extra={"volume": volume})

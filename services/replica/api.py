@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from services.replica.brain import InvalidRecord, Stamp
 from services.replica.brain import events as ev
@@ -58,7 +58,10 @@ from stoscore.messages import (
     ReplicaStatus,
     ReplicaStatuses,
     SetPolicy,
+    SnapshotStep,
     SnapshotView,
+    StampModel,
+    StepSnapshot,
     TakeSnapshot,
     VolumeExpanded,
 )
@@ -66,6 +69,7 @@ from stoscore.units import BLOCK_BYTES, MS, format_size
 
 M = TypeVar("M", bound=Message)
 Handler = Callable[[M, RequestContext], Awaitable[Message]]
+_STEPS: dict[str, Literal["held", "sealed", "ready"]] = {"hold": "held", "seal": "sealed", "wait": "ready"}
 
 
 class Api:
@@ -120,6 +124,7 @@ class Api:
         await bus.serve(subjects.volume(me, "*", "move"), MoveVolume, self._move)
         await bus.serve(subjects.volume(me, "*", "override"), OverrideVolume, self._override)
         await bus.serve(subjects.volume(me, "*", "snapshot"), TakeSnapshot, self._snapshot)
+        await bus.serve(subjects.volume(me, "*", "step"), StepSnapshot, self._step_snapshot)
         await bus.serve(subjects.volume(me, "*", "unsnapshot"), DropSnapshot, self._unsnapshot)
         await bus.serve(subjects.BID, BidRequest, self._bid)
 
@@ -302,7 +307,7 @@ class Api:
         _, volume = self._led(context)
         _check_volume(request.volume, volume)
         now_ms = time.time_ns() // MS
-        since = Stamp(request.since.generation, request.since.epoch, request.since.version) if request.since else None
+        since = _stamp(request.since)
         await self._ask(
             volume, lambda number: ev.TakeAsked(number, request.snapshot, now_ms, context.traceparent, since)
         )
@@ -312,6 +317,41 @@ class Api:
             if view.snapshot == request.snapshot:
                 return view
         raise StosError(Code.ABORTED, f"snapshot {request.snapshot} was dropped as soon as it was taken")
+
+    async def _step_snapshot(self, request: StepSnapshot, context: RequestContext) -> SnapshotStep:
+        _, volume = self._led(context)
+        _check_volume(request.volume, volume)
+        if request.step == "prepare":
+            return await self._prepare_snapshot(request, volume, context.traceparent)
+        asked = partial(
+            ev.StepAsked,
+            name=request.snapshot,
+            step=_STEPS[request.step],
+            epoch=request.epoch,
+            asked=request.asked,
+            hold_ns=request.hold_ms * MS,
+        )
+        await self._ask(volume, asked)
+        return SnapshotStep(node=self._settings.node, epoch=request.epoch, asked=request.asked)
+
+    async def _prepare_snapshot(self, request: StepSnapshot, volume: Volume, cause: str) -> SnapshotStep:
+        """The reign is that of the question: what is told of another one is refused by the next step."""
+        asked = partial(
+            ev.TakeAsked,
+            name=request.snapshot,
+            created_ms=time.time_ns() // MS,
+            cause=cause,
+            since=_stamp(request.since),
+            in_step=True,
+            group=request.group,
+        )
+        epoch = volume.brain.epoch
+        await self._ask(volume, asked)
+        record = volume.brain.record
+        taken = record.snapshot(request.snapshot) if record is not None else None
+        if taken is None:
+            raise StosError(Code.ABORTED, f"snapshot {request.snapshot} was dropped as soon as it was prepared")
+        return SnapshotStep(node=self._settings.node, epoch=epoch, asked=taken.asked)
 
     async def _unsnapshot(self, request: DropSnapshot, context: RequestContext) -> Empty:
         _, volume = self._led(context)
@@ -377,6 +417,10 @@ def _record(volume: Volume) -> RecordModel:
     slot = volume.brain.state.slot
     assert slot is not None
     return to_model(slot)
+
+
+def _stamp(seen: StampModel | None) -> Stamp | None:
+    return Stamp(seen.generation, seen.epoch, seen.version) if seen is not None else None
 
 
 def _check_volume(asked: str, volume: Volume) -> None:

@@ -61,6 +61,7 @@ def snapshot_views(record: Record) -> tuple[SnapshotView, ...]:
             ready=snapshot.state == "ready",
             holders=tuple(holder.node for holder in record.holders(snapshot)),
             root=snapshot.root,
+            group=snapshot.group,
         )
         for snapshot in record.snapshots
     )

@@ -13,7 +13,7 @@ from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError
 from stoscore.limits import PAGE_ENTRIES_MAX
-from stoscore.messages import CatalogueEntry, Empty, NodeEntry, SnapshotClaim
+from stoscore.messages import CatalogueEntry, Empty, GroupClaim, NodeEntry, SnapshotClaim
 from tests.integration.conftest import BusOf
 from tests.support.control_plane import ControlPlane
 
@@ -101,6 +101,35 @@ async def test_the_name_of_a_snapshot_belongs_to_one_volume(bus_of: BusOf) -> No
         await catalogue.release_snapshot(dropping)
     assert await catalogue.snapshot("monday") is None
     await catalogue.claim_snapshot(SnapshotClaim(snapshot="monday", volume=other))
+
+
+async def test_a_group_is_complete_by_one_attempt(bus_of: BusOf) -> None:
+    catalogue = Catalogue(await bus_of("svc", "csi"))
+    volumes = ("1" * 32, "2" * 32)
+    first, second = (GroupClaim(name="pair", attempt=digit * 16, volumes=volumes) for digit in "ab")
+    assert await catalogue.group("pair") is None
+    assert await catalogue.claim_group(first) is None
+    found = await catalogue.claim_group(first.model_copy(update={"volumes": volumes[:1]}))
+    assert found == first, "of other volumes"
+    assert await catalogue.claim_group(second) is None, "an attempt replaces one that is not complete"
+    ready = [claim.model_copy(update={"stage": "ready"}) for claim in (first, second)]
+    assert await catalogue.claim_group(ready[0]) == second, "which then never is"
+    await catalogue.release_group(first)
+    for _ in range(2):
+        assert await catalogue.claim_group(ready[1]) is None
+    await catalogue.release_group(second)
+    assert await catalogue.claim_group(first) == ready[1], "what is complete stays"
+    dropping = second.model_copy(update={"stage": "dropping"})
+    for _ in range(2):
+        assert await catalogue.claim_group(dropping) is None
+    assert await catalogue.claim_group(first) == dropping
+    assert await catalogue.group("pair") == dropping
+    for _ in range(2):
+        await catalogue.release_group(dropping)
+    assert await catalogue.group("pair") is None
+    with pytest.raises(StosError) as caught:
+        await catalogue.claim_group(ready[1])
+    assert caught.value.code is Code.ABORTED, "a late word brings nothing back"
 
 
 async def written(bus_of: BusOf, name: str, data: bytes) -> None:

@@ -24,6 +24,7 @@ from stoscore.messages import (
     Choice,
     Empty,
     FrontendOpened,
+    GroupClaim,
     Message,
     NodeEntry,
     NodeStatus,
@@ -343,6 +344,10 @@ class ModelCatalogue:
         self.entries: dict[str, CatalogueEntry] = {}
         self.known_nodes = [NodeEntry(node=node, zone="", address="127.0.0.1:1") for node in nodes]
         self.states: list[str] = []
+        self.groups: dict[str, GroupClaim] = {}
+
+    async def group(self, name: str) -> GroupClaim | None:
+        return self.groups.get(name)
 
     async def create(self, entry: CatalogueEntry) -> CatalogueEntry:
         if entry.name in self.entries:

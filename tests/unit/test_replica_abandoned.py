@@ -12,7 +12,7 @@ from services.replica.abandoned import Abandoned
 from services.replica.brain import Brain, Facts, Snapshot
 from services.replica.brain import events as ev
 from stoscore.errors import Code, StosError
-from stoscore.messages import CatalogueEntry, Origin
+from stoscore.messages import CatalogueEntry, GroupClaim, Origin
 from stoscore.units import GIB
 from tests.support.model_nodes import ModelCatalogue
 from tests.support.voters import A, B, C, accept, brain, elect, record, slot, step
@@ -42,9 +42,9 @@ class Hosted:
 class Scene:
     """A volume that is led here, with a snapshot of people and one of a clone; and another that is pending."""
 
-    def __init__(self, *, led: bool = True) -> None:
+    def __init__(self, *, led: bool = True, also: tuple[Snapshot, ...] = ()) -> None:
         pending = Snapshot(f"{HIDDEN[:-1]}0", GIB, 1, 2)
-        held = replace(record(A, B, C), snapshots=(snapshot("monday"), snapshot(HIDDEN), pending))
+        held = replace(record(A, B, C), snapshots=(snapshot("monday"), snapshot(HIDDEN), pending, *also))
         self.machine = brain(A, slot(held))
         for voter in (B, C):
             step(self.machine, ev.PeerUp(voter.node), 0, LEASED)
@@ -98,3 +98,14 @@ async def test_it_stays_while_nobody_can_tell(monkeypatch: pytest.MonkeyPatch) -
 
 async def test_who_does_not_lead_drops_nothing() -> None:
     assert "-clone-" in await Scene(led=False).left()
+
+
+@pytest.mark.parametrize(
+    ("stage", "attempt", "stays"),
+    [("ready", "1" * 16, True), ("dropping", "1" * 16, True), ("taking", "1" * 16, False), ("ready", "2" * 16, False)],
+)
+async def test_of_a_group_it_stays_while_the_group_is_made_of_it(stage: Any, attempt: str, stays: bool) -> None:
+    grouped = replace(snapshot("pair"), group=f"pair.{'1' * 16}")
+    scene = Scene(also=(grouped,))
+    scene.catalogue.groups["pair"] = GroupClaim(name="pair", attempt=attempt, volumes=(SOURCE,), stage=stage)
+    assert ("pair" in await scene.left()) is stays

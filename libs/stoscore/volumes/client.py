@@ -48,6 +48,7 @@ from stoscore.volumes.creation import Creation
 from stoscore.volumes.deadline import Deadline, retry
 from stoscore.volumes.deletion import Deletion
 from stoscore.volumes.finding import find_entry, find_ready
+from stoscore.volumes.groups import Groups
 from stoscore.volumes.naming import SourceSpec, check_spec, round_size
 from stoscore.volumes.nodes import Nodes
 from stoscore.volumes.override import Intent, note_generation
@@ -77,6 +78,7 @@ class Volumes:
         self._creation = Creation(bus, catalogue)
         self._deletion = Deletion(bus, catalogue, self._creation)
         self.snapshots = Snapshots(bus, catalogue)
+        self.groups = Groups(bus, catalogue, self.snapshots)
 
     async def create(
         self,

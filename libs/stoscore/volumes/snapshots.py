@@ -12,6 +12,7 @@ from stoscore.messages import CatalogueEntry, DropSnapshot, Empty, SnapshotClaim
 from stoscore.volumes.deadline import Deadline, retry
 from stoscore.volumes.finding import find_entry, find_ready
 from stoscore.volumes.primary import DESCRIBE_S, Replicas
+from stoscore.volumes.stepping import Quiet, Stepping
 
 Listed = list[tuple[CatalogueEntry, tuple[SnapshotView, ...]]]
 
@@ -22,15 +23,26 @@ class Snapshots:
     def __init__(self, bus: Bus, catalogue: Catalogue):
         self._catalogue = catalogue
         self._replicas = Replicas(bus, catalogue)
+        self._stepping = Stepping(bus, self._replicas)
 
     async def take(
-        self, volume: str, snapshot: str, *, since: StampModel | None = None, timeout_s: float = 30.0
+        self,
+        volume: str,
+        snapshot: str,
+        *,
+        since: StampModel | None = None,
+        quiet: Quiet | None = None,
+        timeout_s: float = 30.0,
     ) -> SnapshotView:
         """What the volume holds at one moment between the first such call and its answer. `since`: of the record that
-        the caller saw. Raises NOT_FOUND, RESOURCE_EXHAUSTED when it has as many as it may have, ABORTED when it was
-        dropped meanwhile, or a fence was set since that record."""
+        the caller saw. `quiet`: entered when everything is prepared, and left when that moment is over. Raises
+        NOT_FOUND, RESOURCE_EXHAUSTED when it has as many as it may have, ABORTED when it was dropped meanwhile, or a
+        fence was set since that record, or the moment was missed."""
         deadline = Deadline.after(timeout_s)
         entry = await find_ready(self._catalogue, volume, deadline)
+        if quiet is not None:
+            await self._stepping.take([entry], snapshot, deadline, since=since, quiet=quiet)
+            return await self.get(entry.volume, snapshot, timeout_s=deadline.left_s)
         request = TakeSnapshot(volume=entry.volume, snapshot=snapshot, since=since)
         return await self._replicas.ask(entry, "snapshot", request, SnapshotView, deadline)
 

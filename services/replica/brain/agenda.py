@@ -96,7 +96,7 @@ class Agenda:
             if isinstance(change, ev.SealFailed) and proposed is not None:
                 self._snapshots.fails(change)
             elif isinstance(change, ev.TakeAsked) and not outcome.code:
-                self._snapshots.wait(change.name, change.request)
+                self._snapshots.wait(change)
                 request = None
             if proposed is not None:
                 if request is not None:

@@ -208,6 +208,31 @@ class TakeAsked:
     created_ms: int
     cause: str = ""
     since: Stamp | None = None
+    in_step: bool = False
+    """Answered when it is prepared; it goes on by `StepAsked`."""
+    group: str = ""
+    """In step with the snapshots of other volumes."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepAsked:
+    """Of a snapshot that is taken in step: answered when the step is taken. `epoch`, `asked`: the reign and the
+    snapshot that are meant. `hold_ns`: how long writes may wait."""
+
+    request: int
+    name: str
+    step: Literal["held", "sealed", "ready"]
+    epoch: int
+    asked: int
+    hold_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepReached:
+    """Replication: a snapshot that is taken in step has come so far."""
+
+    asked: int
+    step: Literal["prepared", "held", "sealed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +305,8 @@ Event = (
     | PolicyAsked
     | ExpandAsked
     | TakeAsked
+    | StepAsked
+    | StepReached
     | DropAsked
     | SnapshotSealed
     | SealFailed
@@ -363,6 +390,23 @@ class SealSnapshot:
     name: str
     asked: int
     nodes: tuple[str, ...]
+    in_step: bool = False
+    """Report `StepReached`, and hold and seal when told to."""
+
+
+@dataclass(frozen=True, slots=True)
+class HoldWrites:
+    """Of the snapshot that was asked of that version: new writes wait, until then at the latest."""
+
+    asked: int
+    until_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class SealHeld:
+    """All volumes of its group hold."""
+
+    asked: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,6 +481,8 @@ Effect = (
     | GoOn
     | Require
     | SealSnapshot
+    | HoldWrites
+    | SealHeld
     | RecordCommitted
     | Reply
     | AskHome

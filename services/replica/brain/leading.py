@@ -261,11 +261,21 @@ class Leading:
         if self.proposal is None or self._repair is None or not self.proposal.committed:
             return
         committed = self.proposal.slot.record
+        self._agenda.waiting.extend(self._snapshots.orphans(committed))
         record = self._agenda.next_record(committed) or self._repair.next_record(committed)
         if record is not None:
             self._proposing.put(record)
         else:
             self._snapshots.order(committed, self._proposing.has_stored)
+
+    def step_of_snapshot(self, event: ev.StepAsked | ev.StepReached) -> None:
+        committed = self.proposal is not None and self.proposal.committed
+        record = self.proposal.slot.record if self.proposal is not None and committed else self._before
+        known = record if self._led_first else None
+        if isinstance(event, ev.StepAsked):
+            self._snapshots.step(event, known)
+        else:
+            self._snapshots.reached(event, known)
 
     def accepted(self, message: ms.Accepted, now_ns: int) -> None:
         if not self._proposing.is_answer(message):

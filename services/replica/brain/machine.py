@@ -11,6 +11,7 @@
     parting    members that a record excludes     handover   moving the primary on purpose (P5)
     condition  founded, failed, silent            proposing  one record on its way to the others
     snapshots  asked for, sealed, agreed on (K4)     override  a new generation, by an operator's word (I4)
+    in_step    snapshots of one moment with other volumes'
     leading    commits, resignation; while it leads it has a `repair`, which asks `plan` for the next members
 
 Each knows only those above it in `__init__`. `step(event, now_ns, facts) -> Batch` is a function of its arguments and
@@ -231,6 +232,11 @@ class Brain:
                 self.leading.home_found(event, now_ns)
             case ev.HomeRefused():
                 self.leading.home_refused(event, now_ns)
+            case ev.StepAsked() | ev.StepReached():
+                if self.role == "leader":
+                    self.leading.step_of_snapshot(event)
+                elif isinstance(event, ev.StepAsked):
+                    self.local.at_once(ev.Reply(event.request, "NOT_PRIMARY", "this voter is not the primary"))
             case (
                 ev.MemberFailed()
                 | ev.MemberCaughtUp()

@@ -14,7 +14,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from stoscore.limits import REPLICAS_MAX, SNAPSHOTS_MAX, VOTERS_MAX, valid_node_name, valid_snapshot_name
+from stoscore.limits import (
+    REPLICAS_MAX,
+    SNAPSHOTS_MAX,
+    VOTERS_MAX,
+    valid_group_id,
+    valid_node_name,
+    valid_snapshot_name,
+)
 from stoscore.units import BLOCK_BYTES
 
 STRICT = ConfigDict(extra="forbid")
@@ -99,6 +106,8 @@ class Snapshot:
     """Of the hash tree over the sealed checksums, 16 hex digits; "" while pending."""
     holders: tuple[str, ...] = ()
     """Incarnations of the members that have the sealed layer; none left: the snapshot is lost."""
+    group: Annotated[str, Field(exclude_if=lambda group: not group)] = ""
+    """Of volumes whose snapshots are of one moment; not written where there is none."""
 
     @property
     def layer(self) -> str:
@@ -118,6 +127,8 @@ class Snapshot:
             raise InvalidRecord(f"snapshot {self.name} of {self.size_bytes} bytes at {self.created_ms} is impossible")
         if not 0 <= self.asked <= VERSION_MAX:
             raise InvalidRecord(f"snapshot {self.name} was asked of an impossible version")
+        if self.group and not valid_group_id(self.group):
+            raise InvalidRecord(f"snapshot {self.name} is of a group that can't be: {self.group[:100]!r}")
         if self.state == "pending":
             if self.seal or self.root or self.holders:
                 raise InvalidRecord(f"snapshot {self.name} is pending and sealed")

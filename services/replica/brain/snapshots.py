@@ -22,6 +22,7 @@ from typing import TypeGuard
 
 from services.replica.brain import events as ev
 from services.replica.brain.decisions import Verdict, recorded
+from services.replica.brain.in_step import InStep
 from services.replica.brain.local import Local
 from services.replica.brain.record import Record, Snapshot, Stamp, Voter
 from stoscore.limits import SNAPSHOTS_MAX
@@ -45,6 +46,8 @@ def changed(change: SnapshotChange, record: Record, stamp: Stamp) -> tuple[Recor
         case ev.TakeAsked():
             if known is not None and known.is_lost:
                 raise Refused("DATA_LOSS", f"snapshot {known.name} of {record.name} is lost: its last holder is gone")
+            if known is not None and change.group not in ("", known.group):
+                raise Refused("ALREADY_EXISTS", f"snapshot {known.name} of {record.name} is none of {change.group}")
             return _taken(change, record, stamp.version) if known is None else None
         case ev.DropAsked():
             return _dropped(change, record, known, stamp)
@@ -69,7 +72,10 @@ def _taken(asked: ev.TakeAsked, record: Record, version: int) -> tuple[Record, V
         raise Refused(
             "RESOURCE_EXHAUSTED", f"volume {record.name} has {SNAPSHOTS_MAX} snapshots, the most there may be"
         )
-    pending = Snapshot(asked.name, record.size_bytes, asked.created_ms, version)
+    other = next((it for it in record.snapshots if it.state == "pending" and it.group), None) if asked.group else None
+    if other is not None:  # not one after the other: two groups could wait for each other's volumes
+        raise Refused("ABORTED", f"a snapshot of the group {other.group} is being taken of volume {record.name}")
+    pending = Snapshot(asked.name, record.size_bytes, asked.created_ms, version, group=asked.group)
     nodes = ", ".join(voter.node for voter in record.in_sync)
     taken = replace(record, snapshots=(*record.snapshots, pending))
     return taken, Verdict("snapshot", f"snapshot {asked.name} is asked for, and to be sealed on {nodes}")
@@ -165,6 +171,7 @@ class Snapshots:
 
     def __init__(self, local: Local):
         self._local = local
+        self._in_step = InStep(local)
         self._waiting: dict[str, list[int]] = {}
         """Name -> requests that are answered when it is ready."""
         self._failed: dict[str, tuple[str, str]] = {}
@@ -176,18 +183,36 @@ class Snapshots:
 
     def begin(self) -> None:
         self._ordered, self._pending_ns = None, {}
+        self._in_step.begin()
 
     def drop(self) -> None:
         """We stopped leading: whoever waits asks the next leader, which has the same snapshot sealed."""
-        for requests in self._waiting.values():
-            for request in requests:
-                self._local.at_once(ev.Reply(request, "NOT_PRIMARY", "it stopped being the primary"))
+        waiting = [request for requests in self._waiting.values() for request in requests]
+        for request in [*waiting, *self._in_step.drop()]:
+            self._local.at_once(ev.Reply(request, "NOT_PRIMARY", "it stopped being the primary"))
         self._waiting, self._failed = {}, {}
 
     # ---- who waits ------------------------------------------------------------------------------------
 
-    def wait(self, name: str, request: int) -> None:
-        self._waiting.setdefault(name, []).append(request)
+    def wait(self, asked: ev.TakeAsked) -> None:
+        if asked.in_step:
+            self._in_step.taken(asked)
+        else:
+            self._waiting.setdefault(asked.name, []).append(asked.request)
+
+    def step(self, asked: ev.StepAsked, record: Record | None) -> None:
+        """`record`: the committed one, if it is ours."""
+        self._in_step.asked(asked, record)
+        if record is not None:
+            self.answer(record)
+
+    def reached(self, report: ev.StepReached, record: Record | None) -> None:
+        self._in_step.reached(report)
+        if record is not None:
+            self.answer(record)
+
+    def orphans(self, record: Record) -> list[ev.SealFailed]:
+        return self._in_step.orphans(record)
 
     def fails(self, failed: ev.SealFailed) -> None:
         self._failed.setdefault(failed.name, ("RESOURCE_EXHAUSTED", failed.reason))
@@ -205,6 +230,8 @@ class Snapshots:
         for name in [name for name in self._waiting if not _is_pending(record, name)]:
             for request in self._waiting.pop(name):
                 self._local.when_durable(self._reply(record, name, request))
+        for name, request in self._in_step.answered(record):
+            self._local.when_durable(self._reply(record, name, request))
         self._failed = {name: why for name, why in self._failed.items() if _is_pending(record, name)}
 
     def _reply(self, record: Record, name: str, request: int) -> ev.Reply:
@@ -247,7 +274,9 @@ class Snapshots:
         if unknowing and local.now_ns < self._pending_ns[first.asked] + local.timing.lease_ns:
             return
         self._ordered = first.asked
-        local.when_durable(ev.SealSnapshot(first.name, first.asked, tuple(sorted(knowing))))
+        local.when_durable(
+            ev.SealSnapshot(first.name, first.asked, tuple(sorted(knowing)), self._in_step.has(first.name))
+        )
 
     def next_deadline_ns(self) -> int | None:
         """When members that have not stored the record are waited for no more."""

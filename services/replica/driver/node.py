@@ -49,7 +49,13 @@ NO_FACTS = Facts()
 _ASKS_A_MEMBER = ms.PreVote | ms.Propose | ms.Excluded | ms.Enquire
 """Said to a member; where there is none, it is answered so. Who is lost, not removed, is no answer (I1)."""
 Report = (
-    fx.ReportFailed | fx.ReportFollows | fx.ReportCaughtUp | fx.ReportSettled | fx.ReportSealed | fx.ReportNotSealed
+    fx.ReportFailed
+    | fx.ReportFollows
+    | fx.ReportCaughtUp
+    | fx.ReportSettled
+    | fx.ReportSealed
+    | fx.ReportNotSealed
+    | fx.ReportStep
 )
 """Effects for the brain."""
 _PLAIN = frozenset({
@@ -354,6 +360,9 @@ class Node:
             # After the other effects: what the brain makes of it must not overtake them on a link.
             if isinstance(report, fx.ReportSettled):
                 self._step(volume, ev.Settled(epoch), now_ns)
+                continue
+            if isinstance(report, fx.ReportStep):
+                self._step(volume, ev.StepReached(report.asked, report.step), now_ns)
                 continue
             if isinstance(report, fx.ReportSealed | fx.ReportNotSealed):
                 self._step(volume, snapshot_event(report, volume.brain.record), now_ns)

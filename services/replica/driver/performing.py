@@ -83,9 +83,15 @@ class Performing:
                 self._stop_leading(volume, successor, now_ns)
             case ev.Require():
                 self._require(volume, now_ns)
-            case ev.SealSnapshot(name, asked, nodes):
+            case ev.SealSnapshot(name, asked, nodes, in_step):
                 if volume.primary is not None:
-                    self._data(volume, volume.primary.seal(name, asked, nodes, now_ns), now_ns)
+                    self._data(volume, volume.primary.seal(name, asked, nodes, now_ns, in_step=in_step), now_ns)
+            case ev.HoldWrites(asked, until_ns):
+                if volume.primary is not None:
+                    self._data(volume, volume.primary.hold_writes(asked, until_ns, now_ns), now_ns)
+            case ev.SealHeld(asked):
+                if volume.primary is not None:
+                    self._data(volume, volume.primary.seal_held(asked, now_ns), now_ns)
             case ev.RecordCommitted(slot):
                 self._record_committed(volume, slot, now_ns)
             case ev.Reply(request, code, error):

@@ -257,6 +257,15 @@ class ReportSealed:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportStep:
+    """To the brain: how far the snapshot of a group has come. `sealed`: writes go on."""
+
+    name: str
+    asked: int
+    step: Literal["prepared", "held", "sealed"]
+
+
+@dataclass(frozen=True, slots=True)
 class ReportNotSealed:
     """To the brain: our own store can't make a layer, or its layer can't be what the others' are judged by."""
 
@@ -338,6 +347,7 @@ Effect = (
     | ReportSettled
     | ReportSealed
     | ReportNotSealed
+    | ReportStep
     | WritesHeld
     | StartedServing
     | ResyncBegins

@@ -32,6 +32,7 @@ from services.replica.replication.effects import (
     ReportFailed,
     ReportFollows,
     ReportSettled,
+    ReportStep,
     ResyncBegins,
     ResyncDone,
     SendCopy,
@@ -781,8 +782,8 @@ class Primary:
         """Take nothing new, and report when every write under way is confirmed everywhere (P5). Flushes are not waited
         for: their frontend sends them again."""
         self._moving, self._settled = True, False
-        self._sealing.let_go()
-        return [*self._go_on_sealing(), *self._check_settled()]
+        let_go = self._sealing.let_go()
+        return [*let_go, *self._go_on_sealing(), *self._check_settled()]
 
     def _check_settled(self) -> list[Effect]:
         if self._settled or not self.serving or self._window:
@@ -808,11 +809,21 @@ class Primary:
     def sealing_stage(self) -> Stage:
         return self._sealing.stage
 
-    def seal(self, name: str, asked: int, nodes: Iterable[str], now_ns: int) -> list[Effect]:
+    def seal(self, name: str, asked: int, nodes: Iterable[str], now_ns: int, *, in_step: bool = False) -> list[Effect]:
         """The brain: keep what the volume holds, on these nodes and here (K4)."""
         self._now_ns = now_ns
-        self._sealing.ask(Order(name, asked, frozenset(nodes)))
+        self._sealing.ask(Order(name, asked, frozenset(nodes), in_step))
         return self._go_on_sealing()
+
+    def hold_writes(self, asked: int, until_ns: int, now_ns: int) -> list[Effect]:
+        """For the snapshot of a group that was asked of that version; what comes from here on is not in it."""
+        self._now_ns = now_ns
+        return [*self._sealing.hold_until(asked, until_ns, now_ns, moving=self._moving), *self._go_on_sealing()]
+
+    def seal_held(self, asked: int, now_ns: int) -> list[Effect]:
+        """All volumes of its group hold their writes."""
+        self._now_ns = now_ns
+        return [*self._sealing.seal_held(asked), *self._go_on_sealing()]
 
     def pending(self, asked: Iterable[tuple[str, int]], now_ns: int) -> list[Effect]:
         """By the committed record these snapshots are still wanted."""
@@ -850,8 +861,8 @@ class Primary:
             following = {n for n, peer in self.peers.items() if peer.phase == "live" and n in self._required}
             out += sealing.begin(following, self.size_blocks, now_ns)
         if sealing.stage is Stage.PREPARED and not self._moving:
-            sealing.hold(now_ns)
-        if sealing.stage is Stage.HOLDING and self._is_quiet():
+            out += sealing.hold(now_ns)
+        if sealing.may_seal and self._is_quiet():
             seq, self._next_seq = self._next_seq, self._next_seq + 1
             self.gate.close()
             out += sealing.seal(seq, self.commit, now_ns)
@@ -859,6 +870,8 @@ class Primary:
             if sealing.held_since_ns is not None and sealing.order is not None:
                 held_ns, sealing.held_since_ns = now_ns - sealing.held_since_ns, None
                 out.append(WritesHeld(sealing.order.name, held_ns, sealing.unanswered))
+                if sealing.order.in_step:
+                    out.append(ReportStep(sealing.order.name, sealing.order.asked, "sealed"))
             out += self._sealing_done()
         if sealing.held and not sealing.holds:
             for link, asked in sealing.take_held():
@@ -1083,6 +1096,7 @@ class Primary:
             ticket = self._flushes.ticket()
             self._background[ticket] = self.gate.passed
             out.append(SyncStore(ticket))
+        out += self._sealing.time_passed(now_ns)
         for node in self._sealing.late(now_ns):
             self._sealing.lost(node)
         return [*out, *self._after_healing(self._healing.time_passed(now_ns)), *self._go_on_sealing()]

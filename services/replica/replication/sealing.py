@@ -9,6 +9,10 @@ What waits for the disk in the middle is only what was written since a copy was 
 while writes are held is let go like one that does not confirm a write; one that can't prepare, or takes too long where
 nobody waits for it, stays in sync and is no holder. Nothing of it outlives the reign: the next primary seals again,
 under a number of its own.
+
+One that is taken in step (`stoscore/volumes/stepping.py`) stops twice for whoever takes it: prepared, it holds when he
+says so, and holding, it seals when he says that all volumes of its group hold. Both end by themselves: a death of his
+costs the snapshot, and writes wait no longer than he had asked for.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from services.replica.replication.effects import (
     PrepareSeal,
     ReportNotSealed,
     ReportSealed,
+    ReportStep,
     SealStore,
     Tell,
 )
@@ -31,6 +36,8 @@ from stoscore.units import SECOND
 BESIDE_PATIENCE_NS = 60 * SECOND
 """How long a copy may take to prepare, or to hash, after our own has: nobody waits for it but whoever asked for the
 snapshot."""
+HOLD_PATIENCE_NS = 30 * SECOND
+"""How long the other volumes of a group may take to prepare: nobody waits but other snapshots."""
 
 
 class Stage(IntEnum):
@@ -50,6 +57,8 @@ class Order:
     name: str
     asked: int
     nodes: frozenset[str]
+    in_step: bool = False
+    """It holds, and seals, when it is told to."""
 
 
 @dataclass(slots=True)
@@ -77,6 +86,8 @@ class Sealing:
     since_ns: int = 0
     held_since_ns: int | None = None
     """Until it is told how long they were."""
+    wait_until_ns: int | None = None
+    """One that is taken in step goes on by a word from outside, or ends then."""
     roots: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -121,6 +132,7 @@ class Sealing:
 
     def _end(self) -> None:
         self.stage, self.holds, self.order, self.given_up = Stage.IDLE, False, None, False
+        self.wait_until_ns = None
         self.taking_part, self.waits_for = set(), set()
 
     def stop(self) -> list[tuple[int, Request | RequestMany]]:
@@ -148,20 +160,68 @@ class Sealing:
         """Our own copy can't make a layer."""
         return self._not_sealed(reason) if self.stage is Stage.PREPARING else []
 
+    def _stepped(self) -> Order | None:
+        return self.order if self.order is not None and self.order.in_step else None
+
     def _not_sealed(self, reason: str) -> list[Effect]:
         order = self.order
         assert order is not None
         self._give_up()
         return [ReportNotSealed(order.name, order.asked, reason)]
 
-    def hold(self, now_ns: int) -> None:
-        if self.stage is Stage.PREPARED:
-            self.stage, self.holds, self.held_since_ns = Stage.HOLDING, True, now_ns
+    def hold(self, now_ns: int) -> list[Effect]:
+        """All copies are prepared: new writes wait from here on, or as soon as one that is taken in step is told to."""
+        if self.stage is not Stage.PREPARED:
+            return []
+        order = self._stepped()
+        if order is None:
+            self._hold(now_ns)
+            return []
+        if self.wait_until_ns is not None:
+            return []
+        self.wait_until_ns = now_ns + HOLD_PATIENCE_NS
+        return [ReportStep(order.name, order.asked, "prepared")]
 
-    def let_go(self) -> None:
-        """Nothing new is taken: there is nothing to hold."""
-        if self.stage is Stage.HOLDING:
-            self.stage, self.holds = Stage.PREPARED, False
+    def _hold(self, now_ns: int) -> None:
+        self.stage, self.holds, self.held_since_ns = Stage.HOLDING, True, now_ns
+
+    def let_go(self) -> list[Effect]:
+        """Nothing new is taken: there is nothing to hold. One that is taken in step has held to no purpose."""
+        if self.stage is not Stage.HOLDING:
+            return []
+        if self._stepped() is not None:
+            return self._not_sealed("the volume is about to be led elsewhere")
+        self.stage, self.holds = Stage.PREPARED, False
+        return []
+
+    # ---- in step with other volumes ---------------------------------------------------------------------
+
+    def hold_until(self, asked: int, until_ns: int, now_ns: int, *, moving: bool) -> list[Effect]:
+        """New writes wait until then at the latest; those that have come are in the snapshot."""
+        order = self._stepped()
+        if order is None or order.asked != asked or self.stage not in (Stage.PREPARED, Stage.HOLDING):
+            return []
+        if self.stage is Stage.PREPARED:
+            if moving:
+                return self._not_sealed("the volume is about to be led elsewhere")
+            self._hold(now_ns)
+            self.wait_until_ns = until_ns
+        return [ReportStep(order.name, asked, "held")]
+
+    def seal_held(self, asked: int) -> list[Effect]:
+        """All of the group hold now. What does not hold, any more or yet, is no part of it."""
+        order = self._stepped()
+        if order is None or order.asked != asked or self.stage > Stage.HOLDING:
+            return []
+        if self.stage is not Stage.HOLDING:
+            return self._not_sealed("it did not hold the writes when it was to be sealed")
+        self.wait_until_ns = None
+        return []
+
+    @property
+    def may_seal(self) -> bool:
+        """It holds, and nobody else has to be waited for but the writes under way."""
+        return self.stage is Stage.HOLDING and self.wait_until_ns is None
 
     # ---- sealing --------------------------------------------------------------------------------------
 
@@ -242,14 +302,24 @@ class Sealing:
         return self.since_ns if self.stage is Stage.SEALING and node in self.waits_for else None
 
     def next_deadline_ns(self) -> int | None:
+        return self.wait_until_ns if self.wait_until_ns is not None else self._beside_deadline_ns()
+
+    def _beside_deadline_ns(self) -> int | None:
         """When whoever is slow where nobody waits for it does not take part any more."""
         if self.stage not in (Stage.PREPARING, Stage.HASHING) or self.me in self.waits_for or not self.waits_for:
             return None
         return self.since_ns + BESIDE_PATIENCE_NS
 
     def late(self, now_ns: int) -> list[str]:
-        due = self.next_deadline_ns()
+        due = self._beside_deadline_ns()
         return sorted(self.waits_for) if due is not None and now_ns >= due else []
+
+    def time_passed(self, now_ns: int) -> list[Effect]:
+        """Nobody goes on with what is taken in step: *who took it died, and the volume stood still*."""
+        if self.wait_until_ns is None or now_ns < self.wait_until_ns:
+            return []
+        held = "held for" if self.stage is Stage.HOLDING else "prepared for"
+        return self._not_sealed(f"nobody went on with the group that it was {held}")
 
     def excuse(self, now_ns: int) -> None:
         self.since_ns = now_ns
