@@ -171,6 +171,25 @@ class SnapshotRow(Shape):
     state: Literal["pending", "ready", "lost"]
     held_by: list[str]
     root: str
+    group: str
+    """the group snapshot that it is part of; empty for none"""
+
+
+class GroupMember(Shape):
+    volume: str
+    name: str
+    held_by: list[str]
+
+
+class GroupRow(Shape):
+    name: str
+    created_unix_ms: int
+    snapshots: list[GroupMember]
+
+
+class GroupRemoved(Shape):
+    name: str
+    removed: bool
 
 
 class TraceRow(Shape):
@@ -281,6 +300,9 @@ SHAPES: dict[str, type[BaseModel]] = {
     "snapshot ls": RootModel[list[SnapshotRow]],
     "snapshot show": SnapshotRow,
     "snapshot rm": SnapshotRemoved,
+    "snapshot group create": GroupRow,
+    "snapshot group show": GroupRow,
+    "snapshot group rm": GroupRemoved,
     "resync ls": RootModel[list[ResyncRow]],
     "trace ls": RootModel[list[TraceRow]],
     "trace show": RootModel[list[SpanView]],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.cli import completing
+from services.cli import completing, snapshot_group
 from services.cli.cluster import Directory, Session, run
 from services.cli.output import Format, Output, command_group, fields, plain, table, toned, write, write_as
 from services.cli.screen import tell
@@ -22,6 +22,7 @@ app = command_group()
 Volume = Annotated[str, typer.Argument(help="name or id of the volume", autocompletion=completing.volumes)]
 Name = Annotated[str, typer.Argument(help="name of the snapshot", autocompletion=completing.snapshots)]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, max=3600, help="seconds until giving up")]
+app.add_typer(snapshot_group.app, name="group")
 PAGE = 32
 """Volumes that are asked at once."""
 
@@ -144,8 +145,9 @@ def rm(
     check_snapshot_name(name)
 
     async def work(session: Session) -> bool:
-        known = {view.snapshot for view in await session.volumes.snapshots.of(volume, timeout_s=timeout)}
+        known = {view.snapshot: view for view in await session.volumes.snapshots.of(volume, timeout_s=timeout)}
         if name in known:
+            await _refuse_of_group(session, known[name])
             await session.volumes.snapshots.drop(volume, name, timeout_s=timeout)
         return name in known
 
@@ -155,6 +157,18 @@ def rm(
     else:
         told = f"snapshot {plain(name)} of volume {plain(volume)}"
         write(f"{told} is removed" if removed else f"there was no {told}")
+
+
+async def _refuse_of_group(session: Session, view: SnapshotView) -> None:
+    """What no group is made of any more, or yet, may go."""
+    group, _, attempt = view.group.partition(".")
+    claim = await session.volumes.groups.find(group) if group else None
+    if claim is not None and claim.attempt == attempt:
+        raise StosError(
+            Code.FAILED_PRECONDITION,
+            f"snapshot {view.snapshot} is part of the group snapshot {group}",
+            next_step=f"stos snapshot group rm {group}",
+        )
 
 
 def _view(volume_name: str, view: SnapshotView) -> dict[str, Any]:
@@ -167,6 +181,7 @@ def _view(volume_name: str, view: SnapshotView) -> dict[str, Any]:
         "state": _state(view),
         "held_by": list(view.holders),
         "root": view.root,
+        "group": view.group.partition(".")[0],
     }
 
 
@@ -203,6 +218,7 @@ def _shown(view: dict[str, Any]) -> str:
             ("state", toned(view["state"])),
             ("held by", ", ".join(view["held_by"]) or "-"),
             ("root hash", view["root"] or "-"),
+            ("group", view["group"] or "-"),
         ]
     )
 

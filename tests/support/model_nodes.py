@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stoscore import subjects
-from stoscore.catalogue import Entries, updated
+from stoscore.catalogue import Entries, check_claim, updated
 from stoscore.errors import Code, StosError, invalid, not_found, precondition
 from stoscore.messages import (
     Attached,
@@ -37,6 +37,7 @@ from stoscore.messages import (
     ReplicaStatus,
     ReplicaStatuses,
     SnapshotSource,
+    SnapshotStep,
     SnapshotView,
     VolumeExpanded,
 )
@@ -206,6 +207,12 @@ class ModelCluster:
             return VolumeExpanded(record=self._commit(record, size_bytes=max(record.size_bytes, message.size_bytes)))
         if verb == "snapshot":
             return self._take(record, message.snapshot)
+        if verb == "step":
+            if message.step == "prepare":
+                self._take(record, message.snapshot, message.group)
+            elif message.snapshot not in self.snapshots.get(volume, {}):
+                raise StosError(Code.ABORTED, "it is not being taken")
+            return SnapshotStep(node=node, epoch=record.epoch, asked=record.version)
         if verb == "unsnapshot":
             taken = self.snapshots.get(volume, {}).get(message.snapshot)
             if taken is not None and message.created_ms in (None, taken.view.created_ms):
@@ -221,7 +228,7 @@ class ModelCluster:
                 del self.nodes[voter.node].replicas[volume]
         return Empty()
 
-    def _take(self, record: RecordModel, name: str) -> SnapshotView:
+    def _take(self, record: RecordModel, name: str, group: str = "") -> SnapshotView:
         there = self.snapshots.setdefault(record.volume, {})
         if name not in there:
             self._moments += 1
@@ -234,6 +241,7 @@ class ModelCluster:
                 ready=True,
                 holders=tuple(voter.node for voter in record.in_sync),
                 root=f"{content:016x}",
+                group=group,
             )
             there[name] = Taken(view, content)
         return there[name].view
@@ -348,6 +356,23 @@ class ModelCatalogue:
 
     async def group(self, name: str) -> GroupClaim | None:
         return self.groups.get(name)
+
+    async def claim_group(self, claim: GroupClaim) -> GroupClaim | None:
+        known = self.groups.get(claim.name)
+        try:
+            if known != claim:
+                check_claim(known, claim)
+        except StosError as error:
+            if error.code is not Code.ALREADY_EXISTS:
+                raise
+            return known
+        self.groups[claim.name] = claim
+        return None
+
+    async def release_group(self, claim: GroupClaim) -> None:
+        known = self.groups.get(claim.name)
+        if known is not None and known.attempt == claim.attempt and known.stage != "ready":
+            del self.groups[claim.name]
 
     async def create(self, entry: CatalogueEntry) -> CatalogueEntry:
         if entry.name in self.entries:

@@ -117,3 +117,33 @@ def test_what_is_typed() -> None:
     for wrong in ("a", "/", "a/", "/b", ""):
         with pytest.raises(StosError, match="no snapshot"):
             Beginning.parse(None, wrong, None)
+
+
+def test_a_group_is_taken_shown_and_removed_as_a_whole(stos: Stos, source: str) -> None:
+    stos("volume", "create", "logs", "--size", "1MiB", "--replicas", "0")
+    made = stos("snapshot", "group", "create", "nightly", "logs", "data")
+    SHAPES["snapshot group create"].model_validate(made)
+    assert stos("snapshot", "group", "create", "nightly", "data", "logs", "data") == made, "again"
+    assert stos("snapshot", "group", "show", "nightly") == made
+    assert {row["volume_name"]: row["group"] for row in stos("snapshot", "ls")} == {
+        "data": "nightly",
+        "logs": "nightly",
+    }
+    stos("snapshot", "group", "create", "nightly", "data", code=EXIT_CODE[Code.ALREADY_EXISTS])
+    (member,) = [row["name"] for row in stos("snapshot", "ls", "data")]
+    stos("snapshot", "rm", "data", member, code=EXIT_CODE[Code.FAILED_PRECONDITION])
+    assert stos("snapshot", "group", "rm", "nightly") == {"name": "nightly", "removed": True}
+    assert stos("snapshot", "ls") == []
+    assert stos("snapshot", "group", "rm", "nightly", table=True) == "there was no group snapshot nightly\n"
+    stos("snapshot", "group", "show", "nightly", code=EXIT_CODE[Code.NOT_FOUND])
+
+
+def test_a_group_that_can_not_be_taken_leaves_nothing(stos: Stos, source: str, model: ModelCluster) -> None:
+    logs = stos("volume", "create", "logs", "--size", "1MiB", "--replicas", "0")["volume"]
+    primary = model.primary(logs)
+    assert primary is not None
+    model.refuse[primary.name, "step"] = [StosError(Code.RESOURCE_EXHAUSTED, "no room for a layer") for _ in range(8)]
+    stos("snapshot", "group", "create", "nightly", "data", "logs", code=EXIT_CODE[Code.RESOURCE_EXHAUSTED])
+    assert stos("snapshot", "ls") == []
+    del model.refuse[primary.name, "step"]
+    assert len(stos("snapshot", "group", "create", "nightly", "data", "logs")["snapshots"]) == 2

@@ -124,9 +124,14 @@ class Groups:
         await self._drop_all(known, timeout_s)
         await self._catalogue.release_group(dropping)
 
+    async def find(self, name: str) -> GroupClaim | None:
+        """However far it is."""
+        check_snapshot_name(name)
+        return await self._catalogue.group(name)
+
     async def get(self, name: str, attempt: str = "") -> GroupClaim:
         """A complete one. Raises NOT_FOUND."""
-        known = await self._catalogue.group(name)
+        known = await self.find(name)
         if known is None or known.stage != "ready" or attempt not in ("", known.attempt):
             raise not_found(f"there is no group snapshot {name}")
         return known
