@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.csi import attachers
 from services.csi.controller import Controller
+from services.csi.group_controller import GroupController
 from services.csi.identity import Identity
 from services.csi.node import Node
 from services.csi.pending import Pending
@@ -81,6 +82,8 @@ class Servers:
             volumes_max=self._settings.max_volumes_per_node,
         )
         rpc.add_ControllerServicer_to_server(controller, server)
+        groups = GroupController(self._volumes, self._new_pending(), request_timeout_s=self._settings.request_timeout_s)
+        rpc.add_GroupControllerServicer_to_server(groups, server)
 
     def _add_node(self, server: Any) -> None:
         chosen = self._settings

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from services.csi import listing, parameters, snapshot_listing, snapshot_names, topology, validate
+from services.csi.calls import remaining_s
 from services.csi.condition import condition
 from services.csi.pending import Pending
 from services.csi.placing import Placing
@@ -36,8 +37,6 @@ CAPABILITIES = (
     pb.ControllerServiceCapability.RPC.GET_SNAPSHOT,
     pb.ControllerServiceCapability.RPC.CLONE_VOLUME,
 )
-DEADLINE_MARGIN_S = 0.5
-"""The cluster gets a little less time than the caller, so that its reason arrives and not a bare timeout."""
 
 
 class Controller(rpc.ControllerServicer):  # type: ignore[misc, unused-ignore]  # generated without types
@@ -160,11 +159,30 @@ class Controller(rpc.ControllerServicer):  # type: ignore[misc, unused-ignore]  
         if named is not None:  # what no snapshot can be called is gone already
             volume, name = named
             timeout_s = self._remaining_s(context)
-            await self._pending.run(f"snapshot {name}", lambda: self._named.delete(volume, name, timeout_s))
+
+            async def delete() -> None:
+                await self._check_alone(volume, name, timeout_s)
+                await self._named.delete(volume, name, timeout_s)
+
+            await self._pending.run(f"snapshot {name}", delete)
         return pb.DeleteSnapshotResponse()
 
+    async def _check_alone(self, volume: str, name: str, timeout_s: float) -> None:
+        """Raises INVALID_ARGUMENT for a part of a group, as the specification wants it."""
+        try:
+            view = await self._volumes.snapshots.get(volume, name, timeout_s=timeout_s)
+        except StosError as error:
+            if error.code is not Code.NOT_FOUND:
+                raise
+            return
+        if view.group and await snapshot_listing.Members(self._volumes.groups).counts(view):
+            raise invalid(
+                f"snapshot {name} is part of the group snapshot {view.group}",
+                next_step="delete the group snapshot; its snapshots go with it",
+            )
+
     async def ListSnapshots(self, request: pb.ListSnapshotsRequest, context: Any) -> pb.ListSnapshotsResponse:
-        return await snapshot_listing.page(self._volumes.snapshots, request, self._remaining_s(context))
+        return await snapshot_listing.page(self._volumes, request, self._remaining_s(context))
 
     async def GetSnapshot(self, request: pb.GetSnapshotRequest, context: Any) -> pb.GetSnapshotResponse:
         if not request.snapshot_id:
@@ -173,6 +191,8 @@ class Controller(rpc.ControllerServicer):  # type: ignore[misc, unused-ignore]  
         if named is None:
             raise not_found(f"there is no snapshot {request.snapshot_id[:64]!r}")
         view = await self._volumes.snapshots.get(*named, timeout_s=self._remaining_s(context))
+        if not await snapshot_listing.Members(self._volumes.groups).counts(view):
+            raise not_found(f"there is no snapshot {request.snapshot_id[:64]!r}")
         return pb.GetSnapshotResponse(snapshot=snapshot_listing.described(view))
 
     # ---- look -----------------------------------------------------------------------------------------
@@ -241,7 +261,4 @@ class Controller(rpc.ControllerServicer):  # type: ignore[misc, unused-ignore]  
         )
 
     def _remaining_s(self, context: Any) -> float:
-        remaining_s = context.time_remaining()
-        if remaining_s is None:
-            return self._timeout_s
-        return max(float(remaining_s) - DEADLINE_MARGIN_S, 0.1)
+        return remaining_s(context, self._timeout_s)

@@ -32,7 +32,11 @@ class Identity(rpc.IdentityServicer):  # type: ignore[misc, unused-ignore]  # ge
         self, request: pb.GetPluginCapabilitiesRequest, context: Any
     ) -> pb.GetPluginCapabilitiesResponse:
         services = pb.PluginCapability.Service
-        offered = (services.CONTROLLER_SERVICE, services.VOLUME_ACCESSIBILITY_CONSTRAINTS)
+        offered = (
+            services.CONTROLLER_SERVICE,
+            services.VOLUME_ACCESSIBILITY_CONSTRAINTS,
+            services.GROUP_CONTROLLER_SERVICE,
+        )
         expansion = pb.PluginCapability.VolumeExpansion
         return pb.GetPluginCapabilitiesResponse(
             capabilities=[

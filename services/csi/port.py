@@ -16,6 +16,7 @@ from stoscore.messages import (
     CatalogueEntry,
     FailureMode,
     FrontendOpened,
+    GroupClaim,
     OnUnavailable,
     RecordModel,
     ReplicaStatus,
@@ -59,11 +60,30 @@ class SnapshotsPort(Protocol):
     async def release(self, claim: SnapshotClaim) -> None: ...
 
 
+class GroupsPort(Protocol):
+    """As `stoscore.volumes.Groups`; all idempotent."""
+
+    async def take(
+        self, name: str, volumes: Sequence[str], *, timeout_s: float = 30.0
+    ) -> tuple[GroupClaim, tuple[SnapshotView, ...]]: ...
+
+    async def drop(self, name: str, attempt: str, *, timeout_s: float = 30.0) -> None: ...
+
+    async def find(self, name: str) -> GroupClaim | None: ...
+
+    async def get(self, name: str, attempt: str = "") -> GroupClaim: ...
+
+    async def of(self, claim: GroupClaim, *, timeout_s: float = 30.0) -> tuple[SnapshotView, ...]: ...
+
+
 class VolumesPort(Protocol):
     """All idempotent; each raises StosError (NOT_FOUND, FAILED_PRECONDITION, UNAVAILABLE, …)."""
 
     @property
     def snapshots(self) -> SnapshotsPort: ...
+
+    @property
+    def groups(self) -> GroupsPort: ...
 
     async def create(
         self,

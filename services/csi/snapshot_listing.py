@@ -1,5 +1,8 @@
 """Snapshots as CSI lists them: all there are, however they were made, page by page.
 
+What was taken for a group is told when the group is complete, with its id; until then, and where it never is, there is
+no such snapshot (`stoscore/volumes/groups.py`).
+
 A page ends anywhere among a volume's snapshots, so a token names three things: the volume before the one that it ended
 in, that one, and its last snapshot that was told. Volumes and snapshots are told in the order of their names.
 """
@@ -8,11 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.csi.port import SnapshotsPort
+from services.csi.port import GroupsPort, SnapshotsPort, VolumesPort
 from services.csi.snapshot_names import id_of, of_id
 from stoscore.errors import Code, StosError, invalid
 from stoscore.limits import valid_snapshot_name, valid_volume_id, valid_volume_name
-from stoscore.messages import SnapshotView
+from stoscore.messages import GroupClaim, SnapshotView
 from stoscore.proto import csi_pb2 as pb
 from stoscore.volumes.snapshots import Listed
 
@@ -34,12 +37,29 @@ class _Place:
         return f"{_PREFIX}{self.before}/{self.told[0]}/{self.told[1]}"
 
 
-async def page(
-    snapshots: SnapshotsPort, request: pb.ListSnapshotsRequest, timeout_s: float
-) -> pb.ListSnapshotsResponse:
+class Members:
+    """Which groups are complete, asked once for each."""
+
+    def __init__(self, groups: GroupsPort):
+        self._groups = groups
+        self._claims: dict[str, GroupClaim | None] = {}
+
+    async def counts(self, view: SnapshotView) -> bool:
+        """It is one of itself, or of a complete group."""
+        if not view.group:
+            return True
+        name, _, attempt = view.group.partition(".")
+        if name not in self._claims:
+            self._claims[name] = await self._groups.find(name)
+        claim = self._claims[name]
+        return claim is not None and claim.stage != "taking" and claim.attempt == attempt
+
+
+async def page(volumes: VolumesPort, request: pb.ListSnapshotsRequest, timeout_s: float) -> pb.ListSnapshotsResponse:
     """Raises INVALID_ARGUMENT for a negative number, ABORTED for a token that is none of ours."""
     if request.max_entries < 0:
         raise invalid(f"max_entries is negative: {request.max_entries}")
+    snapshots, members = volumes.snapshots, Members(volumes.groups)
     place = _place(request.starting_token)
     wanted = min(request.max_entries or ENTRIES_MAX, ENTRIES_MAX)
     answer = pb.ListSnapshotsResponse()
@@ -52,7 +72,8 @@ async def page(
             if len(answer.entries) == wanted:
                 answer.next_token = place.token()
                 return answer
-            answer.entries.append(pb.ListSnapshotsResponse.Entry(snapshot=described(view)))
+            if await members.counts(view):
+                answer.entries.append(pb.ListSnapshotsResponse.Entry(snapshot=described(view)))
             place = _Place(place.before, (name, view.snapshot))
         if not following:
             return answer
@@ -66,6 +87,7 @@ def described(view: SnapshotView) -> pb.Snapshot:
         snapshot_id=id_of(view),
         source_volume_id=view.volume,
         ready_to_use=view.ready and bool(view.holders),
+        group_snapshot_id=view.group,
     )
     found.creation_time.FromMilliseconds(view.created_ms)
     return found

@@ -21,8 +21,8 @@ from services.dev.demo.tools import why_no_mount
 from stoscore.units import MIB
 from tests.support.cluster import AlteredCluster
 
-PASSED, SKIPPED = 88, 8
-"""Of the 96 specs of csi-sanity 5.5, for either kind of volume. Of the others six are about group snapshots."""
+PASSED, SKIPPED = 94, 2
+"""Of the 96 specs of csi-sanity 5.5, for either kind of volume."""
 SIZE_BYTES, EXPANDED_BYTES = 320 * MIB, 384 * MIB
 CLASS = {
     "mount": 'replicas: "2"\nfailureMode: soft\nfsType: xfs\n',

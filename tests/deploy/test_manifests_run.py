@@ -313,8 +313,19 @@ def test_the_driver_has_one_name(objects: tuple[Object, ...], clean: pytest.Monk
         assert item["provisioner"] in (PLUGIN_NAME, "kubernetes.io/no-provisioner")
     for item in of_kind(objects, "VolumeAttributesClass"):
         assert item["driverName"] == PLUGIN_NAME
-    for item in of_kind(objects, "VolumeSnapshotClass"):
+    for item in of_kind(objects, "VolumeSnapshotClass", "VolumeGroupSnapshotClass"):
         assert item["driver"] == PLUGIN_NAME
+
+
+def test_the_sidecar_carries_out_group_snapshots_where_there_is_a_class_of_them(objects: tuple[Object, ...]) -> None:
+    gates = [
+        argument
+        for container in containers(objects)
+        for argument in container.spec.get("args", [])
+        if argument.startswith("--feature-gates") and "VolumeGroupSnapshot" in argument
+    ]
+    classes = of_kind(objects, "VolumeGroupSnapshotClass")
+    assert gates == ["--feature-gates=CSIVolumeGroupSnapshot=true"] * len(classes)
 
 
 def test_sidecars_speak_to_the_socket_that_is_listened_on(

@@ -22,6 +22,7 @@ EXTENSIONS = {
     "PrometheusRule": {"groups": {"name", "interval", "rules"}},
     "PodMonitor": {"selector": {"matchLabels"}, "podMetricsEndpoints": {"port", "path", "interval", "scheme"}},
     "VolumeSnapshotClass": {},
+    "VolumeGroupSnapshotClass": {},
 }
 QUANTITY = re.compile(r"\d+(\.\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 IN_MODELS = {"bool": bool, "str": str, "int": int, "float": (int, float), "datetime": datetime, "object": object}

@@ -118,6 +118,7 @@ async def test_who_it_is(csi: Csi) -> None:
     assert {capability.service.type for capability in offered if capability.HasField("service")} == {
         service.CONTROLLER_SERVICE,
         service.VOLUME_ACCESSIBILITY_CONSTRAINTS,
+        service.GROUP_CONTROLLER_SERVICE,
     }
     (online,) = (capability for capability in offered if capability.HasField("volume_expansion"))
     assert online.volume_expansion.type == expansion.ONLINE
@@ -144,6 +145,10 @@ async def test_what_is_offered_is_what_is_there(csi: Csi) -> None:
     controller = await csi.controller.ControllerGetCapabilities(pb.ControllerGetCapabilitiesRequest())
     offered = {capability.rpc.type for capability in controller.capabilities}
     assert {offers.CREATE_DELETE_VOLUME, offers.CREATE_DELETE_SNAPSHOT, offers.LIST_SNAPSHOTS} <= offered
+    groups = rpc.GroupControllerStub(csi.channel(csi.settings.controller_socket))
+    found = await groups.GroupControllerGetCapabilities(pb.GroupControllerGetCapabilitiesRequest())
+    of_groups = pb.GroupControllerServiceCapability.RPC
+    assert [it.rpc.type for it in found.capabilities] == [of_groups.CREATE_DELETE_GET_VOLUME_GROUP_SNAPSHOT]
     node = await csi.node.NodeGetCapabilities(pb.NodeGetCapabilitiesRequest())
     assert pb.NodeServiceCapability.RPC.STAGE_UNSTAGE_VOLUME in {
         capability.rpc.type for capability in node.capabilities

@@ -15,6 +15,7 @@ from stoscore.messages import (
     CatalogueEntry,
     FailureMode,
     FrontendOpened,
+    GroupClaim,
     OnUnavailable,
     RecordModel,
     ReplicaStatus,
@@ -26,6 +27,7 @@ from stoscore.messages import (
 from stoscore.proto import csi_pb2 as pb
 from stoscore.units import GIB
 from stoscore.volumes import SourceSpec, Survey
+from stoscore.volumes.groups import group_id, member_name
 from stoscore.volumes.snapshots import Listed
 
 VOTER = VoterModel(node="n1", incarnation="0" * 16)
@@ -149,6 +151,49 @@ class MemorySnapshots:
         return self._records[volume]
 
 
+class MemoryGroups:
+    """Snapshots of groups of `MemoryVolumes`: a claim for each, as `stoscore.volumes.Groups` has them."""
+
+    def __init__(self, snapshots: MemorySnapshots) -> None:
+        self._snapshots = snapshots
+        self.claims: dict[str, GroupClaim] = {}
+
+    async def take(
+        self, name: str, volumes: Sequence[str], *, timeout_s: float = 30.0
+    ) -> tuple[GroupClaim, tuple[SnapshotView, ...]]:
+        for volume in volumes:
+            await self._snapshots.of(volume)
+        known = self.claims.get(name)
+        if known is None:
+            known = GroupClaim(name=name, attempt=secrets.token_hex(8), volumes=tuple(sorted(volumes)), stage="ready")
+            for volume in known.volumes:
+                view = await self._snapshots.take(volume, member_name(known))
+                self._snapshots.views[volume, view.snapshot] = view.model_copy(update={"group": group_id(known)})
+            self.claims[name] = known
+        if set(known.volumes) != set(volumes):
+            raise StosError(Code.ALREADY_EXISTS, "it is of other volumes")
+        return known, await self.of(known)
+
+    async def drop(self, name: str, attempt: str, *, timeout_s: float = 30.0) -> None:
+        known = self.claims.get(name)
+        if known is not None and known.attempt == attempt:
+            for volume in known.volumes:
+                await self._snapshots.drop(volume, member_name(known))
+            del self.claims[name]
+
+    async def find(self, name: str) -> GroupClaim | None:
+        return self.claims.get(name)
+
+    async def get(self, name: str, attempt: str = "") -> GroupClaim:
+        known = self.claims.get(name)
+        if known is None or attempt not in ("", known.attempt):
+            raise not_found(f"there is no group snapshot {name}")
+        return known
+
+    async def of(self, claim: GroupClaim, *, timeout_s: float = 30.0) -> tuple[SnapshotView, ...]:
+        return tuple([await self._snapshots.get(volume, member_name(claim)) for volume in claim.volumes])
+
+
 class MemoryVolumes:
     """The volumes of a cluster with a pool of `pool_bytes`, by the rules that `stoscore.volumes.Volumes`
     keeps; a frontend is served where `export` says."""
@@ -163,6 +208,7 @@ class MemoryVolumes:
         self._made_bytes: dict[str, int] = {}
         self.sources: dict[str, SourceSpec | None] = {}
         self.snapshots = MemorySnapshots(self.records)
+        self.groups = MemoryGroups(self.snapshots)
         self._nodes = nodes
         self._pool_bytes = pool_bytes
 

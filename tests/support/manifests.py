@@ -16,7 +16,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 KUSTOMIZE = ROOT / "deploy" / "kustomize"
 OVERLAYS = ("single-node", "ha", "development")
-COMPONENTS = ("monitoring", "snapshots", "tracing")
+COMPONENTS = ("monitoring", "snapshots", "group-snapshots", "tracing")
 EVERYTHING = "ha and every component"
 BUILDS = (*OVERLAYS, EVERYTHING)
 WORKLOADS = ("DaemonSet", "Deployment", "StatefulSet")
