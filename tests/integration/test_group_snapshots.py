@@ -102,6 +102,7 @@ async def test_a_group_is_of_one_moment_whoever_dies(running: RunningCluster) ->
         running.cluster.kill(primary)
         taken.append(await asked)
         await chains.more(CHAINS)
+        assert (await asyncio.to_thread(running.stos, "dev", "start", primary)).code == 0
     finally:
         chains.end()
         await asyncio.wait_for(task, WITHIN_S)
