@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from services.replica.brain import HardState, Slot
 from services.replica.codec import Envelope
 from services.replica.health import Health
-from services.replica.lanes import Lane, Work
+from services.replica.kernel_sync import Syncs
+from services.replica.lanes import Lane, Sync, Work
 from services.replica.layering import Layering
 from services.replica.replication.packing import Packing
 from services.replica.replication.replica import Share
@@ -40,6 +41,7 @@ class Hosted:
         loop: asyncio.AbstractEventLoop,
         pool: Executor,
         health: Health,
+        syncs: Syncs | None = None,
     ):
         self.volume = volume
         self.raw = bytes.fromhex(volume)
@@ -65,7 +67,7 @@ class Hosted:
         """Node that catches up -> whether its copies are packed."""
         self._seen: Slot | None = None
         self._states = Lane(loop, pool)
-        self._blocks = Lane(loop, pool)
+        self._blocks = Lane(loop, pool, syncs)
         self._hints = Lane(loop, pool)
         self._hinting = False
         self.layering = Layering(self.store, self._blocks, Lane(loop, pool), loop) if self.store is not None else None
@@ -168,14 +170,22 @@ class Hosted:
         def prepare() -> Work:
             taken.extend(self._to_sync)
             self._to_sync.clear()
-            return work
+            if any(wait.cleans for wait in taken):
+                return clean
+            files = self.blocks.files_to_sync()
+            return self.blocks.sync if files is None else Sync(files)
 
-        def work() -> None:
+        def clean() -> None:
             self.blocks.sync()
-            if any(wait.cleans for wait in taken) and self.blocks.unclean:
+            if self.blocks.unclean:
                 self.blocks.set_clean()
 
-        self._blocks.run(prepare, lambda failure: told(taken, failure))
+        def done(failure: Failure) -> None:
+            if failure is not None:
+                self.blocks.sync_failed(str(failure))
+            told(taken, failure)
+
+        self._blocks.run(prepare, done)
 
     def write_back(self) -> None:
         """Beside marks and syncs, which wait for nobody's hint."""

@@ -14,6 +14,7 @@ from services.replica.brain import HardState, Timing, Voter
 from services.replica.cloning import source_of
 from services.replica.driver import Node
 from services.replica.hosted import Hosted
+from services.replica.kernel_sync import KernelSync
 from services.replica.opening import Found, LostVoter, open_voter
 from services.replica.settings import ReplicaSettings
 from services.replica.shell import Shell, boot_time_ns
@@ -49,6 +50,7 @@ class Replicas:
         self._node = node
         self._shell = shell
         self._pool = pool
+        self._syncs: KernelSync | None = None
         self._timing: Timing = settings.timing()
         self._boot_id = ""
         self._making: dict[str, asyncio.Future[str]] = {}
@@ -67,6 +69,7 @@ class Replicas:
             self._boot_id = self._settings.boot_id_file.read_text().strip()
         except OSError as error:
             raise precondition(f"the data directory can't be used: {error}", "check STOS_REPLICA_DATA_DIR") from error
+        self._syncs = KernelSync.open(asyncio.get_running_loop())
         await self._in_pool(lambda: clear_leftovers(self._directory))
         self.capacity_bytes = self._settings.capacity(self.free_disk_bytes())
         for path in sorted(self._directory.iterdir()):
@@ -108,6 +111,8 @@ class Replicas:
         for hosted, result in zip(self._shell.hosted.values(), results, strict=True):
             if isinstance(result, BaseException):
                 log.error("closing failed: %s", result, extra={"volume": hosted.volume})
+        if self._syncs is not None:
+            self._syncs.close()
 
     # ---- requests -------------------------------------------------------------------------------------
 
@@ -211,7 +216,8 @@ class Replicas:
     def _host(
         self, volume: str, incarnation: str, store: BlockStore | WitnessStore, state: HardState, *, fresh: bool
     ) -> None:
-        hosted = Hosted(volume, incarnation, store, asyncio.get_running_loop(), self._pool, self._settings.health())
+        loop, health = asyncio.get_running_loop(), self._settings.health()
+        hosted = Hosted(volume, incarnation, store, loop, self._pool, health, self._syncs)
         self._shell.add(hosted)
         marked = frozenset() if isinstance(store, WitnessStore) else frozenset(store.marked)
         unclean = False if isinstance(store, WitnessStore) else store.unclean

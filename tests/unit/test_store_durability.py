@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from services.replica.store import FileStore, Format, block_sums
-from stoscore.units import BLOCK_BYTES
+from services.replica.store import FileStore, Format, StoreError, block_sums
+from services.replica.store.layer import QUICK_REGIONS
+from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 
 DATA = b"x" * BLOCK_BYTES
 
@@ -66,6 +67,50 @@ def test_a_sync_writes_roots_and_syncs_all_three_files(tmp_path: Path, calls: li
     store.zero(0, 1)
     store.sync()
     assert sorted(synced(calls)) == ["data", "roots", "sums"]
+    store.close(clean=False)
+
+
+def test_a_sync_that_the_kernel_does_is_of_the_same_files(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
+    store = make(tmp_path / "replica")
+    assert store.files_to_sync() == []
+    store.mark([0])
+    store.write(0, block_sums(DATA), DATA)
+    calls.clear()
+    files = store.files_to_sync()
+    assert calls == [("pwrite", "roots")], "whoever syncs, the roots are written first"
+    assert files is not None
+    assert [Path(os.readlink(f"/proc/self/fd/{fd}")).name for fd, _ in files] == ["data", "sums", "roots"]
+    assert store.files_to_sync() == []
+    store.write(0, block_sums(DATA), DATA)
+    store.sync_failed("the disk is gone")
+    assert store.unclean
+    with pytest.raises(StoreError, match="the disk is gone"):
+        store.files_to_sync()
+    with pytest.raises(StoreError, match="the disk is gone"):
+        store.sync()
+    store.close(clean=False)
+
+
+def test_what_takes_long_is_no_work_for_an_event_loop(tmp_path: Path) -> None:
+    """Each region's root is a hash of 8 KiB that are read first: tens of thousands of them would stop every volume of
+    the node."""
+    size = (QUICK_REGIONS + 1) * REGION_BLOCKS
+    store = FileStore.create(tmp_path / "replica", Format("c", "a" * 32, "v", "b" * 16, "data", size), "boot")
+    store.mark(range(QUICK_REGIONS + 1))
+    for region in range(QUICK_REGIONS):
+        store.write(region * REGION_BLOCKS, block_sums(DATA), DATA)
+    assert store.files_to_sync()
+    for region in range(QUICK_REGIONS + 1):
+        store.write(region * REGION_BLOCKS, block_sums(DATA), DATA)
+    assert store.files_to_sync() is None
+    store.sync()
+    store.seal("snapshot")
+    assert store.files_to_sync() == []
+    store.write(0, block_sums(DATA), DATA)
+    assert store.files_to_sync() is None, "the map of present blocks is synced after the data"
+    store.sync()
+    store.write(0, block_sums(DATA), DATA)
+    assert store.files_to_sync(), "that block is in the map"
     store.close(clean=False)
 
 

@@ -132,6 +132,8 @@ def start_writing(fd: int) -> None:
 def sync_together(files: Sequence[tuple[int, str]]) -> None:
     """fdatasync of several files at the same time: one after the other each waits for the disk's cache anew,
     which is three to nine times as long for three files. Raises the first file's StoreError, when all are done."""
+    if not files:
+        return
     (fd, where), *others = files
     running = [_syncers.submit(sync_data, *other) for other in others]
     try:

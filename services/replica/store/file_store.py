@@ -306,6 +306,14 @@ class FileStore:
         with self._final_failures():
             self._layer.sync()
 
+    def files_to_sync(self) -> Sequence[tuple[int, str]] | None:
+        self._refuse_after_failure()
+        return self._layer.files_to_sync()
+
+    def sync_failed(self, reason: str) -> None:
+        self._failure = self._failure or reason
+        self.unclean = True
+
     def write_back(self) -> None:
         with self._layers.scanning():
             self._layer.write_back()

@@ -152,6 +152,14 @@ class BlockStore(Protocol):
     def sync(self) -> None:
         """fdatasync of data, checksums and maps (rule K1). Worker thread. Raises StoreError."""
 
+    def files_to_sync(self) -> Sequence[tuple[int, str]] | None:
+        """(descriptor, name) of the files whose fdatasync, begun after this call, is what `sync` does; none when it has
+        nothing to do. None: it has more to do than an event loop has time for. Event loop's thread, in place of a
+        `sync` and not beside one. Raises StoreError."""
+
+    def sync_failed(self, reason: str) -> None:
+        """An fdatasync of these files failed: no sync succeeds from now on. Event loop's thread."""
+
     def write_back(self) -> None:
         """Begin to write what lies in the page cache, so that the next `sync` finds less to do. Worker thread, beside
         everything but `close`. Tells nothing, not even a failure: that is the sync's to find."""

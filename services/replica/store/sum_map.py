@@ -209,6 +209,10 @@ class SumMap:
     def is_dirty(self) -> bool:
         return self._dirty.find(1) >= 0
 
+    @property
+    def dirty_regions(self) -> int:
+        return self._dirty.count(1)
+
     def write_roots(self) -> None:
         """The roots of what changed since the last call. A root that is computed while its region is being
         written is of no use and does no harm: the region stays marked until a sync that starts later."""
