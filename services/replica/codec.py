@@ -380,7 +380,7 @@ def unpack_to_primary(frame: Frame, token: int) -> ms.ToPrimary:
     """Raises FrameError."""
     match frame.type:
         case Type.ACK:
-            return ms.Ack(tuple(unpack_u64s(frame.payload)))
+            return ms.Ack(unpack_u64s(frame.payload))
         case Type.FLUSHED:
             return ms.Flushed(frame.id)
         case Type.COPIED:

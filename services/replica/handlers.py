@@ -37,6 +37,7 @@ from services.replica.peers import (
     split_copy,
     split_writes,
     unpack_asks,
+    unpack_u64s,
 )
 from services.replica.replication import messages as ms
 from services.replica.replication.primary import Primary
@@ -114,7 +115,8 @@ class Handlers:
         self.shell.settle()
 
     def frames(self, link: Link, frames: list[Frame]) -> None:
-        if self.shell.stopped:
+        shell = self.shell
+        if shell.stopped:
             return
         now_ns = boot_time_ns()
         handlers = self._answers if link.outgoing else self._asked
@@ -126,8 +128,8 @@ class Handlers:
                     raise FrameError(f"{Type(frame.type).name} {way}, where it has no meaning")
                 handle(link, frame, now_ns)
         finally:
-            self.shell.settle()
-            self.shell.keep()
+            shell.settle()
+            shell.keep()
 
     # ---- frames ---------------------------------------------------------------------------------------
 
@@ -142,7 +144,7 @@ class Handlers:
         if kind == Type.WRITES:
             return self._write_many
         if kind == Type.ACK:
-            return self._to_primary
+            return self._ack
         if kind in codec.TO_FRONTEND:
             return self._to_frontend
         if kind in codec.TO_REPLICA:
@@ -258,7 +260,8 @@ class Handlers:
             self.dropped["data of a volume that is not here"] += 1
             return None
         slot = volume.brain.state.slot
-        hosted.see(slot)
+        if slot is not hosted.seen:
+            hosted.see(slot)
         said = (link.peer, frame.sender, frame.target, frame.generation)
         if said not in hosted.believed:
             node, sender, target, generation = said
@@ -330,6 +333,12 @@ class Handlers:
             self._follow_here(frame, message, now_ns)
         number = self.shell.link_number(link)
         self._node.to_replica(hosted.volume, number, link.peer, frame.epoch, message, now_ns)
+
+    def _ack(self, link: Link, frame: Frame, now_ns: int) -> None:
+        member = self._member(link, frame)
+        if member is not None:
+            acked = ms.Ack(unpack_u64s(frame.payload))
+            self._node.to_primary(member[0].volume, link.peer, frame.epoch, acked, now_ns)
 
     def _to_primary(self, link: Link, frame: Frame, now_ns: int) -> None:
         member = self._member(link, frame)

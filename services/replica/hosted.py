@@ -65,7 +65,7 @@ class Hosted:
         """(node, its incarnation, ours, generation) of frames that this record lets that node send."""
         self.packing: dict[str, Packing] = {}
         """Node that catches up -> whether its copies are packed."""
-        self._seen: Slot | None = None
+        self.seen: Slot | None = None
         self._states = Lane(loop, pool)
         self._blocks = Lane(loop, pool, syncs)
         self._hints = Lane(loop, pool)
@@ -88,11 +88,10 @@ class Hosted:
         return self.layering
 
     def see(self, slot: Slot | None) -> None:
-        """What was worked out from the record is forgotten with it."""
-        if slot is not self._seen:
-            self._seen = slot
-            self.envelopes.clear()
-            self.believed.clear()
+        """Another record than the one that was `seen` last: what was worked out from that is forgotten with it."""
+        self.seen = slot
+        self.envelopes.clear()
+        self.believed.clear()
 
     def share(self) -> Share:
         """What this store may hold unconfirmed: its tail, or all marked regions when the tail is lost (D1)."""

@@ -210,12 +210,13 @@ class Shell:
 
     def keep(self) -> None:
         """The frames have been handled: what is still wanted is copied out of the receive buffer."""
-        if self.payloads:
-            for token in self._windows:
-                parts = self.payloads.get(token)
-                if parts is not None:
-                    self.payloads[token] = tuple(bytes(part) for part in parts)
-        self._windows.clear()
+        if self._windows:
+            if self.payloads:
+                for token in self._windows:
+                    parts = self.payloads.get(token)
+                    if parts is not None:
+                        self.payloads[token] = tuple(bytes(part) for part in parts)
+            self._windows.clear()
 
     def settle(self) -> None:
         """Perform all orders, then set the timer. A link that ends under an order calls here again: its orders wait
@@ -228,19 +229,17 @@ class Shell:
         self._arm()
 
     def perform(self) -> None:
-        if self._settling:
+        node, table = self.node, self._orders
+        if self._settling or not node.ordered:
             return
         self._settling = True
         try:
-            orders = self.node.take()
-            while orders:
-                table = self._orders
-                for order in orders:
+            while node.ordered:
+                for order in node.take():
                     try:
                         table[type(order)](order)
                     except Exception as error:
                         self._broke(order, error)
-                orders = self.node.take()
         finally:
             self._settling = False
 
@@ -362,23 +361,27 @@ class Shell:
             self._loop.call_soon(link.close, reason)
 
     def _data(self, order: Data) -> None:
-        volume, _, effect, _ = order
-        hosted = self.hosted.get(volume)
+        hosted = self.hosted.get(order[0])
         if hosted is None:
             self._refuse_unhosted(order)
             return
-        if hosted.failure and not _after_failure(effect):
-            return  # what follows a failed store must not be told as done
-        try:
-            self._effects[type(effect)](hosted, order, effect)
-        except StoreError as error:
-            self._failed(hosted, str(error))
+        table = self._effects
+        for effect in order[2]:
+            if hosted.failure and not _after_failure(effect):
+                continue  # what follows a failed store must not be told as done
+            try:
+                table[type(effect)](hosted, order, effect)
+            except StoreError as error:
+                self._failed(hosted, str(error))
+            except Exception as error:
+                self._broke(order, error)
 
     def _refuse_unhosted(self, order: Data) -> None:
         """The volume has no voter here: a frontend that asks is sent on."""
-        if isinstance(order.effect, fx.Answer) and order.effect.link in self._links:
-            envelope = Envelope(bytes.fromhex(order.volume), epoch=order.epoch)
-            self._links[order.effect.link].send(*codec.pack_message(envelope, order.effect.message))
+        envelope = Envelope(bytes.fromhex(order.volume), epoch=order.epoch)
+        for effect in order.effects:
+            if isinstance(effect, fx.Answer) and effect.link in self._links:
+                self._links[effect.link].send(*codec.pack_message(envelope, effect.message))
 
     def _failed(self, hosted: Hosted, reason: str, *, votes: bool = True) -> None:
         """This copy's disk failed: it counts for nothing from now on, durably if the disk still takes that (S3). Only
@@ -398,7 +401,8 @@ class Shell:
         record and epoch stay."""
         volume = self.node.volumes.get(hosted.volume)
         slot = volume.brain.state.slot if volume else None
-        hosted.see(slot)
+        if slot is not hosted.seen:
+            hosted.see(slot)
         known = hosted.envelopes.get((epoch, target))
         if known is None:
             voter = slot.record.member_on(target) if slot and target else None

@@ -189,17 +189,18 @@ class Orders:
     # ---- data -----------------------------------------------------------------------------------------
 
     def _data(self, order: Data) -> None:
-        disk, effect = self._machine.disks.get(order.volume), order.effect
-        if disk is None:
-            if isinstance(effect, fx.Answer):  # a frontend that asks a node without the volume is sent on
-                self._machine.wires.answer(effect.link, (order.volume, (0, 0, 0), order.epoch, effect.message, ()))
-            return
-        if disk.failure and not _after_failure(effect):
-            return
-        try:
-            self._effects[type(effect)](disk, order, effect)
-        except DiskFailed as error:
-            self.disk_failed(order.volume, str(error))
+        disk = self._machine.disks.get(order.volume)
+        for effect in order.effects:
+            if disk is None:
+                if isinstance(effect, fx.Answer):  # a frontend that asks a node without the volume is sent on
+                    self._machine.wires.answer(effect.link, (order.volume, (0, 0, 0), order.epoch, effect.message, ()))
+                continue
+            if disk.failure and not _after_failure(effect):
+                continue
+            try:
+                self._effects[type(effect)](disk, order, effect)
+            except DiskFailed as error:
+                self.disk_failed(order.volume, str(error))
 
     def failed(self, volume: str) -> bool:
         disk = self._machine.disks.get(volume)

@@ -170,8 +170,9 @@ class PureCluster:
                     self._later(target, lambda: self.nodes[target].brain_message(message, self.now_ns))
             case Save(volume, ticket, _):
                 self._later(name, lambda: node.saved(volume, ticket, self.now_ns))
-            case Data(volume, epoch, effect, owner):
-                self._data(name, node, volume, epoch, effect, owner)
+            case Data(volume, epoch, effects, owner):
+                for effect in effects:
+                    self._data(name, node, volume, epoch, effect, owner)
             case Reply(request, code, error):
                 self.replies[request] = (code, error)
             case Decided(volume, explain):

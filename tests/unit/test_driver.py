@@ -64,9 +64,8 @@ def test_who_is_about_to_store_a_record_follows_afterwards() -> None:
     node.to_replica("v", 1, "b", 1, Join(1), 0)
     assert not [order for order in node.take() if isinstance(order, Data)]
     node.saved("v", save.ticket, 0)
-    assert [
-        o.effect.message.number for o in node.take() if isinstance(o, Data) and isinstance(o.effect, fx.Answer)
-    ] == [1]
+    effects = [effect for order in node.take() if isinstance(order, Data) for effect in order.effects]
+    assert [effect.message.number for effect in effects if isinstance(effect, fx.Answer)] == [1]
 
 
 def test_who_may_stay_after_all_is_a_member_until_the_change_is_committed() -> None:

@@ -37,7 +37,7 @@ def test_ranges_u64s_and_claims_round_trip() -> None:
     ranges = [(0, 1), (17, 4), (BLOCKS_MAX - 1, 1)]
     assert unpack_ranges(pack_ranges(ranges)) == ranges
     values = [0, 1, 2**64 - 1]
-    assert unpack_u64s(memoryview(pack_u64s(values))) == values
+    assert list(unpack_u64s(memoryview(pack_u64s(values)))) == values
     claims = [Claim(bytes(16), 0, 7), Claim(bytes(range(16)), 2**32 - 1, 2**64 - 1)]
     assert unpack_claims(pack_claims(claims)) == claims
 

@@ -113,7 +113,7 @@ def test_writes_and_reads_that_come_together() -> None:
     assert (frame.type, frame.x) == (Type.IO_DATAS, 4)
     assert split_asks(frame) == (asks, sums, data)
     frame = over_the_wire(codec.pack_message(ENVELOPE, ms.DoneMany(4, (7, 9))))
-    assert (frame.type, frame.x, unpack_u64s(frame.payload)) == (Type.IO_DONES, 4, [7, 9])
+    assert (frame.type, frame.x, unpack_u64s(frame.payload)) == (Type.IO_DONES, 4, (7, 9))
 
 
 @pytest.mark.parametrize(

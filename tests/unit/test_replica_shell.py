@@ -12,7 +12,7 @@ from services.replica.brain import HardState, Slot, Stamp, Voter
 from services.replica.brain import messages as brain_messages
 from services.replica.brain.election import Timing
 from services.replica.brain.record import Record
-from services.replica.driver import Data, Node, Order, Save, ToBrain
+from services.replica.driver import Data, Node, Save, ToBrain
 from services.replica.frontends import Frontends
 from services.replica.handlers import Handlers
 from services.replica.health import Health
@@ -117,16 +117,11 @@ async def test_nothing_is_answered_after_a_failed_store() -> None:
     link = Sent()
     number = shell.link_number(cast(Link, link))
     token = shell.hold(bytes(8), bytes(4096))
-    orders: list[Order] = [
-        Data(VOLUME, 5, effect, 5)
-        for effect in (
-            fx.StoreWrite(7, 0, 1, token),
-            fx.Answer(number, ms.Done(1, 2, 0)),
-            fx.Answer(number, ms.Copied(3)),
-            fx.CommitTail(7),
-        )
+    store, done, copied = fx.StoreWrite(7, 0, 1, token), fx.Answer(number, ms.Done(1, 2, 0)), ms.Copied(3)
+    node.ordered += [
+        Data(VOLUME, 5, (store, done), 5),
+        Data(VOLUME, 5, (fx.Answer(number, copied), fx.CommitTail(7)), 5),
     ]
-    node._orders.extend(orders)
     shell.perform()
     assert hosted.failure == "no space left on device"
     assert link.types == []
@@ -145,12 +140,11 @@ async def test_an_order_that_breaks_fails_its_own_copy_and_loses_no_other_volume
     sound, sound_disk = host(shell, OTHER_VOLUME)
     link = Sent()
     number = shell.link_number(cast(Link, link))
-    node._orders += [
-        Data(VOLUME, 5, fx.StoreWrite(7, 0, 1, 999), 5),
-        Data(VOLUME, 5, fx.Answer(number, ms.Done(1, 2, 0)), 5),
-        Data(VOLUME, 5, fx.CommitTail(7), 5),
-        Data(OTHER_VOLUME, 5, fx.CommitTail(8), 5),
-        Data(OTHER_VOLUME, 5, fx.Answer(number, ms.Done(1, 3, 0)), 5),
+    node.ordered += [
+        Data(VOLUME, 5, (fx.StoreWrite(7, 0, 1, 999), fx.Answer(number, ms.Done(1, 2, 0))), 5),
+        Data(VOLUME, 5, (fx.CommitTail(7),), 5),
+        Data(OTHER_VOLUME, 5, (fx.CommitTail(8),), 5),
+        Data(OTHER_VOLUME, 5, (fx.Answer(number, ms.Done(1, 3, 0)),), 5),
     ]
     shell.perform()
     assert broken.failure == "Data could not be performed: KeyError: 999"
@@ -165,12 +159,12 @@ async def test_an_order_that_breaks_fails_its_own_copy_and_loses_no_other_volume
 async def test_a_hard_state_that_breaks_is_no_vote_and_a_message_that_breaks_is_lost() -> None:
     node, shell = new_shell()
     hosted, _ = host(shell, VOLUME)
-    node._orders.append(ToBrain(brain_messages.Unknown("no volume", ME, OTHER)))
+    node.ordered.append(ToBrain(brain_messages.Unknown("no volume", ME, OTHER)))
     shell.perform()
     assert not hosted.failure
     state = node.volumes[VOLUME].brain.state
     hosted.save = cast(Any, None)
-    node._orders.append(Save(VOLUME, 1, state))
+    node.ordered.append(Save(VOLUME, 1, state))
     shell.perform()
     assert hosted.failure.startswith("Save could not be performed")
     assert not hosted.votes and node.volumes[VOLUME].brain.silent

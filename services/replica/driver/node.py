@@ -85,7 +85,8 @@ class Node:
         self.lost: set[str] = set()
         """Volumes whose directory here can't be used: lost voters, which is not the same as none (I1)."""
         self._share_of = share_of
-        self._orders: list[Order] = []
+        self.ordered: list[Order] = []
+        """What nobody has taken yet."""
         self._others: frozenset[str] | None = None
         """The nodes to exchange beats with; None: to be looked up again."""
         self.steps = 0
@@ -160,11 +161,11 @@ class Node:
         return self._others
 
     def _order(self, order: Order) -> None:
-        self._orders.append(order)
+        self.ordered.append(order)
 
     def take(self) -> list[Order]:
         """The orders since the last call, in order."""
-        orders, self._orders = self._orders, []
+        orders, self.ordered = self.ordered, []
         return orders
 
     # ---- facts from the links and the bus -------------------------------------------------------------
@@ -243,12 +244,12 @@ class Node:
     def say_unknown(self, message: BrainMessage) -> None:
         """What a node hears of a volume that is not here, and who has no business with it of one that is."""
         if message.target.node == self.name and isinstance(message, _ASKS_A_MEMBER):
-            self._orders.append(ToBrain(ms.Unknown(message.volume, message.target, message.sender)))
+            self.ordered.append(ToBrain(ms.Unknown(message.volume, message.target, message.sender)))
 
     def not_understood(self, answer: ms.NotUnderstood) -> None:
         """Another voter said what this version does not know: tell it so."""
         if answer.volume in self.volumes:
-            self._orders.append(ToBrain(answer))
+            self.ordered.append(ToBrain(answer))
 
     # ---- data -----------------------------------------------------------------------------------------
 
@@ -265,10 +266,10 @@ class Node:
             voter = brain.record.member_on(node)
             if voter is not None:
                 refused = ms.Refused(volume_id, brain.me, voter, brain.epoch)
-                self._orders.append(ToBrain(ms.said_in(refused, brain.generation)))
+                self.ordered.append(ToBrain(ms.said_in(refused, brain.generation)))
             return
         if brain.failure:
-            self._orders.append(Data(volume_id, epoch, fx.Answer(link, Failed(brain.failure))))
+            self.ordered.append(Data(volume_id, epoch, (fx.Answer(link, Failed(brain.failure)),)))
             return
         known = epoch == brain.epoch and not brain.silent and not brain.erased
         if not known or brain.role == "leader" or (brain.leader is not None and brain.leader.node != node):
@@ -309,7 +310,7 @@ class Node:
             hint = leader.node if leader and leader.node != self.name else ""
             refused = OpenRefused(message.session, Refusal.NOT_PRIMARY, hint)
             epoch = volume.brain.epoch if volume else 0
-            self._orders.append(Data(volume_id, epoch, fx.Answer(link, refused)))
+            self.ordered.append(Data(volume_id, epoch, (fx.Answer(link, refused),)))
             if volume is not None:
                 self._step(volume, ev.SessionRefused(node, attach_epoch), now_ns)
             return
@@ -320,9 +321,8 @@ class Node:
         volume = self.volumes.get(volume_id)
         if volume is None or volume.primary is None:
             refused = OpenRefused(request.session, Refusal.NOT_PRIMARY)
-            self._orders.append(Data(volume_id, 0, fx.Answer(link, refused)))
-            if request.token:
-                self._orders.append(Data(volume_id, 0, fx.Release(request.token)))
+            released = (fx.Release(request.token),) if request.token else ()
+            self.ordered.append(Data(volume_id, 0, (fx.Answer(link, refused), *released)))
             return
         primary = volume.primary
         if isinstance(request, RequestMany):
@@ -332,20 +332,22 @@ class Node:
 
     def _data(self, volume: Volume, effects: list[fx.Effect], now_ns: int) -> None:
         """Pass a core's effects on: to the brain what is the brain's, the rest to the shell."""
+        (self._busy if self.pairs.linked else self._touched).add(volume.id)
+        if not effects:
+            return
         primary = volume.primary
         owner = primary.epoch if primary is not None else REPLICA_OWNER
         epoch = owner if primary is not None else (volume.replica.epoch if volume.replica else 0)
-        orders = self._orders
-        (self._busy if self.pairs.linked else self._touched).add(volume.id)
+        if _PLAIN.issuperset(map(type, effects)):
+            self.ordered.append(Data(volume.id, epoch, effects, owner))
+            return
+        plain: list[fx.Effect] = []
         reports: list[Report] = []
-        volume_id = volume.id
         for effect in effects:
-            if type(effect) in _PLAIN:
-                orders.append(Data(volume_id, epoch, effect, owner))
-                continue
             if isinstance(effect, Report):
                 reports.append(effect)
                 continue
+            plain.append(effect)
             if isinstance(effect, fx.SyncStore):
                 volume.disk_asked(("sync", owner, effect.ticket), now_ns)
             elif isinstance(effect, fx.MarkRegions):
@@ -353,9 +355,12 @@ class Node:
                     volume.disk_asked(("mark", 0, region), now_ns)
             elif isinstance(effect, fx.SealStore):
                 volume.disk_asked(("seal", 0, effect.seq), now_ns)
-            orders.append(Data(volume_id, epoch, effect, owner))
-            if isinstance(effect, fx.StartedServing):
+            elif isinstance(effect, fx.StartedServing):
+                self.ordered.append(Data(volume.id, epoch, plain, owner))
+                plain = []
                 self._tell_serving(volume)
+        if plain:
+            self.ordered.append(Data(volume.id, epoch, plain, owner))
         for report in reports:
             # After the other effects: what the brain makes of it must not overtake them on a link.
             if isinstance(report, fx.ReportSettled):
@@ -381,7 +386,7 @@ class Node:
         record = volume.brain.record
         if record is not None and record.attachment is not None and volume.primary is not None:
             order = TellServing(volume.id, record.attachment.node, volume.primary.epoch, Serving())
-            self._orders.append(order)
+            self.ordered.append(order)
 
     # ---- facts from the disk --------------------------------------------------------------------------
 
@@ -564,7 +569,7 @@ class Node:
             if volume.parked and volume.primary is not None:
                 reads, volume.parked = volume.parked, []
                 epoch = volume.primary.epoch
-                self._orders.extend(Data(volume.id, epoch, read, epoch) for read in reads)
+                self.ordered.append(Data(volume.id, epoch, reads, epoch))
 
     def _facts(self, volume: Volume, now_ns: int) -> Facts:
         pairs, local = self.pairs, volume.brain.local
@@ -616,7 +621,7 @@ class Node:
             volume.tickets += 1
             volume.pending.append(Pending(volume.tickets, batch.durable.epoch, list(batch.after)))
             volume.disk_asked(("save", 0, volume.tickets), now_ns)
-            self._orders.append(Save(volume.id, volume.tickets, batch.durable))
+            self.ordered.append(Save(volume.id, volume.tickets, batch.durable))
         elif volume.pending:
             volume.pending[-1].after.extend(batch.after)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -40,12 +41,12 @@ class Save:
 
 
 class Data(NamedTuple):
-    """An effect of a replication core. `epoch` is the epoch that its messages carry. A tuple, because every request
-    makes some."""
+    """Effects of a replication core, in order. `epoch` is the epoch that their messages carry. A tuple, because every
+    request makes some."""
 
     volume: str
     epoch: int
-    effect: fx.Effect
+    effects: Sequence[fx.Effect]
     owner: int = REPLICA_OWNER
 
 

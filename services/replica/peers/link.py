@@ -177,7 +177,8 @@ class Link(asyncio.BufferedProtocol):
         if len(part) >= DIRECT_BYTES and self._write is not None:
             self._write(part)
             self.bytes_sent += len(part)
-            self._check_pending()
+            if not self.writable:
+                self._check_pending()
         return 0
 
     def flush(self) -> None:
@@ -189,11 +190,12 @@ class Link(asyncio.BufferedProtocol):
         self._fill = 0
         self.bytes_sent += fill
         self._write(self._out[:fill])
-        self._check_pending()
+        if not self.writable:
+            self._check_pending()
 
     def _check_pending(self) -> None:
         """Ends the link later, not here: whoever sends does not expect to lose the link under its hands."""
-        if not self.writable and self.pending_bytes > PENDING_BYTES_MAX:
+        if self.pending_bytes > PENDING_BYTES_MAX:
             reason = f"the peer left {self.pending_bytes} bytes unread"
             asyncio.get_running_loop().call_soon(self.close, reason)
 
@@ -321,16 +323,16 @@ class Link(asyncio.BufferedProtocol):
 
     def _take_turn(self) -> None:
         """Hand over what was received, for as long as one turn may last."""
-        now_ns = time.monotonic_ns()
-        end_ns = now_ns + TURN_NS
+        end_ns = time.monotonic_ns() + TURN_NS
         wait_ns = 0
         try:
-            while self._backlog and not wait_ns and now_ns < end_ns and not self._is_choked():
+            while self._backlog and (self.writable or not self._is_choked()):
                 self._owner.link_received(self, self._next_slice())
-                now_ns = time.monotonic_ns()
                 if self._charged:
-                    wait_ns = self._allowance.take(self._charged, now_ns)
+                    wait_ns = self._allowance.take(self._charged, time.monotonic_ns())
                     self._charged = 0
+                if wait_ns or (self._backlog and time.monotonic_ns() >= end_ns):
+                    break
         except FrameError as error:
             self.close(str(error), "frames")
         except Exception as error:
@@ -345,12 +347,12 @@ class Link(asyncio.BufferedProtocol):
             self._resting = True
             self._read_on(False)
             asyncio.get_running_loop().call_later(wait_ns / SECOND, self._rested)
-        elif self._is_choked():
+        elif not self.writable and self._is_choked():
             self._read_on(False)  # until `resume_writing`
         elif self._backlog:
             self._read_on(False)
             asyncio.get_running_loop().call_soon(self._go_on)
-        else:
+        elif not self._reading:
             self._read_on(True)
 
     def _next_slice(self) -> list[Frame]:

@@ -12,10 +12,8 @@ from __future__ import annotations
 import json
 import re
 import struct
-from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from sys import byteorder
 from typing import Any, NamedTuple
 
 from services.replica.peers.frames import COPY_PACKED, MANY_BLOCKS_MAX, PACKED_BLOCKS_MAX, Frame, FrameError, Type
@@ -57,14 +55,11 @@ def pack_u64s(values: Sequence[int]) -> bytes:
     return struct.pack(f"<{len(values)}Q", *values)
 
 
-def unpack_u64s(payload: memoryview | bytes) -> list[int]:
-    if len(payload) % 8:
+def unpack_u64s(payload: memoryview | bytes) -> tuple[int, ...]:
+    count, rest = divmod(len(payload), 8)
+    if rest:
         raise FrameError(f"a row of 64-bit numbers is not {len(payload)} bytes long")
-    values = array("Q")
-    values.frombytes(payload)
-    if byteorder == "big":
-        values.byteswap()
-    return values.tolist()
+    return struct.unpack(f"<{count}Q", payload)
 
 
 class Claim(NamedTuple):

@@ -45,7 +45,8 @@ class Budget:
         self._filled_ns = 0
         self._flying: dict[Key, int] = {}
         self._sum = 0
-        self._hungry: dict[Key, Rank] = {}
+        self.hungry: dict[Key, Rank] = {}
+        """Who was refused and waits for its turn."""
 
     # ---- the rate -------------------------------------------------------------------------------------
 
@@ -71,11 +72,11 @@ class Budget:
     def ask(self, key: Key, rank: Rank, blocks: int, now_ns: int) -> bool:
         """May one copy of so many blocks leave now? Who is refused is told by `turn` when to ask again."""
         self._fill(now_ns)
-        before = any(other != key and theirs < rank for other, theirs in self._hungry.items())
+        before = any(other != key and theirs < rank for other, theirs in self.hungry.items())
         if before or not self._has_room():
-            self._hungry[key] = rank
+            self.hungry[key] = rank
             return False
-        self._hungry.pop(key, None)
+        self.hungry.pop(key, None)
         self._flying[key] = self._flying.get(key, 0) + 1
         self._sum += 1
         self._tokens -= blocks * BLOCK_BYTES
@@ -94,33 +95,29 @@ class Budget:
     def gone(self, key: Key) -> None:
         """It has everything, or its link ended: what it had under way counts no more, and it wants nothing."""
         self._sum -= self._flying.pop(key, 0)
-        self._hungry.pop(key, None)
+        self.hungry.pop(key, None)
 
     # ---- whose turn it is -----------------------------------------------------------------------------
 
     @property
-    def hungry(self) -> bool:
-        return bool(self._hungry)
-
-    @property
     def waiting(self) -> int:
         """How many copies that catch up were refused and wait for their turn."""
-        return len(self._hungry)
+        return len(self.hungry)
 
     def turn(self, now_ns: int) -> Key | None:
         """Who was refused and is to ask again now. Told once: whoever does not ask wants nothing any more."""
-        if not self._hungry:
+        if not self.hungry:
             return None
         self._fill(now_ns)
         if not self._has_room():
             return None
-        first = min(self._hungry.items(), key=lambda item: (item[1], item[0]))[0]
-        del self._hungry[first]
+        first = min(self.hungry.items(), key=lambda item: (item[1], item[0]))[0]
+        del self.hungry[first]
         return first
 
     def next_deadline_ns(self) -> int | None:
         """When time alone makes room; None: nobody waits, or a confirmation has to come first."""
-        if not self._hungry or self._sum >= self.copies_in_flight:
+        if not self.hungry or self._sum >= self.copies_in_flight:
             return None
         missing = max(0, 1 - self._tokens)
         return self._filled_ns + -(-missing * SECOND // self._rate)

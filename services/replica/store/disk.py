@@ -46,8 +46,8 @@ def failed(what: str, where: str, error: OSError) -> StoreError:
 def write_at(fd: int, data: Buffer, offset: int, where: str) -> None:
     """All of `data`, whatever the number of calls. Raises StoreError; then a part of it may be written."""
     try:
-        written = os.pwrite(fd, data, offset)
-        while written < len(data):
+        written, size = os.pwrite(fd, data, offset), len(data)
+        while written < size:
             # A short write is how a full disk announces itself: the next call gets the error.
             step = os.pwrite(fd, memoryview(data)[written:], offset + written)
             if step == 0:

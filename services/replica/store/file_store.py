@@ -134,17 +134,12 @@ class FileStore:
         if len(data) != len(sums) * (BLOCK_BYTES // SUM_BYTES) or sum([count for _, count in ranges]) != len(sums) >> 3:
             raise ValueError(f"{len(sums)} bytes of sums and {len(data)} of data for {len(ranges)} ranges")
         for block, count in ranges:
-            self._check_range(block, count)
-        tail, write, raw, view = self._tail, self._layer.write, bytes(sums), memoryview(data)
-        at = 0
+            if block < 0 or count < 1 or block + count > self.size_blocks:
+                self._check_range(block, count)
         try:
-            for block, count in ranges:
-                end = at + count
-                tail.append(seq, block, count)
-                tail.pen(block, count)
-                write(block, raw[at * SUM_BYTES : end * SUM_BYTES], view[at * BLOCK_BYTES : end * BLOCK_BYTES])
-                at = end
-            tail.pen(0, 0)
+            self._tail.append_many(seq, ranges)
+            self._layer.write_many(ranges, bytes(sums), memoryview(data), self._tail.pen)
+            self._tail.pen(0, 0)
         except StoreError:
             self.unclean = True
             raise

@@ -138,7 +138,25 @@ class Layer:
             self._write_runs(block, sums, memoryview(data))
         else:
             write_at(self._data_fd, data, block * BLOCK_BYTES, self._where)
-        self._has(block, len(sums) // SUM_BYTES)
+        if self.present is not None:
+            self._has(block, len(sums) // SUM_BYTES)
+        self.sums.write(block, sums)
+
+    def write_many(
+        self, ranges: Sequence[Range], sums: bytes, data: memoryview, pen: Callable[[int, int], None]
+    ) -> None:
+        """`write` of each range; `pen` is told of it before. They lie one behind the other in `sums` and `data`."""
+        write = self.write if self.present is not None or has_zero(sums) else self._write_plain
+        at = 0
+        for block, count in ranges:
+            end = at + count
+            pen(block, count)
+            write(block, sums[at * SUM_BYTES : end * SUM_BYTES], data[at * BLOCK_BYTES : end * BLOCK_BYTES])
+            at = end
+
+    def _write_plain(self, block: int, sums: Buffer, data: Buffer) -> None:
+        """Without zeros, where there is no layer below."""
+        write_at(self._data_fd, data, block * BLOCK_BYTES, self._where)
         self.sums.write(block, sums)
 
     def write_part(self, part: Part, sums: memoryview, data: memoryview) -> None:

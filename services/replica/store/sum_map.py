@@ -105,16 +105,17 @@ class SumMap:
         return b"".join(parts)
 
     def write(self, block: int, sums: Buffer) -> None:
-        region, first = divmod(block, REGION_BLOCKS)
         write_at(self._sums_fd, sums, block * SUM_BYTES, self._where)
-        end = first + len(sums) // SUM_BYTES
-        if end <= REGION_BLOCKS:
+        region = block // REGION_BLOCKS
+        start = block % REGION_BLOCKS * SUM_BYTES
+        end = start + len(sums)
+        if end <= REGION_SUMS_BYTES:
             cached = self._cache.get(region)
             if cached is not None:
-                cached[first * SUM_BYTES : end * SUM_BYTES] = sums
+                cached[start:end] = sums
             self._dirty[region] = 1
             return
-        last = region + (end - 1) // REGION_BLOCKS
+        last = region + (end - 1) // REGION_SUMS_BYTES
         for touched in range(region, last + 1):
             self._cache.pop(touched, None)
             self._dirty[touched] = 1

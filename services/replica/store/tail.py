@@ -26,6 +26,7 @@ from __future__ import annotations
 import mmap
 import struct
 from collections import deque
+from collections.abc import Sequence
 
 from xxhash import xxh3_64_intdigest
 
@@ -37,10 +38,12 @@ VERSION = 1
 HEADER_BYTES = 4096
 _ENTRY = struct.Struct("<QQQQ")
 _CHECKED = struct.Struct("<QQQQQ")
+_pack_entry, _put_entry, _ENTRY_BYTES = _ENTRY.pack, _CHECKED.pack_into, _CHECKED.size
 FILE_BYTES = HEADER_BYTES + ENTRIES * _CHECKED.size
 _IDENTITY = struct.Struct("<8sII")
 _MAGIC = b"stostail"
 _WORD = struct.Struct("<Q")
+_put_word = _WORD.pack_into
 _TWO = struct.Struct("<QQ")
 _BOOT, _DOUBT, _COMMIT, _LOST, _PEN, _BASE = 16, 24, 32, 48, 56, 72
 _MASK = (1 << 64) - 1
@@ -71,8 +74,8 @@ class Tail:
         self._entries: deque[tuple[int, int, int]] = deque()
         self._number = 0
         self._commit = 0
-        self._penned = True
-        """The map may name a range, so its count has to be cleared before another is named."""
+        self._penned = -1
+        """The count in the map; -1: not known, so it has to be cleared before another is set."""
         self._lost = self._word(_LOST)
         self.highest = self._word(_BASE)
 
@@ -119,21 +122,20 @@ class Tail:
         self._store(_BOOT, boot_tag(boot_id))
 
     def append(self, seq: int, block: int, count: int) -> None:
-        if len(self._entries) == ENTRIES:
-            self._lost = max(self._lost, self._entries.popleft()[0])
-            self._store(_LOST, self._lost)
-        self._number = number = self._number + 1
-        entry = _ENTRY.pack(number, seq, block, count)
-        _CHECKED.pack_into(
-            self._map,
-            HEADER_BYTES + number % ENTRIES * _CHECKED.size,
-            number,
-            seq,
-            block,
-            count,
-            xxh3_64_intdigest(entry),
-        )
-        self._entries.append((seq, block, count))
+        self.append_many(seq, ((block, count),))
+
+    def append_many(self, seq: int, ranges: Sequence[tuple[int, int]]) -> None:
+        """All of one write, before any of it is written."""
+        entries, image, number = self._entries, self._map, self._number
+        for block, count in ranges:
+            if len(entries) == ENTRIES:
+                self._lost = max(self._lost, entries.popleft()[0])
+                self._store(_LOST, self._lost)
+            number += 1
+            check = xxh3_64_intdigest(_pack_entry(number, seq, block, count))
+            _put_entry(image, HEADER_BYTES + number % ENTRIES * _ENTRY_BYTES, number, seq, block, count, check)
+            entries.append((seq, block, count))
+        self._number = number
         if seq > self.highest:
             self.highest = seq
 
@@ -165,12 +167,17 @@ class Tail:
 
     def pen(self, block: int, count: int) -> None:
         """(block, count) is being written; count 0: nothing is. Count is cleared first and set last, so that
-        a kill between the stores never leaves a range that nobody meant."""
+        a kill between the stores never leaves a range that nobody meant. Where it stays what it was, one store, of the
+        block, says it all."""
+        if count == self._penned:
+            if count:
+                _put_word(self._map, _PEN, block)
+            return
         if not count or self._penned:
-            _WORD.pack_into(self._map, _PEN + 8, 0)
+            _put_word(self._map, _PEN + 8, 0)
         if count:
             _TWO.pack_into(self._map, _PEN, block, count)
-        self._penned = count > 0
+        self._penned = count
 
     def pen_range(self) -> tuple[int, int]:
         block, count = _TWO.unpack_from(self._map, _PEN)
