@@ -17,9 +17,12 @@ import pytest
 
 from services.replica.replication.frontend import (
     Answer,
+    AnswerMany,
     ClientRequest,
     Data,
+    DataMany,
     Done,
+    DoneMany,
     Effect,
     Event,
     FrontendCore,
@@ -92,6 +95,11 @@ class Volume:
             if self.asked[effect.cookie].kind in (READ, STATUS):
                 self.kept.remove(effect.token)
                 assert self.reads[effect.token] == self.expected[effect.cookie]
+        elif isinstance(effect, AnswerMany):
+            for cookie, content, payload in effect.answers:
+                self.perform(Answer(cookie, 0, content))
+                if payload:
+                    self.perform(Release(payload))
         elif isinstance(effect, Merge):
             self.kept.remove(effect.content)
             (block,) = self.reads[effect.content]
@@ -174,11 +182,17 @@ class Volume:
             token = -self.next_number
             self.next_number += 1
             self.reads[token] = tuple(self.content[blocks])
+            if request.kind == READ and self.rng.random() < 0.5:
+                self.reply(node, DataMany(node, request.session, epoch, [(request.request, request.count, token)]))
+                return
             self.reply(node, Data(node, request.session, request.request, epoch, token, request.kind, request.count))
             return
         if request.kind != FLUSH:
             self.content[blocks] = self.payloads[request.token] if request.kind == WRITE else [(0, 0)] * request.count
-        self.reply(node, Done(node, request.session, request.request, epoch, 0))
+        if self.rng.random() < 0.5:
+            self.reply(node, DoneMany(node, request.session, [request.request], epoch))
+        else:
+            self.reply(node, Done(node, request.session, request.request, epoch, 0))
 
     def reply(self, node: str, event: Event) -> None:
         if node in self.up:
@@ -189,6 +203,8 @@ class Volume:
             event = self.back[node].pop(0)
             if isinstance(event, Data):
                 self.kept.add(event.token)
+            elif isinstance(event, DataMany):
+                self.kept.update(token for _, _, token in event.reads)
             self.step(event)
 
     # --- faults ---

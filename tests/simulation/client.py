@@ -108,8 +108,11 @@ class Frontend:
         match message:
             case Done(session, request, errno):
                 if payload:
-                    token = self._keep(payload)
-                    self._step(fe.Data(node, session, request, epoch, token, fe.RequestKind.READ, len(payload)))
+                    token, count = self._keep(payload), len(payload)
+                    if self.world.plan.together:
+                        self._step(fe.DataMany(node, session, epoch, [(request, count, token)]))
+                    else:
+                        self._step(fe.Data(node, session, request, epoch, token, fe.RequestKind.READ, count))
                 else:
                     self._step(fe.Done(node, session, request, epoch, errno))
             case DoneMany(session, requests):
@@ -144,6 +147,11 @@ class Frontend:
                     self._send_many(effect)
                 case fe.Answer(cookie, errno, token):
                     self._answered(cookie, errno, self._tokens.pop(token) if token else ())
+                case fe.AnswerMany(answers):
+                    for cookie, content, payload in answers:
+                        if payload:
+                            del self._tokens[payload]
+                        self._answered(cookie, 0, self._tokens.pop(content) if content else ())
                 case fe.SendOpen(node, session):
                     target = self._copies.get(node, 0)
                     self.machine.wires.send(node, ("open", self.volume, target, self.attach_epoch, Open(session)))

@@ -42,7 +42,7 @@ def test_overlapping_requests_wait_unless_both_look(first: int, second: int, at_
     later = request(2, second, 0, blocks.get(RequestKind(second), 2))
     assert order.add(later) == at_once
     order.validate()
-    assert order.remove(earlier) == ([] if at_once else [later])
+    assert list(order.remove(earlier)) == ([] if at_once else [later])
     order.validate()
 
 

@@ -8,8 +8,11 @@ from services.replica.replication.frontend import (
     MANY_BLOCKS,
     SMALL_BLOCKS,
     Answer,
+    AnswerMany,
+    ClientGone,
     ClientRequest,
     ClientRequests,
+    DataMany,
     DoneMany,
     Effect,
     FrontendCore,
@@ -88,7 +91,7 @@ def test_w3_what_overlaps_waits_also_when_it_came_together() -> None:
     core = serving()
     (first,) = ask(core, one(1, block=5), one(2, block=5, count=2), one(3, block=6))
     assert isinstance(first, SendRequest)
-    (_, _, second) = core.step(DoneMany("n1", first.session, [first.request], 1), 0)
+    (_, second) = core.step(DoneMany("n1", first.session, [first.request], 1), 0)
     assert isinstance(second, SendRequest) and second.block == 5, "the third waits for the second"
 
 
@@ -96,9 +99,35 @@ def test_each_is_answered_once() -> None:
     core = serving()
     sent = ask(core, one(1), one(2))
     done = DoneMany("n1", sent[0].session, numbers(sent), 1)  # type: ignore[union-attr]
-    assert core.step(done, 0) == [Answer(1, 0, 0), Release(1), Answer(2, 0, 0), Release(2)]
+    assert core.step(done, 0) == [AnswerMany([(1, 0, 1), (2, 0, 2)])]
     assert core.step(done, 0) == []
     assert core.unanswered == 0
+
+
+def test_reads_that_come_back_together_are_answered_together() -> None:
+    core = serving()
+    sent = ask(core, one(1, READ), one(2, READ, count=2), one(3))
+    session, (first, second) = sent[0].session, numbers(sent[:1])  # type: ignore[union-attr]
+    (_, write) = sent
+    assert isinstance(write, SendRequest)
+    for wrong in (DataMany("n2", session, 1, [(first, 1, 70)]), DataMany("n1", session + 1, 1, [(first, 1, 70)])):
+        assert core.step(wrong, 0) == [Release(70)]
+    short = DataMany("n1", session, 1, [(first, 1, 71), (second, 1, 72), (write.request, 1, 73), (99, 1, 74)])
+    assert core.step(short, 0) == [Release(72), Answer(2, EIO, 0), Release(73), Release(74), AnswerMany([(1, 71, 0)])]
+    assert core.step(short, 0) == [Release(token) for token in (71, 72, 73, 74)], "answered once"
+    core.validate()
+
+
+def test_nobody_waits_for_what_a_client_that_is_gone_had_asked_for() -> None:
+    core = serving()
+    sent = ask(core, one(1, READ), one(2, READ), one(3), one(4))
+    session, asked = sent[0].session, numbers(sent)  # type: ignore[union-attr]
+    core.step(ClientGone([1, 3]), 0)
+    got = core.step(DataMany("n1", session, 1, [(asked[0], 1, 70), (asked[1], 1, 71)]), 0)
+    assert got == [Release(70), AnswerMany([(2, 71, 0)])]
+    assert core.step(DoneMany("n1", session, asked[2:], 1), 0) == [Release(3), AnswerMany([(4, 0, 4)])]
+    assert core.unanswered == 0
+    core.validate()
 
 
 def test_an_answer_of_another_session_node_or_older_epoch_is_dropped() -> None:

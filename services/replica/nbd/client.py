@@ -110,9 +110,11 @@ class Client(asyncio.BufferedProtocol):
     def answer(self, request: NbdRequest, errno: int, data: bytes | memoryview = b"") -> None:
         """Reply to a request. `data`: a successful read's content; it must not change afterwards."""
         self._unanswered -= 1
-        self._unanswered_bytes -= _payload_bytes(request)
+        if request.command <= _WRITE:
+            self._unanswered_bytes -= request.length
         self._replies += self._nbd.reply(request, errno, data)
-        self._flush_soon()
+        if not self._flush_scheduled:
+            self._flush_soon()
 
     def answer_status(self, request: NbdRequest, extents: Iterable[tuple[int, bool]]) -> None:
         """Reply to a block status: (bytes, they hold data) from the request's offset on."""
@@ -187,7 +189,7 @@ class Client(asyncio.BufferedProtocol):
             requests, nbd.requests = nbd.requests, []
             if requests:
                 self._unanswered += len(requests)
-                self._unanswered_bytes += sum(_payload_bytes(request) for request, _ in requests)
+                self._unanswered_bytes += sum([asked.length for asked, _ in requests if asked.command <= _WRITE])
                 self._door.handler.submit(self, requests)
             self._buffer.consumed(consumed, nbd.wanted)
         if nbd.replies or nbd.phase >= Phase.LEAVING:
@@ -226,7 +228,3 @@ class Client(asyncio.BufferedProtocol):
             self._nbd.replies = []
         if replies and self._transport is not None and not self._transport.is_closing():
             self._transport.writelines(replies)
-
-
-def _payload_bytes(request: NbdRequest) -> int:
-    return request.length if request.command <= _WRITE else 0

@@ -15,7 +15,7 @@ import errno as os_errno
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from services.replica.nbd.client import Client
 from services.replica.nbd.figures import IoFigures
@@ -47,11 +47,12 @@ from services.replica.peers.payloads import (
 )
 from services.replica.replication.frontend import (
     Answer,
+    AnswerMany,
     ClientGone,
-    ClientRequest,
     ClientRequests,
     Closing,
     Data,
+    DataMany,
     Done,
     DoneMany,
     Effect,
@@ -166,8 +167,10 @@ class Frontend:
         """By token: checksums and data of unanswered writes."""
         self._patches: dict[int, tuple[int, bytes]] = {}
         """By token: where in its block a patch goes, and what; until it is merged."""
-        self._contents: dict[int, bytes | memoryview | list[tuple[int, bool]]] = {}
-        """By token: what a read or a status brought, until it is passed on."""
+        self._contents: dict[int, bytes | memoryview] = {}
+        """By token: what a read brought, until it is passed on."""
+        self._extents: dict[int, list[tuple[int, bool]]] = {}
+        """By token: what a status brought."""
         self._traced: dict[int, str] = {}
         """By cookie: the span that was promised to the nodes which follow the request."""
         self._addressed = _NOBODY
@@ -183,6 +186,17 @@ class Frontend:
         """Called with the volume's copies when the primary has told that they are others than before."""
         self._count = dict.fromkeys(map(int, Command), 0)
         self.figures = IoFigures(volume_id, name)
+        self._effects: dict[type, Callable[[Any], str | None]] = {
+            Answer: self._answer,
+            AnswerMany: self._answer_many,
+            SendRequest: self._send_request,
+            SendMany: self._send_many,
+            Release: self._release,
+            Merge: self._merge,
+            SendOpen: self._send_session,
+            SendClose: self._send_session,
+        }
+        """What performs each; a node that it could not reach."""
 
     async def start(self) -> None:
         """Listen and look for the primary. Raises StosError when the socket can't be made."""
@@ -231,28 +245,31 @@ class Frontend:
 
     def submit(self, client: Client, requests: list[tuple[NbdRequest, memoryview]]) -> None:
         now_ns = time.monotonic_ns()
-        asked: list[ClientRequest] = []
+        asked: list[tuple[int, int, int, int, bool, int]] = []
+        waiting, written, counted = self._asked, self._writes, self._count
         for request, payload in requests:
             command, flags, _, offset, length = request
-            self._count[command] += 1
+            counted[command] += 1
             kind = whole(request)
             if kind < 0:
                 asked += self._pieces(client, request, payload, now_ns)
                 continue
             number = self._next_number
             self._next_number = number + 1
-            self._asked[number] = (client, request, now_ns)
+            waiting[number] = (client, request, now_ns)
             token = 0
             if kind == _WRITE:
                 data = bytes(payload)
-                self._writes[number] = (block_sums(data), data)
+                written[number] = (block_sums(data), data)
                 token = number
-            fua = bool(flags & _FUA)
-            asked.append(ClientRequest(number, kind, offset // BLOCK_BYTES, length // BLOCK_BYTES, fua, token))
+            fua = flags & _FUA != 0
+            asked.append((number, kind, offset // BLOCK_BYTES, length // BLOCK_BYTES, fua, token))
         self._run(self._core.step(ClientRequests(asked), now_ns))
         self._arm(now_ns)
 
-    def _pieces(self, client: Client, request: NbdRequest, payload: memoryview, now_ns: int) -> list[ClientRequest]:
+    def _pieces(
+        self, client: Client, request: NbdRequest, payload: memoryview, now_ns: int
+    ) -> list[tuple[int, int, int, int, bool, int]]:
         """All of them before anything else is heard, so that two requests overlap in one order everywhere."""
         parts = pieces(request, payload)
         if not parts:
@@ -271,7 +288,7 @@ class Frontend:
             elif data:
                 self._writes[number] = (block_sums(data), data)
             token = number if data else 0
-            asked.append(ClientRequest(number, part.kind, part.block, part.count, fua, token))
+            asked.append((number, part.kind, part.block, part.count, fua, token))
         return asked
 
     def gone(self, client: Client) -> None:
@@ -320,7 +337,9 @@ class Frontend:
         if frame.type == Type.IO_EXTENTS:
             extents = unpack_extents(frame.payload)
             blocks = sum(count for count, _ in extents)
-            event = Data(peer, frame.x, frame.id, frame.epoch, self._keep(extents), _STATUS, blocks)
+            token = self._token()
+            self._extents[token] = extents
+            event = Data(peer, frame.x, frame.id, frame.epoch, token, _STATUS, blocks)
         elif frame.type == Type.OPENED:
             self._told(
                 peer,
@@ -379,22 +398,28 @@ class Frontend:
         wrong = verify(data, sums)
         if wrong:
             return self._rotten(peer, frame, frame.id, frame.y, wrong)
-        return Data(peer, frame.x, frame.id, frame.epoch, self._keep(data), _READ, frame.z)
+        token = self._token()
+        self._contents[token] = data
+        return Data(peer, frame.x, frame.id, frame.epoch, token, _READ, frame.z)
 
     def _read_many(self, peer: str, frame: Frame) -> None:
         asks, sums, view = split_asks(frame)
         data = memoryview(bytes(view))
         wrong = verify(data, sums)
-        at = 0
+        contents, token, at = self._contents, self._next_number, 0
+        reads: list[tuple[int, int, int]] = []
         for request, block, count in asks:
             end = at + count
             here = [index - at for index in wrong if at <= index < end] if wrong else wrong
             if here:
                 self._heard(self._rotten(peer, frame, request, block, here))
             else:
-                content = data[at * BLOCK_BYTES : end * BLOCK_BYTES]
-                self._heard(Data(peer, frame.x, request, frame.epoch, self._keep(content), _READ, count))
+                contents[token] = data[at * BLOCK_BYTES : end * BLOCK_BYTES]
+                reads.append((request, count, token))
+                token += 1
             at = end
+        self._next_number = token
+        self._heard(DataMany(peer, frame.x, frame.epoch, reads))
 
     def _rotten(self, peer: str, frame: Frame, request: int, block: int, wrong: list[int]) -> Done:
         self.figures.rotten += len(wrong)
@@ -406,10 +431,9 @@ class Frontend:
         )
         return Done(peer, frame.x, request, frame.epoch, os_errno.EIO)
 
-    def _keep(self, content: bytes | memoryview | list[tuple[int, bool]]) -> int:
+    def _token(self) -> int:
         token = self._next_number
         self._next_number = token + 1
-        self._contents[token] = content
         return token
 
     # --- effects ---
@@ -427,37 +451,25 @@ class Frontend:
 
     def _run(self, effects: list[Effect]) -> None:
         lost = ""
+        table = self._effects
         for effect in effects:
-            if isinstance(effect, SendRequest):
-                if not self._send_request(effect):
-                    lost = effect.node
-            elif isinstance(effect, Answer):
-                self._answer(effect)
-            elif isinstance(effect, SendMany):
-                if not self._send_many(effect):
-                    lost = effect.node
-            elif isinstance(effect, Release):
-                for held in (self._writes, self._contents, self._patches):
-                    if held.pop(effect.token, None) is not None:
-                        break
-            elif isinstance(effect, Merge):
-                self._merge(effect)
-            elif isinstance(effect, SendOpen):
-                if not self._send_session(Type.OPEN, effect):
-                    lost = effect.node
-            else:
-                self._send_session(Type.CLOSE, effect)
+            lost = table[type(effect)](effect) or lost
         if lost:
             self._step(LinkDown(lost))
+
+    def _release(self, release: Release) -> None:
+        for held in (self._writes, self._contents, self._patches, self._extents):
+            if held.pop(release.token, None) is not None:
+                break
 
     def _merge(self, merge: Merge) -> None:
         skip, part = self._patches.pop(merge.token)
         block = self._contents.pop(merge.content)
-        assert not isinstance(block, list)
         data = b"".join((block[:skip], part, block[skip + len(part) :]))
         self._writes[merge.token] = (block_sums(data), data)
 
-    def _send_request(self, request: SendRequest) -> bool:
+    def _send_request(self, request: SendRequest) -> str:
+        """The node, when it can't be reached; so do all that send."""
         node, session, number, kind, block, count, fua, token = request
         address = self._address(node)
         sums, data = self._writes[token] if token else (b"", b"")
@@ -465,19 +477,20 @@ class Frontend:
         if not number % ONE_IN and self._follows(number):
             flags |= TRACED
         header = ADDRESSED.pack(MAGIC, _FRAME[kind], flags, length, address, number, session, block, count)
-        return self._send(node, header, sums, data) if data else self._send(node, header)
+        sent = self._send(node, header, sums, data) if data else self._send(node, header)
+        return "" if sent else node
 
-    def _send_many(self, many: SendMany) -> bool:
+    def _send_many(self, many: SendMany) -> str:
         node, session, kind, asks, tokens = many
         written = [self._writes[token] for token in tokens]
-        parts = [pack_asks(asks), *[sums for sums, _ in written], *[data for _, data in written]]
+        parts = [pack_asks(asks), b"".join([sums for sums, _ in written]), *[data for _, data in written]]
         length, address = sum(map(len, parts)), self._address(node)
         traced, flags = sampled(asks[0][0], asks[-1][0]), 0
         if traced:
             there = any(number == traced for number, _, _ in asks) and self._follows(traced)
             traced, flags = (traced, TRACED) if there else (0, 0)
         header = ADDRESSED.pack(MAGIC, _FRAME_OF_MANY[kind], flags, length, address, traced, session, 0, len(asks))
-        return self._send(node, header, *parts)
+        return "" if self._send(node, header, *parts) else node
 
     def _follows(self, number: int) -> bool:
         """Somebody waits for it: its answer will have a span. One that is sent again keeps its own."""
@@ -495,25 +508,41 @@ class Frontend:
             self._addressed = (node, epoch, address)
         return address
 
-    def _send_session(self, type: Type, effect: SendOpen | SendClose) -> bool:
+    def _send_session(self, effect: SendOpen | SendClose) -> str:
         header = pack(
-            type,
+            Type.OPEN if isinstance(effect, SendOpen) else Type.CLOSE,
             volume=self._volume,
             target=self._voters.get(effect.node, 0),
             attach_epoch=self.attach_epoch,
             epoch=self._core.epoch,
             id=effect.session,
         )
-        return self._send(effect.node, header)
+        sent = self._send(effect.node, header)
+        return "" if sent or isinstance(effect, SendClose) else effect.node
+
+    def _answer_many(self, many: AnswerMany) -> None:
+        asked, writes, contents, answered = self._asked, self._writes, self._contents, self.figures.answered
+        now_ns = time.monotonic_ns()
+        for cookie, content, payload in many.answers:
+            owner, request, asked_ns = asked[cookie]
+            if isinstance(owner, Split) or cookie in self._traced:
+                self._answer(Answer(cookie, 0, content))
+            else:
+                del asked[cookie]
+                owner.answer(request, 0, contents.pop(content) if content else b"")
+                answered(request.command, request.length, now_ns - asked_ns, 0)
+            if payload:
+                del writes[payload]
 
     def _answer(self, answer: Answer) -> None:
         owner, request, asked_ns = self._asked.pop(answer.cookie)
         took_ns = time.monotonic_ns() - asked_ns
         span = self._traced.pop(answer.cookie, "") if self._traced else ""
-        content = self._contents.pop(answer.token) if answer.token else b""
-        if isinstance(content, list):
+        extents = self._extents.pop(answer.token, None) if answer.token else None
+        content = self._contents.pop(answer.token) if answer.token and extents is None else b""
+        if extents is not None:
             assert isinstance(owner, Client)
-            owner.answer_status(request, cut_status(request, content))
+            owner.answer_status(request, cut_status(request, extents))
         elif isinstance(owner, Split):
             owner.span = owner.span or span
             if owner.answer(answer.cookie, request, answer.errno, content):

@@ -28,11 +28,13 @@ from typing import Any
 
 from services.replica.replication.frontend_events import (
     Answer,
+    AnswerMany,
     ClientGone,
     ClientRequest,
     ClientRequests,
     Closing,
     Data,
+    DataMany,
     Done,
     DoneMany,
     Effect,
@@ -54,15 +56,17 @@ from services.replica.replication.frontend_events import (
 )
 from services.replica.replication.frontend_order import RequestOrder, Unanswered
 from services.replica.replication.frontend_search import PrimarySearch
-from stoscore.units import BLOCK_BYTES, MIB, MS
+from stoscore.units import MIB, MS
 
 __all__ = [
     "Answer",
+    "AnswerMany",
     "ClientGone",
     "ClientRequest",
     "ClientRequests",
     "Closing",
     "Data",
+    "DataMany",
     "Done",
     "DoneMany",
     "Effect",
@@ -144,6 +148,7 @@ class FrontendCore:
             Done: self._done,
             DoneMany: self._done_many,
             Data: self._data,
+            DataMany: self._data_many,
             ServingHint: self._serving_hint,
             Tick: self._tick,
             Closing: self._closing,
@@ -199,7 +204,7 @@ class FrontendCore:
         for request in self._order.table.values():
             if request.sent:
                 sent += 1
-                sent_bytes += _payload_bytes(request)
+                sent_bytes += request.payload_bytes
             elif not request.blockers:
                 waiting.add(request.number)
         assert sent == self._sent <= WINDOW_REQUESTS
@@ -215,17 +220,19 @@ class FrontendCore:
         self._client_requests(ClientRequests((event,)), now_ns, effects)
 
     def _client_requests(self, event: ClientRequests, now_ns: int, effects: list[Effect]) -> None:
-        for asked in event.requests:
-            cookie, kind, block, count, fua, token = asked
+        add, ready = self._order.add, self._ready
+        for cookie, kind, block, count, fua, token in event.requests:
             if self._ended:
                 effects.append(Answer(cookie, ESHUTDOWN, 0))
                 if token:
                     effects.append(Release(token))
                 continue
-            request = Unanswered(self._number(), cookie, kind, block, count, fua, token)
-            if self._order.add(request):
-                self._ready.append(request)
-        if self._ready:
+            number = self._next_number
+            self._next_number = number + 1
+            request = Unanswered(number, cookie, kind, block, count, fua, token)
+            if add(request):
+                ready.append(request)
+        if ready:
             self._pump(now_ns, effects)
 
     def _client_gone(self, event: ClientGone, now_ns: int, effects: list[Effect]) -> None:
@@ -343,21 +350,44 @@ class FrontendCore:
     def _done_many(self, event: DoneMany, now_ns: int, effects: list[Effect]) -> None:
         if not self._is_current(event, now_ns):
             return
-        table = self._order.table
+        table, answers = self._order.table, list[tuple[int, int, int]]()
         for number in event.requests:
             request = table.get(number)
-            if request is not None and request.sent:
+            if request is None or not request.sent:
+                continue
+            if request.reads or request.cookie is None:
                 self._end_of(request, 0, effects)
+            else:
+                self._leave(request)
+                answers.append((request.cookie, 0, request.token))
+        if answers:
+            effects.append(AnswerMany(answers))
         self._pump(now_ns, effects)
 
     def _end_of(self, request: Unanswered, errno: int, effects: list[Effect]) -> None:
-        if not errno and (request.looks or request.kind == _PATCH):
+        if not errno and request.reads:
             errno = EIO  # a read without its content
         self._finish(request, errno, 0, effects)
 
+    def _data_many(self, event: DataMany, now_ns: int, effects: list[Effect]) -> None:
+        node, session, epoch, reads = event
+        current = self._is_current(event, now_ns)
+        table, answers = self._order.table, list[tuple[int, int, int]]()
+        for number, count, token in reads:
+            request = table.get(number) if current else None
+            plain = request is not None and request.sent and request.kind == _READ and request.count == count
+            if plain and request is not None and request.cookie is not None:
+                self._leave(request)
+                answers.append((request.cookie, token, 0))
+            else:
+                self._data(Data(node, session, number, epoch, token, _READ, count), now_ns, effects)
+        if answers:
+            effects.append(AnswerMany(answers))
+            self._pump(now_ns, effects)
+
     def _data(self, event: Data, now_ns: int, effects: list[Effect]) -> None:
         request = self._answered(event, now_ns)
-        if request is None or not (request.looks or request.kind == _PATCH):
+        if request is None or not request.reads:
             effects.append(Release(event.token))
         elif not _fits(request, event):
             effects.append(Release(event.token))
@@ -368,7 +398,7 @@ class FrontendCore:
             self._pump(now_ns, effects)
         else:
             effects.append(Merge(request.token, event.token))
-            request.kind = _WRITE
+            request.becomes_write()
             self._send(request, effects)
 
     def _answered(self, event: Done | Data, now_ns: int) -> Unanswered | None:
@@ -378,7 +408,7 @@ class FrontendCore:
         request = self._order.table.get(event.request)
         return request if request is not None and request.sent else None
 
-    def _is_current(self, event: Done | DoneMany | Data, now_ns: int) -> bool:
+    def _is_current(self, event: Done | DoneMany | Data | DataMany, now_ns: int) -> bool:
         """It comes from the primary of the session, and in no epoch before the newest."""
         if event.session != self._session or event.node != self._node or event.epoch < self.epoch:
             return False
@@ -388,15 +418,21 @@ class FrontendCore:
 
     def _finish(self, request: Unanswered, errno: int, content: int, effects: list[Effect]) -> None:
         """Whoever calls pumps afterwards."""
-        self._sent -= 1
-        self._sent_bytes -= _payload_bytes(request)
         if request.cookie is not None:
             effects.append(Answer(request.cookie, errno, content))
         elif content:
             effects.append(Release(content))
         if request.token:
             effects.append(Release(request.token))
-        self._ready += self._order.remove(request)
+        self._leave(request)
+
+    def _leave(self, request: Unanswered) -> None:
+        """It is answered: there is room in the window, and who waited for it may go on."""
+        self._sent -= 1
+        self._sent_bytes -= request.payload_bytes
+        freed = self._order.remove(request)
+        if freed:
+            self._ready += freed
 
     def _pump(self, now_ns: int, effects: list[Effect]) -> None:
         """Send what is ready as far as the window has room: small requests together, where there are several."""
@@ -407,7 +443,7 @@ class FrontendCore:
         small = SMALL_BLOCKS if self._takes_many and len(ready) > 1 else 0
         while ready and self._sent < WINDOW_REQUESTS:
             request = ready[0]
-            payload_bytes = _payload_bytes(request)
+            payload_bytes = request.payload_bytes
             if self._sent and self._sent_bytes + payload_bytes > WINDOW_BYTES:
                 break
             ready.popleft()
@@ -466,7 +502,3 @@ def _fits(request: Unanswered, data: Data) -> bool:
     if request.kind == RequestKind.STATUS:
         return data.kind == RequestKind.STATUS and 0 < data.count <= request.count
     return data.kind == _READ and data.count == request.count
-
-
-def _payload_bytes(request: Unanswered) -> int:
-    return request.count * BLOCK_BYTES if request.kind <= _PATCH else 0

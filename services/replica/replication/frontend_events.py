@@ -51,9 +51,9 @@ class ClientRequest(NamedTuple):
 
 
 class ClientRequests(NamedTuple):
-    """All that one wake-up brought, in order."""
+    """All that one wake-up brought, in order: each a ClientRequest, or the tuple that it is."""
 
-    requests: Sequence[ClientRequest]
+    requests: Sequence[tuple[int, int, int, int, bool, int]]
 
 
 class ClientGone(NamedTuple):
@@ -126,6 +126,16 @@ class Data(NamedTuple):
     """The blocks that it is about."""
 
 
+class DataMany(NamedTuple):
+    """What several reads brought, as in Data."""
+
+    node: str
+    session: int
+    epoch: int
+    reads: Sequence[tuple[int, int, int]]
+    """(request, blocks, token)"""
+
+
 class ServingHint(NamedTuple):
     """`node` says that it serves the volume in `epoch`."""
 
@@ -152,6 +162,7 @@ Event = (
     | Done
     | DoneMany
     | Data
+    | DataMany
     | ServingHint
     | Tick
     | Closing
@@ -212,10 +223,17 @@ class Answer(NamedTuple):
     token: int
 
 
+class AnswerMany(NamedTuple):
+    """Reply to the client that all of these are done, without an error."""
+
+    answers: Sequence[tuple[int, int, int]]
+    """(cookie, what a read brought or 0, payload of a write or 0), both of these to be forgotten afterwards"""
+
+
 class Release(NamedTuple):
     """The payload is not needed any more."""
 
     token: int
 
 
-Effect = SendOpen | SendRequest | SendMany | SendClose | Merge | Answer | Release
+Effect = SendOpen | SendRequest | SendMany | SendClose | Merge | Answer | AnswerMany | Release

@@ -12,12 +12,16 @@ unanswered one, to learn whom it waits for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from services.replica.replication.frontend_events import RequestKind
+from stoscore.units import BLOCK_BYTES
 
 SMALL_BLOCKS = 32
 """Up to here a request is indexed block by block (128 KiB, the usual largest request of a filesystem)."""
 _WRITER = 1 << 32
 """Added to a block's count by each write; reads add 1."""
+_WRITE, _PATCH = int(RequestKind.WRITE), int(RequestKind.PATCH)
 _LOOKS = (int(RequestKind.READ), int(RequestKind.STATUS))
 """What changes nothing."""
 
@@ -25,7 +29,21 @@ _LOOKS = (int(RequestKind.READ), int(RequestKind.STATUS))
 class Unanswered:
     """One request from its arrival to its answer."""
 
-    __slots__ = ("block", "blockers", "cookie", "count", "fua", "kind", "looks", "number", "sent", "token", "waiters")
+    __slots__ = (
+        "block",
+        "blockers",
+        "cookie",
+        "count",
+        "fua",
+        "kind",
+        "looks",
+        "number",
+        "payload_bytes",
+        "reads",
+        "sent",
+        "token",
+        "waiters",
+    )
 
     def __init__(self, number: int, cookie: int | None, kind: int, block: int, count: int, fua: bool, token: int):
         self.number = number
@@ -33,6 +51,10 @@ class Unanswered:
         """None: the client is gone and nobody waits for the answer."""
         self.kind = kind
         self.looks = kind in _LOOKS
+        self.reads = self.looks or kind == _PATCH
+        """Its answer has content. After that of a patch it is a write."""
+        self.payload_bytes = count * BLOCK_BYTES if kind <= _PATCH else 0
+        """Of what is read or written."""
         self.block = block
         self.count = count
         self.fua = fua
@@ -42,6 +64,11 @@ class Unanswered:
         self.blockers = 0
         """Earlier overlapping requests that are not answered yet."""
         self.waiters: list[Unanswered] | None = None
+
+    def becomes_write(self) -> None:
+        """A patch whose block was read and merged."""
+        self.kind = _WRITE
+        self.reads = False
 
     def conflicts(self, other: Unanswered) -> bool:
         return (
@@ -61,6 +88,13 @@ class RequestOrder:
 
     def add(self, request: Unanswered) -> bool:
         """True when it may be sent at once."""
+        if request.count == 1 and not self._large:  # as below, for what nearly all are
+            blocks, block = self._blocks, request.block
+            before = blocks.get(block, 0)
+            if not before or (request.looks and before < _WRITER):
+                blocks[block] = before + (1 if request.looks else _WRITER)
+                self.table[request.number] = request
+                return True
         if not self._is_clear(request):
             for other in self.table.values():
                 if other.conflicts(request):
@@ -72,12 +106,12 @@ class RequestOrder:
         self._index(request)
         return not request.blockers
 
-    def remove(self, request: Unanswered) -> list[Unanswered]:
+    def remove(self, request: Unanswered) -> Sequence[Unanswered]:
         """The request is answered; returns those that may be sent now, oldest first."""
         del self.table[request.number]
         self._unindex(request)
         if request.waiters is None:
-            return []
+            return ()
         freed = []
         for waiter in request.waiters:
             waiter.blockers -= 1
