@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from services.replica.hosted import Hosted
-from services.replica.scrubbing import SLICE_BLOCKS, WINDOW_REGIONS, Pace, Pass, Position, next_volume
+from services.replica.scrubbing import (
+    SLICE_BLOCKS,
+    SLICE_BYTES,
+    WINDOW_REGIONS,
+    Pace,
+    Pass,
+    Position,
+    Work,
+    next_volume,
+)
 from services.replica.shell import Shell, boot_time_ns
 from services.replica.store import BlockStore, StoreError
 from stoscore.errors import StosError
@@ -32,8 +41,6 @@ T = TypeVar("T")
 FILE = "scrub.json"
 KEEP_S = 30.0
 """How often the position is kept."""
-WINDOW_PAUSE_S = 0.005
-"""Between windows: where nothing is allocated, comparing is all there is to do, and takes the loop's time."""
 
 
 class Scrubber:
@@ -72,14 +79,13 @@ class Scrubber:
             await self._until(self._pace.next_pass_ns(scrub))
             self._pass = None
 
-    async def _measure(self) -> dict[str, int]:
-        """Volume -> bytes of the regions in which it has anything."""
+    async def _measure(self) -> dict[str, Work]:
         found = {}
         for volume in self._volumes():
             with suppress(
                 StoreError, OSError, KeyError
             ):  # it was removed meanwhile, or the disk tells again when it is read
-                found[volume] = await self._in_pool(partial(_present_bytes, self._shell.hosted[volume].blocks))
+                found[volume] = await self._in_pool(partial(_work, self._shell.hosted[volume].blocks))
         return found
 
     def _volumes(self) -> list[str]:
@@ -112,25 +118,31 @@ class Scrubber:
         if not self._is_readable(hosted):
             scrub.at = next_volume(self._volumes(), at)
             return
-        self._shell.compare(at.volume, at.region, WINDOW_REGIONS)
+        await self._turn(scrub, SLICE_BYTES)
+        scrub.done_windows += 1
+        if self._is_readable(hosted):
+            self._shell.compare(at.volume, at.region, WINDOW_REGIONS)
         scrub.at = Position(at.volume, end)
-        await asyncio.sleep(WINDOW_PAUSE_S)
 
     async def _region(self, scrub: Pass, hosted: Hosted, region: int) -> None:
         store = hosted.blocks
         first, end = region * REGION_BLOCKS, min((region + 1) * REGION_BLOCKS, store.size_blocks)
         for block in range(first, end, SLICE_BLOCKS):
             count = min(SLICE_BLOCKS, end - block)
-            await self._until(self._pace.next_slice_ns(scrub, self._slice_ns, self._slice_bytes))
+            await self._turn(scrub, count * BLOCK_BYTES)
             if not self._is_readable(hosted):
                 return
-            self._slice_ns, self._slice_bytes = boot_time_ns(), count * BLOCK_BYTES
             matches = await self._in_pool(partial(store.scan, block, count))
             scrub.done_bytes += count * BLOCK_BYTES
             if not matches and self._is_readable(hosted):
                 bad = store.recheck(block, count)
                 if bad:
                     self._shell.rot_found(hosted.volume, bad)
+
+    async def _turn(self, scrub: Pass, count_bytes: int) -> None:
+        """Until what has so many bytes, or costs as much, is due."""
+        await self._until(self._pace.next_slice_ns(scrub, self._slice_ns, self._slice_bytes))
+        self._slice_ns, self._slice_bytes = boot_time_ns(), count_bytes
 
     def _is_readable(self, hosted: Hosted) -> bool:
         return self._shell.hosted.get(hosted.volume) is hosted and not hosted.failure and not hosted.erased
@@ -153,7 +165,9 @@ class Scrubber:
             "age_ns": boot_time_ns() - scrub.began_ns,
             "kept_unix_ms": time.time_ns() // MS,
             "total_bytes": scrub.total_bytes,
+            "windows": scrub.windows,
             "done_bytes": scrub.done_bytes,
+            "done_windows": scrub.done_windows,
             "volume": scrub.at.volume if scrub.at else "",
             "region": scrub.at.region if scrub.at else 0,
             "ended_unix_ms": self._ended_unix_ms,
@@ -173,15 +187,16 @@ class Scrubber:
                     self._shell.hosted[volume].scrubbed_unix_ms = int(at_ms)
             at = Position(str(kept["volume"]), int(kept["region"])) if kept["volume"] else None
             began_ns = boot_time_ns() - int(kept["age_ns"]) - away_ns
-            return Pass(began_ns, int(kept["total_bytes"]), int(kept["done_bytes"]), at)
+            total, done = int(kept["total_bytes"]), int(kept["done_bytes"])
+            return Pass(began_ns, total, int(kept["windows"]), done, int(kept["done_windows"]), at)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
 
-def _present_bytes(store: BlockStore) -> int:
+def _work(store: BlockStore) -> Work:
     """Worker thread. Raises StoreError."""
     count, region = 0, store.next_present(0)
     while region is not None:
         count += 1
         region = store.next_present(region + 1)
-    return count * REGION_BYTES
+    return Work(count * REGION_BYTES, -(-store.size_blocks // (WINDOW_REGIONS * REGION_BLOCKS)))

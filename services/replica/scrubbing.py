@@ -7,7 +7,9 @@ allocated within its period. Its pace is that of a plan: after a share of the pe
 to be read, with a tenth of the period to spare. What is late, because the node was off or a disk is slow, is caught up
 with at the largest rate and no faster, so a scrub never takes the disk for itself.
 
-A window of regions is read here, and then, where this node leads the volume, compared with the other copies.
+A window of regions is read here, and then, where this node leads the volume, compared with the other copies. A window
+in which nothing is allocated has its turn in the plan like a slice that is read. *A node whose volumes were all empty
+had no plan to keep: every minute it compared all of them with all their copies, as fast as it could.*
 """
 
 from __future__ import annotations
@@ -15,16 +17,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from stoscore.units import SECOND
+from stoscore.units import BLOCK_BYTES, SECOND
 
 WINDOW_REGIONS = 64
 """256 MiB of a volume: as many nodes of the hash tree as one comparison asks for at a time."""
 SLICE_BLOCKS = 64
 """Blocks that are read at a time: 256 KiB."""
+SLICE_BYTES = SLICE_BLOCKS * BLOCK_BYTES
 SPARE = 0.9
 """The share of the period in which a pass is to be done."""
 LOOK_NS = 60 * SECOND
-"""How soon a node without volumes looks again."""
+"""How soon a node on which nothing is allocated looks again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,24 @@ class Pass:
 
     began_ns: int
     total_bytes: int
+    windows: int
     done_bytes: int = 0
+    done_windows: int = 0
     at: Position | None = None
+
+    @property
+    def share(self) -> float:
+        """Of the work that is done. What was written since it began is work as well."""
+        done = self.done_bytes + self.done_windows * SLICE_BYTES
+        return min(1.0, done / max(1, self.total_bytes + self.windows * SLICE_BYTES))
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One volume's: the size of the regions in which it has anything, and its windows, allocated or not."""
+
+    present_bytes: int
+    windows: int
 
 
 class Pace:
@@ -50,18 +69,16 @@ class Pace:
         self._period_ns = period_ns
         self._bytes_per_s_max = bytes_per_s_max
 
-    def begin(self, present_bytes: Mapping[str, int], now_ns: int) -> Pass:
-        """`present_bytes`: volume -> size of the regions in which it has anything."""
-        first = min(present_bytes, default=None)
-        at = Position(first) if first is not None else None
-        return Pass(now_ns, sum(present_bytes.values()), at=at)
+    def begin(self, volumes: Mapping[str, Work], now_ns: int) -> Pass:
+        """Where nothing is allocated it is over at once."""
+        total_bytes = sum(work.present_bytes for work in volumes.values())
+        at = Position(min(volumes)) if total_bytes else None
+        return Pass(now_ns, total_bytes, sum(work.windows for work in volumes.values()), at=at)
 
     def next_slice_ns(self, scrub: Pass, before_ns: int, before_bytes: int) -> int:
-        """When the next slice is due; the one before it began at `before_ns` and had so many bytes."""
-        planned = scrub.began_ns
-        if scrub.total_bytes:
-            share = min(1.0, scrub.done_bytes / scrub.total_bytes)
-            planned += int(share * SPARE * self._period_ns)
+        """When the next slice, or the comparison of a window, is due; what came before it began at `before_ns` and had
+        so many bytes."""
+        planned = scrub.began_ns + int(scrub.share * SPARE * self._period_ns)
         return max(planned, before_ns + before_bytes * SECOND // self._bytes_per_s_max)
 
     def next_pass_ns(self, scrub: Pass) -> int:

@@ -246,7 +246,7 @@ def test_paused_process_that_believed_that_it_serves() -> None:
 
 
 def test_leader_that_nobody_follows_and_that_refuses_to_be_helped() -> None:
-    """The other voters' nodes are up and have lost their directories: no link ends, so it does not resign, and it told
-    the operator that it leads. What counts is whether it has a lease. Told by test_brain_override.py:
-    test_a_leader_that_nobody_follows_goes_on_alone."""
+    """The other voters' nodes are up and have lost their directories: no link ended, it did not resign, and it told the
+    operator that it leads. What counts is whether it has a lease. Told by test_brain_override.py:
+    test_a_leader_that_nobody_follows_goes_on_alone, and by test_driver_unpromised.py."""
     run(40000036)

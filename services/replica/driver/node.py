@@ -91,6 +91,8 @@ class Node:
         """The nodes to exchange beats with; None: to be looked up again."""
         self.steps = 0
         """Rises with whatever a brain here may have changed by."""
+        self._parked: set[str] = set()
+        """Volumes with reads that wait for their lease."""
         self._due: dict[str, int] = {}
         self._soonest_ns: int | None = None
         """The first of these."""
@@ -563,10 +565,16 @@ class Node:
     def park(self, volume_id: str, read: fx.AnswerRead | fx.AnswerReadMany | fx.AnswerStatus) -> None:
         """The lease does not hold at this moment: the read waits for the next promise."""
         self.volumes[volume_id].parked.append(read)
+        self._parked.add(volume_id)
 
     def _unpark(self) -> None:
-        for volume in self.volumes.values():
-            if volume.parked and volume.primary is not None:
+        """Asked for at every answer to a beat, and there is nearly never anything."""
+        for volume_id in sorted(self._parked):
+            volume = self.volumes.get(volume_id)
+            if volume is None:
+                self._parked.discard(volume_id)
+            elif volume.primary is not None:
+                self._parked.discard(volume_id)
                 reads, volume.parked = volume.parked, []
                 epoch = volume.primary.epoch
                 self.ordered.append(Data(volume.id, epoch, reads, epoch))
