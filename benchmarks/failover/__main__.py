@@ -12,10 +12,8 @@ import argparse
 import asyncio
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ from pathlib import Path
 from benchmarks.contenders import ROOT
 from benchmarks.failover import faults, figures
 from benchmarks.failover.arena import Arena, open_arena
+from benchmarks.running import plotted, run
 from stoscore.errors import StosError
 
 INSIDE = "--inside"
@@ -45,18 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     if not options.inside:
         return _in_a_namespace(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    directory = Path(tempfile.mkdtemp(prefix="stos-failover-", dir=options.dir))
-    try:
-        return asyncio.run(_measure(directory / "cluster", options))
-    except KeyboardInterrupt:
-        print("bench-failover: interrupted; everything it started is stopped and removed", file=sys.stderr)
-        return 130
-    except (StosError, TimeoutError, OSError) as error:
-        print(f"bench-failover: {error}", file=sys.stderr)
-        return 1
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    return run("bench-failover", lambda directory: asyncio.run(_measure(directory / "cluster", options)), options.dir)
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -107,7 +95,8 @@ async def _measure(directory: Path, options: argparse.Namespace) -> int:
             reads=load.reader.reads,
         )
     figures.save(options.out, found, gaps)
-    _plot(options.out / "failover.png", gaps)
+    drawn = {kind: values for kind, values in gaps.items() if values}
+    plotted(lambda: figures.plot(options.out / "failover.png", drawn))
     print(figures.table(found))
     for line in wrong[:5]:
         print(line)
@@ -130,13 +119,6 @@ async def _repeat(arena: Arena, kind: str, count: int, gaps: list[float]) -> Non
                 file=sys.stderr,
                 flush=True,
             )
-
-
-def _plot(path: Path, gaps: figures.Gaps) -> None:
-    try:
-        figures.plot(path, {kind: values for kind, values in gaps.items() if values})
-    except ImportError:
-        print("no plot: matplotlib is not installed (pip install -e '.[bench]')", file=sys.stderr)
 
 
 if __name__ == "__main__":

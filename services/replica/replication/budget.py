@@ -41,7 +41,7 @@ class Budget:
     def __init__(self, limits: Limits):
         self.copies_in_flight = limits.copies_in_flight
         self._rate = limits.bytes_per_s
-        self._tokens = self._burst()
+        self._tokens = self.burst
         self._filled_ns = 0
         self._flying: dict[Key, int] = {}
         self._sum = 0
@@ -57,14 +57,20 @@ class Budget:
     def set_rate(self, bytes_per_s: int, now_ns: int) -> None:
         self._fill(now_ns)
         self._rate = bytes_per_s
-        self._tokens = min(self._tokens, self._burst())
+        self._tokens = min(self._tokens, self.burst)
 
-    def _burst(self) -> int:
+    @property
+    def burst(self) -> int:
+        """Bytes that may leave at once after a rest."""
         return max(COPY_BYTES_MAX, self._rate * BURST_NS // SECOND)
+
+    def blocks_ahead(self, key: Key, rank: Rank) -> int:
+        """Of others that wait and go first."""
+        return sum(theirs[1] for other, theirs in self._hungry.items() if other != key and theirs < rank)
 
     def _fill(self, now_ns: int) -> None:
         passed_ns = max(0, now_ns - self._filled_ns)
-        self._tokens = min(self._burst(), self._tokens + self._rate * passed_ns // SECOND)
+        self._tokens = min(self.burst, self._tokens + self._rate * passed_ns // SECOND)
         self._filled_ns = max(self._filled_ns, now_ns)
 
     # ---- spending -------------------------------------------------------------------------------------

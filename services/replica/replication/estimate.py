@@ -5,8 +5,11 @@ comparisons are drawn from all over what may differ, nothing is copied before th
 differing blocks is taken for that of the rest. Its error is that of a sample, which is known too.
 
 How fast it goes is what it was the last times with the same node; how well that was foretold says how far to trust it.
-A return is not one rate: there is what every return costs (the last sync, round trips), what a block costs, what a
-piece of neighbours costs (system calls and a seek), and what comparing costs. All four are fitted to the last truths.
+A return has two ends that have nothing to do with each other. Copying is bounded by the budget, where that is what
+holds it back: then it takes as long as the budget says, whatever the machine. Else it is not one rate: there is what
+every return costs (round trips), what a block costs, what a piece of neighbours costs (system calls and a seek), and
+what comparing costs. Then the copy syncs what it got, which is a matter of its disk. Both are fitted to the last
+truths, each to its own.
 """
 
 from __future__ import annotations
@@ -28,10 +31,12 @@ UNKNOWN_ERROR = 0.5
 ERROR_MIN = 0.1
 _WEIGHT = 0.3
 
-Rates = tuple[float, float, float, float]
+Rates = tuple[float, ...]
+UNKNOWN_COPYING: Rates = (5.0 * MS, 9_000.0, 20_000.0, 700.0)
 """Nanoseconds: a return, a block that travels, a piece of neighbours that travel, a compared block."""
-UNKNOWN_RATES: Rates = (25.0 * MS, 9_000.0, 20_000.0, 700.0)
-"""Of a disk and a processor of the middling sort."""
+UNKNOWN_FINISH: Rates = (20.0 * MS, 500.0, 2_000.0)
+"""Nanoseconds: a sync, a block that came, a piece of neighbours that came. Both are of a disk and a processor of the
+middling sort."""
 TRUTHS = 16
 """How many of the last returns the rates are fitted to."""
 _DOUBT = 0.001
@@ -70,8 +75,41 @@ class Work:
     compared: int
 
     @property
-    def parts(self) -> Rates:
+    def copying(self) -> Rates:
         return 1.0, float(self.blocks), float(self.pieces), float(self.compared)
+
+    @property
+    def finish(self) -> Rates:
+        return 1.0, float(self.blocks), float(self.pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What the budget leaves."""
+
+    bytes_per_s: int
+    at_once: int = 0
+    """Bytes that may leave before the rate counts."""
+    ahead: int = 0
+    """Bytes of other copies that go first."""
+
+    def held_ns(self, size: int) -> int:
+        """Before the last of so many bytes may leave."""
+        return max(0, size + self.ahead - self.at_once) * SECOND // max(1, self.bytes_per_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """What a return has taken."""
+
+    copying_ns: int
+    finish_ns: int
+    held_back: bool = False
+    """The budget decided how long copying took."""
+
+    @property
+    def ns(self) -> int:
+        return self.copying_ns + self.finish_ns
 
 
 Expected = tuple[Work, Work, Work]
@@ -111,52 +149,64 @@ class Share:
         return -(-blocks * self._runs // self._differing) if self._differing else blocks
 
 
+class Fit:
+    """What each part of some work takes, as the last truths say."""
+
+    def __init__(self, before: Rates, least: Rates) -> None:
+        """`before`: what is known of other nodes. No factor would make anything of a rate of nothing."""
+        self._before = tuple(max(rate, low / 4) for rate, low in zip(before, least, strict=True))
+        self._truths: deque[tuple[Rates, int]] = deque(maxlen=TRUTHS)
+        self.rates = self._before
+
+    def learn(self, parts: Rates, took_ns: int) -> None:
+        if took_ns > 0:
+            self._truths.append((parts, took_ns))
+            self.rates = fitted(self._truths, self._before)
+
+    def of(self, parts: Rates) -> float:
+        return sum(rate * part for rate, part in zip(self.rates, parts, strict=True))
+
+
 class Speed:
     """How long returns of one node take, learned from those that are done."""
 
-    def __init__(self, before: Rates = UNKNOWN_RATES) -> None:
-        """`before`: what is known of other nodes. No factor would make anything of a rate of nothing."""
-        first, second, third, fourth = (max(rate, least / 4) for rate, least in zip(before, UNKNOWN_RATES, strict=True))
-        self._before = first, second, third, fourth
-        self._truths: deque[tuple[Work, int]] = deque(maxlen=TRUTHS)
-        self.rates = self._before
+    def __init__(self, before: Speed | None = None) -> None:
+        """`before`: what is known of other nodes."""
+        self.copying: Fit = Fit(before.copying.rates if before else UNKNOWN_COPYING, UNKNOWN_COPYING)
+        self.finish: Fit = Fit(before.finish.rates if before else UNKNOWN_FINISH, UNKNOWN_FINISH)
         self.error = UNKNOWN_ERROR
 
-    def learn(self, work: Work, took_ns: int, foretold_ns: int, *, held_back: bool = False) -> None:
-        """`held_back`: the budget decided how long it took."""
-        if took_ns <= 0:
+    def learn(self, work: Work, took: Took, foretold_ns: int) -> None:
+        if took.ns <= 0:
             return
         if foretold_ns:
-            self.error += _WEIGHT * (min(error_of(foretold_ns, took_ns), 1.0) - self.error)
-        if not held_back:
-            self._truths.append((work, took_ns))
-            self.rates = fitted(self._truths, self._before)
+            self.error += _WEIGHT * (min(error_of(foretold_ns, took.ns), 1.0) - self.error)
+        self.finish.learn(work.finish, took.finish_ns)
+        if not took.held_back:
+            self.copying.learn(work.copying, took.copying_ns)
 
-    def duration_ns(self, work: Work, allowed_bytes_per_s: int) -> int:
-        """`allowed_bytes_per_s`: what the budget leaves."""
-        free = sum(rate * part for rate, part in zip(self.rates, work.parts, strict=True))
-        held = self.rates[0] + work.blocks * BLOCK_BYTES * SECOND / max(1, allowed_bytes_per_s)
-        return int(max(free, held))
+    def duration_ns(self, work: Work, allowed: Allowance) -> int:
+        copying = max(self.copying.of(work.copying), allowed.held_ns(work.blocks * BLOCK_BYTES))
+        return int(copying + self.finish.of(work.finish))
 
-    def band(self, expected: Expected, allowed_bytes_per_s: int) -> Band:
+    def band(self, expected: Expected, allowed: Allowance) -> Band:
         error = max(ERROR_MIN, min(0.9, CONFIDENCE * self.error))
-        least, middle, most = (self.duration_ns(work, allowed_bytes_per_s) for work in expected)
+        least, middle, most = (self.duration_ns(work, allowed) for work in expected)
         return Band(int(least * (1 - error)), middle, max(middle, int(most * (1 + error))))
 
 
-def fitted(truths: Sequence[tuple[Work, int]] | deque[tuple[Work, int]], before: Rates) -> Rates:
+def fitted(truths: Sequence[tuple[Rates, int]] | deque[tuple[Rates, int]], before: Rates) -> Rates:
     """The rates with the smallest relative errors, none below zero. Each is sought as a multiple of the one before, and
     being another costs a little, so that what no truth tells apart stays as it was. Truths that are far off what the
     fit says count less with each round."""
-    rows = [[rate * part / took_ns for rate, part in zip(before, work.parts, strict=True)] for work, took_ns in truths]
+    rows = [[rate * part / took_ns for rate, part in zip(before, parts, strict=True)] for parts, took_ns in truths]
     factors = [1.0] * len(before)
     weights = [1.0] * len(rows)
     for _ in range(_ROUNDS):
         _descend(factors, rows, weights)
         off = [(1 - sum(map(float.__mul__, row, factors))) / _USUAL_ERROR for row in rows]
         weights = [1 / (1 + error * error) for error in off]
-    first, second, third, fourth = (rate * factor for rate, factor in zip(before, factors, strict=True))
-    return first, second, third, fourth
+    return tuple(rate * factor for rate, factor in zip(before, factors, strict=True))
 
 
 def _descend(factors: list[float], rows: Sequence[Sequence[float]], weights: Sequence[float]) -> None:
@@ -180,7 +230,7 @@ def bytes_of(blocks: int, compared: int) -> int:
     return blocks * (BLOCK_BYTES + COPY_OVERHEAD_BYTES) + compared * COMPARE_OVERHEAD_BYTES
 
 
-def estimate(expected: Expected, speed: Speed, allowed_bytes_per_s: int) -> Estimate:
+def estimate(expected: Expected, speed: Speed, allowed: Allowance) -> Estimate:
     """Of what is still to be done."""
     sent = Band(*(bytes_of(work.blocks, work.compared) for work in expected))
-    return Estimate(sent, speed.band(expected, allowed_bytes_per_s))
+    return Estimate(sent, speed.band(expected, allowed))

@@ -26,6 +26,8 @@ class CatchingUp:
 
     began_ns: int
     """When it joined, then when it was foretold: what is promised is promised from there."""
+    copied_ns: int = 0
+    """When the last copy was confirmed."""
     compared_before: int = 0
     """Blocks of the sample, compared by then."""
     estimate: Estimate | None = None

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from errno import EIO
 
 from services.replica.replication.blockmap import BlockMap, Range
-from services.replica.replication.budget import Key
+from services.replica.replication.budget import Key, Rank
 from services.replica.replication.effects import (
     Answer,
     AnswerRead,
@@ -45,7 +45,7 @@ from services.replica.replication.effects import (
     UnmarkRegions,
     WritesHeld,
 )
-from services.replica.replication.estimate import Estimate, Work, bytes_of
+from services.replica.replication.estimate import Estimate, Took, Work, bytes_of
 from services.replica.replication.flushes import Flushes
 from services.replica.replication.gate import Gate, Op, op_of, ranges_of
 from services.replica.replication.healing import Healing, Source
@@ -427,7 +427,7 @@ class Primary:
             return out + self._check_take_over()
         if peer.catching_up is not None:
             peer.catching_up.compared, peer.catching_up.sent = resync.blocks_compared, resync.blocks_sent
-            peer.catching_up.pieces = resync.pieces_found
+            peer.catching_up.pieces, peer.catching_up.copied_ns = resync.pieces_found, self._now_ns
         # S1 and S4: from here on every write and flush needs this peer; when the older ones are confirmed,
         # it syncs, and only then the brain is asked to admit it.
         peer.phase = "settling"
@@ -440,11 +440,14 @@ class Primary:
     def _key(self, node: str) -> Key:
         return self._volume, node
 
+    def _rank(self, resync: Resync) -> Rank:
+        return len(self._required), resync.rest()
+
     def _may_send(self, peer: Peer, resync: Resync) -> Callable[[int], bool]:
-        key, copies = self._key(peer.node), len(self._required)
+        key = self._key(peer.node)
 
         def may_send(blocks: int) -> bool:
-            may = self._recovery.may_send(key, (copies, resync.rest()), blocks, self._now_ns)
+            may = self._recovery.may_send(key, self._rank(resync), blocks, self._now_ns)
             if not may and peer.catching_up is not None:
                 peer.catching_up.held_back = True
             return may
@@ -464,7 +467,8 @@ class Primary:
         catching_up = peer.catching_up
         if catching_up is None or catching_up.estimate is not None or resync.done():
             return []
-        catching_up.estimate = self._recovery.estimate(peer.node, resync.expected())
+        self._recovery.look(self._now_ns)
+        catching_up.estimate = self._estimate(peer.node, resync)
         catching_up.began_ns, catching_up.compared_before = self._now_ns, resync.blocks_compared
         return [ResyncBegins(peer.node, catching_up.estimate)]
 
@@ -473,7 +477,10 @@ class Primary:
         peer = self.peers.get(node)
         if peer is None or peer.resync is None or not peer.resync.sampled():
             return None
-        return self._recovery.estimate(node, peer.resync.expected())
+        return self._estimate(node, peer.resync)
+
+    def _estimate(self, node: str, resync: Resync) -> Estimate:
+        return self._recovery.estimate(self._key(node), self._rank(resync), resync.expected())
 
     def _compare_with_truth(self, peer: Peer) -> list[Effect]:
         catching_up, peer.catching_up = peer.catching_up, None
@@ -485,7 +492,9 @@ class Primary:
             compared = catching_up.compared - catching_up.compared_before
             work = Work(catching_up.sent, catching_up.pieces, compared)
             foretold_ns = catching_up.estimate.duration_ns.likely
-            self._recovery.learn(peer.node, work, took_ns, foretold_ns, held_back=catching_up.held_back)
+            copied_ns = catching_up.copied_ns
+            took = Took(copied_ns - catching_up.began_ns, self._now_ns - copied_ns, catching_up.held_back)
+            self._recovery.learn(peer.node, work, took, foretold_ns)
         return [ResyncDone(peer.node, catching_up.compared, catching_up.sent, sent, took_ns, catching_up.estimate)]
 
     def _settle(self, peer: Peer) -> list[Effect]:

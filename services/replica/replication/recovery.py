@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from services.replica.replication.budget import COPIES_IN_FLIGHT, Budget, Key, Limits, Rank
-from services.replica.replication.estimate import Estimate, Expected, Speed, Work, estimate
+from services.replica.replication.budget import COPIES_IN_FLIGHT, COPY_BYTES_MAX, Budget, Key, Limits, Rank
+from services.replica.replication.estimate import Allowance, Estimate, Expected, Speed, Took, Work, estimate
 from services.replica.replication.pace import Pace, PaceLimits
+from stoscore.units import BLOCK_BYTES
 
 SAMPLED = 7
 """Of eight writes one is timed: those whose number has none of these bits."""
@@ -28,19 +29,27 @@ class Recovery:
         self._anywhere = Speed()
 
     def may_send(self, key: Key, rank: Rank, blocks: int, now_ns: int) -> bool:
+        self.look(now_ns)
+        return self.budget.ask(key, rank, blocks, now_ns)
+
+    def look(self, now_ns: int) -> None:
+        """A copy is about to be sent: the budget is what the pace says now."""
         rate = self.pace.recovering(now_ns)
         if rate != self.budget.bytes_per_s:
             self.budget.set_rate(rate, now_ns)
-        return self.budget.ask(key, rank, blocks, now_ns)
 
-    def estimate(self, node: str, expected: Expected) -> Estimate:
-        return estimate(expected, self.speed(node), self.budget.bytes_per_s)
+    def estimate(self, key: Key, rank: Rank, expected: Expected) -> Estimate:
+        budget = self.budget
+        # The last one leaves as soon as anything is left to spend, so it may leave ahead of its time.
+        at_once = budget.burst + min(rank[1] * BLOCK_BYTES, COPY_BYTES_MAX)
+        allowed = Allowance(budget.bytes_per_s, at_once, budget.blocks_ahead(key, rank) * BLOCK_BYTES)
+        return estimate(expected, self.speed(key[1]), allowed)
 
     def speed(self, node: str) -> Speed:
         """Of a node that never came back before nothing is known but what the others were like."""
-        return self._speeds.setdefault(node, Speed(self._anywhere.rates))
+        return self._speeds.setdefault(node, Speed(self._anywhere))
 
-    def learn(self, node: str, work: Work, took_ns: int, foretold_ns: int, *, held_back: bool) -> None:
+    def learn(self, node: str, work: Work, took: Took, foretold_ns: int) -> None:
         """A copy on that node has come back."""
         for speed in (self.speed(node), self._anywhere):
-            speed.learn(work, took_ns, foretold_ns, held_back=held_back)
+            speed.learn(work, took, foretold_ns)
