@@ -7,6 +7,7 @@ to be gentle and may not starve: it never goes below the floor that the settings
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from statistics import median
 
@@ -43,9 +44,10 @@ async def foreground(arena: Arena) -> tuple[Cost, list[Bound]]:
             during = load.p99_ms(back - took, back)
             await load.stop()
             ratios.append(during / without)
-            rates.append(sent / took)
+            rates.append(MISSED_BLOCKS * BLOCK_BYTES / took)
             sent_bytes, seconds = sent_bytes + sent, seconds + took
-            print(f"p99 {without:.2f} ms, {during:.2f} ms while a copy returns at {sent / took / MIB:.0f} MiB/s")
+            returned = f"while a copy returns at {rates[-1] / MIB:.1f} MiB/s"
+            print(f"p99 {without:.2f} ms, {during:.2f} ms {returned}", file=sys.stderr, flush=True)
     finally:
         await client.close()
     await arena.client.flush()
@@ -53,5 +55,5 @@ async def foreground(arena: Arena) -> tuple[Cost, list[Bound]]:
     floor = PaceLimits().floor
     return cost, [
         (f"p99 {RATIO_MAX} x without ({median(ratios):.2f})", median(ratios) <= RATIO_MAX),
-        (f"{floor // MIB} MiB/s ({min(rates) / MIB:.0f})", min(rates) >= floor),
+        (f"{floor // MIB} MiB/s ({min(rates) / MIB:.1f})", min(rates) >= floor),
     ]

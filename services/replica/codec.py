@@ -21,6 +21,7 @@ from services.replica.peers import (
     JOINED_PACKED,
     JOINED_UNCLEAN,
     MAGIC,
+    OPENED_FELT,
     OPENED_MANY,
     TRACED,
     Claim,
@@ -295,7 +296,9 @@ def pack_message(envelope: Envelope, message: ms.DataMessage, payload: Parts = (
 
 
 def pack_opened(envelope: Envelope, message: ms.Opened, size_blocks: int, copies: bytes) -> Parts:
-    header = envelope.pack(Type.OPENED, flags=OPENED_MANY, id=message.session, x=size_blocks, length=len(copies))
+    header = envelope.pack(
+        Type.OPENED, flags=OPENED_MANY | OPENED_FELT, id=message.session, x=size_blocks, length=len(copies)
+    )
     return header, copies
 
 
@@ -338,7 +341,7 @@ PAIR = frozenset({Type.BEAT, Type.BEAT_ANSWER, Type.CLAIMS, Type.CONFIRM})
 ANSWERS = TO_PRIMARY | TO_FRONTEND
 """What comes back on the link that it was asked on: only from a node that we dialled. SERVING takes either way: a
 new primary says it on the link that it has."""
-ASKED = TO_REPLICA | FROM_FRONTEND | PAIR | {Type.BRAIN, Type.OPEN, Type.CLOSE, Type.SERVING}
+ASKED = TO_REPLICA | FROM_FRONTEND | PAIR | {Type.BRAIN, Type.OPEN, Type.FELT, Type.CLOSE, Type.SERVING}
 """What arrives on a link that the other node dialled."""
 _IO = {
     int(Type.IO_WRITE): ms.Io.WRITE,

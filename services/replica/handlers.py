@@ -155,6 +155,8 @@ class Handlers:
             return self._alone(kind, self._pair)
         if kind == Type.BRAIN:
             return self._alone(kind, self._brain)
+        if kind == Type.FELT:
+            return self._alone(kind, self._felt)
         return self._alone(kind, self._open if kind == Type.OPEN else self._ignore)
 
     def _alone(self, kind: Type, handle: Handle) -> Handle:
@@ -407,6 +409,12 @@ class Handlers:
             return
         number = self.shell.link_number(link)
         self._node.open_session(known[0].volume, number, link.peer, frame.attach_epoch, ms.Open(frame.id), now_ns)
+
+    def _felt(self, link: Link, frame: Frame, now_ns: int) -> None:
+        """Of the session that this link opened: nobody else slows recovery down, and below its floor nobody does."""
+        found = self._admitted(link, frame)
+        if found is not None and found[1] is not None:
+            self._node.felt(unpack_u64s(frame.payload), now_ns)
 
     def _request(self, link: Link, frame: Frame, now_ns: int) -> None:
         """Of the session that this link opened, and of the attachment under which it opened it (W1, W2)."""

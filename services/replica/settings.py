@@ -70,7 +70,7 @@ class ReplicaSettings(ServiceSettings):
         default=16.0, ge=0.1, description="MiB a second that it sends to them whatever the applications' latency is"
     )
     recovery_p99_factor: float = Field(
-        default=1.5, ge=1.0, description="how much the p99 of writes may grow before recovery slows down to its floor"
+        default=1.5, ge=1.0, description="how much the p99 of requests may grow before recovery slows down to its floor"
     )
     recovery_copies: int = Field(
         default=32, ge=1, le=4096, description="messages of 256 KiB on their way to copies that catch up, in all"

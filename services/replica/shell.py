@@ -883,6 +883,8 @@ def _after_failure(effect: fx.Effect) -> bool:
 def _different(ranges: Sequence[tuple[int, int]], ours: bytes, theirs: bytes) -> list[tuple[int, int]]:
     """Runs of nodes whose 8-byte values differ, none across two of the ranges that were asked for."""
     mine, others = memoryview(ours).cast("Q"), memoryview(theirs).cast("Q")
+    if len(mine) == len(ranges):  # scattered blocks
+        return [where for where, own, other in zip(ranges, mine, others, strict=True) if own != other]
     runs: list[tuple[int, int]] = []
     at = 0
     for first, count in ranges:

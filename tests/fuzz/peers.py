@@ -111,6 +111,8 @@ def _handle(frame: Frame, core: FrontendCore) -> None:
     elif kind in codec.PAIR:
         message = codec.unpack_pair(frame)
         assert not isinstance(message, Confirm) or all(len(volume) == 32 for volume in message.entries)
+    elif kind == Type.FELT:
+        unpack_u64s(frame.payload)
     elif kind in codec.FROM_FRONTEND:
         if kind == Type.IO_WRITES:
             _check_many(*split_asks(frame))

@@ -19,11 +19,11 @@ from services.replica.frontends import Frontends
 from services.replica.nbd import Frontend
 from services.replica.nbd.wire import Command, Errno, Option, Reply
 from services.replica.peers import PeerNetwork
-from services.replica.peers.frames import Type, pack
+from services.replica.peers.frames import OPENED_FELT, Type, pack
 from stoscore.errors import Code, StosError
 from stoscore.identity import Identity
 from stoscore.messages import OpenFrontend, VoterModel
-from stoscore.units import MIB
+from stoscore.units import MIB, SECOND
 from tests.support.nbd import NAME, SIZE, VOLUME, Nodes, RawClient, run
 from tests.support.trail import HeardTrail
 
@@ -294,6 +294,28 @@ async def test_a_flood_of_requests_is_held_back_and_all_are_answered(frontend: F
         seen.add(handle)
         await client.read(4096)
     assert len(seen) == count
+    client.close()
+
+
+async def test_a_primary_that_knows_what_to_do_with_it_is_told_how_long_requests_took(
+    frontend: Frontend, nodes: Nodes
+) -> None:
+    client = await RawClient.connect(frontend.socket_path)
+
+    async def read_for(seconds: float) -> None:
+        async with asyncio.timeout(60):
+            ends = asyncio.get_running_loop().time() + seconds
+            while asyncio.get_running_loop().time() < ends:
+                client.ask(Command.READ, 0, 4096, 1)
+                await client.reply()
+                await client.read(4096)
+
+    await read_for(0.3)
+    assert not nodes.felt, "it did not say that it knows"
+    nodes.opened_flags = OPENED_FELT
+    nodes.fail_over()
+    await read_for(0.5)
+    assert len(nodes.felt) > 1 and 0 < min(nodes.felt) <= max(nodes.felt) < 60 * SECOND
     client.close()
 
 

@@ -188,6 +188,7 @@ def io_frames(scene: Scene, session: int, attach_epoch: int, **fields: Any) -> d
         Type.IO_ZERO: (pack(Type.IO_ZERO, id=3, y=0, z=1, **common),),
         Type.IO_FLUSH: (pack(Type.IO_FLUSH, id=4, **common),),
         Type.IO_STATUS: (pack(Type.IO_STATUS, id=5, y=0, z=1, **common),),
+        Type.FELT: (pack(Type.FELT, length=8, **common), bytes(8)),
     }
 
 

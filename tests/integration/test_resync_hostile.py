@@ -36,6 +36,7 @@ from services.replica.peers import (
     unpack_ranges,
 )
 from services.replica.replication.messages import first_seq
+from services.replica.replication.resync import COMPARES_IN_FLIGHT
 from services.replica.store import block_sums
 from stoscore.units import BLOCK_BYTES, SECOND
 from tests.support.peers import PeerNode, Recorder, until
@@ -281,9 +282,10 @@ class Copy(Recorder):
         link.send(pack(Type.COPIED, **head | {"id": 0, "x": 1 << 40}))
         self.late.append(answer)
         self.asked += asked
-        if self.asked == BLOCKS:
+        if len(self.late) == COMPARES_IN_FLIGHT or self.asked == BLOCKS:
             for answer in reversed(self.late):
                 link.send(answer + answer)
+            self.late.clear()
 
     def _store(self, frame: Frame) -> None:
         ranges, sums, data = split_copy(frame)

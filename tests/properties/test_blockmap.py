@@ -39,11 +39,11 @@ def test_like_a_set(steps: list[tuple[str, tuple[int, int]]]) -> None:
     assert BlockMap(ranges) == real == real.copy()
 
 
-@given(st.lists(RANGES, max_size=6), st.integers(1, 3000))
-def test_take_empties_it_in_bounded_pieces(ranges: list[tuple[int, int]], count_max: int) -> None:
+@given(st.lists(RANGES, max_size=6), st.integers(1, 3000), st.booleans())
+def test_take_empties_it_in_bounded_pieces(ranges: list[tuple[int, int]], count_max: int, spread: bool) -> None:
     real, left = BlockMap(ranges), blocks(ranges)
     while real:
-        taken = real.take(count_max)
+        taken = real.take(count_max, spread=spread)
         piece = blocks(taken)
         assert piece and piece <= left
         assert sum(count for _, count in taken) == len(piece) < count_max + REGION_BLOCKS

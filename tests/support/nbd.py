@@ -13,7 +13,7 @@ import pytest
 from services.replica.nbd import Frontend
 from services.replica.nbd.wire import Option
 from services.replica.peers.frames import FUA, HEADER, Frame, Type, pack
-from services.replica.peers.payloads import pack_extents
+from services.replica.peers.payloads import pack_extents, unpack_u64s
 from services.replica.store.extents import walk
 from services.replica.store.sums import block_sums
 from stoscore.units import MIB
@@ -35,6 +35,9 @@ class Nodes:
         self.flushes = self.fua_writes = 0
         self.rotten = False
         self.errno = 0
+        self.opened_flags = 0
+        """What the primary knows, by its word."""
+        self.felt: list[int] = []
         self.fenced = False
         self.held: list[tuple[str, Frame]] | None = None
         """A list: requests are taken and not answered."""
@@ -60,7 +63,7 @@ class Nodes:
             self.answer(node, pack(Type.REFUSED, epoch=self.epoch, id=frame.id, x=2, length=len(refusal)), refusal)
         elif frame.type == Type.OPEN and serves:
             self.session[node] = frame.id
-            self.answer(node, pack(Type.OPENED, epoch=self.epoch, id=frame.id, x=SIZE // 4096))
+            self.answer(node, pack(Type.OPENED, flags=self.opened_flags, epoch=self.epoch, id=frame.id, x=SIZE // 4096))
         elif not serves or frame.x != self.session.get(node):
             refusal = json.dumps({"message": "not the primary", "hint": self.primary}).encode()
             header = pack(Type.REFUSED, epoch=self.epoch, id=frame.id, x=1, length=len(refusal))
@@ -71,6 +74,9 @@ class Nodes:
             self.serve(node, frame)
 
     def serve(self, node: str, frame: Frame) -> None:
+        if frame.type == Type.FELT:
+            self.felt += unpack_u64s(frame.payload)
+            return
         start, end = frame.y * 4096, (frame.y + frame.z) * 4096
         if frame.type == Type.IO_READ and not self.errno:
             data = bytes(self.content[start:end])

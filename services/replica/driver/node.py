@@ -9,7 +9,7 @@ here until that state is durable, and so does everything after it (invariant 4).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from services.replica import permits
@@ -299,6 +299,10 @@ class Node:
             volume = self.volumes.get(volume_id)
             if volume is not None and volume.primary is not None:
                 self._data(volume, volume.primary.go_on_with(node, now_ns), now_ns)
+
+    def felt(self, took_ns: Sequence[int], now_ns: int) -> None:
+        """Requests to a volume that is led here were answered after so long, by the frontend's word."""
+        self.recovery.pace.felt(took_ns, now_ns)
 
     def incoming_link_lost(self, link: int, now_ns: int) -> None:
         for volume in self.volumes.values():

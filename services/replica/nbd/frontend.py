@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from services.replica.nbd.client import Client
+from services.replica.nbd.felt import Felt
 from services.replica.nbd.figures import IoFigures
 from services.replica.nbd.listeners import Listeners
 from services.replica.nbd.pieces import cut_read, cut_status, pieces, whole
@@ -29,6 +30,7 @@ from services.replica.peers.frames import (
     ADDRESSED,
     FUA,
     MAGIC,
+    OPENED_FELT,
     OPENED_MANY,
     TRACED,
     Frame,
@@ -38,6 +40,7 @@ from services.replica.peers.frames import (
 )
 from services.replica.peers.payloads import (
     pack_asks,
+    pack_u64s,
     split_asks,
     split_blocks,
     unpack_copies,
@@ -89,6 +92,7 @@ _READ, _WRITE, _STATUS = int(RequestKind.READ), int(RequestKind.WRITE), int(Requ
 _FUA = int(CommandFlag.FUA)
 _IO_DONE, _IO_DATA = int(Type.IO_DONE), int(Type.IO_DATA)
 _IO_DONES, _IO_DATAS = int(Type.IO_DONES), int(Type.IO_DATAS)
+_FELT = int(Type.FELT)
 _FRAME_OF_MANY = {_READ: int(Type.IO_READS), _WRITE: int(Type.IO_WRITES)}
 _NOBODY = ("", 0, b"")
 _SESSION_END = 1 << 63
@@ -173,6 +177,9 @@ class Frontend:
         """By token: what a status brought."""
         self._traced: dict[int, str] = {}
         """By cookie: the span that was promised to the nodes which follow the request."""
+        self._felt = Felt()
+        self._hears: set[str] = set()
+        """The nodes that know what to do with what is felt here."""
         self._addressed = _NOBODY
         """Node and epoch of the last request, and the part of its header that the next one shares."""
         self._timer: asyncio.TimerHandle | None = None
@@ -341,6 +348,7 @@ class Frontend:
             self._extents[token] = extents
             event = Data(peer, frame.x, frame.id, frame.epoch, token, _STATUS, blocks)
         elif frame.type == Type.OPENED:
+            (self._hears.add if frame.flags & OPENED_FELT else self._hears.discard)(peer)
             self._told(
                 peer,
                 Opened(peer, frame.id, frame.epoch, frame.x, bool(frame.flags & OPENED_MANY)),
@@ -536,7 +544,8 @@ class Frontend:
 
     def _answer(self, answer: Answer) -> None:
         owner, request, asked_ns = self._asked.pop(answer.cookie)
-        took_ns = time.monotonic_ns() - asked_ns
+        now_ns = time.monotonic_ns()
+        took_ns = now_ns - asked_ns
         span = self._traced.pop(answer.cookie, "") if self._traced else ""
         extents = self._extents.pop(answer.token, None) if answer.token else None
         content = self._contents.pop(answer.token) if answer.token and extents is None else b""
@@ -551,6 +560,15 @@ class Frontend:
         else:
             owner.answer(request, answer.errno, cut_read(request, content) if content else content)
         self.figures.answered(request.command, request.length, took_ns, answer.errno, span)
+        if not answer.errno and (felt := self._felt.answered(took_ns, now_ns)):
+            self._tell_felt(felt)
+
+    def _tell_felt(self, felt: list[int]) -> None:
+        node = self._core.primary
+        if node in self._hears:
+            body = pack_u64s(felt)
+            header = ADDRESSED.pack(MAGIC, _FELT, 0, len(body), self._address(node), 0, self._core.session, 0, 0)
+            self._send(node, header, body)
 
     # --- time ---
 

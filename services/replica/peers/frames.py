@@ -89,6 +89,7 @@ class Type(IntEnum):
     IO_READS = 47  # x session, z ask count; payload: asks
     IO_DONES = 48  # x session; payload: requests
     IO_DATAS = 49  # x session, z ask count; payload: asks, sums, data
+    FELT = 50  # x session; payload: u64 nanoseconds
     # Primary and replica: snapshots
     PREPARE = 56  # id number
     PREPARED = 57  # id number, x 1 when a layer can be made
@@ -111,7 +112,8 @@ JOINED_PACKED = 8
 COPY_PACKED = 1
 """Flag of COPY: its data are packed; `z` says how many bytes they are unpacked."""
 OPENED_MANY = 1
-"""Flag of OPENED: the primary knows IO_WRITES and IO_READS."""
+OPENED_FELT = 2
+"""Flags of OPENED: the primary knows IO_WRITES and IO_READS; it knows FELT."""
 
 GREETING_BYTES_MAX = 4096
 """All that a peer may send before it is known."""
@@ -121,6 +123,8 @@ EXTENTS_MAX = 16 * KIB
 """In one IO_EXTENTS."""
 HEALED_BLOCKS_MAX = 1024
 """Blocks of one FETCH or ROTTEN: four times what a primary fetches at a time."""
+FELT_MAX = 256
+"""Requests of which one FELT tells how long they took."""
 MANY_MAX = 128
 MANY_BLOCKS_MAX = 256
 """Requests, and their blocks (1 MiB), of one WRITES, IO_WRITES, IO_READS or IO_DATAS."""
@@ -172,6 +176,7 @@ PAYLOAD_BYTES_MAX: dict[int, int] = {
     Type.IO_READS: MANY_MAX * _ASK_BYTES,
     Type.IO_DONES: MANY_MAX * _U64_BYTES,
     Type.IO_DATAS: MANY_MAX * _ASK_BYTES + _MANY_BYTES,
+    Type.FELT: FELT_MAX * _U64_BYTES,
     Type.PREPARE: 0,
     Type.PREPARED: 0,
     Type.SEAL: SNAPSHOT_CHARS_MAX,

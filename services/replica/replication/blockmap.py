@@ -80,7 +80,7 @@ class BlockMap:
         count = 0
         regions = sorted(self._regions)
         if spread:
-            step = max(1, len(self) // count_max)
+            step = max(1, min(len(self) // count_max, len(regions)))
             regions = regions[step // 2 :: step]
         for region in regions:
             if count >= count_max:

@@ -66,7 +66,7 @@ class Budget:
 
     def blocks_ahead(self, key: Key, rank: Rank) -> int:
         """Of others that wait and go first."""
-        return sum(theirs[1] for other, theirs in self._hungry.items() if other != key and theirs < rank)
+        return sum(theirs[1] for other, theirs in self.hungry.items() if other != key and theirs < rank)
 
     def _fill(self, now_ns: int) -> None:
         passed_ns = max(0, now_ns - self._filled_ns)

@@ -160,6 +160,11 @@ class FrontendCore:
         return self._node if self._session else ""
 
     @property
+    def session(self) -> int:
+        """Its number, 0: there is none."""
+        return self._session
+
+    @property
     def unanswered(self) -> int:
         return len(self._order.table)
 

@@ -1,9 +1,16 @@
 """How fast recovery may go while applications work: a controller that holds their p99 and never stops recovering.
 
-Latencies of writes are sampled all the time. Those of times without recovery say what is normal here; while recovery is
-under way each window's p99 is compared with it. Beyond the factor the rate is halved, within it grows again: quickly,
-because a volume that is short of a copy is a risk as well. The floor is kept whatever the latencies are, or a busy
-cluster would never be whole again.
+Frontends tell how long their clients' requests took, reads and writes, from the request to its answer: what an
+application feels, wherever it was spent. What they tell in times without recovery says what is normal here. While
+recovery is under way an account is kept of the requests that took longer than the factor allows. Of a hundred one may,
+that is what a p99 means: each hundred requests bring a half into the account, each slow one takes one out.
+
+    a window with many slow ones         the rate is halved
+    none to speak of, account balanced   it grows by a quarter
+    none to speak of, account in debt    it stays until the debt is paid: a p99 of all is held, not of a good moment
+
+It begins at the floor, for what recovery does to the applications is not known yet. The floor is kept whatever they
+feel, or a busy cluster would never be whole again.
 """
 
 from __future__ import annotations
@@ -12,18 +19,26 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stoscore.units import MIB, MS
+from stoscore.units import MIB, MS, SECOND
 
 WINDOW_NS = 200 * MS
-SAMPLES_MIN = 8
-"""Fewer in a window say nothing about its p99; they are kept for the next."""
-NORMAL_SAMPLES = 1024
+SAMPLES_MIN = 20
+"""Fewer in a window say nothing about it; they are kept for the next."""
+NORMAL_SAMPLES = 8192
 NORMAL_MIN_NS = MS
 """Below a millisecond the scheduler's noise is larger than what recovery costs."""
 UNKNOWN_NORMAL_NS = 5 * MS
 """What counts as normal while nobody has measured it."""
-IDLE_NS = 2 * WINDOW_NS
-"""Without a write for so long there is nobody to be held back for."""
+SLOW_IN = 100
+"""One in so many may be slow; of a window with twice as many nothing is excused by the account."""
+EARNED = 0.5 / SLOW_IN
+"""By each request. The other half is for what is slow by itself."""
+CREDIT_MAX, DEBT_MAX = 10.0, 200.0
+"""Slow requests: good times are no licence for a bad one."""
+FORGIVEN = 0.02
+"""Of a debt, in each window: one bad moment is over at some time, also where little is asked."""
+IDLE_NS = SECOND
+"""Without a word of an application for so long there is nobody to be held back for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,49 +60,58 @@ class Pace:
     def __init__(self, limits: PaceLimits):
         self._limits = limits
         self._normal: deque[int] = deque(maxlen=NORMAL_SAMPLES)
-        self._window: list[int] = []
+        self._felt_ns = self._recovered_ns = -IDLE_NS
         self._window_end_ns = 0
-        self._sampled_ns = -IDLE_NS
-        self._recovered_ns = -IDLE_NS
+        self._allowed_ns = 0
+        self._felt = self._slow = 0
+        """Requests of this window, and how many took longer than allowed."""
+        self._credit = 0.0
+        self.held = False
+        """Somebody is at work, for whose sake it is held back."""
         self.bytes_per_s = limits.ceiling
 
-    def sample(self, latency_ns: int, now_ns: int) -> None:
-        """A write was answered after so long."""
-        self._sampled_ns = now_ns
-        if now_ns - self._recovered_ns < IDLE_NS:
-            if len(self._window) < NORMAL_SAMPLES:
-                self._window.append(latency_ns)
-        else:
-            self._normal.append(latency_ns)
+    def felt(self, took_ns: Sequence[int], now_ns: int) -> None:
+        """Requests of applications were answered after so long."""
+        self._felt_ns = now_ns
+        if now_ns - self._recovered_ns >= IDLE_NS:
+            self._normal.extend(took_ns)
+            return
+        self._felt += len(took_ns)
+        self._slow += sum(1 for took in took_ns if took > self._allowed_ns)
 
     def recovering(self, now_ns: int) -> int:
         """A copy is about to be sent: the rate that holds now."""
         began = now_ns - self._recovered_ns >= IDLE_NS
         self._recovered_ns = now_ns
-        if now_ns - self._sampled_ns >= IDLE_NS:
+        if now_ns - self._felt_ns >= IDLE_NS:
+            self.held = False
             self.bytes_per_s = self._limits.ceiling
-        elif began:
-            # Applications are at work, and what recovery does to them is not known yet.
-            self.bytes_per_s = max(self._limits.floor, self._limits.ceiling // 8)
-        if began:
-            self._window.clear()
-            self._window_end_ns = now_ns + WINDOW_NS
-        elif now_ns >= self._window_end_ns:
-            self._judge(now_ns)
+        elif began or not self.held:
+            self.held = True
+            self._credit = 0.0
+            self._allowed_ns = int(self._limits.factor * self.normal_ns)
+            self.bytes_per_s = self._limits.floor
+            self._next_window(now_ns)
+        elif now_ns >= self._window_end_ns and self._felt >= SAMPLES_MIN:
+            self._judge()
+            self._next_window(now_ns)
         return self.bytes_per_s
 
-    def _judge(self, now_ns: int) -> None:
+    def _next_window(self, now_ns: int) -> None:
         self._window_end_ns = now_ns + WINDOW_NS
-        if len(self._window) < SAMPLES_MIN:
-            return
-        allowed = self._limits.factor * self.normal_ns
-        rate = self.bytes_per_s // 2 if p99(self._window) > allowed else self.bytes_per_s * 5 // 4
-        self.bytes_per_s = min(self._limits.ceiling, max(self._limits.floor, rate))
-        self._window.clear()
+        self._felt = self._slow = 0
+
+    def _judge(self) -> None:
+        kept = self._credit * (1 - FORGIVEN) if self._credit < 0 else self._credit
+        self._credit = max(-DEBT_MAX, min(CREDIT_MAX, kept + self._felt * EARNED - self._slow))
+        if self._slow > max(1, 2 * self._felt / SLOW_IN):
+            self.bytes_per_s = max(self._limits.floor, self.bytes_per_s // 2)
+        elif self._credit >= 0:
+            self.bytes_per_s = min(self._limits.ceiling, self.bytes_per_s * 5 // 4)
 
     @property
     def normal_ns(self) -> int:
-        """The p99 of writes without recovery."""
+        """The p99 of requests without recovery."""
         if len(self._normal) < SAMPLES_MIN:
             return UNKNOWN_NORMAL_NS
         return max(NORMAL_MIN_NS, p99(self._normal))

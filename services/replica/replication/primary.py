@@ -80,7 +80,7 @@ from services.replica.replication.messages import (
     first_seq,
 )
 from services.replica.replication.peer import CatchingUp, Peer
-from services.replica.replication.recovery import SAMPLED, Recovery, RecoveryLimits
+from services.replica.replication.recovery import Recovery, RecoveryLimits
 from services.replica.replication.replica import Share
 from services.replica.replication.resync import FANOUT, Resync, always
 from services.replica.replication.scrub import FIRST_NUMBER, Scrub
@@ -413,7 +413,8 @@ class Primary:
         taking_over = not self.serving and not peer.failed and peer.node in self._required
         out = self._foretell(peer, resync) if not taking_over and resync.sampled() else []
         # Applications wait for a take-over; what it copies is what was under way, and waits for nobody.
-        out += resync.pump(self._as_of(), always if taking_over else self._may_send(peer, resync))
+        may_send = always if taking_over else self._may_send(peer, resync)
+        out += resync.pump(self._as_of(), may_send, self._recovery.copy_blocks)
         if not resync.done():
             return out
         self._recovery.budget.gone(self._key(peer.node))
@@ -730,8 +731,6 @@ class Primary:
         if entry.settled or entry.acked & self._mask != self._mask:
             return []
         entry.settled = True
-        if not entry.seq & SAMPLED:
-            self._recovery.pace.sample(self._now_ns - entry.since_ns, self._now_ns)
         if self.writes_are is not _OPEN:
             held = [Withheld(entry.link, entry.session, request, entry.fua) for request in entry.requests]
             return [effect for answer in held for effect in self._withhold(answer)]

@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from services.replica.replication.budget import COPIES_IN_FLIGHT, COPY_BYTES_MAX, Budget, Key, Limits, Rank
 from services.replica.replication.estimate import Allowance, Estimate, Expected, Speed, Took, Work, estimate
 from services.replica.replication.pace import Pace, PaceLimits
+from services.replica.replication.resync import COPY_BLOCKS, SMALL_COPY_BLOCKS
 from stoscore.units import BLOCK_BYTES
-
-SAMPLED = 7
-"""Of eight writes one is timed: those whose number has none of these bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +29,10 @@ class Recovery:
     def may_send(self, key: Key, rank: Rank, blocks: int, now_ns: int) -> bool:
         self.look(now_ns)
         return self.budget.ask(key, rank, blocks, now_ns)
+
+    @property
+    def copy_blocks(self) -> int:
+        return SMALL_COPY_BLOCKS if self.pace.held else COPY_BLOCKS
 
     def look(self, now_ns: int) -> None:
         """A copy is about to be sent: the budget is what the pace says now."""

@@ -28,9 +28,16 @@ milliseconds, and of a terabyte in none, which would take longer than a lease.""
 COMPARES_IN_FLIGHT = 4
 COPY_BLOCKS = 64
 """Blocks in one copy message: 256 KiB."""
+SMALL_COPY_BLOCKS = 16
+"""While applications are at work: an application's request may stand behind any copy, at both ends."""
 COPIES_IN_FLIGHT = 8
+MAPPED_SAMPLE_BLOCKS = 512
+"""In one comparison of the sample where nearly all are known to differ: the sooner it is answered, the sooner copies
+and other comparisons are under way together."""
 SAMPLES = COMPARES_IN_FLIGHT
 """Comparisons at level 0 that are answered before the first copy: they are under way together."""
+SAMPLES_MAX, SAMPLED_PIECES = 4 * SAMPLES, 400
+"""Without a map there are as many as it takes to find so many pieces that differ, whose number is then known by 5 %."""
 
 
 def always(blocks: int) -> bool:
@@ -93,7 +100,10 @@ class Resync:
 
     def sampled(self) -> bool:
         """What it will cost can be told: a sample was compared, or everything."""
-        return self._samples >= SAMPLES or not (self.todo or self._trees or self._comparing)
+        if not (self.todo or self._trees or self._comparing):
+            return True
+        enough = not self.everything or self.pieces_found >= SAMPLED_PIECES or self._samples >= SAMPLES_MAX
+        return enough and self._samples >= SAMPLES
 
     def rest(self) -> int:
         """Blocks that may have to travel, as far as is known without counting them."""
@@ -117,15 +127,17 @@ class Resync:
 
         return work(known.low), work(likely), work(known.high + deeper.high)
 
-    def pump(self, as_of: int, may_send: Callable[[int], bool] = always) -> list[Effect]:
+    def pump(
+        self, as_of: int, may_send: Callable[[int], bool] = always, copy_blocks: int = COPY_BLOCKS
+    ) -> list[Effect]:
         """Whatever may be sent now. `as_of`: every write at or below is in our own store. `may_send`: is asked for each
-        copy with its number of blocks."""
+        copy with its number of blocks, at most `copy_blocks`."""
         out: list[Effect] = []
         may_copy = self.sampled()
         while may_copy and self._differing and len(self._copying) < COPIES_IN_FLIGHT:
-            if not may_send(min(self._unsent, COPY_BLOCKS)):
+            if not may_send(min(self._unsent, copy_blocks)):
                 break
-            ranges = self._next_copy()
+            ranges = self._next_copy(copy_blocks)
             self._number += 1
             self._copying[self._number] = ranges
             out.append(SendCopy(self.peer, self._number, as_of, ranges))
@@ -134,16 +146,17 @@ class Resync:
                 level, nodes = self._trees.popleft()
                 ranges = (nodes,)
             else:
-                sample = self._samples + len(self._comparing) < SAMPLES
-                level, ranges = 0, tuple(self.todo.take(COMPARE_BLOCKS, spread=sample))
+                sample = not self.sampled()
+                most = MAPPED_SAMPLE_BLOCKS if sample and not self.everything else COMPARE_BLOCKS
+                level, ranges = 0, tuple(self.todo.take(most, spread=sample))
             self._number += 1
             self._comparing[self._number] = (level, ranges)
             out.append(Tell((self.peer,), Digest(self._number, level, ranges)))
         return out
 
-    def _next_copy(self) -> tuple[Range, ...]:
+    def _next_copy(self, most: int) -> tuple[Range, ...]:
         taken: list[Range] = []
-        room = COPY_BLOCKS
+        room = most
         while self._differing and room:
             block, count = self._differing.popleft()
             if count > room:
@@ -151,7 +164,7 @@ class Resync:
                 count = room
             taken.append((block, count))
             room -= count
-        self._unsent -= COPY_BLOCKS - room
+        self._unsent -= most - room
         return tuple(taken)
 
     def asked(self, number: int) -> tuple[int, tuple[Range, ...]] | None:
