@@ -117,6 +117,12 @@ RULES = (
         ("unsnapshot", _OPERATE, CHANGE, "forgets a snapshot: its data is gone"),
         ("policy", _OPERATE, CHANGE, "changes copies, failure mode and what happens below it"),
     ),
+    *_rules(
+        "csi",
+        "csi.*.",
+        ("freeze", _OPERATE, CHANGE, "holds a mounted file system still for a snapshot, for two seconds at most"),
+        ("thaw", _OPERATE, CHANGE, "ends that"),
+    ),
     *_rules("node", "", ("bid", "placement", READ, "only placement gathers bids")),
     *_rules(
         "placement",

@@ -23,6 +23,7 @@ LABELS_MAX = 64
 SNAPSHOTS_MAX = 64
 GROUP_VOLUMES_MAX = 32
 HOLD_MS_MAX = 10_000
+FREEZE_MS_MAX = 10_000
 """Of one volume. They are part of its record, which each voter keeps in one slot of 64 KiB."""
 OWN_SNAPSHOT = "-"
 """What the names of snapshots begin with that the project takes for itself; those of people never do."""

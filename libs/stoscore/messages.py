@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from stoscore.limits import (
     COPIES_MAX,
     DESCRIBED_MAX,
+    FREEZE_MS_MAX,
     GROUP_VOLUMES_MAX,
     HOLD_MS_MAX,
     LABEL_BYTES_MAX,
@@ -56,6 +57,8 @@ OnUnavailable = Literal["suspend", "error"]
 """What becomes of a write while there are fewer: it waits, or it fails."""
 Apart = Literal["", "zone", "node"]
 """What copies may not share: a zone, whatever it costs; a node only; or as the placement service is set."""
+FS_LABEL = "stos.dev/fs-type"
+"""The volume's label that says which file system it was made for."""
 APART_LABEL = "stos.dev/apart"
 """The volume's label that says so, for whoever places a copy of it later."""
 
@@ -493,6 +496,35 @@ class SnapshotStep(Message):
     node: NodeId
     epoch: int = Field(ge=0)
     asked: int = Field(ge=0)
+
+
+class FreezeVolume(Message):
+    """csi.<node>.freeze -> Frozen: the volume's file system stands still on that node, if it is mounted there."""
+
+    volume: VolumeId
+    limit_ms: int = Field(gt=0, le=FREEZE_MS_MAX)
+    """then it thaws by itself"""
+
+
+class Frozen(Message):
+    """Without a token it moves on, for that reason."""
+
+    token: str = Field(default="", max_length=32)
+    reason: str = Field(default="", max_length=REASON_BYTES_MAX)
+
+
+class ThawVolume(Message):
+    """csi.<node>.thaw -> Thawed"""
+
+    volume: VolumeId
+    token: str = Field(max_length=32)
+
+
+class Thawed(Message):
+    """`lasted`: it had not thawed by itself before."""
+
+    lasted: bool = False
+    frozen_ms: int = 0
 
 
 class DropSnapshot(Message):

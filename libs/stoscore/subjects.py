@@ -36,6 +36,11 @@ def pair(target: str, sender: str) -> str:
     return f"{PREFIX}.pair.{target}.beat.{sender}"
 
 
+def csi_node(node_id: str, verb: str) -> str:
+    """Answered by the csi service that mounts on that node: freeze, thaw."""
+    return f"{PREFIX}.csi.{node_id}.{verb}"
+
+
 def placement(verb: str) -> str:
     return f"{PREFIX}.placement.{verb}"
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.csi import attachers
 from services.csi.controller import Controller
+from services.csi.freezing import Freezing
 from services.csi.group_controller import GroupController
 from services.csi.identity import Identity
 from services.csi.node import Node
@@ -23,14 +24,16 @@ from services.csi.port import VolumesPort
 from services.csi.server import listen
 from services.csi.settings import CsiSettings
 from services.csi.staging import Staging
-from stoscore import settings
+from stoscore import settings, subjects
 from stoscore.catalogue import Catalogue
 from stoscore.errors import StosError
+from stoscore.messages import FreezeVolume, Frozen, Thawed, ThawVolume
 from stoscore.proto import csi_pb2_grpc as rpc
 from stoscore.telemetry import get_logger
 from stoscore.volumes import Volumes
 
 if TYPE_CHECKING:
+    from stoscore.bus import Bus, RequestContext
     from stoscore.host import HostContext
 
 _log = get_logger("csi")
@@ -47,6 +50,23 @@ class Servers:
         self._pending: list[Pending] = []
         self._servers: list[Any] = []
         self._tending: list[asyncio.Task[None]] = []
+        self._freezing: Freezing | None = None
+
+    async def serve_bus(self, bus: Bus) -> None:
+        """What others ask of this node's mounts. Raises StosError when the bus refuses it."""
+        freezing, node = self._freezing, self._settings.node
+        if freezing is None:
+            return
+        await freezing.thaw_left()
+
+        async def freeze(request: FreezeVolume, context: RequestContext) -> Frozen:
+            return await freezing.freeze(request.volume, request.limit_ms / 1000)
+
+        async def thaw(request: ThawVolume, context: RequestContext) -> Thawed:
+            return await freezing.thaw(request.volume, request.token)
+
+        await bus.serve(subjects.csi_node(node, "freeze"), FreezeVolume, freeze)
+        await bus.serve(subjects.csi_node(node, "thaw"), ThawVolume, thaw)
 
     async def start(self) -> None:
         """Raises StosError when a socket can't be had or an attacher is unknown."""
@@ -92,6 +112,7 @@ class Servers:
             obstacle = attacher.obstacle()
             _log.info("attacher %s: %s", attacher.name, obstacle or "can be used")
         self._tending = [asyncio.create_task(_tend(attacher)) for attacher in usable]
+        self._freezing = Freezing(usable, chosen.state_dir / "frozen")
         staging = Staging(self._volumes, usable, node=chosen.node, format_timeout_s=chosen.format_timeout_s)
         node = Node(
             staging,
@@ -130,6 +151,7 @@ class CsiService:
         servers = Servers(chosen, volumes, ready=lambda: context.bus.connected)
         try:
             await servers.start()
+            await servers.serve_bus(context.bus)
             context.ready()
             await context.stopping.wait()
         finally:

@@ -17,7 +17,7 @@ from services.csi.placing import Placing
 from services.csi.port import VolumesPort
 from stoscore.errors import Code, StosError, invalid, not_found
 from stoscore.limits import VOLUME_BYTES_MIN, valid_node_name, valid_volume_id
-from stoscore.messages import RecordModel
+from stoscore.messages import FS_LABEL, RecordModel
 from stoscore.proto import csi_pb2 as pb
 from stoscore.proto import csi_pb2_grpc as rpc
 
@@ -209,7 +209,7 @@ class Controller(rpc.ControllerServicer):  # type: ignore[misc, unused-ignore]  
             parameters.of_class(request.parameters, request.mutable_parameters)
         except StosError as error:
             return pb.ValidateVolumeCapabilitiesResponse(message=str(error))
-        has = entry.labels.get(validate.FS_LABEL, "")
+        has = entry.labels.get(FS_LABEL, "")
         for use in uses:
             if has and use.fs_type and use.fs_type != has:
                 return pb.ValidateVolumeCapabilitiesResponse(message=f"the volume is for {has}, not for {use.fs_type}")

@@ -14,7 +14,7 @@ from services.csi.condition import condition
 from services.csi.port import VolumesPort
 from stoscore.errors import Code, StosError, invalid
 from stoscore.limits import valid_volume_name
-from stoscore.messages import CatalogueEntry
+from stoscore.messages import FS_LABEL, CatalogueEntry
 from stoscore.proto import csi_pb2 as pb
 from stoscore.volumes import Survey
 
@@ -41,8 +41,8 @@ async def page(volumes: VolumesPort, max_entries: int, token: str, *, timeout_s:
 def volume(volume_id: str, name: str, size_bytes: int, labels: Mapping[str, str]) -> pb.Volume:
     """No accessible_topology: a volume can be used on every node, wherever its copies are."""
     context = {"volumeName": name}
-    if validate.FS_LABEL in labels:
-        context["fsType"] = labels[validate.FS_LABEL]
+    if FS_LABEL in labels:
+        context["fsType"] = labels[FS_LABEL]
     if validate.SOURCE_LABEL in labels:
         context["source"] = labels[validate.SOURCE_LABEL]
     return pb.Volume(volume_id=volume_id, capacity_bytes=size_bytes, volume_context=context)

@@ -8,7 +8,7 @@ from services.csi import validate
 from services.csi.parameters import LOCALITY_LABEL
 from services.csi.port import VolumesPort
 from stoscore.errors import Code, StosError, invalid, unavailable
-from stoscore.messages import APART_LABEL, Attached, RecordModel
+from stoscore.messages import APART_LABEL, FS_LABEL, Attached, RecordModel
 from stoscore.telemetry import get_logger
 from stoscore.volumes import SourceSpec
 
@@ -68,7 +68,7 @@ class Placing:
 
     async def _source_bytes(self, wanted: validate.Wanted, source: SourceSpec, timeout_s: float) -> int:
         entry, survey = await self._volumes.survey(source.volume)
-        has = entry.labels.get(validate.FS_LABEL, "")
+        has = entry.labels.get(FS_LABEL, "")
         if has and wanted.fs_type and has != wanted.fs_type:
             raise invalid(f"the source holds {has}, not {wanted.fs_type}", "ask for the file system that it has")
         if source.snapshot:
@@ -161,7 +161,7 @@ class Placing:
 
 
 _REMEMBERED = {
-    validate.FS_LABEL: "file system",
+    FS_LABEL: "file system",
     APART_LABEL: "topologyKey",
     LOCALITY_LABEL: "dataLocality",
 }

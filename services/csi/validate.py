@@ -24,11 +24,11 @@ from stoscore.limits import (
     valid_volume_id,
     valid_volume_name,
 )
+from stoscore.messages import FS_LABEL
 from stoscore.proto import csi_pb2 as pb
 from stoscore.units import MIB, format_size
 from stoscore.volumes.naming import SourceSpec, check_mode
 
-FS_LABEL = "stos.dev/fs-type"
 SOURCE_LABEL = "stos.dev/source"
 """The volume, or the snapshot, that a volume began as."""
 FS_DEFAULT = "ext4"

@@ -64,9 +64,9 @@ def test_one_that_fails_is_told_to_whoever_waits_and_is_forgotten() -> None:
     accept(machine, B, C)
     reached(machine, "prepared")
     ask(machine, "sealed", 3)
-    step(machine, ev.SealFailed("s", snapshot(machine).asked, "it did not hold"), 0, LEASED)
+    step(machine, ev.SealFailed("s", snapshot(machine).asked, "it did not hold", lapsed=True), 0, LEASED)
     (reply,) = replies(accept(machine, B))
-    assert (reply.request, reply.code) == (3, "RESOURCE_EXHAUSTED") and "did not hold" in reply.error
+    assert (reply.request, reply.code) == (3, "ABORTED") and "did not hold" in reply.error
     assert known(machine).snapshot("s") is None
 
 

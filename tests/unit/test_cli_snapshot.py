@@ -11,9 +11,9 @@ from services.cli.beginning import Beginning
 from services.cli.shapes import SHAPES
 from stoscore.errors import EXIT_CODE, Code, StosError
 from tests.support.model_nodes import ModelCluster
-from tests.unit.test_cli_volume import model, stos
+from tests.unit.test_cli_volume import catalogue, model, stos
 
-__all__ = ["model", "stos"]
+__all__ = ["catalogue", "model", "stos"]
 Stos = Callable[..., Any]
 
 

@@ -27,7 +27,8 @@ from stoscore.volumes.finding import find_ready
 from stoscore.volumes.naming import check_snapshot_name
 from stoscore.volumes.primary import Replicas
 from stoscore.volumes.snapshots import Snapshots
-from stoscore.volumes.stepping import Quiet, Stepping
+from stoscore.volumes.stepping import Stepping
+from stoscore.volumes.stillness import Stillness
 
 ATTEMPTS = 3
 _READABLE_CHARS = 47
@@ -49,10 +50,12 @@ class Groups:
     def __init__(self, bus: Bus, catalogue: Catalogue, snapshots: Snapshots):
         self._catalogue = catalogue
         self._snapshots = snapshots
-        self._stepping = Stepping(bus, Replicas(bus, catalogue))
+        replicas = Replicas(bus, catalogue)
+        self._stepping = Stepping(bus, replicas)
+        self._stillness = Stillness(bus, replicas)
 
     async def take(
-        self, name: str, volumes: Sequence[str], *, quiet: Quiet = nullcontext, timeout_s: float = 30.0
+        self, name: str, volumes: Sequence[str], *, timeout_s: float = 30.0
     ) -> tuple[GroupClaim, tuple[SnapshotView, ...]]:
         """Raises ALREADY_EXISTS when the group of that name is of other volumes, ABORTED while one is being deleted or
         taken by somebody else, NOT_FOUND for an unknown volume."""
@@ -70,7 +73,7 @@ class Groups:
                 created_ms=time.time_ns() // 1_000_000,
             )
             try:
-                known = await self._catalogue.claim_group(claim) or await self._attempt(claim, entries, quiet, deadline)
+                known = await self._catalogue.claim_group(claim) or await self._attempt(claim, entries, deadline)
             except StosError as error:
                 if error.code not in WORTH_RETRYING | {Code.ABORTED} or not left or deadline.passed:
                     raise
@@ -88,11 +91,10 @@ class Groups:
             return known, await self.of(known, timeout_s=deadline.try_s())
         raise AssertionError("the last attempt returns or raises")
 
-    async def _attempt(
-        self, claim: GroupClaim, entries: Sequence[CatalogueEntry], quiet: Quiet, deadline: Deadline
-    ) -> GroupClaim:
+    async def _attempt(self, claim: GroupClaim, entries: Sequence[CatalogueEntry], deadline: Deadline) -> GroupClaim:
         try:
             await self._drop_others(claim, deadline)
+            quiet = await self._stillness.of(entries, deadline) or nullcontext
             await self._stepping.take(entries, member_name(claim), deadline, group=group_id(claim), quiet=quiet)
             ready = claim.model_copy(update={"stage": "ready"})
             if await self._catalogue.claim_group(ready) is not None:

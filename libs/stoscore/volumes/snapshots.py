@@ -8,11 +8,21 @@ from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError, not_found
 from stoscore.limits import OWN_SNAPSHOT
-from stoscore.messages import CatalogueEntry, DropSnapshot, Empty, SnapshotClaim, SnapshotView, StampModel, TakeSnapshot
-from stoscore.volumes.deadline import Deadline, retry
+from stoscore.messages import (
+    FS_LABEL,
+    CatalogueEntry,
+    DropSnapshot,
+    Empty,
+    SnapshotClaim,
+    SnapshotView,
+    StampModel,
+    TakeSnapshot,
+)
+from stoscore.volumes.deadline import WORTH_RETRYING, Deadline, retry
 from stoscore.volumes.finding import find_entry, find_ready
 from stoscore.volumes.primary import DESCRIBE_S, Replicas
-from stoscore.volumes.stepping import Quiet, Stepping
+from stoscore.volumes.stepping import Stepping
+from stoscore.volumes.stillness import Stillness
 
 Listed = list[tuple[CatalogueEntry, tuple[SnapshotView, ...]]]
 
@@ -24,6 +34,7 @@ class Snapshots:
         self._catalogue = catalogue
         self._replicas = Replicas(bus, catalogue)
         self._stepping = Stepping(bus, self._replicas)
+        self._stillness = Stillness(bus, self._replicas)
 
     async def take(
         self,
@@ -31,20 +42,35 @@ class Snapshots:
         snapshot: str,
         *,
         since: StampModel | None = None,
-        quiet: Quiet | None = None,
         timeout_s: float = 30.0,
     ) -> SnapshotView:
         """What the volume holds at one moment between the first such call and its answer. `since`: of the record that
-        the caller saw. `quiet`: entered when everything is prepared, and left when that moment is over. Raises
-        NOT_FOUND, RESOURCE_EXHAUSTED when it has as many as it may have, ABORTED when it was dropped meanwhile, or a
-        fence was set since that record, or the moment was missed."""
+        the caller saw. A file system that is mounted by the csi service stands still then. Raises NOT_FOUND,
+        RESOURCE_EXHAUSTED when it has as many as it may have, ABORTED when it was dropped meanwhile, or a fence was set
+        since that record."""
         deadline = Deadline.after(timeout_s)
         entry = await find_ready(self._catalogue, volume, deadline)
-        if quiet is not None:
-            await self._stepping.take([entry], snapshot, deadline, since=since, quiet=quiet)
-            return await self.get(entry.volume, snapshot, timeout_s=deadline.left_s)
+        await self._take_still(entry, snapshot, since, deadline)
         request = TakeSnapshot(volume=entry.volume, snapshot=snapshot, since=since)
         return await self._replicas.ask(entry, "snapshot", request, SnapshotView, deadline)
+
+    async def _take_still(
+        self, entry: CatalogueEntry, snapshot: str, since: StampModel | None, deadline: Deadline
+    ) -> None:
+        """With its file system frozen, if it is mounted. When that moment is missed the volume is asked for any."""
+        if not entry.labels.get(FS_LABEL):
+            return
+        status = await self._replicas.find(entry, deadline)
+        if any(view.snapshot == snapshot for view in status.snapshots):
+            return
+        quiet = await self._stillness.of([entry], deadline)
+        if quiet is None:
+            return
+        try:
+            await self._stepping.take([entry], snapshot, deadline, since=since, quiet=quiet)
+        except StosError as error:
+            if error.code not in WORTH_RETRYING | {Code.ABORTED} or deadline.passed:
+                raise
 
     async def drop(
         self,

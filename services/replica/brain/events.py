@@ -262,11 +262,12 @@ class SnapshotSealed:
 @dataclass(frozen=True, slots=True)
 class SealFailed:
     """Replication: the primary's own store can't make the layer, or its layer can't be what the others' are judged by;
-    the volume is none the worse for it."""
+    the volume is none the worse for it. `lapsed`: it was taken in step, and the moment is over."""
 
     name: str
     asked: int
     reason: str
+    lapsed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

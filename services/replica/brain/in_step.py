@@ -54,7 +54,7 @@ class InStep:
     def orphans(self, record: Record) -> list[ev.SealFailed]:
         """Of the committed record: what an earlier leader was asked for."""
         return [
-            ev.SealFailed(known.name, known.asked, "the volume's primary changed meanwhile")
+            ev.SealFailed(known.name, known.asked, "the volume's primary changed meanwhile", lapsed=True)
             for known in record.snapshots
             if known.state == "pending" and known.group and known.name not in self._mine
         ]

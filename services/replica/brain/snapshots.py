@@ -53,7 +53,7 @@ def changed(change: SnapshotChange, record: Record, stamp: Stamp) -> tuple[Recor
             return _dropped(change, record, known, stamp)
         case ev.SnapshotSealed():
             return _ready(change, record, known) if _is_of(known, change) else None
-        case ev.SealFailed(name, _, reason):
+        case ev.SealFailed(name, _, reason, _):
             verdict = Verdict("unsnapshot", f"snapshot {name} can't be taken: {reason}")
             return (_without(record, name), verdict) if _is_of(known, change) else None
 
@@ -215,7 +215,8 @@ class Snapshots:
         return self._in_step.orphans(record)
 
     def fails(self, failed: ev.SealFailed) -> None:
-        self._failed.setdefault(failed.name, ("RESOURCE_EXHAUSTED", failed.reason))
+        code = "ABORTED" if failed.lapsed else "RESOURCE_EXHAUSTED"
+        self._failed.setdefault(failed.name, (code, failed.reason))
 
     def unreadable(self, node: str, record: Record) -> list[ev.SealFailed]:
         """A member can't store that record: what is pending in it has to go."""

@@ -21,7 +21,7 @@ def pending(record: Record) -> list[tuple[str, int]]:
 
 def snapshot_event(report: fx.ReportSealed | fx.ReportNotSealed, record: Record | None) -> ev.Event:
     if isinstance(report, fx.ReportNotSealed):
-        return ev.SealFailed(report.name, report.asked, report.reason)
+        return ev.SealFailed(report.name, report.asked, report.reason, report.lapsed)
     found = [record.member_on(node) for node in report.nodes] if record is not None else []
     holders = tuple(member for member in found if member is not None)
     size_bytes = report.size_blocks * BLOCK_BYTES

@@ -272,6 +272,8 @@ class ReportNotSealed:
     name: str
     asked: int
     reason: str
+    lapsed: bool = False
+    """Nothing is wrong with the store: it was taken in step, and the moment is over."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,11 +163,11 @@ class Sealing:
     def _stepped(self) -> Order | None:
         return self.order if self.order is not None and self.order.in_step else None
 
-    def _not_sealed(self, reason: str) -> list[Effect]:
+    def _not_sealed(self, reason: str, *, lapsed: bool = False) -> list[Effect]:
         order = self.order
         assert order is not None
         self._give_up()
-        return [ReportNotSealed(order.name, order.asked, reason)]
+        return [ReportNotSealed(order.name, order.asked, reason, lapsed)]
 
     def hold(self, now_ns: int) -> list[Effect]:
         """All copies are prepared: new writes wait from here on, or as soon as one that is taken in step is told to."""
@@ -190,7 +190,7 @@ class Sealing:
         if self.stage is not Stage.HOLDING:
             return []
         if self._stepped() is not None:
-            return self._not_sealed("the volume is about to be led elsewhere")
+            return self._not_sealed("the volume is about to be led elsewhere", lapsed=True)
         self.stage, self.holds = Stage.PREPARED, False
         return []
 
@@ -203,7 +203,7 @@ class Sealing:
             return []
         if self.stage is Stage.PREPARED:
             if moving:
-                return self._not_sealed("the volume is about to be led elsewhere")
+                return self._not_sealed("the volume is about to be led elsewhere", lapsed=True)
             self._hold(now_ns)
             self.wait_until_ns = until_ns
         return [ReportStep(order.name, asked, "held")]
@@ -214,7 +214,7 @@ class Sealing:
         if order is None or order.asked != asked or self.stage > Stage.HOLDING:
             return []
         if self.stage is not Stage.HOLDING:
-            return self._not_sealed("it did not hold the writes when it was to be sealed")
+            return self._not_sealed("it did not hold the writes when it was to be sealed", lapsed=True)
         self.wait_until_ns = None
         return []
 
@@ -319,7 +319,7 @@ class Sealing:
         if self.wait_until_ns is None or now_ns < self.wait_until_ns:
             return []
         held = "held for" if self.stage is Stage.HOLDING else "prepared for"
-        return self._not_sealed(f"nobody went on with the group that it was {held}")
+        return self._not_sealed(f"nobody went on with what it was {held}", lapsed=True)
 
     def excuse(self, now_ns: int) -> None:
         self.since_ns = now_ns
