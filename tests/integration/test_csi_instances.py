@@ -36,7 +36,8 @@ class Instances:
         """To whoever serves on the socket now; a connection of its own, so that nothing is remembered."""
         path = self.cluster.layout.csi_socket("controller")
         async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
-            return await getattr(rpc.ControllerStub(channel), method)(request, timeout=TIMEOUT_S, wait_for_ready=True)
+            stub = rpc.GroupControllerStub(channel) if "Group" in method else rpc.ControllerStub(channel)
+            return await getattr(stub, method)(request, timeout=TIMEOUT_S, wait_for_ready=True)
 
     async def another(self) -> None:
         await asyncio.to_thread(self.cluster.kill, CONTROLLER)
@@ -90,6 +91,7 @@ async def whole_life(instances: Instances, name: str, ask: Life) -> None:
         await instances.call("DeleteVolume", pb.DeleteVolumeRequest(volume_id=volume))
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     await snapshots(name, volume, ask)
+    await groups(name, volume, ask)
     unpublish = pb.ControllerUnpublishVolumeRequest(volume_id=volume, node_id="app")
     await ask("ControllerUnpublishVolume", unpublish)
     await ask("DeleteVolume", pb.DeleteVolumeRequest(volume_id=volume))
@@ -112,6 +114,26 @@ async def snapshots(name: str, volume: str, ask: Life) -> None:
     assert not (await ask("ListSnapshots", pb.ListSnapshotsRequest())).entries
     for one in made:
         await ask("DeleteVolume", pb.DeleteVolumeRequest(volume_id=one))
+
+
+async def groups(name: str, volume: str, ask: Life) -> None:
+    """Of the published volume and another one; one that is cut off is taken by whoever is asked next."""
+    other = (await ask("CreateVolume", create_request(f"{name}-other", 16 * MIB, capability=block()))).volume.volume_id
+    request = pb.CreateVolumeGroupSnapshotRequest(name=f"Group of {name}", source_volume_ids=[volume, other])
+    group = (await ask("CreateVolumeGroupSnapshot", request)).group_snapshot
+    assert group.ready_to_use
+    parts = [snapshot.snapshot_id for snapshot in group.snapshots]
+    assert {snapshot.source_volume_id for snapshot in group.snapshots} == {volume, other}
+    got = await ask(
+        "GetVolumeGroupSnapshot", pb.GetVolumeGroupSnapshotRequest(group_snapshot_id=group.group_snapshot_id)
+    )
+    assert got.group_snapshot == group
+    listed = await ask("ListSnapshots", pb.ListSnapshotsRequest())
+    assert sorted(entry.snapshot.snapshot_id for entry in listed.entries) == sorted(parts)
+    delete = pb.DeleteVolumeGroupSnapshotRequest(group_snapshot_id=group.group_snapshot_id, snapshot_ids=parts)
+    await ask("DeleteVolumeGroupSnapshot", delete)
+    assert not (await ask("ListSnapshots", pb.ListSnapshotsRequest())).entries
+    await ask("DeleteVolume", pb.DeleteVolumeRequest(volume_id=other))
 
 
 async def test_each_call_is_repeated_to_another_instance(instances: Instances) -> None:
