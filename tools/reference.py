@@ -89,7 +89,35 @@ DECISIONS = {
     "suspend": "writes wait or fail: there are fewer copies than the policy asks for",
     "unsnapshot": "a snapshot is dropped, or can't be taken",
 }
+ATTRIBUTES = {
+    "answer": "NOT_FOUND where that was the answer to a question: there is none, which is no failure",
+    "attacher": "the plugin that makes a device of a volume",
+    "bids": "how many nodes offered a place",
+    "blocks": "how many blocks of 4 KiB",
+    "bytes": "length of a client's request",
+    "caller": "role/name of who asked, as the server of the bus has proved it",
+    "compared_blocks": "blocks whose checksums were compared with a copy that came back",
+    "device": "path of the device on its node",
+    "epoch": "of the volume, as the voter that decides knows it",
+    "estimated_bytes": "what a copy's return was foretold to cost in bytes; 0: nothing was foretold",
+    "estimated_ms": "what it was foretold to take",
+    "input.{}": "what a decision rested on: who was heard, who voted, who was in sync",
+    "kind": "what is placed: a data copy or a witness",
+    "outcome": "what was decided, in words",
+    "peer": "the other node",
+    "policies": "the placement policies that ranked the bids, in their order",
+    "sent_blocks": "blocks that a copy which came back lacked, and was sent",
+    "sent_bytes": "what that was on the wire",
+    "size_bytes": "size of the volume",
+    "spared_bytes": "what packing spared of it",
+    "took_ms": "how long a copy took to catch up",
+    "version": "of the volume's record, in its epoch",
+    "volume": "id of the volume",
+    "volume_name": "its name",
+    "waited_us": "how long a write waited for its turn at the disk",
+}
 _SPAN_CALLS = {"span", "record"}
+_NO_ATTRIBUTES = {"span_kind", "links", "sampled", "parent", "error", "promised"}
 
 
 def pages() -> dict[str, str]:
@@ -221,6 +249,8 @@ def _spans() -> Iterator[str]:
     yield from (f"| `{name}` | {_cell(what)} |" for name, what in SPANS.items())
     yield from ("", "Attributes are called `stos.<name>`, but for those that the semantic conventions name:", "")
     yield from (f"* `{name}`" for name in sorted(CONVENTIONAL.values()))
+    yield from ("", "| attribute | what |", "|---|---|")
+    yield from (f"| `stos.{name}` | {_cell(what)} |" for name, what in ATTRIBUTES.items())
     yield from ("", "## Decisions (`stos events --kind decision`)", "", "| kind | what |", "|---|---|")
     yield from (f"| `{kind}` | {_cell(what)} |" for kind, what in DECISIONS.items())
     yield from ("", "## Audit (`stos events --kind audit`)", "")
@@ -252,6 +282,30 @@ def span_names() -> set[str]:
     return found
 
 
+def span_attributes() -> set[str]:
+    """What spans are given somewhere, but for what the semantic conventions name."""
+    found: set[str] = set()
+    for module in _modules():
+        calls = [node for node in ast.walk(module) if isinstance(node, ast.Call)]
+        dicts = {name: keys for node in ast.walk(module) for name, keys in _dict_literal(node)}
+        for call in calls:
+            if _name(call.func) == "set" or (_name(call.func) in _SPAN_CALLS and call.args):
+                found |= {word.arg for word in call.keywords if word.arg}
+                unpacked = [getattr(word.value, "id", "") for word in call.keywords if not word.arg]
+                found |= {key for name in unpacked for key in dicts.get(name, ())}
+    return found - _NO_ATTRIBUTES - CONVENTIONAL.keys()
+
+
+def _dict_literal(node: ast.AST) -> Iterator[tuple[str, set[str]]]:
+    """Of `told = {"subject": …}`: told, {subject}."""
+    value, target = getattr(node, "value", None), getattr(node, "target", None) or getattr(node, "targets", [None])[0]
+    if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(target, ast.Name):
+        if isinstance(value, ast.Dict):
+            yield target.id, {text for key in value.keys if key is not None and (text := _text(key)) is not None}
+        elif isinstance(value, ast.DictComp) and (text := _text(value.key)) is not None:
+            yield target.id, {text}
+
+
 def decision_kinds() -> set[str]:
     return {
         call.args[0].value
@@ -271,11 +325,16 @@ def audit_actions() -> set[str]:
 
 
 def _calls() -> Iterator[ast.Call]:
+    for module in _modules():
+        for node in ast.walk(module):
+            if isinstance(node, ast.Call):
+                yield node
+
+
+def _modules() -> Iterator[ast.Module]:
     for folder in ("libs/stoscore", "services"):
         for path in sorted((ROOT / folder).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-                if isinstance(node, ast.Call):
-                    yield node
+            yield ast.parse(path.read_text("utf-8"))
 
 
 def _name(function: ast.expr) -> str:

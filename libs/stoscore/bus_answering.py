@@ -161,9 +161,9 @@ class Server:
 
     async def _result(self, work: Work) -> bytes:
         context = work.context
-        fields = {"subject": context.subject, "caller": str(context.caller)}
-        told: dict[str, Any] = {**fields, "messaging_system": "nats"}
-        with span(f"serve {context.subject}", context.traceparent, span_kind="server", **told) as current:
+        fields: dict[str, Any] = {"subject": context.subject, "caller": str(context.caller)}
+        title = f"serve {context.subject}"
+        with span(title, context.traceparent, span_kind="server", messaging_system="nats", **fields) as current:
             target = context.subject
             try:
                 request = decode_request(self._request, work.data)

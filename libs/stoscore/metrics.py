@@ -62,6 +62,10 @@ INSTRUMENTS = (
         (),
         LATENCY_S,
     ),
+    _gauge("stos.attacher.usable", "1", "1 where a node can make devices of volumes this way", "attacher"),
+    _gauge(
+        "stos.mount.unsafe", "{mount}", "a node's file systems on volumes, by an option that may lose data", "option"
+    ),
     _gauge("stos.bus.connected", "1", "1 while the process is connected to NATS", "identity"),
     _counter(
         "stos.bus.connections", "{connection}", "connections to NATS that were made, the first included", "identity"

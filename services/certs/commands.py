@@ -288,7 +288,8 @@ def revoke(
     what = f"certificate {serial} of {who}" if serial else f"{who}, and all that it holds"
     typer.echo(f"revoked: {what} (trust state {revoked.trust_number})")
     if revoked.tokens:
-        typer.echo(f"{revoked.tokens} join tokens of it are worthless now")
+        are = "join token of it is" if revoked.tokens == 1 else "join tokens of it are"
+        typer.echo(f"{revoked.tokens} {are} worthless now")
     typer.echo(f"to let it in again: stos certs token --kind {kind} --name {name}")
 
 
@@ -322,7 +323,7 @@ def rotate(
         return
     typer.echo(tables.authority(rotated.authority))
     if rotated.authority.open_tokens and root:
-        typer.echo(f"{rotated.authority.open_tokens} open join tokens name the old root only: make them anew")
+        typer.echo(f"open join tokens name the old root only, {rotated.authority.open_tokens} of them: make them anew")
     typer.echo("the keys changed: make a new backup (`stos certs backup`)" + (" when it is done" if root else ""))
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from stoscore.messages import AuthorityView, IdentityDetail, IdentityView
 from stoscore.printing import Format, fields, table, write, write_as
-from stoscore.tables import toned
+from stoscore.tables import plain, toned
 
 __all__ = ["authority", "detail", "fields", "identities", "write_result"]
 
@@ -85,5 +85,7 @@ def detail(view: IdentityDetail) -> str:
         parts.append(table(headings, rows))
     for denied in view.denied:
         what = f"certificate {denied.serial}" if denied.serial else f"all before {_time(denied.issued_before_s)}"
-        parts.append(f"revoked: {what}, listed until {_time(denied.expires_s)}: {denied.reason or 'no reason given'}")
+        parts.append(
+            f"revoked: {what}, listed until {_time(denied.expires_s)}: {plain(denied.reason) or 'no reason given'}"
+        )
     return "\n\n".join(parts)

@@ -24,15 +24,14 @@ LAG_WARN_S, LAG_FAIL_S = 0.1, 0.25
 CERTIFICATE_WARN_S, CERTIFICATE_FAIL_S = 2 * 86_400.0, 86_400.0
 """They live four days and are renewed after one."""
 RECONNECTS_PER_HOUR = 6
-BAD_MOUNT_OPTIONS = {
-    "nobarrier": "what was synced may be lost with the power",
-    "barrier=0": "what was synced may be lost with the power",
-    "data=writeback": "files may hold blocks of other files after a crash",
-    "nobh": "the kernel ignores it or refuses it",
-}
 _LAST = "no other copy of it is left"
 _EXPECTED = {"nats": 1, "certs": 1, "placement": 1, "csi": 1}
-_WAITS = {"nats": "requests", "certs": "renewals", "placement": "new copies", "csi": "pods with new volumes"}
+_WAITS = {
+    "nats": "catalogue and events",
+    "certs": "renewals",
+    "placement": "new copies",
+    "csi": "pods with new volumes",
+}
 
 
 class Level(StrEnum):
@@ -49,25 +48,6 @@ class Finding:
     """node, volume or process; "" for the cluster"""
     told: str
     next_step: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """A mounted file system of ours on this machine."""
-
-    device: str
-    directory: str
-    options: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What the machine of the command itself has, for a node's first set-up."""
-
-    has_nbd: bool
-    has_fuse: bool
-    has_qemu: bool
-    mounts: tuple[Mount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +71,6 @@ class Facts:
     authority: AuthorityView | None
     overdue: tuple[str, ...] = ()
     """identities whose certificate should have been renewed"""
-    machine: Machine | None = None
-    now_unix_s: float = 0.0
     problems: tuple[str, ...] = field(default=())
     """what could not be asked"""
 
@@ -112,10 +90,7 @@ def _reach(facts: Facts) -> Iterator[Finding]:
     there = [process.name.partition("/")[0] for process in facts.processes]
     for role, least in _EXPECTED.items():
         if there.count(role) < least:
-            meant = {"nats": "catalogue and events", "certs": "renewals", "placement": "new copies", "csi": "pods"}[
-                role
-            ]
-            yield Finding(Level.FAIL, "reach", role, f"no {role} answers: {meant} wait", f"start {role}")
+            yield Finding(Level.FAIL, "reach", role, f"no {role} answers: {_WAITS[role]} wait", f"start {role}")
 
 
 def _versions(facts: Facts) -> Iterator[Finding]:
@@ -298,18 +273,18 @@ def _data(view: Mapping[str, Any]) -> list[str]:
     return [voter["node"] for voter in view["voters"] if voter["kind"] == "data"]
 
 
-def _machine(facts: Facts) -> Iterator[Finding]:
-    machine = facts.machine
-    if machine is None:
-        return
-    if not machine.has_nbd and not (machine.has_fuse and machine.has_qemu):
-        told = "this machine can't make a device of a volume: neither the nbd module nor FUSE with qemu-storage-daemon"
-        yield Finding(Level.WARN, "machine", "", told, "`modprobe nbd`; or install qemu-system-common and fuse3")
-    for mount in machine.mounts:
-        for option in mount.options:
-            if option in BAD_MOUNT_OPTIONS:
-                told = f"{mount.device} is mounted with {option}: {BAD_MOUNT_OPTIONS[option]}"
-                yield Finding(Level.FAIL, "machine", mount.directory, told, "mount it again without that option")
+def _mounts(facts: Facts) -> Iterator[Finding]:
+    for process in facts.processes:
+        usable = {one.attributes[0]: one.value for one in process.samples if one.name == "stos.attacher.usable"}
+        if usable and not any(usable.values()):
+            told = f"its node can make no device of a volume: neither by {' nor by '.join(sorted(usable))}"
+            step = "`modprobe nbd` there; or install qemu-system-common and fuse3; its log says what is missing"
+            yield Finding(Level.WARN, "mounts", process.name, told, step)
+        for sample in process.samples:
+            if sample.name == "stos.mount.unsafe" and sample.value:
+                told = f"{sample.value:.0f} mounted with {sample.attributes[0]}, by which a crash may cost data"
+                step = "take the option out of the StorageClass or the volume, and mount again"
+                yield Finding(Level.FAIL, "mounts", process.name, told, step)
 
 
 def slowest_percent(process: Process, name: str) -> float:
@@ -338,7 +313,7 @@ _CHECKS = {
     "loops": _loops,
     "links": _links,
     "volumes": _volumes,
-    "machine": _machine,
+    "mounts": _mounts,
 }
 _FINE = {
     "reach": "every node and every service answers",
@@ -350,5 +325,5 @@ _FINE = {
     "loops": "the nodes' event loops are on time",
     "links": "the nodes reach each other directly",
     "volumes": "every volume is served, with all its copies",
-    "machine": "this machine can attach volumes, and has them mounted as they should be",
+    "mounts": "nodes can attach volumes, and have them mounted as they should be",
 }

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import shutil
 import time
 from collections.abc import Awaitable
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -18,7 +15,7 @@ from services.cli.output import Format, Output, command_group, plain, word, writ
 from stoscore.errors import StosError
 
 if TYPE_CHECKING:
-    from services.cli.checks import Facts, Finding, Machine, Mount, Process
+    from services.cli.checks import Facts, Finding, Process
     from stoscore.messages import IdentityPage, MetricsPage
 
 app = command_group()
@@ -27,9 +24,7 @@ T = TypeVar("T")
 EXIT_FAILED = 1
 """Something is wrong now; what is only worth a look exits with 0."""
 PREFIXES = ["stos.build", "stos.process", "stos.bus", "stos.certificate", "stos.trust", "stos.node", "stos.store"]
-PREFIXES += ["stos.loop", "stos.checksum"]
-_DISK = re.compile(r"/[0-9a-f]{32}/disk$", re.ASCII)
-"""What a loop device of ours stands on (the attacher fuse)."""
+PREFIXES += ["stos.loop", "stos.checksum", "stos.attacher", "stos.mount"]
 
 
 @app.command("doctor")
@@ -38,7 +33,7 @@ def doctor(
     directory: Directory = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Look at the whole cluster: who answers, clocks, NATS, certificates, disks, links, volumes, this machine.
+    """Look at the whole cluster: who answers, clocks, NATS, certificates, disks, links, volumes, mounts.
 
     Exits with 0 when nothing is wrong now, with 1 when something is; each finding says what to do.
 
@@ -97,8 +92,6 @@ async def gather(session: Session) -> Facts:
         volumes=tuple(views.volume(entry, status) for entry, status in volumes),
         authority=identities.authority if identities is not None else None,
         overdue=_overdue(identities, known),
-        machine=this_machine(Path("/")),
-        now_unix_s=time.time(),
         problems=tuple(problems),
     )
 
@@ -125,44 +118,3 @@ def _overdue(page: IdentityPage | None, known: list[str]) -> tuple[str, ...]:
         return ()
     names = [(f"{one.kind}/{one.name}", one.state) for one in page.identities]
     return tuple(name for name, state in names if state == "overdue" and (name in known or name.startswith("svc/")))
-
-
-def this_machine(root: Path) -> Machine:
-    from services.cli.checks import Machine
-
-    return Machine(
-        has_nbd=(root / "sys/module/nbd").exists(),
-        has_fuse=(root / "dev/fuse").exists(),
-        has_qemu=shutil.which("qemu-storage-daemon") is not None,
-        mounts=tuple(_mounts(root)),
-    )
-
-
-def _mounts(root: Path) -> list[Mount]:
-    """File systems on devices that are ours."""
-    from services.cli.checks import Mount
-
-    try:
-        lines = (root / "proc/self/mounts").read_text("utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        words = line.split(" ")
-        if len(words) >= 4 and _is_ours(root, words[0]):
-            found.append(Mount(words[0], words[1], tuple(words[3].split(","))))
-    return found
-
-
-def _is_ours(root: Path, device: str) -> bool:
-    """The kernel keeps whose device it is: an nbd device's backend, or the file behind a loop device."""
-    name = device.removeprefix("/dev/")
-    backend, file = _read(root / f"sys/block/{name}/backend"), _read(root / f"sys/block/{name}/loop/backing_file")
-    return backend.startswith("stos:") or _DISK.search(file) is not None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", errors="replace").strip()
-    except OSError:
-        return ""

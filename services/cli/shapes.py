@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue, RootModel
+from pydantic import BaseModel, JsonValue, RootModel
 
+from services.cli import shapes_administration
+from services.cli.shapes_administration import Shape
 from stoscore.messages import DecisionEvent, FrontendStatus, ReplicaStatus, ResyncStatus, ScrubStatus
-
-
-class Shape(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Voter(Shape):
@@ -156,6 +154,36 @@ class Disconnected(Shape):
     disconnected: bool
 
 
+class Exported(Shape):
+    """`uri` and `qemu`: how libnbd and qemu name it."""
+
+    name: str
+    node: str
+    address: str
+    host_name: str
+    clients: list[str]
+    uri: str
+    qemu: str
+
+
+class Unexported(Shape):
+    """`node`: where the volume is used; null when it is used nowhere."""
+
+    name: str
+    node: str | None
+
+
+class Overridden(Shape):
+    name: str
+    primary: str
+    generation: int
+    given_up: list[str]
+
+
+class ClientFiles(Shape):
+    directory: str
+
+
 class SnapshotRemoved(Shape):
     name: str
     volume_name: str
@@ -294,6 +322,10 @@ SHAPES: dict[str, type[BaseModel]] = {
     "volume disconnect": Disconnected,
     "volume rm": VolumeRemoved,
     "volume why": RootModel[list[Chapter]],
+    "volume override": Overridden,
+    "volume export": Exported,
+    "volume unexport": Unexported,
+    "volume client-files": ClientFiles,
     "node ls": RootModel[list[NodeUp | NodeDown]],
     "node show": RootModel[NodeUp | NodeDown],
     "snapshot create": SnapshotRow,
@@ -309,6 +341,7 @@ SHAPES: dict[str, type[BaseModel]] = {
     "events": RootModel[list[Decision]],
     "top": Busy,
     "doctor": RootModel[list[Found]],
+    **shapes_administration.SHAPES,
 }
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.csi import attachers
 from services.csi.controller import Controller
+from services.csi.figures import Figures
 from services.csi.freezing import Freezing
 from services.csi.group_controller import GroupController
 from services.csi.identity import Identity
@@ -24,7 +25,7 @@ from services.csi.port import VolumesPort
 from services.csi.server import listen
 from services.csi.settings import CsiSettings
 from services.csi.staging import Staging
-from stoscore import settings, subjects
+from stoscore import metrics, settings, subjects
 from stoscore.catalogue import Catalogue
 from stoscore.errors import StosError
 from stoscore.messages import FreezeVolume, Frozen, Thawed, ThawVolume
@@ -50,6 +51,7 @@ class Servers:
         self._pending: list[Pending] = []
         self._servers: list[Any] = []
         self._tending: list[asyncio.Task[None]] = []
+        self._figures: Figures | None = None
         self._freezing: Freezing | None = None
 
     async def serve_bus(self, bus: Bus) -> None:
@@ -79,6 +81,8 @@ class Servers:
         """No new requests; what is under way may end."""
         for server in self._servers:
             await server.stop(grace=min(1.0, self._settings.stop_timeout_s))
+        if self._figures is not None:
+            metrics.unregister(self._figures.samples)
         for task in self._tending:
             task.cancel()
         await asyncio.gather(*self._tending, return_exceptions=True)
@@ -113,6 +117,8 @@ class Servers:
             _log.info("attacher %s: %s", attacher.name, obstacle or "can be used")
         self._tending = [asyncio.create_task(_tend(attacher)) for attacher in usable]
         self._freezing = Freezing(usable, chosen.state_dir / "frozen")
+        self._figures = Figures(usable)
+        metrics.register(self._figures.samples)
         staging = Staging(self._volumes, usable, node=chosen.node, format_timeout_s=chosen.format_timeout_s)
         node = Node(
             staging,

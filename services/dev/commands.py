@@ -12,7 +12,8 @@ import typer
 
 from services.dev.cluster import Cluster
 from stoscore.errors import invalid
-from stoscore.printing import Format, Output, command_group, write_as
+from stoscore.printing import Format, Output, command_group, table, write, write_as
+from stoscore.tables import toned
 
 DIRECTORY = Path(".stos/dev")
 DEMO_DIRECTORY = Path(".demo")
@@ -50,7 +51,12 @@ def up(
     ] = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Start a cluster, or start this directory's cluster again. It stays up after the command."""
+    """Start a cluster, or start this directory's cluster again. It stays up after the command.
+
+    \b
+      stos dev up
+      stos dev up --nodes 5 --dir /tmp/five
+    """
     cluster = Cluster(directory)
     started = cluster.up(nodes, _say)
     if output is not Format.TABLE:
@@ -64,14 +70,21 @@ def up(
 
 @app.command()
 def status(directory: Dir = DIRECTORY, output: Output = Format.TABLE) -> None:
-    """Which processes run, and where their logs are."""
+    """Which processes run, and where their logs are.
+
+    \b
+      stos dev status
+      stos dev status -o json
+    """
     found = _status(Cluster(directory))
     if output is not Format.TABLE:
         _write_status(found, output)
         return
-    for process in found["processes"]:
-        state = f"pid {process['pid']}" if process["alive"] else "down"
-        typer.echo(f"{process['name']:15} {state:12} {process['log']}")
+    rows = [
+        (one["name"], toned("up" if one["alive"] else "down"), one["pid"] if one["alive"] else "-", one["log"])
+        for one in found["processes"]
+    ]
+    write(table(("PROCESS", "STATE", "PID", "LOG"), rows))
 
 
 @app.command()
@@ -80,21 +93,35 @@ def kill(
     directory: Dir = DIRECTORY,
     number: Annotated[str, typer.Option("--signal", help="KILL, TERM, STOP, CONT, or a number.")] = "KILL",
 ) -> None:
-    """Send a signal to a node or a service: SIGKILL if nothing else is said."""
+    """Send a signal to a node or a service: SIGKILL if nothing else is said.
+
+    \b
+      stos dev kill n1
+      stos dev kill placement --signal TERM
+      stos dev kill n2 --signal STOP          it hangs, until --signal CONT
+    """
     hit = Cluster(directory).kill(name, parse_signal(number))
     typer.echo(f"sent {parse_signal(number).name} to {', '.join(hit)}")
 
 
 @app.command()
 def start(name: Name, directory: Dir = DIRECTORY) -> None:
-    """Start a node or a service that is down."""
+    """Start a node or a service that is down.
+
+    \b
+      stos dev start n1
+    """
     started = Cluster(directory).start(name)
     typer.echo(f"started {', '.join(started)}" if started else f"{name} is running")
 
 
 @app.command()
 def stop(directory: Dir = DIRECTORY) -> None:
-    """Stop every process of the cluster. Volumes and identities stay for the next `up`."""
+    """Stop every process of the cluster. Volumes and identities stay for the next `up`.
+
+    \b
+      stos dev stop
+    """
     stubborn = Cluster(directory).stop(_say)
     if stubborn:
         _say(f"did not end by themselves: {', '.join(stubborn)}")
@@ -108,7 +135,12 @@ def demo(
     ] = DEMO_DIRECTORY,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the cluster's directory for a look.")] = False,
 ) -> None:
-    """A volume is made through CSI, used, loses its primary twice, and is checked on disk."""
+    """A volume is made through CSI, used, loses its primary twice, and is checked on disk.
+
+    \b
+      stos dev demo
+      stos dev demo --dir /tmp/demo --keep
+    """
     # The demo brings gRPC, the bus and the display with it; the other commands start faster without.
     from services.dev.demo.run import run
 

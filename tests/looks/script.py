@@ -15,12 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
-from services.cli import doctor
-from services.cli.checks import Machine
+from pydantic import BaseModel
+
 from services.cli.main import run
+from services.cli.shapes import SHAPES
 from tests.support.control_plane import ControlPlane
 from tests.support.feed import Feed
-from tests.support.feeds import TRACE, small
+from tests.support.feed_certs import Authority
+from tests.support.feeds import ATTACK, TRACE, small
 
 GOLDEN = Path(__file__).parent / "golden"
 WIDE, NARROW = 120, 40
@@ -46,6 +48,19 @@ COMMANDS = {
     "top": "top --times 1 --every 0.2",
     "doctor": "doctor --all",
     "misused": "volume show",
+    "certs-ls": "certs ls",
+    "certs-show": "certs show node/n1",
+    "certs-show-revoked": "certs show node/n9",
+    "certs-show-unknown": "certs show node/n7",
+    "certs-token": "certs token --kind node --name n4",
+    "certs-revoke": "certs revoke user/eve --reason left",
+    "certs-rotate": "certs rotate --root",
+    "certs-rotate-what": "certs rotate",
+    "join-token": "node join-token n4",
+    "plugins": "plugins --group placement_policies",
+    "plugins-unknown": "plugins --group nothing",
+    "dev-status-nowhere": "dev status --dir /nowhere",
+    "store-check-nothing": "store check nowhere",
     "create-there-already": "volume create data --size 1GiB",
     "create-other-size": "volume create data --size 2GiB",
     "create-bad-name": "volume create a/b --size 1GiB",
@@ -53,6 +68,11 @@ COMMANDS = {
     "create": "volume create new --size 1GiB --label app=db",
     "create-from-snapshot": "volume create restored --from-snapshot data/monday --replicas 1",
     "connect": "volume connect data --node app",
+    "export": "volume export data --listen 0.0.0.0:10809 --client user/eve",
+    "export-nobody": "volume export data --listen nowhere --client eve",
+    "unexport": "volume unexport data",
+    "override-while-it-lives": "volume override data --on n2 --lost n1 --lost n3 --reason fire",
+    "override-without-reason": "volume override data --on n2",
     "connect-unknown-node": "volume connect data --node n9",
     "connect-force-without-reason": "volume connect data --node n2 --force",
     "disconnect": "volume disconnect data",
@@ -72,8 +92,8 @@ COMMANDS = {
     "snapshot-rm-nothing": "snapshot rm data friday",
 }
 _PLACES = (
-    (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}"), "(moment)"),
-    (re.compile(r"\b\d\d:\d\d:\d\d\b(?!\.)"), "(time)"),
+    (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}"), "(the moment, to the ms)"),
+    (re.compile(r"\b\d\d:\d\d:\d\d\b(?!\.)"), "hh:mm:ss"),
     (re.compile(r'(at_unix_ms"?: )\d+'), r"\g<1>0"),
     (re.compile(r'("volume": ")(?!0{16})[0-9a-f]{32}'), r"\g<1>(drawn)"),
 )
@@ -81,6 +101,11 @@ _PLACES = (
 
 def names() -> list[str]:
     return sorted(COMMANDS)
+
+
+def shape_of(command: str) -> type[BaseModel] | None:
+    words = command.split()
+    return SHAPES.get(" ".join(words[:2])) or SHAPES.get(words[0])
 
 
 def told(name: str) -> str:
@@ -101,12 +126,10 @@ def cluster(plane: ControlPlane) -> Iterator[Feed]:
         "STOS_IDENTITY_DIR": str(plane.identity("user", "looker").directory),
         "TZ": "UTC",
     }
-    machine = Machine(has_nbd=True, has_fuse=True, has_qemu=True)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("STOS_")}
     with (
-        Feed(plane, nodes, entries) as feed,
+        Feed(plane, nodes, entries, Authority(ATTACK)) as feed,
         patch.dict(os.environ, clean | variables, clear=True),
-        patch.object(doctor, "this_machine", lambda root: machine),
     ):
         time.tzset()
         yield feed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.slow
 REWRITE = "it looks otherwise; when that is right: python -m tests.looks --rewrite"
 PROGRAM = (sys.executable, "-m", "services.cli.main")
 TIMEOUT_S = 60
-SHAPED = [name for name, command in script.COMMANDS.items() if " ".join(command.split()[:2]) in SHAPES] + ["top"]
+SHAPED = [name for name, command in script.COMMANDS.items() if script.shape_of(command)]
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +58,8 @@ def test_no_name_reaches_the_terminal_as_more_than_a_name(feed: Feed, name: str,
 
 @pytest.mark.parametrize("name", sorted(SHAPED))
 def test_its_json_has_the_shape_that_is_promised(feed: Feed, name: str) -> None:
-    arguments = script.COMMANDS[name].split()
-    shape = SHAPES.get(" ".join(arguments[:2])) or SHAPES[arguments[0]]
+    arguments, shape = script.COMMANDS[name].split(), script.shape_of(script.COMMANDS[name])
+    assert shape is not None
     code, out, errors = script.shown(feed, [*arguments, "-o", "json"], script.WIDE)
     if out:
         shape.model_validate_json(out)
@@ -97,11 +98,25 @@ def test_the_shell_completes_names_of_the_running_cluster(
     assert capsys.readouterr().out.split() == names
 
 
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_each_shell_completes_them(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shell: str
+) -> None:
+    monkeypatch.setattr(completing, "WITHIN_S", TIMEOUT_S)
+    monkeypatch.setenv("_STOS_COMPLETE", f"complete_{shell}")
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "stos volume show lo")
+    monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+    monkeypatch.setattr(sys, "argv", ["stos"])
+    with pytest.raises(SystemExit):
+        main()
+    assert sorted(re.findall(r"\b(?:data|logs|lost)\b", capsys.readouterr().out)) == ["logs", "lost"]
+
+
 def started(arguments: list[str], *, out: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
     return subprocess.Popen((*PROGRAM, *arguments), env=dict(os.environ), stdout=out, stderr=subprocess.PIPE)
 
 
-@pytest.mark.parametrize("name", ["volume-ls", "doctor", "trace-show", "events"])
+@pytest.mark.parametrize("name", ["volume-ls", "node-ls", "snapshot-ls", "certs-ls", "doctor", "trace-show", "events"])
 def test_a_reader_who_goes_away_is_no_error(feed: Feed, name: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -130,6 +145,13 @@ LONG = [
     "volume connect data --node app",
     "volume disconnect data",
     "volume move-primary data",
+    "volume expand data 2GiB",
+    "volume export data --listen 0.0.0.0:0 --client user/eve",
+    "volume override data --on n2 --lost n1 --lost n3 --reason fire",
+    "snapshot create data friday",
+    "snapshot ls",
+    "certs ls",
+    "certs rotate --root",
     "node ls",
     "resync ls --watch",
     "top",

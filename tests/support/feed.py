@@ -44,6 +44,7 @@ from stoscore.observing import SAMPLES_MAX, summaries
 from stoscore.observing import page as span_page
 from stoscore.spans import SpanRecord
 from tests.support.control_plane import ControlPlane
+from tests.support.feed_certs import Authority
 from tests.support.feed_changes import Afterwards, Changes, ranked
 
 T = TypeVar("T")
@@ -65,8 +66,15 @@ class Told:
 class Feed:
     """Use it in a `with` block: the nodes talk from a thread of their own, until the end of the block."""
 
-    def __init__(self, plane: ControlPlane, nodes: Sequence[Told], entries: Sequence[CatalogueEntry]):
+    def __init__(
+        self,
+        plane: ControlPlane,
+        nodes: Sequence[Told],
+        entries: Sequence[CatalogueEntry],
+        authority: Authority | None = None,
+    ):
         self.plane = plane
+        self._authority = authority
         self.nodes = {told.status.node: told for told in nodes}
         self.hanging = False
         """Requests are heard and never answered."""
@@ -104,6 +112,8 @@ class Feed:
 
         await asyncio.gather(*(node(told) for told in self.nodes.values()))
         await self._placement()
+        if self._authority is not None:
+            await self._certs(self._authority)
         self._admin = Catalogue(await self._connect("user", "feeder"))
 
         async def volume(entry: CatalogueEntry) -> None:
@@ -210,6 +220,12 @@ class Feed:
             return ranked(request, [told.status for told in self.nodes.values()])
 
         await self._serve(bus, subjects.placement("rank"), RankRequest, rank)
+        await bus.flush()
+
+    async def _certs(self, authority: Authority) -> None:
+        bus = await self._connect("svc", "certs-1")
+        for verb, (request, answer) in authority.answers().items():
+            await self._serve(bus, subjects.certs(verb), request, answer)
         await bus.flush()
 
     async def _serve(

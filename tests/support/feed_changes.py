@@ -34,6 +34,7 @@ from stoscore.messages import (
     Ranking,
     RankRequest,
     RecordModel,
+    RemoteStatus,
     ReplicaCreated,
     ReplicaStatus,
     SetPolicy,
@@ -98,7 +99,10 @@ class Changes:
 
     async def _open(self, request: OpenFrontend, context: RequestContext) -> FrontendOpened:
         socket = f"/run/stos/{request.name}.sock"
-        return FrontendOpened(node=self._name, socket=socket, uri=f"nbd+unix:///{request.name}?socket={socket}")
+        uri = f"nbd+unix:///{request.name}?socket={socket}"
+        asked = request.remote
+        remote = RemoteStatus(address=asked.address, clients=asked.clients) if asked is not None else None
+        return FrontendOpened(node=self._name, socket=socket, uri=uri, remote=remote)
 
     async def _attach(self, request: AttachVolume, context: RequestContext) -> Attached:
         attachment = AttachmentModel(node=request.node, attach_epoch=2)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.cli.checks import Facts, Finding, Level, Machine, Mount, Process, examine, slowest_percent
-from services.cli.doctor import this_machine
+from services.cli.checks import Facts, Finding, Level, Process, examine, slowest_percent
 from stoscore.messages import (
     AuthorityView,
     MetricModel,
@@ -82,7 +80,6 @@ def healthy() -> Facts:
         processes=tuple(process(name) for name in (*services, *(f"node/{node}" for node in nodes))),
         volumes=(volume(),),
         authority=authority,
-        machine=Machine(has_nbd=True, has_fuse=False, has_qemu=False),
     )
 
 
@@ -248,25 +245,17 @@ def test_identities_and_backup(healthy: Facts) -> None:
     assert [one.about for one in found] == ["node/n9", ""]
 
 
-def test_this_machine(healthy: Facts, tmp_path: Path) -> None:
-    volume_id = "0123456789abcdef" * 2
-    for name, text in (
-        ("sys/block/nbd0/backend", f"stos:{volume_id}\n"),
-        ("sys/block/nbd1/backend", "another\n"),
-        ("sys/block/loop3/loop/backing_file", f"/var/lib/x/{volume_id}/disk\n"),
-        (
-            "proc/self/mounts",
-            "/dev/nbd0 /data ext4 rw,nobarrier 0 0\n/dev/nbd1 /other ext4 rw,nobarrier 0 0\n"
-            "/dev/loop3 /mnt xfs rw 0 0\nproc /proc\n",
-        ),
-    ):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    machine = replace(this_machine(tmp_path), has_qemu=False)
-    assert machine.mounts == (Mount("/dev/nbd0", "/data", ("rw", "nobarrier")), Mount("/dev/loop3", "/mnt", ("rw",)))
-    found = bad(replace(healthy, machine=machine))
-    assert [(one.level, one.about) for one in found] == [(Level.WARN, ""), (Level.FAIL, "/data")]
+def test_a_node_that_can_attach_nothing_and_one_that_has_mounted_badly(healthy: Facts) -> None:
+    usable = metric("stos.attacher.usable", 1, "fuse"), metric("stos.attacher.usable", 0, "kernel-nbd")
+    assert bad(with_process(healthy, process("csi/csi-node", *usable))) == [], "one way is enough"
+    without = [metric("stos.attacher.usable", 0, name) for name in ("fuse", "kernel-nbd")]
+    mounted = metric("stos.mount.unsafe", 2, "nobarrier")
+    found = bad(with_process(healthy, process("csi/csi-node", *without, mounted)))
+    assert [(one.check, one.level, one.about) for one in found] == [
+        ("mounts", Level.WARN, "csi/csi-node"),
+        ("mounts", Level.FAIL, "csi/csi-node"),
+    ]
+    assert "modprobe nbd" in found[0].next_step and "nobarrier" in found[1].told
 
 
 def test_a_hundredth_needs_a_hundred() -> None:

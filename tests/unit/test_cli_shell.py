@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,6 +85,14 @@ def test_there_are_colours_on_a_terminal_and_nowhere_else() -> None:
     assert piped.startswith("GROUP")
     for unwanted in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
         assert on_a_terminal(["plugins"], **unwanted) == piped
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl")
+def test_kubectl_knows_us_as_its_plugin() -> None:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    asked = ("kubectl", "stos", "version", "-o", "json")
+    done = subprocess.run(asked, env=environment(PATH=path), capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert (done.returncode, json.loads(done.stdout)["python"]) == (0, sys.version.split()[0])
 
 
 @pytest.mark.parametrize("arguments", [["plugins"], ["--help"], ["version", "-o", "json"], ["completion", "zsh"]])

@@ -6,14 +6,17 @@ import json
 import re
 import shutil
 import subprocess
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 import pytest
 import yaml
 
 from stoscore.metrics import INSTRUMENTS
 from stoscore.prometheus import prometheus_name
+from tools import reference
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy/kustomize/components/monitoring"
@@ -57,6 +60,23 @@ def test_an_alert_has_its_page_and_its_tests(rule: dict[str, Any]) -> None:
 def test_a_runbook_is_of_an_alert_that_exists() -> None:
     pages = {path.stem for path in RUNBOOKS.glob("Stos*.md")}
     assert pages == {rule["alert"] for rule in RULES}
+
+
+def searches() -> list[Any]:
+    (menu,) = json.loads((ROOT / "deploy/kustomize/components/tracing/jaeger-ui.json").read_text("utf-8"))["menu"]
+    return [pytest.param(urlsplit(item["url"]), id=item["label"]) for item in menu["items"]]
+
+
+@pytest.mark.parametrize("url", searches())
+def test_a_saved_search_looks_for_spans_that_there_are(url: SplitResult) -> None:
+    assert (url.scheme, url.netloc, url.path) == ("", "", "/search")
+    asked = {name: value for name, (value,) in parse_qs(url.query, strict_parsing=True).items()}
+    assert asked.keys() <= {"service", "operation", "lookback", "limit", "minDuration", "tags"}
+    assert asked["service"].removeprefix("stos-") in {point.name for point in entry_points(group="stos.services")}
+    decision = asked.get("operation", "").removeprefix("brain ")
+    patterns = [re.escape(name).replace(r"\{\}", r"\w+") for name in reference.SPANS if name != "{}"]
+    known = any(re.fullmatch(pattern, decision) for pattern in patterns)
+    assert "operation" not in asked or known or decision in reference.DECISIONS
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
