@@ -9,7 +9,7 @@ own reconnecting off. Around it we keep, all of it seen with version 2.16:
 * A cancelled flush breaks the reading, and a close may wait for a silent server: what it does runs in tasks of
   its own, and nobody waits for them longer than a set time.
 * It does not always tell that a connection ended: `_watch`.
-* It costs 50 ms to import, with aiohttp 0.25 s: only who opens a connection pays, and for nats-py alone.
+* It costs 60 ms to import, with aiohttp 0.25 s: only who opens a connection pays, and for what we use alone.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ import logging
 import random
 import re
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import LazyLoader
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from stoscore.access import payload_max
@@ -78,16 +81,30 @@ class Msg:
 @cache
 def _library() -> Any:
     """The module of the library's client. It imports aiohttp, which only its websockets need and which costs
-    four times the rest: it takes a missing one for granted."""
+    four times the rest: it takes a missing one for granted. Its JetStream costs more than all that we use of it, and is
+    loaded when it is first asked for: for the names of two headers, when nobody listens."""
     hidden = [name for name in ("aiohttp",) if name not in sys.modules]
     for name in hidden:
         sys.modules[name] = None  # type: ignore[assignment]
+    sys.meta_path.insert(0, _Later)
     try:
         from nats.aio import client
     finally:
+        sys.meta_path.remove(_Later)
         for name in hidden:
             del sys.modules[name]
     return client
+
+
+class _Later:
+    """Finds the library's JetStream, which runs at its first use."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path) if name == "nats.js" else None
+        if spec is not None and spec.loader is not None:
+            spec.loader = LazyLoader(spec.loader)
+        return spec
 
 
 class Session:
