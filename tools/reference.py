@@ -153,7 +153,7 @@ def _default(value: Any) -> str:
 
 def _cli() -> Iterator[str]:
     yield from ("# Commands", "", MADE, "")
-    yield "`kubectl stos …` is the same program."
+    yield "`kubectl stos …` is the same program. Colours are for terminals only; NO_COLOR=1 keeps them away."
     yield "Exit codes: 0 done; 1 an unexpected error, a finding of `stos doctor`, or something that"
     yield "`stos support-bundle` could not get;"
     codes: dict[int, list[str]] = {}

@@ -42,6 +42,8 @@ def events(
 ) -> None:
     """Show events: audit (privileged acts and refusals) and the decisions of the volumes' brains, oldest first.
 
+    What a decision rested on is in -o json; `stos volume why` tells one volume's as a story.
+
     \b
       stos events --since 15m
       stos events --kind audit --follow
@@ -55,6 +57,8 @@ def events(
         kept = await past(session, kinds, since_unix_ms, reporter)
         if live is None:
             _show_all(kept, output)
+            if not kept and output is Format.TABLE:
+                typer.echo(f"nothing is known; this looked back as far as --since {since}", err=True)
             return
         for event in kept:
             _show(event, output)
@@ -143,15 +147,6 @@ def document(event: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _told(value: object) -> str:
-    """A list as n1,n2 and a mapping as n1:3,n2:4; what is in them as it is."""
-    if isinstance(value, dict):
-        return ",".join(f"{key}:{_told(item)}" for key, item in value.items()) or "-"
-    if isinstance(value, list):
-        return ",".join(map(_told, value)) or "-"
-    return "-" if value is None or value == "" else str(value)
-
-
 def _line(event: dict[str, Any]) -> str:
     moment = datetime.fromtimestamp(event["at_unix_ms"] / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
     content = _content(event)
@@ -160,8 +155,7 @@ def _line(event: dict[str, Any]) -> str:
         count = content.get("count", 1)
         words += [f"×{count}"] if count != 1 else []
     else:
-        words = [content.get("name"), content.get("kind"), content.get("outcome")]
-        words += [f"{name}={_told(value)}" for name, value in dict(content.get("inputs") or {}).items()]
+        words = [content.get("name") or content.get("volume"), content.get("kind"), content.get("outcome")]
     told = " ".join(str(word) for word in words if word not in (None, ""))
     reason = content.get("reason") or content.get("unreadable") or ""
     return plain(f"{moment}  {event['reporter']:14} {told}{f': {reason}' if reason else ''}")

@@ -40,7 +40,8 @@ def ls(
         headings = ("VOLUME", "NODE", "FROM", "PHASE", "SENT", "LEFT", "ESTIMATE", "TIME LEFT")
         return table(headings, [_row(row) for row in rows])
 
-    tell(directory, _resyncs, text, output, watch=watch, every_s=every, sampled=False)
+    nothing = "no copy is catching up; `stos volume ls` tells whether one is missing"
+    tell(directory, _resyncs, text, output, watch=watch, every_s=every, sampled=False, nothing=nothing)
 
 
 async def _resyncs(session: Session) -> list[dict[str, Any]]:

@@ -38,12 +38,18 @@ def tell(
     watch: bool = False,
     every_s: float = EVERY_S,
     sampled: bool = True,
+    nothing: str = "",
 ) -> None:
     """Looks at the cluster and tells the document: as `text` for people. With `watch` until Ctrl-C, and then without
-    leaving traces."""
+    leaving traces. `nothing`: what people are told, beside the result, when there is nothing to list."""
     if not watch:
         document = run(directory, look, sampled=sampled)
-        write(text(document)) if output is Format.TABLE else write_as(output, document)
+        if output is not Format.TABLE:
+            write_as(output, document)
+        elif nothing and not document:
+            typer.echo(nothing, err=True)
+        else:
+            write(text(document))
         return
     run(directory, lambda session: _watch(session, look, text, output, every_s), sampled=False)
 

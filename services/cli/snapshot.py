@@ -101,7 +101,8 @@ def ls(
         headings = ("VOLUME", "SNAPSHOT", "SIZE", "TAKEN", "STATE", "HELD BY")
         return table(headings, [_row(row) for row in rows])
 
-    tell(directory, look, text, output)
+    nothing = "there are no snapshots: `stos snapshot create VOLUME NAME` takes one"
+    tell(directory, look, text, output, nothing=nothing)
 
 
 @app.command()

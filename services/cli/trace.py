@@ -53,11 +53,12 @@ def ls(
     since: Annotated[str, typer.Option(help="such as 30s, 15m, 2h, 7d, or a time like 2030-01-31T12:00Z")] = "1h",
     name: Annotated[str, typer.Option(help="only traces whose first span has this in its name")] = "",
     failed: Annotated[bool, typer.Option("--failed", help="only traces in which something failed")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="also what processes ask each other by themselves")] = False,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="the newest so many")] = 50,
     directory: Directory = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """List recent traces, newest first.
+    """List recent traces, newest first: what somebody asked for, what volumes decided, what failed.
 
     \b
       stos trace ls
@@ -66,9 +67,13 @@ def ls(
     """
     since_unix_ms = since_ms(since, time.time())
     found = run(directory, lambda session: summaries_of_all(session, since_unix_ms), sampled=False)
-    views = [view for view in found if name in view["name"] and (view["errors"] or not failed)][:limit]
+    wanted = [view for view in found if name in view["name"] and (view["errors"] or not failed)]
+    views = [view for view in wanted if everything or name or not _is_upkeep(view)][:limit]
     if output is not Format.TABLE:
         write_as(output, views, [view["trace_id"] for view in views])
+        return
+    if not views:
+        typer.echo(f"no such trace is kept; this looked back as far as --since {since}", err=True)
         return
     rows = [_row(view) for view in views]
     write(table(("TRACE", "START", "TOOK", "SPANS", "FAILED", "NAME"), rows))
@@ -210,6 +215,11 @@ def _row(view: dict[str, Any]) -> tuple[object, ...]:
     start, took = _moment(view["start_unix_ns"]), _took(view)
     failed = Toned(str(view["errors"]), Tone.BAD) if view["errors"] else 0
     return view["trace_id"][:16], start, took, view["spans"], failed, view["name"]
+
+
+def _is_upkeep(view: dict[str, Any]) -> bool:
+    """A question that a process asks of itself and that was answered: whom to trust, who is there."""
+    return not view["errors"] and view["name"].partition(" ")[0] in ("request", "scatter", "serve")
 
 
 def _moment(unix_ns: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from html import escape
 
-from services.cli.trace_text import heading
+from services.cli.trace_text import heading, short
 from services.cli.waterfall import Row, Waterfall, format_ns
 from stoscore.tables import plain
 
@@ -56,7 +56,7 @@ def _row(row: Row, waterfall: Waterfall, colours: dict[str, int]) -> str:
     whole_ns = max(waterfall.duration_ns, 1)
     left = min(99.9, max(0.0, 100 * row.start_ns / whole_ns))
     width = min(100 - left, 100 * span.duration_ns / whole_ns)
-    name = f"<span class='{'name error' if span.error else 'name'}' style='{indent}'>{_text(span.name)} "
+    name = f"<span class='{'name error' if span.error else 'name'}' style='{indent}'>{_text(short(span.name))} "
     name += f"<span class='who'>{_text(who)}</span></span>"
     colour = "failed" if span.error else f"c{colours[who]}"
     bar = f"<span class='bar {colour}' style='left:{left:.3f}%;width:{width:.3f}%'></span>"
@@ -70,7 +70,11 @@ def _row(row: Row, waterfall: Waterfall, colours: dict[str, int]) -> str:
 def _facts(row: Row) -> list[tuple[str, object]]:
     assert row.told is not None
     span = row.told.span
-    facts: list[tuple[str, object]] = [("span", span.span_id), ("start", f"+{format_ns(max(0, row.start_ns))}")]
+    facts: list[tuple[str, object]] = [
+        ("name", span.name),
+        ("span", span.span_id),
+        ("start", f"+{format_ns(max(0, row.start_ns))}"),
+    ]
     if span.error:
         facts.append(("failed", span.error))
     if row.orphan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 from services.cli.waterfall import Row, Waterfall, format_ns
@@ -12,6 +13,7 @@ NAME_SHARE = 0.45
 """Of the width, for the names; the rest is for duration and bar."""
 WIDTH_MIN = 40
 _DURATION_CHARS = 9
+_ID = re.compile(r"\b([0-9a-f]{6})[0-9a-f]{26}\b", re.ASCII)
 _PREFIX = f"{PREFIX}."
 """Every subject begins so; names need the room."""
 
@@ -44,7 +46,7 @@ def _lines(row: Row, waterfall: Waterfall, names: int, bars: int, *, attributes:
         return [f"{indent}… {row.hidden} more"]
     span = row.told.span
     marks = ("! " if span.error else "") + ("? " if row.orphan else "") + ("~ " if row.moved_ns else "")
-    name = _cut(f"{indent}{marks}{plain(span.name.replace(_PREFIX, ''))} ({plain(row.told.process)})", names)
+    name = _cut(f"{indent}{marks}{plain(short(span.name))} ({plain(row.told.process)})", names)
     duration = format_ns(span.duration_ns).rjust(_DURATION_CHARS)
     lines = [f"{name.ljust(names)} {duration} {_bar(row, waterfall, bars)}".rstrip()]
     below = f"{indent}    "
@@ -63,6 +65,11 @@ def _bar(row: Row, waterfall: Waterfall, width: int) -> str:
     first = min(width - 1, row.start_ns * width // whole_ns) if row.start_ns > 0 else 0
     length = max(1, round(row.told.span.duration_ns * width / whole_ns))
     return " " * first + "█" * min(length, width - first)
+
+
+def short(name: str) -> str:
+    """A span's name without what is the same everywhere, and with as much of an id as tells it from others."""
+    return _ID.sub(r"\1…", name.replace(_PREFIX, ""))
 
 
 def _cut(text: str, width: int) -> str:

@@ -140,7 +140,8 @@ def ls(
         headings = ("NAME", "SIZE", "HEALTH", "IN SYNC", "PRIMARY", "EPOCH", "ATTACHED", "ID")
         return table(headings, [_row(row) for row in rows])
 
-    tell(directory, look, text, output, watch=watch, every_s=every)
+    nothing = "there are no volumes: `stos volume create NAME --size 1GiB` makes one"
+    tell(directory, look, text, output, watch=watch, every_s=every, nothing=nothing)
 
 
 @app.command()

@@ -54,12 +54,12 @@ class PureCluster:
                     self.nodes[a].link_up(b, 0)
         self.run(50)
 
-    def found(self) -> None:
+    def found(self, cause: str = "") -> None:
         data = tuple(voter for voter in self.voters if voter.kind == "data")
         for volume in self.volumes:
             record = Record(volume, volume, 4 * MIB, len(data) - 1, self.voters, data)
             for voter in self.voters:
-                self.nodes[voter.node].ask(volume, ev.Founded(record), self.now_ns)
+                self.nodes[voter.node].ask(volume, ev.Founded(record, cause), self.now_ns)
         self.run(500)
 
     # ---- what a test does -----------------------------------------------------------------------------

@@ -108,5 +108,22 @@ def test_everything_that_a_cluster_decides_is_decided_again() -> None:
         assert kinds[kind], kind
 
 
+def test_what_nobody_asked_for_is_no_part_of_what_was_asked_before() -> None:
+    """A failover was shown inside the trace that had made the volume."""
+    made = PureCluster((A, B, C), others=("n1",))
+    made.found(cause="made")
+    made.ask(made.primary(), ev.AttachAsked(1, "n1", "attached"))
+    made.run(50)
+    asked = [(explain.kind, explain.cause) for _, _, explain in made.told]
+    assert {cause for kind, cause in asked if kind in ("found", "stand", "grant", "lead")} == {"made"}
+    assert {cause for kind, cause in asked if kind == "attach"} == {"attached"}
+    made.told.clear()
+    killed = made.primary()
+    made.kill(killed)
+    made.until(lambda: made.primary() not in ("", killed) and killed not in made.in_sync(made.primary()))
+    assert {"stand", "grant", "lead", "shrink"} <= {explain.kind for _, _, explain in made.told}
+    assert {explain.cause for _, _, explain in made.told} == {""}
+
+
 def test_the_same_run_decides_the_same() -> None:
     assert eventful().told == eventful().told

@@ -88,7 +88,8 @@ class Agenda:
             local.cause = getattr(change, "cause", "") or local.cause
             outcome = outcome_of(change, record, around)
             verdict = Verdict(outcome.kind, outcome.outcome, outcome.alternatives)
-            local.tell(Changed(change, record, around), verdict)
+            came_of_itself = isinstance(change, ev.MemberFailed | ev.MemberCaughtUp)
+            local.tell(Changed(change, record, around), verdict, unasked=came_of_itself)
             request = change.request if isinstance(change, Requested) else None
             proposed = outcome.record
             if isinstance(change, Requested) and proposed is None and not outcome.code and not record.deleted:

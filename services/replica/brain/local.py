@@ -10,11 +10,13 @@ from dataclasses import fields, replace
 from typing import Literal
 
 from services.replica.brain import events as ev
+from services.replica.brain.ballot import Ballot
 from services.replica.brain.decisions import Question, Verdict, inputs_of
-from services.replica.brain.election import Facts, Timing, may_stand
+from services.replica.brain.election import Election, Facts, Standing, Timing, may_stand
 from services.replica.brain.messages import BrainMessage, said_in
 from services.replica.brain.quorum import majority
 from services.replica.brain.record import HardState, Record, Slot, Stamp, Voter
+from services.replica.brain.reign import Reign
 
 TOLD_ONCE_MAX = 16
 Role = Literal["follower", "pre-voting", "voting", "leader"]
@@ -86,10 +88,10 @@ class Local:
         self.tell(question, verdict)
         return verdict
 
-    def tell(self, question: Question, verdict: Verdict) -> None:
-        """A decision that was judged before."""
+    def tell(self, question: Question, verdict: Verdict, *, unasked: bool = False) -> None:
+        """A decision that was judged before. `unasked`: it came of itself, and has no cause."""
         if verdict.kind:
-            self._after.append(self._told(question, verdict))
+            self._after.append(self._told(question, verdict, unasked=unasked))
 
     def tell_once(self, question: Question, verdict: Verdict) -> None:
         """What is asked again and again, in vain, is told when something other than the time has changed: two of three
@@ -104,11 +106,15 @@ class Local:
         """Told without waiting for the hard state, which may never be stored again."""
         self._now.append(self._told(question, question.judge()))
 
-    def _told(self, question: Question, verdict: Verdict) -> ev.Explain:
+    def _told(self, question: Question, verdict: Verdict, *, unasked: bool = False) -> ev.Explain:
+        """The first election is what whoever made the volume waits for. A later one nobody asked for: *a failover was
+        shown as a part of the volume's creation, whenever that had been.*"""
         slot = self.state.slot
         version = slot.stamp.version if slot else 0
         inputs, alternatives = inputs_of(question), verdict.alternatives
-        return ev.Explain(verdict.kind, verdict.outcome, inputs, alternatives, self.epoch, version, self.cause)
+        later = self.committed is not None and isinstance(question, Standing | Ballot | Election | Reign)
+        cause = "" if unasked or later else self.cause
+        return ev.Explain(verdict.kind, verdict.outcome, inputs, alternatives, self.epoch, version, cause)
 
     def lift_promise(self, node: str, epoch: int) -> None:
         """The leader on that node released its promise for this epoch: it led in it and does not any more (P5)."""
