@@ -19,6 +19,7 @@ from services.replica.peers import (
     HEADER_BYTES,
     JOINED_MANY,
     JOINED_PACKED,
+    JOINED_PAST,
     JOINED_UNCLEAN,
     MAGIC,
     OPENED_FELT,
@@ -137,7 +138,7 @@ def unpack_pair_bytes(raw: bytes) -> PairMessage:
 def _joined(envelope: Envelope, message: ms.Joined, _: Parts) -> Parts:
     body = pack_ranges(message.share)
     flags = (JOINED_UNCLEAN if message.unclean else 0) | (JOINED_MANY if message.takes_many else 0)
-    flags |= JOINED_PACKED if message.takes_packed else 0
+    flags |= (JOINED_PACKED if message.takes_packed else 0) | (JOINED_PAST if message.takes_past else 0)
     header = envelope.pack(
         Type.JOINED, flags=flags, id=message.number, x=message.last_seq, y=message.commit, length=len(body)
     )
@@ -392,8 +393,8 @@ def unpack_to_primary(frame: Frame, token: int) -> ms.ToPrimary:
             return ms.Digests(frame.id, frame.x, token)
         case Type.JOINED:
             share = tuple(unpack_ranges(frame.payload))
-            unclean, many, packed = (bool(frame.flags & flag) for flag in (JOINED_UNCLEAN, JOINED_MANY, JOINED_PACKED))
-            return ms.Joined(frame.id, frame.x, frame.y, share, unclean, many, packed)
+            known = (bool(frame.flags & flag) for flag in (JOINED_UNCLEAN, JOINED_MANY, JOINED_PACKED, JOINED_PAST))
+            return ms.Joined(frame.id, frame.x, frame.y, share, *known)
         case Type.FETCHED:
             return ms.Fetched(frame.id, tuple(unpack_ranges(frame.payload[: frame.y * 16])), token)
         case Type.ROTTEN:

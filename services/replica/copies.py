@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from services.replica.store import BlockStore, CorruptBlocks
+from services.replica.store import Blocks, BlockStore, CorruptBlocks
 from stoscore.units import BLOCK_BYTES, SUM_BYTES
 
 Range = tuple[int, int]
 _ZERO = bytes(SUM_BYTES)
 
 
-def pack_copy(store: BlockStore, ranges: Sequence[Range]) -> tuple[bytes | memoryview, ...]:
+def pack_copy(store: Blocks, ranges: Sequence[Range]) -> tuple[bytes | memoryview, ...]:
     """(sums, data...) as the store holds them now, each block verified. Raises CorruptBlocks, StoreError."""
     sums, data = store.read_scattered(ranges)
     view = memoryview(data)

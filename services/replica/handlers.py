@@ -526,8 +526,8 @@ def _check_comparison(message: ms.Digest, size_blocks: int) -> None:
 def _check_seal(message: ms.Seal, epoch: int, size_blocks: int) -> None:
     if not 0 < message.size_blocks <= size_blocks:
         raise FrameError(f"a seal of {message.size_blocks} blocks of a copy that has {size_blocks}")
-    if message.seq >> ms.SEQ_BITS != epoch:
-        raise FrameError("a seal whose number is of another epoch")
+    if message.seq >> ms.SEQ_BITS > epoch:
+        raise FrameError("a seal whose number is of a later epoch")
 
 
 def _is_asked_to_join(volume: Volume, node: str, join_number: int) -> bool:

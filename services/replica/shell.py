@@ -53,8 +53,9 @@ from services.replica.replication import effects as fx
 from services.replica.replication import messages as ms
 from services.replica.replication.estimate import error_of
 from services.replica.replication.packing import Packing, Wire
+from services.replica.replication.past import Moment
 from services.replica.replication.resync import COPY_BLOCKS
-from services.replica.store import CorruptBlocks, StoreError, Unproved, by_region
+from services.replica.store import Blocks, CorruptBlocks, StoreError, Unproved, by_region
 from services.replica.traced import Traced, Work, flushing, keep_if_slow, syncing, zeroing
 from stoscore.metrics import RATIO, Histogram
 from stoscore.telemetry import get_logger
@@ -720,8 +721,11 @@ class Shell:
         link.send(*codec.pack_message(envelope, ms.Digests(effect.number, effect.level, 0), (digests,)))
 
     def _compare(self, hosted: Hosted, order: Data, effect: fx.Compare) -> None:
-        theirs = bytes(self.payloads.pop(effect.token)[0])
-        ours = hosted.blocks.digests_of(effect.level, effect.ranges)
+        theirs, blocks = bytes(self.payloads.pop(effect.token)[0]), _blocks(hosted, effect.of)
+        if blocks is None:
+            self._past_unreadable(hosted, order, effect, "this copy has no such layer")
+            return
+        ours = blocks.digests_of(effect.level, effect.ranges)
         if len(theirs) != len(ours):
             self._hang_up(
                 HangUp(effect.peer), f"it sent {len(theirs)} bytes of digests where {len(ours)} were asked for"
@@ -732,9 +736,16 @@ class Shell:
         self.node.compared(hosted.volume, order.epoch, effect.peer, effect.number, differing, now_ns)
 
     def _send_copy(self, hosted: Hosted, order: Data, effect: fx.SendCopy) -> None:
+        blocks = _blocks(hosted, effect.of)
+        if blocks is None:
+            self._past_unreadable(hosted, order, effect, "this copy has no such layer")
+            return
         try:
-            payload = pack_copy(hosted.blocks, effect.ranges)
+            payload = pack_copy(blocks, effect.ranges)
         except CorruptBlocks as error:
+            if effect.of is not None:
+                self._past_unreadable(hosted, order, effect, str(error))
+                return
             self._saw_rot(hosted, error.blocks)
             self.node.unreadable(hosted.volume, order.epoch, effect, error.blocks, boot_time_ns())
             return
@@ -746,6 +757,11 @@ class Shell:
             self.network.send(effect.peer, *codec.pack_packed(envelope, message, payload[0], packed, size))
         else:
             self.network.send(effect.peer, *codec.pack_message(envelope, message, payload))
+
+    def _past_unreadable(self, hosted: Hosted, order: Data, effect: fx.Compare | fx.SendCopy, reason: str) -> None:
+        assert effect.of is not None
+        log.error("%s can't be given: %s", effect.of.snapshot, reason, extra={"volume": hosted.volume})
+        self.node.past_unreadable(hosted.volume, order.epoch, effect.peer, effect.of, boot_time_ns())
 
     def _packed(self, hosted: Hosted, peer: str, data: Parts) -> bytes:
         """These blocks, smaller; empty where they are to be sent as they are."""
@@ -870,6 +886,11 @@ class Shell:
             effect.blocks_sent,
             extra={"volume": hosted.volume, "epoch": order.epoch},
         )
+
+
+def _blocks(hosted: Hosted, of: Moment | None) -> Blocks | None:
+    """What is compared and copied: what the volume is, or was; None when that layer is gone."""
+    return hosted.blocks if of is None else hosted.blocks.past(layer_name(*of))
 
 
 def _after_failure(effect: fx.Effect) -> bool:

@@ -127,7 +127,7 @@ class Played:
 
     def forget(self) -> None:
         if self.dice.random() < 0.1:
-            self.take(self.primary.pending([], 0))
+            self.take(self.primary.snapshots([], [], 0))
 
 
 @pytest.mark.parametrize("seed", range(150))

@@ -56,6 +56,8 @@ class Checker:
         """Elections of an unclean replica."""
         self.snapshots = 0
         """That became ready."""
+        self.given = 0
+        """Copies that were given one which they lacked."""
 
     def volume(self, volume: str) -> Agreed:
         found = self.volumes.get(volume)
@@ -177,14 +179,18 @@ class Checker:
 
     def _sealed(self, volume: str, before: Slot | None, slot: Slot) -> None:
         """K4: a snapshot that becomes ready is on all its holders, the same on each, and something that the volume was
-        since it was asked for."""
+        since it was asked for. Whoever was given it later holds the same."""
         for snapshot in slot.record.snapshots:
             known = before.record.snapshot(snapshot.name) if before is not None else None
-            if snapshot.state != "ready" or (known is not None and known.layer == snapshot.layer):
+            if snapshot.state != "ready":
                 continue
+            given = known is not None and known.layer == snapshot.layer
             size = snapshot.size_bytes // BLOCK_BYTES
             found = None
             for voter in slot.record.holders(snapshot):
+                if given and known is not None and voter.incarnation in known.holders:
+                    continue
+                self.given += given
                 disk = self._disk(volume, voter)
                 if disk is None:
                     continue
@@ -192,7 +198,7 @@ class Checker:
                 if layer is None or f"{layer.root(size):016x}" != snapshot.root:
                     self._wrong("K4:", voter.node, "holds", snapshot, "by the record, and its layer is", layer)
                 found = layer
-            if found is None:
+            if found is None or given:
                 continue
             sim = self._world.volumes.get(volume) or self._world.tombs[volume]
             history = self._world.registers.volume(volume).history

@@ -247,7 +247,8 @@ class Orders:
         match message:
             case Joined():
                 checker.joins(disk, order.epoch)
-                message = replace(message, takes_many=not self._world.plan.is_old(self._machine.name))
+                new = not self._world.plan.is_old(self._machine.name)
+                message = replace(message, takes_many=new, takes_past=new)
             case Opened(session):
                 checker.opened(disk.volume, self._machine, order.epoch, session)
             case OpenRefused():
@@ -352,10 +353,12 @@ class Orders:
         self._reply(disk, order, effect.link, Digests(effect.number, effect.level, 1), values)
 
     def _compare(self, disk: Disk, order: Data, effect: fx.Compare) -> None:
-        told, begin = self._tokens.pop(effect.token), 0
+        told, begin, layer = self._tokens.pop(effect.token), 0, layer_name(*effect.of) if effect.of else ""
+        if self._is_gone(disk, order, effect):
+            return
         differing: list[tuple[int, int]] = []
         for index, count in effect.ranges:
-            mine, theirs = disk.digests(effect.level, index, count), told[begin : begin + count]
+            mine, theirs = disk.digests(effect.level, index, count, layer), told[begin : begin + count]
             begin += count
             for at in range(index, index + count) if mine != theirs else ():
                 if mine[at - index] == theirs[at - index]:
@@ -369,13 +372,28 @@ class Orders:
 
     def _send_copy(self, disk: Disk, order: Data, effect: fx.SendCopy) -> None:
         machine = self._machine
+        if self._is_gone(disk, order, effect):
+            return
         try:
-            payload = tuple(c for block, count in effect.ranges for c in disk.read(block, count))
+            if effect.of is None:
+                payload = tuple(c for block, count in effect.ranges for c in disk.read(block, count))
+            else:
+                kept = disk.sealed[layer_name(*effect.of)].cache
+                payload = tuple(kept.get(b, 0) for block, count in effect.ranges for b in range(block, block + count))
         except Rotten as rotten:
             machine.log(disk.volume, "can't copy:", rotten)
             machine.live.unreadable(disk.volume, order.epoch, effect, rotten.blocks, machine.clock_ns())
             return
         self._send_data(disk, order, effect.peer, Copy(effect.number, effect.as_of, effect.ranges, 1), payload)
+
+    def _is_gone(self, disk: Disk, order: Data, effect: fx.Compare | fx.SendCopy) -> bool:
+        """The layer was dropped meanwhile."""
+        if effect.of is None or layer_name(*effect.of) in disk.sealed:
+            return False
+        machine = self._machine
+        machine.log(disk.volume, "has not", effect.of)
+        machine.live.past_unreadable(disk.volume, order.epoch, effect.peer, effect.of, machine.clock_ns())
+        return True
 
     # ---- rot ------------------------------------------------------------------------------------------
 

@@ -154,32 +154,27 @@ class Disk:
         """Whole or not at all, and never back."""
         self.size_blocks = max(self.size_blocks, size_blocks)
 
-    def digests(self, level: int, index: int, count: int) -> tuple[int, ...]:
-        """Nodes of the hash tree over the stored checksums, which rot does not change; level 0 is the blocks."""
+    def digests(self, level: int, index: int, count: int, layer: str = "") -> tuple[int, ...]:
+        """Nodes of the hash tree over the stored checksums, which rot does not change; level 0 is the blocks. Of what
+        the volume was when `layer` was sealed, where one is named: beyond its end there are zeros."""
+        cache = self.sealed[layer].cache if layer else self.cache
         span = resync.FANOUT**level
         if index + count > -(-self.size_blocks // span):
             raise Outside
         if level == 0:
             values = [0] * count
-            for block in self._held(index, index + count):
-                values[block - index] = self.cache[block]
+            for block in _held(cache, index, index + count):
+                values[block - index] = cache[block]
             return tuple(values)
         held: dict[int, list[tuple[int, int]]] = {}
-        for block in self._held(index * span, (index + count) * span):
-            content = self.cache[block]
+        for block in _held(cache, index * span, (index + count) * span):
+            content = cache[block]
             if content:
                 held.setdefault(block // span - index, []).append((block, content))
         values = [0] * count
         for node, contents in held.items():
             values[node] = hash(tuple(sorted(contents)))
         return tuple(values)
-
-    def _held(self, low: int, high: int) -> list[int]:
-        """The blocks from `low` to `high` that were ever written: few of a large volume."""
-        cache = self.cache
-        if high - low < len(cache):
-            return [block for block in range(low, high) if block in cache]
-        return [block for block in cache if low <= block < high]
 
     # ---- tail -----------------------------------------------------------------------------------------
 
@@ -331,3 +326,10 @@ class Disk:
         assert all(seq > self.commit for seq, _, _ in self.tail), "the tail holds what is committed"
         assert len(self.tail) <= TAIL_ENTRIES
         assert all(contents[-1] == self.cache.get(block, 0) for block, contents in self.dirty.items())
+
+
+def _held(cache: dict[int, int], low: int, high: int) -> list[int]:
+    """The blocks from `low` to `high` that were ever written: few of a large volume."""
+    if high - low < len(cache):
+        return [block for block in range(low, high) if block in cache]
+    return [block for block in cache if low <= block < high]

@@ -361,3 +361,49 @@ def test_a_record_without_a_fence_is_written_as_before_there_were_any() -> None:
     assert state.slot is not None
     written = state.with_slot(replace(state.slot, record=fenced))
     assert HardState.decode(written.encode()) == written
+
+
+def given(machine: Brain, member: Voter, seal: int = 7 << 40, name: str = "s") -> list[ev.Effect]:
+    return step(machine, ev.SnapshotGiven(name, seal, member), 0, LEASED)
+
+
+def told(effects: list[ev.Effect]) -> list[tuple[str, ...]]:
+    return [effect.nodes for effect in effects if isinstance(effect, ev.SnapshotsTold)]
+
+
+def test_who_was_given_a_snapshot_is_a_holder_by_a_committed_record() -> None:
+    machine = leader(with_snapshots(ready("s", A), ready("t", A)))
+    out = given(machine, C) + accept(machine, B, C)
+    found = known(machine).snapshot("s")
+    assert found is not None and known(machine).holders(found) == (A, C)
+    other = known(machine).snapshot("t")
+    assert other is not None and known(machine).holders(other) == (A,)
+    (explained,) = [e for e in out if isinstance(e, ev.Explain) and "was given" in e.outcome]
+    assert "2 of 3 copies" in explained.outcome
+    assert replay(explained.inputs).outcome == explained.outcome
+
+
+def test_what_was_given_of_another_seal_or_to_a_stranger_counts_for_nothing() -> None:
+    """Dropped and taken again under its name, it is another snapshot."""
+    machine = leader(with_snapshots(ready("s", A), Snapshot("p", SIZE, 1, 3)))
+    before = known(machine)
+    given(machine, C, seal=8 << 40)
+    given(machine, Voter("d", "d" * 16))
+    given(machine, Voter(C.node, "e" * 16))
+    given(machine, A)
+    given(machine, C, seal=0, name="p")
+    given(machine, C, name="gone")
+    assert known(machine) == before
+
+
+def test_replication_hears_once_who_has_stored_that_a_snapshot_is_there() -> None:
+    machine = brain(A, slot(with_snapshots(replace(ready("s", A), seal=6 << 40))))
+    for voter in (B, C):
+        step(machine, ev.PeerUp(voter.node), 0, LEASED)
+    elect(machine, B, C)
+    assert told(accept(machine, B)) == [("b",)]
+    assert told(accept(machine, C)) == [("c",)]
+    taken(machine, "t")
+    out = sealed(machine, "t", A, B)
+    assert told(out) == []
+    assert told(accept(machine, B)) == [("b",)], "there is one more"

@@ -276,7 +276,7 @@ def test_one_that_is_not_wanted_any_more_lets_the_writes_go_on() -> None:
     primary.seal("s", 5, ["b", "c"], 0)
     prepared(primary, "b", "c")
     write(primary, 2, block=8)
-    assert of(fx.StoreWrite, primary.pending([], 0))
+    assert of(fx.StoreWrite, primary.snapshots([], [], 0))
     assert primary.sealing_stage is Stage.IDLE
 
 
@@ -286,7 +286,7 @@ def test_one_that_is_dropped_while_the_disks_are_at_it_is_not_waited_for(hashing
     primary = sealing()
     write(primary, 1)
     out = sealed(primary, BASE + 1, "b", "c") if hashing else []
-    out += primary.pending([], 0)
+    out += primary.snapshots([], [], 0)
     assert bool(of(fx.StoreWrite, out)) == hashing, "and nothing is written before they are done"
     out += [] if hashing else sealed(primary, BASE + 1, "b", "c")
     assert of(fx.StoreWrite, out)
@@ -299,7 +299,7 @@ def test_a_second_one_waits_for_the_first() -> None:
     assert primary.seal("t", 6, ["b"], 0) == []
     sealed(primary, BASE + 1, "b", "c")
     out = rooted(primary, BASE + 1, b=ROOT, c=ROOT)
-    assert told(out + primary.pending([("t", 6)], 0), Prepare) == [("b",)]
+    assert told(out + primary.snapshots([("t", 6)], [], 0), Prepare) == [("b",)]
 
 
 def test_nothing_is_held_while_the_volume_moves_and_it_goes_on_if_it_stays() -> None:

@@ -19,7 +19,7 @@ Requested = (
     ev.AttachAsked | ev.DetachAsked | ev.DeleteAsked | ev.PolicyAsked | ev.ExpandAsked | ev.TakeAsked | ev.DropAsked
 )
 """Changes that somebody waits for: they are answered with `ev.Reply`."""
-Change = ev.MemberFailed | ev.MemberCaughtUp | ev.SnapshotSealed | ev.SealFailed | Requested
+Change = ev.MemberFailed | ev.MemberCaughtUp | ev.SnapshotSealed | ev.SnapshotGiven | ev.SealFailed | Requested
 
 
 UNSTAMPED = Stamp(0, 0, 0)
@@ -110,7 +110,7 @@ def outcome_of(change: Change, record: Record, around: Circumstances) -> Outcome
             return _with_policy(change, record)
         case ev.ExpandAsked():
             return _expanded(change, record)
-        case ev.TakeAsked() | ev.DropAsked() | ev.SnapshotSealed() | ev.SealFailed():
+        case ev.TakeAsked() | ev.DropAsked() | ev.SnapshotSealed() | ev.SnapshotGiven() | ev.SealFailed():
             return _with_snapshots(change, record, around)
 
 

@@ -63,6 +63,7 @@ _KNOWN: dict[str, type] = {
         ev.TakeAsked,
         ev.DropAsked,
         ev.SnapshotSealed,
+        ev.SnapshotGiven,
         ev.SealFailed,
     )
 }

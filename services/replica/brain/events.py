@@ -260,6 +260,16 @@ class SnapshotSealed:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotGiven:
+    """Replication: this member, which lacked the snapshot, holds the layer of that seal, with its root hash,
+    durably."""
+
+    name: str
+    seal: int
+    member: Voter
+
+
+@dataclass(frozen=True, slots=True)
 class SealFailed:
     """Replication: the primary's own store can't make the layer, or its layer can't be what the others' are judged by;
     the volume is none the worse for it. `lapsed`: it was taken in step, and the moment is over."""
@@ -310,6 +320,7 @@ Event = (
     | StepReached
     | DropAsked
     | SnapshotSealed
+    | SnapshotGiven
     | SealFailed
     | MoveAsked
     | OverrideAsked
@@ -411,6 +422,13 @@ class SealHeld:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotsTold:
+    """Members on these nodes have stored the committed record with its snapshots: they keep what they hold of them."""
+
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RecordCommitted:
     """This voter knows that the slot is committed."""
 
@@ -484,6 +502,7 @@ Effect = (
     | SealSnapshot
     | HoldWrites
     | SealHeld
+    | SnapshotsTold
     | RecordCommitted
     | Reply
     | AskHome

@@ -263,10 +263,11 @@ class Leading:
         committed = self.proposal.slot.record
         self._agenda.waiting.extend(self._snapshots.orphans(committed))
         record = self._agenda.next_record(committed) or self._repair.next_record(committed)
+        if record is None or record.size_bytes == committed.size_bytes:
+            # Also when there is more to propose: who waits for a snapshot may ask again sooner than all is committed.
+            self._snapshots.order(committed, self._proposing.has_stored)
         if record is not None:
             self._proposing.put(record)
-        else:
-            self._snapshots.order(committed, self._proposing.has_stored)
 
     def step_of_snapshot(self, event: ev.StepAsked | ev.StepReached) -> None:
         committed = self.proposal is not None and self.proposal.committed

@@ -248,6 +248,7 @@ class Brain:
                 | ev.TakeAsked()
                 | ev.DropAsked()
                 | ev.SnapshotSealed()
+                | ev.SnapshotGiven()
                 | ev.SealFailed()
             ):
                 if self.role == "leader":

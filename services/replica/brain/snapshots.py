@@ -9,6 +9,9 @@ again under a number of its own. That is a later moment than the first seal's, a
 asked either waits or asks again. A snapshot that was given up is sealed all the same, and found under its name; to
 drop it instead would make every failover lose what somebody may still be waiting for.
 
+Whoever has none of a snapshot's layer when it is sealed is given it while it catches up (`replication/past.py`), and is
+one of its holders from the record on that says so.
+
 A name that several volumes compete for (`services/csi/snapshot_names.py`) needs more: once its deletion is answered, no
 request of before may bring it back, however late. So a deletion can set a *fence*, the stamp of the record that it came
 upon, and who asks for a snapshot says which record he had seen.
@@ -28,7 +31,7 @@ from services.replica.brain.record import Record, Snapshot, Stamp, Voter
 from stoscore.limits import SNAPSHOTS_MAX
 from stoscore.units import format_size
 
-SnapshotChange = ev.TakeAsked | ev.DropAsked | ev.SnapshotSealed | ev.SealFailed
+SnapshotChange = ev.TakeAsked | ev.DropAsked | ev.SnapshotSealed | ev.SnapshotGiven | ev.SealFailed
 
 
 class Refused(Exception):
@@ -53,6 +56,8 @@ def changed(change: SnapshotChange, record: Record, stamp: Stamp) -> tuple[Recor
             return _dropped(change, record, known, stamp)
         case ev.SnapshotSealed():
             return _ready(change, record, known) if _is_of(known, change) else None
+        case ev.SnapshotGiven(_, seal, member):
+            return _held(record, known, member) if known is not None and known.seal == seal else None
         case ev.SealFailed(name, _, reason, _):
             verdict = Verdict("unsnapshot", f"snapshot {name} can't be taken: {reason}")
             return (_without(record, name), verdict) if _is_of(known, change) else None
@@ -105,6 +110,18 @@ def _ready(sealed: ev.SnapshotSealed, record: Record, pending: Snapshot) -> tupl
     snapshots = tuple(ready if known.name == ready.name else known for known in record.snapshots)
     nodes = ", ".join(holder.node for holder in holders)
     told = f"snapshot {ready.name}, {format_size(ready.size_bytes)} with root hash {ready.root}, is sealed on {nodes}"
+    return replace(record, snapshots=snapshots), Verdict("snapshot", told)
+
+
+def _held(record: Record, ready: Snapshot, member: Voter) -> tuple[Record, Verdict] | None:
+    """One that was dropped and taken again under its name has another seal."""
+    copies = [voter for voter in record.members if voter.kind == "data"]
+    if ready.state != "ready" or member not in copies or member.incarnation in ready.holders:
+        return None
+    holders = {*ready.holders, member.incarnation}
+    held = replace(ready, holders=tuple(voter.incarnation for voter in copies if voter.incarnation in holders))
+    snapshots = tuple(held if known.name == held.name else known for known in record.snapshots)
+    told = f"{member.node} was given snapshot {held.name}: {len(held.holders)} of {len(copies)} copies have it"
     return replace(record, snapshots=snapshots), Verdict("snapshot", told)
 
 
@@ -180,9 +197,11 @@ class Snapshots:
         """The version that the snapshot was asked of which is being sealed."""
         self._pending_ns: dict[int, int] = {}
         """The same -> since when it is committed as pending, as far as we saw."""
+        self._told: set[tuple[int, Voter]] = set()
+        """(seal, member that has stored a record with that snapshot): said to replication."""
 
     def begin(self) -> None:
-        self._ordered, self._pending_ns = None, {}
+        self._ordered, self._pending_ns, self._told = None, {}, set()
         self._in_step.begin()
 
     def drop(self) -> None:
@@ -263,14 +282,17 @@ class Snapshots:
         """The oldest that is pending, one at a time, by the committed record. Members that have not stored it are
         given a lease: they may not know yet what is asked of them, or never, being of a version without snapshots."""
         local = self._local
+        self._tell(record, has_stored)
         pending = [known for known in record.snapshots if known.state == "pending" and not record.deleted]
         self._pending_ns = {known.asked: self._pending_ns.get(known.asked, local.now_ns) for known in pending}
         if self._ordered not in self._pending_ns:
             self._ordered = None
         if not pending or self._ordered is not None:
             return
-        first, others = pending[0], [voter for voter in record.in_sync if voter != local.me]
-        knowing = [voter.node for voter in others if has_stored(voter)]
+        first, copies = pending[0], [voter for voter in record.members if voter.kind == "data" and voter != local.me]
+        # One that is not in sync by the record may be so by the next, and hold everything by now.
+        knowing = [voter.node for voter in copies if has_stored(voter)]
+        others = [voter for voter in copies if voter in record.in_sync]
         unknowing = [voter for voter in others if local.reaches(voter.node) and not has_stored(voter)]
         if unknowing and local.now_ns < self._pending_ns[first.asked] + local.timing.lease_ns:
             return
@@ -278,6 +300,16 @@ class Snapshots:
         local.when_durable(
             ev.SealSnapshot(first.name, first.asked, tuple(sorted(knowing)), self._in_step.has(first.name))
         )
+
+    def _tell(self, record: Record, has_stored: Callable[[Voter], bool]) -> None:
+        """Who has stored that these are ready. A copy drops a layer that no record of its own lists."""
+        ready = [known.seal for known in record.snapshots if known.state == "ready"]
+        copies = [voter for voter in record.members if voter.kind == "data" and has_stored(voter)]
+        told = {(seal, voter) for seal in ready for voter in copies if voter != self._local.me}
+        nodes = sorted({voter.node for _, voter in told - self._told})
+        self._told = told | {pair for pair in self._told if pair[0] in ready}
+        if nodes:
+            self._local.when_durable(ev.SnapshotsTold(tuple(nodes)))
 
     def next_deadline_ns(self) -> int | None:
         """When members that have not stored the record are waited for no more."""

@@ -42,6 +42,7 @@ from services.replica.replication.messages import (
     ToPrimary,
     ToReplica,
 )
+from services.replica.replication.past import Moment
 from services.replica.replication.recovery import Recovery, RecoveryLimits
 from services.replica.replication.replica import Replica, Share
 
@@ -56,6 +57,7 @@ Report = (
     | fx.ReportSealed
     | fx.ReportNotSealed
     | fx.ReportStep
+    | fx.ReportGiven
 )
 """Effects for the brain."""
 _PLAIN = frozenset({
@@ -385,6 +387,8 @@ class Node:
                 self._step(volume, ev.MemberFailed(member, report.reason), now_ns)
             elif isinstance(report, fx.ReportFollows):
                 self._step(volume, ev.MemberFollows(member), now_ns)
+            elif isinstance(report, fx.ReportGiven):
+                self._step(volume, ev.SnapshotGiven(*report.moment, member), now_ns)
             else:
                 self._step(volume, ev.MemberCaughtUp(member), now_ns)
 
@@ -500,6 +504,12 @@ class Node:
         volume = self.volumes.get(volume_id)
         if volume is not None and volume.primary is not None and volume.primary.epoch == epoch:
             self._data(volume, volume.primary.rotten(blocks, waits, now_ns), now_ns)
+
+    def past_unreadable(self, volume_id: str, epoch: int, node: str, moment: Moment, now_ns: int) -> None:
+        """What the volume was then is not to be had here, though the record says so: it is rotten, or gone."""
+        volume = self.volumes.get(volume_id)
+        if volume is not None and volume.primary is not None and volume.primary.epoch == epoch:
+            self._data(volume, volume.primary.past_unreadable(node, moment, now_ns), now_ns)
 
     def rotten(self, volume_id: str, blocks: Iterable[int], now_ns: int) -> None:
         """Such blocks were found though nobody waits for them."""

@@ -21,7 +21,7 @@ from services.replica.driver.orders import (
     Reply,
     ToBrain,
 )
-from services.replica.driver.snapshots import pending
+from services.replica.driver.snapshots import pasts, pending
 from services.replica.driver.volume import Volume
 from services.replica.replication import effects as fx
 from services.replica.replication.primary import Primary
@@ -92,6 +92,9 @@ class Performing:
             case ev.SealHeld(asked):
                 if volume.primary is not None:
                     self._data(volume, volume.primary.seal_held(asked, now_ns), now_ns)
+            case ev.SnapshotsTold(nodes):
+                if volume.primary is not None:
+                    self._data(volume, volume.primary.told(nodes, now_ns), now_ns)
             case ev.RecordCommitted(slot):
                 self._record_committed(volume, slot, now_ns)
             case ev.Reply(request, code, error):
@@ -167,7 +170,8 @@ class Performing:
             volume.primary.attachment(node, record.attach_epoch)
             volume.primary.size_blocks = record.size_bytes // BLOCK_BYTES
             if record.snapshots or (before is not None and before.record.snapshots):
-                self._data(volume, volume.primary.pending(pending(record), now_ns), now_ns)
+                held = pasts(record, volume.brain.me)
+                self._data(volume, volume.primary.snapshots(pending(record), held, now_ns), now_ns)
             if volume.primary.serving and before is not None and before.record.members != record.members:
                 self._tell_serving(volume)  # who uses it has to know whom to ask when this primary is gone
         self._order(RecordChanged(volume.id, slot))

@@ -8,15 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from services.replica.brain import Record, Slot
+from services.replica.brain import Record, Slot, Voter
 from services.replica.brain import events as ev
 from services.replica.replication import effects as fx
 from services.replica.replication.messages import SEQ_BITS
+from services.replica.replication.past import Moment, Past
 from stoscore.units import BLOCK_BYTES
 
 
 def pending(record: Record) -> list[tuple[str, int]]:
     return [(snapshot.name, snapshot.asked) for snapshot in record.snapshots if snapshot.state == "pending"]
+
+
+def pasts(record: Record, me: Voter) -> tuple[Past, ...]:
+    """The snapshots that our own copy holds, and who lacks each."""
+    copies = [member for member in record.members if member.kind == "data"]
+    return tuple(
+        Past(
+            Moment(snapshot.name, snapshot.seal),
+            snapshot.size_bytes // BLOCK_BYTES,
+            int(snapshot.root, 16),
+            frozenset(copy.node for copy in copies if copy.incarnation not in snapshot.holders),
+        )
+        for snapshot in record.snapshots
+        if snapshot.state == "ready" and me.incarnation in snapshot.holders
+    )
 
 
 def snapshot_event(report: fx.ReportSealed | fx.ReportNotSealed, record: Record | None) -> ev.Event:

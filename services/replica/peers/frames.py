@@ -108,7 +108,9 @@ JOINED_UNCLEAN = 1
 JOINED_ANYTHING = 2
 JOINED_MANY = 4
 JOINED_PACKED = 8
-"""Flags of JOINED: the replica is unclean; any block may differ; it knows WRITES; it reads a COPY that is packed."""
+JOINED_PAST = 16
+"""Flags of JOINED: the replica is unclean; any block may differ; it knows WRITES; it reads a COPY that is packed; it
+takes a SEAL whose number is of an epoch before."""
 COPY_PACKED = 1
 """Flag of COPY: its data are packed; `z` says how many bytes they are unpacked."""
 OPENED_MANY = 1

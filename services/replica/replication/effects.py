@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from services.replica.replication.blockmap import Range
 from services.replica.replication.estimate import Estimate
 from services.replica.replication.messages import Ask, DataMessage
+from services.replica.replication.past import Moment
 
 
 class Tell(NamedTuple):
@@ -134,23 +135,26 @@ class CommitTail(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """Compare a peer's digests with our own store; answered by `compared`. Consumes the token."""
+    """Compare a peer's digests with our own store, or with what it was at that moment; answered by `compared`. Consumes
+    the token."""
 
     peer: str
     number: int
     level: int
     ranges: tuple[Range, ...]
     token: int
+    of: Moment | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SendCopy:
-    """Read the ranges and send them as a Copy. Never waits."""
+    """Read the ranges, of our own store or of what it was at that moment, and send them as a Copy. Never waits."""
 
     peer: str
     number: int
     as_of: int
     ranges: tuple[Range, ...]
+    of: Moment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +281,14 @@ class ReportNotSealed:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportGiven:
+    """To the brain: this member has sealed what the volume was then, durably, with the root hash of all holders."""
+
+    node: str
+    moment: Moment
+
+
+@dataclass(frozen=True, slots=True)
 class WritesHeld:
     """A seal is done: how long new writes waited for it, and how many."""
 
@@ -350,6 +362,7 @@ Effect = (
     | ReportSealed
     | ReportNotSealed
     | ReportStep
+    | ReportGiven
     | WritesHeld
     | StartedServing
     | ResyncBegins

@@ -43,6 +43,8 @@ class Joined:
     """It knows WriteMany; a replica of an older version does not."""
     takes_packed: bool = True
     """It reads copies that are packed; a replica of an older version does not."""
+    takes_past: bool = True
+    """It seals what was, under a number of an epoch before; a replica of an older version does not."""
 
 
 class Write(NamedTuple):

@@ -1,10 +1,11 @@
 """What the primary knows of one other data replica, as a tiny machine of its own.
 
     away --link--> joining --joined--> syncing --nothing left--> settling --all acked--> flushing --> waiting
-                                          |                (every new write needs it too)              | admitted
-                                          +------- take-over: nothing left -------> live <-------------+
+                      |                ^  |                (every new write needs it too)              | admitted
+                      +--> giving -----+  +------- take-over: nothing left -------> live <-------------+
 
-Away, what it misses is collected in `missed`; from `syncing` on it receives every write.
+Away, what it misses is collected in `missed`; from `syncing` on it receives every write. `giving`: it is made what the
+volume was at the snapshots that it lacks (`past`).
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import Literal
 
 from services.replica.replication.blockmap import BlockMap, Range
 from services.replica.replication.estimate import Estimate
+from services.replica.replication.past import Giving
 from services.replica.replication.resync import Resync
 from services.replica.replication.scrub import FIRST_NUMBER, Scrub
 
-Phase = Literal["away", "joining", "syncing", "synced", "settling", "flushing", "waiting", "live"]
+Phase = Literal["away", "joining", "giving", "syncing", "synced", "settling", "flushing", "waiting", "live"]
 
 
 @dataclass(slots=True)
@@ -53,6 +55,18 @@ class Peer:
     """It knows WriteMany, by its own word when it joined last."""
     takes_packed: bool = False
     """It reads copies that are packed, by its own word when it joined last."""
+    takes_past: bool = False
+    """It seals what was, by its own word when it joined last."""
+    giving: Giving | None = None
+    """The snapshot that it is being given."""
+    told: set[int] = field(default_factory=set)
+    """The seals of snapshots that a record lists which it has stored: it keeps their layers."""
+    passed: set[int] = field(default_factory=set)
+    """The seals of snapshots that it was given since its link came up, or that it can't be given."""
+    returns: int = 0
+    """How often it has gone back from the present since its link came up."""
+    takes_none: bool = False
+    """It failed while it was given one, maybe for want of room: the volume matters more."""
     resync: Resync | None = None
     catching_up: CatchingUp | None = None
     """From the beginning of `resync` until the peer has synced what it got."""
@@ -77,7 +91,7 @@ class Peer:
 
     def receives(self) -> bool:
         """Does it get every new write?"""
-        return self.phase not in ("away", "joining")
+        return self.phase not in ("away", "joining", "giving")
 
     def confirms(self) -> bool:
         """Must every new write wait for it, whatever the record says yet (S1, S4)?"""
@@ -100,6 +114,9 @@ class Peer:
         for ranges in self.unacked.values():
             self.missed.update(BlockMap(ranges))
         self.unacked.clear()
+        if self.giving is not None:
+            self.missed_all = True
+            self.giving = self.resync = None
         if self.resync is not None:
             rest, everything = self.resync.unfinished()
             self.missed.update(rest)

@@ -31,6 +31,7 @@ from services.replica.replication.effects import (
     ReportCaughtUp,
     ReportFailed,
     ReportFollows,
+    ReportGiven,
     ReportSettled,
     ReportStep,
     ResyncBegins,
@@ -66,12 +67,14 @@ from services.replica.replication.messages import (
     Join,
     Joined,
     OpenRefused,
+    Prepare,
     Prepared,
     Refusal,
     Request,
     RequestMany,
     Rooted,
     Rotten,
+    Seal,
     Sealed,
     ToPrimary,
     Write,
@@ -79,6 +82,8 @@ from services.replica.replication.messages import (
     Zero,
     first_seq,
 )
+from services.replica.replication.past import PATIENCE_NS as GIVING_PATIENCE_NS
+from services.replica.replication.past import RETURNS_MAX, Giving, Moment, Past
 from services.replica.replication.peer import CatchingUp, Peer
 from services.replica.replication.recovery import Recovery, RecoveryLimits
 from services.replica.replication.replica import Share
@@ -172,6 +177,8 @@ class Primary:
         self._withheld: list[Withheld] = []
         self._healing = Healing(me, self._sources)
         self._sealing = Sealing(me)
+        self._pasts: tuple[Past, ...] = ()
+        """What our own copy can give to those that catch up, oldest first."""
         self._moving = False
         self._settled = False
         self.writes = 0
@@ -224,7 +231,8 @@ class Primary:
         if peer is None or peer.up:
             return []
         peer.up = True
-        peer.joins = peer.drops = 0
+        peer.joins = peer.drops = peer.returns = 0
+        peer.passed.clear()
         peer.heard_ns = now_ns
         return self._ask_to_join(peer, now_ns)
 
@@ -280,7 +288,7 @@ class Primary:
                 peer.phase = "live"
                 peer.failed = False
         self._refresh()
-        return [*self._let_go(), *self._recheck()]
+        return [*self._let_go(), *self._recheck(), *self._hurry()]
 
     def _recheck(self) -> list[Effect]:
         """Who is needed has changed: what waited for somebody who is needed no more can be answered."""
@@ -322,11 +330,13 @@ class Primary:
                 asked = resync.asked(number) if resync else None
                 if asked is None or asked[0] != level:
                     return [Release(token)]
-                return [Compare(node, number, level, asked[1], token)]
+                return [Compare(node, number, level, asked[1], token, resync.of if resync else None)]
             case Fetched():
                 return self._after_healing(self._healing.fetched(node, message, now_ns))
             case Rotten(ranges):
                 return self._rotten_there(peer, ranges)
+            case Prepared() | Sealed() | Rooted() if peer.giving is not None:
+                return self._given(peer, peer.giving, message)
             case Prepared(number, ready):
                 self._sealing.prepared(node, number, now_ns, ready=ready)
                 return self._go_on_sealing()
@@ -345,6 +355,7 @@ class Primary:
                 peer.resync.copied(number)
                 return self._pump(peer)
             case Failed(reason):
+                peer.takes_none = peer.takes_none or peer.giving is not None
                 return self._drop(peer, reason, now_ns)
 
     def _drop(self, peer: Peer, reason: str, now_ns: int) -> list[Effect]:
@@ -368,6 +379,7 @@ class Primary:
             return []
         out: list[Effect] = []
         peer.takes_many, peer.takes_packed = message.takes_many, message.takes_packed
+        peer.takes_past = message.takes_past
         if not peer.takes_many and self._many_wait():
             self._refresh()
             return self._drop(peer, "it has to wait for writes that its version does not know", self._now_ns)
@@ -376,11 +388,17 @@ class Primary:
             # S3: it may have lost what it confirmed; none of its answers counts before it left and caught up.
             out += self._report_failed(peer, "its host lost power before everything was flushed")
         peer.missed.update(BlockMap(message.share))
+        peer.joins = 0
+        past = self._lacks(peer)
+        return out + (self._give(peer, past) if past is not None else self._bring_up_to_date(peer))
+
+    def _bring_up_to_date(self, peer: Peer) -> list[Effect]:
+        """From here on it receives every write."""
         peer.resync = Resync(peer.node, self.size_blocks, peer.missed, peer.missed_all)
         peer.missed, peer.missed_all = BlockMap(), False
         peer.catching_up = CatchingUp(self._now_ns)
         peer.phase = "syncing"
-        peer.joins = 0
+        out: list[Effect] = []
         self._healing.another_follows()
         self._refresh()
         for op in self.gate.waiting_ops():
@@ -417,10 +435,18 @@ class Primary:
         out += resync.pump(self._as_of(), may_send, self._recovery.copy_blocks)
         if not resync.done():
             return out
+        if peer.giving is None and peer.returns < RETURNS_MAX:
+            if self._lacks(peer) is not None:
+                return out + self._go_back(peer)
+            if self._may_lack(peer):
+                return out
         self._recovery.budget.gone(self._key(peer.node))
         self.compared_blocks += resync.blocks_compared
         self.copied_blocks += resync.blocks_sent
         peer.resync = None
+        if peer.giving is not None:
+            peer.giving.asked_ns = self._now_ns
+            return [*out, Tell((peer.node,), Prepare(peer.join_number))]
         if taking_over:
             out.append(ResyncDone(peer.node, resync.blocks_compared, resync.blocks_sent))
             peer.catching_up = None
@@ -435,6 +461,108 @@ class Primary:
         peer.settle_seq = self._next_seq - 1
         self._refresh()
         return out + self._settle(peer)
+
+    # ---- what it lacks of the past ---------------------------------------------------------------------
+
+    def _missing(self, peer: Peer) -> list[Past]:
+        """The snapshots that it is to be given, oldest first."""
+        if not self._may_wait(peer):
+            return []
+        return [past for past in self._pasts if peer.node in past.nodes and past.moment.seal not in peer.passed]
+
+    def _lacks(self, peer: Peer) -> Past | None:
+        """The first that it will keep: a layer that its own record does not list goes as soon as it is sealed. *It said
+        its root hash, so it was a holder, and dropped the layer.*"""
+        return next((past for past in self._missing(peer) if past.moment.seal in peer.told), None)
+
+    def _may_lack(self, peer: Peer) -> bool:
+        """It has come to the present, and one is being taken without it, or is there and its record has not come to it:
+        it comes into the set when it has got that."""
+        return (self._sealing.wanted and self._may_wait(peer)) or bool(self._missing(peer))
+
+    def _may_wait(self, peer: Peer) -> bool:
+        """Nobody who counts is set back, and no application waits for the past: where writes are not answered until
+        there is one copy more, that comes first."""
+        counts = peer.node in self._required or self.writes_are is not _OPEN
+        return peer.takes_past and not peer.takes_none and not counts
+
+    def _give(self, peer: Peer, past: Past) -> list[Effect]:
+        """Make it what the volume was, whatever it is now."""
+        peer.phase, peer.giving, peer.missed_all = "giving", Giving(past), True
+        peer.resync = Resync(peer.node, self.size_blocks, BlockMap(), everything=True, of=past.moment)
+        self._refresh()
+        return [*self._pump(peer), ReportFollows(peer.node)]
+
+    def _given(self, peer: Peer, giving: Giving, message: Prepared | Sealed | Rooted) -> list[Effect]:
+        """It has every block of that moment: it seals, and its root hash says whether that is true."""
+        past = giving.past
+        if giving.asked_ns is None:
+            return []
+        giving.asked_ns = self._now_ns
+        match message:
+            case Prepared(number, ready) if number == peer.join_number:
+                if not ready:
+                    return self._pass_over(peer, giving, "it can't make another layer")
+                seal = Seal(past.moment.seal, self.commit, past.size_blocks, past.moment.snapshot)
+                return [Tell((peer.node,), seal)]
+            case Rooted(seq, root) if seq == past.moment.seal:
+                peer.passed.add(seq)
+                peer.giving = None
+                out: list[Effect] = [ReportGiven(peer.node, past.moment)] if root == past.root else []
+                following = self._lacks(peer)
+                return out + (self._give(peer, following) if following is not None else self._bring_up_to_date(peer))
+        return []
+
+    def _hurry(self) -> list[Effect]:
+        """Whoever waits, or is set back, is needed now."""
+        out: list[Effect] = []
+        for peer in list(self.peers.values()) if self.writes_are is not _OPEN else ():
+            if peer.giving is not None:
+                out += self._join_again(peer, "writes wait for it")
+            elif self._is_parked(peer):
+                out += self._pump(peer)
+        return out
+
+    def _is_parked(self, peer: Peer) -> bool:
+        """It has come to the present, and may lack a snapshot."""
+        return peer.phase == "syncing" and peer.resync is not None and peer.resync.done()
+
+    def past_unreadable(self, node: str, moment: Moment, now_ns: int) -> list[Effect]:
+        """Our own copy can't give it."""
+        self._now_ns = now_ns
+        peer = self.peers.get(node)
+        if peer is None or peer.giving is None or peer.giving.past.moment != moment:
+            return []
+        return self._pass_over(peer, peer.giving, "the snapshot can't be read here")
+
+    def _pass_over(self, peer: Peer, giving: Giving, reason: str) -> list[Effect]:
+        """It goes on without that snapshot."""
+        peer.passed.add(giving.past.moment.seal)
+        return self._join_again(peer, reason)
+
+    def _go_back(self, peer: Peer) -> list[Effect]:
+        """It has come to the present, or is about to, and is given a snapshot first."""
+        peer.returns += 1
+        return self._join_again(peer, "it is given a snapshot first")
+
+    def _join_again(self, peer: Peer, reason: str) -> list[Effect]:
+        """A new beginning: nothing that was said before it is on its way any more, either way."""
+        lost = self._lose(peer, reason)
+        return lost + (self._ask_to_join(peer, self._now_ns) if peer.up else [])
+
+    def told(self, nodes: Iterable[str], now_ns: int) -> list[Effect]:
+        """The brain: these members have stored a record with the snapshots that we know. Who has got nothing of the
+        present yet goes back at once, the others when they have come to it."""
+        self._now_ns = now_ns
+        known, out = {past.moment.seal for past in self._pasts}, list[Effect]()
+        for peer in [peer for node in nodes if (peer := self.peers.get(node)) is not None]:
+            peer.told |= known
+            begins = peer.phase == "syncing" and peer.resync is not None and not peer.resync.has_begun
+            if self._is_parked(peer):
+                out += self._pump(peer)
+            elif begins and self._lacks(peer) is not None and peer.returns < RETURNS_MAX:
+                out += self._go_back(peer)
+        return out
 
     # ---- what catching up costs ------------------------------------------------------------------------
 
@@ -833,11 +961,18 @@ class Primary:
         self._now_ns = now_ns
         return [*self._sealing.seal_held(asked), *self._go_on_sealing()]
 
-    def pending(self, asked: Iterable[tuple[str, int]], now_ns: int) -> list[Effect]:
-        """By the committed record these snapshots are still wanted."""
+    def snapshots(self, pending: Iterable[tuple[str, int]], pasts: Iterable[Past], now_ns: int) -> list[Effect]:
+        """By the committed record these are still wanted, and those are ready and held here."""
         self._now_ns = now_ns
-        self._sealing.keep(frozenset(asked))
-        return self._go_on_sealing()
+        self._sealing.keep(frozenset(pending))
+        self._pasts = tuple(pasts)
+        listed, out = {past.moment for past in self._pasts}, list[Effect]()
+        for peer in list(self.peers.values()):
+            if peer.giving is not None and peer.giving.past.moment not in listed:
+                out += self._join_again(peer, "the snapshot was dropped")
+            elif self._is_parked(peer):
+                out += self._pump(peer)
+        return out + self._go_on_sealing()
 
     def seal_prepared(self, number: int, failure: str, now_ns: int) -> list[Effect]:
         """Our own store has its next layer, or can't have one."""
@@ -865,9 +1000,9 @@ class Primary:
     def _go_on_sealing(self) -> list[Effect]:
         """Whatever has become possible."""
         sealing, out, now_ns = self._sealing, list[Effect](), self._now_ns
-        if sealing.stage is Stage.IDLE and sealing.next_order is not None and self.serving:
-            following = {n for n, peer in self.peers.items() if peer.phase == "live" and n in self._required}
-            out += sealing.begin(following, self.size_blocks, now_ns)
+        comes = any(peer.phase in ("settling", "flushing") for peer in self.peers.values())
+        if sealing.stage is Stage.IDLE and sealing.next_order is not None and self.serving and not comes:
+            out += sealing.begin(self._sealing_with(), self.size_blocks, now_ns)
         if sealing.stage is Stage.PREPARED and not self._moving:
             out += sealing.hold(now_ns)
         if sealing.may_seal and self._is_quiet():
@@ -888,6 +1023,11 @@ class Primary:
                 else:
                     out += self.request(link, asked, now_ns)
         return out
+
+    def _sealing_with(self) -> set[str]:
+        """Who holds everything, and confirms every new write: in sync, or about to be by the record on its way."""
+        peers = self.peers.items()
+        return {n for n, peer in peers if peer.phase == "waiting" or (peer.phase == "live" and n in self._required)}
 
     def _is_quiet(self) -> bool:
         """No write is on its way, to a copy or at our own gate: all of them hold the same."""
@@ -948,7 +1088,8 @@ class Primary:
         for older in self._flushes.older_than(ticket):
             out += self._flushed(peer.bit, older)
         self._refresh()
-        return [*out, *self._compare_with_truth(peer), ReportCaughtUp(peer.node), *self._advance()]
+        done = [*self._compare_with_truth(peer), ReportCaughtUp(peer.node), *self._advance()]
+        return [*out, *done, *self._go_on_sealing()]
 
     def _flushed(self, bit: int, ticket: int) -> list[Effect]:
         if not self._flushes.synced(bit, ticket):
@@ -1078,6 +1219,8 @@ class Primary:
             patience = self._patience_ns(peer)
             if patience is not None:
                 due.append(patience)
+            if peer.giving is not None and peer.giving.asked_ns is not None:
+                due.append(peer.giving.asked_ns + GIVING_PATIENCE_NS)
         quiet = self.gate.quiet_at_ns()
         if quiet is not None and self.serving and not self._background:
             due.append(quiet)
@@ -1091,6 +1234,9 @@ class Primary:
             patience = self._patience_ns(peer)
             if patience is not None and now_ns >= patience:
                 out += self._drop(peer, "it gives no answer", now_ns)
+            giving = peer.giving
+            if giving is not None and giving.asked_ns is not None and now_ns >= giving.asked_ns + GIVING_PATIENCE_NS:
+                out += self._pass_over(peer, giving, "it makes no layer of the snapshot")
         for peer in self.peers.values():
             if peer.up and peer.phase == "joining" and now_ns >= peer.retry_at_ns:
                 out += self._ask_to_join(peer, now_ns)
@@ -1132,6 +1278,8 @@ class Primary:
         """We were paused ourselves: everybody's time to answer begins now."""
         for peer in self.peers.values():
             peer.heard_ns = peer.flush_ns = now_ns
+            if peer.giving is not None and peer.giving.asked_ns is not None:
+                peer.giving.asked_ns = now_ns
         for entry in self._window.values():
             entry.since_ns = now_ns
         self._flushes.excuse(now_ns)

@@ -18,6 +18,7 @@ from services.replica.replication.blockmap import BlockMap, Range
 from services.replica.replication.effects import Effect, SendCopy, Tell
 from services.replica.replication.estimate import Expected, Share, Work
 from services.replica.replication.messages import Digest
+from services.replica.replication.past import Moment
 
 FANOUT = 256
 COMPARE_BLOCKS = 4096
@@ -62,7 +63,9 @@ def _level_nodes(size_blocks: int, level: int) -> int:
 class Resync:
     """The candidates of one peer and what is in flight to it."""
 
-    def __init__(self, peer: str, size_blocks: int, candidates: BlockMap, everything: bool):
+    def __init__(self, peer: str, size_blocks: int, candidates: BlockMap, everything: bool, of: Moment | None = None):
+        """`of`: the peer is made what the volume was then; None: what it is."""
+        self.of = of
         self.peer = peer
         self.size_blocks = size_blocks
         self.todo = candidates
@@ -105,6 +108,11 @@ class Resync:
         enough = not self.everything or self.pieces_found >= SAMPLED_PIECES or self._samples >= SAMPLES_MAX
         return enough and self._samples >= SAMPLES
 
+    @property
+    def has_begun(self) -> bool:
+        """Something was copied, or is on its way."""
+        return bool(self.blocks_sent or self._copying)
+
     def rest(self) -> int:
         """Blocks that may have to travel, as far as is known without counting them."""
         return self._candidates + self._unsent
@@ -140,7 +148,7 @@ class Resync:
             ranges = self._next_copy(copy_blocks)
             self._number += 1
             self._copying[self._number] = ranges
-            out.append(SendCopy(self.peer, self._number, as_of, ranges))
+            out.append(SendCopy(self.peer, self._number, as_of, ranges, self.of))
         while len(self._comparing) < COMPARES_IN_FLIGHT and (self._trees or self.todo):
             if self._trees:
                 level, nodes = self._trees.popleft()

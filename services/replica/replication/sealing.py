@@ -89,6 +89,8 @@ class Sealing:
     wait_until_ns: int | None = None
     """One that is taken in step goes on by a word from outside, or ends then."""
     roots: dict[str, int] = field(default_factory=dict)
+    wanted: bool = False
+    """By the committed record a snapshot is to be taken, or is being taken."""
 
     @property
     def unanswered(self) -> int:
@@ -102,6 +104,7 @@ class Sealing:
 
     def keep(self, pending: Collection[tuple[str, int]]) -> None:
         """By the committed record only these (name, asked) are still wanted."""
+        self.wanted = bool(pending)
         if self.next_order is not None and (self.next_order.name, self.next_order.asked) not in pending:
             self.next_order = None
         order = self.order

@@ -8,7 +8,15 @@ from services.replica.store.extents import EXTENTS_MAX
 from services.replica.store.factory import FileStoreFactory, StoreFactory
 from services.replica.store.file_store import FileStore
 from services.replica.store.format import Format, read_format
-from services.replica.store.port import BlockStore, CorruptBlocks, FormatError, NoSnapshot, StoreError, Unproved
+from services.replica.store.port import (
+    Blocks,
+    BlockStore,
+    CorruptBlocks,
+    FormatError,
+    NoSnapshot,
+    StoreError,
+    Unproved,
+)
 from services.replica.store.scattered import by_region
 from services.replica.store.state import STATE_BYTES_MAX
 from services.replica.store.sums import FAN_OUT, block_sums, node, nodes
@@ -20,6 +28,7 @@ __all__ = [
     "FAN_OUT",
     "STATE_BYTES_MAX",
     "BlockStore",
+    "Blocks",
     "CorruptBlocks",
     "Cure",
     "Digest",

@@ -21,6 +21,7 @@ from services.replica.store.format import Format, read_format
 from services.replica.store.intent import Header, IntentLog, regions_of
 from services.replica.store.layer import Layer
 from services.replica.store.layers import Layers
+from services.replica.store.past import PastBlocks
 from services.replica.store.port import FormatError, StoreError
 from services.replica.store.recovery import Recovery
 from services.replica.store.scattered import Range, by_region
@@ -362,6 +363,10 @@ class FileStore:
     def sealed(self) -> tuple[str, ...]:
         """Names of the snapshots, oldest first."""
         return tuple(self._layers.snapshots)
+
+    def past(self, snapshot: str) -> PastBlocks | None:
+        layer = self._layers.snapshots.get(snapshot)
+        return PastBlocks(layer, self.size_blocks) if layer is not None else None
 
     def root(self, snapshot: str, size_blocks: int) -> int | None:
         """The top of the hash tree over that snapshot's checksums, of so many blocks; None when there is none of that

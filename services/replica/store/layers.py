@@ -49,6 +49,7 @@ class Layers:
         "_lending",
         "_lock",
         "_marked",
+        "_named",
         "_next",
         "_retired",
         "_scans",
@@ -69,6 +70,8 @@ class Layers:
         self._lending = threading.Lock()
         """Held while the list changes: a clone takes all layers up to a snapshot, or none."""
         self._layers: list[Layer] = []
+        self._named: dict[str, Layer] = {}
+        """The snapshots' layers. Replaced in one step: a worker changes the list while others look one up."""
         self._stack: tuple[int, StackFile] | None = None
         self._entries = stack.FIRST
         try:
@@ -80,6 +83,7 @@ class Layers:
                 if layer.present is not None:
                     layer.present.settle()
             stack.clear_leftovers(directory, self._entries)
+            self._name()
         except BaseException:
             self.close()
             raise
@@ -90,9 +94,12 @@ class Layers:
 
     @property
     def snapshots(self) -> dict[str, Layer]:
-        """Oldest first."""
+        """By name, in the order in which they were sealed."""
+        return self._named
+
+    def _name(self) -> None:
         pairs = zip(self._entries[:-1], self._layers, strict=False)
-        return {entry.snapshot: layer for entry, layer in pairs if entry.snapshot}
+        self._named = {entry.snapshot: layer for entry, layer in pairs if entry.snapshot}
 
     @property
     def folds(self) -> bool:
@@ -143,7 +150,7 @@ class Layers:
             close_layers((*self._layers, *self._retired))
             if self._stack is not None:
                 os.close(self._stack[0])
-            self._layers, self._retired, self._stack, self._entries = [], [], None, ()
+            self._layers, self._retired, self._stack, self._entries, self._named = [], [], None, (), {}
 
     # --- seal; worker thread ---
 
@@ -213,6 +220,7 @@ class Layers:
             self._next = None
             self._entries = entries
             self._layers = [*self._layers, fresh]
+            self._name()
 
     def _discard(self) -> None:
         if self._next is not None:
@@ -254,6 +262,7 @@ class Layers:
         with self._lending:
             self._stack[1].save(nameless)
             self._entries = nameless
+            self._name()
 
     def _folding(self) -> int | None:
         """The lowest layer that is no snapshot's any more and nobody else's; in a long list, whoever else has it."""
@@ -298,6 +307,7 @@ class Layers:
         upper.rests_on(lower.below)
         self._entries = entries
         self._layers = self._layers[:at] + self._layers[at + 1 :]
+        self._name()
         with self._lock:
             self._retired.append(lower)
         stack.clear_leftovers(self._directory, entries if self._next is None else (*entries, self._next[0]))

@@ -39,7 +39,18 @@ class CorruptBlocks(Exception):
         self.blocks = tuple(blocks)
 
 
-class BlockStore(Protocol):
+class Blocks(Protocol):
+    """What is compared with another copy, and copied to it."""
+
+    def digests_of(self, level: int, ranges: Sequence[tuple[int, int]]) -> bytes:
+        """`BlockStore.digests` of each range of nodes, one behind the other."""
+
+    def read_scattered(self, ranges: Sequence[tuple[int, int]]) -> tuple[bytes, bytes | bytearray]:
+        """`BlockStore.read` of each range, one behind the other. Raises CorruptBlocks, which names all of them, and
+        StoreError."""
+
+
+class BlockStore(Blocks, Protocol):
     """One open replica directory. Range = (block, count), 0 <= block, block + count <= size_blocks."""
 
     size_blocks: int
@@ -77,9 +88,6 @@ class BlockStore(Protocol):
     def read(self, block: int, count: int) -> tuple[bytes, bytes]:
         """(sums, data), each block verified. Raises CorruptBlocks, StoreError."""
 
-    def read_scattered(self, ranges: Sequence[tuple[int, int]]) -> tuple[bytes, bytes | bytearray]:
-        """`read` of each range, one behind the other. Raises CorruptBlocks, which names all of them, and StoreError."""
-
     def read_sums(self, block: int, count: int) -> bytes:
         """count * 8 bytes of stored checksums."""
 
@@ -109,9 +117,6 @@ class BlockStore(Protocol):
     def digests(self, level: int, index: int, count: int) -> bytes:
         """count * 8 bytes of hash-tree nodes. Level 0 is the checksums themselves; a node of level n + 1 is
         xxh3-64 over its up to 256 children's 8-byte values, and 0 when they are all 0."""
-
-    def digests_of(self, level: int, ranges: Sequence[tuple[int, int]]) -> bytes:
-        """`digests` of each range of nodes, one behind the other."""
 
     def origin_root(self, size_blocks: int) -> str:
         """The root of the hash tree over that many checksums of the snapshot right below what the volume holds, 16 hex
@@ -186,6 +191,10 @@ class BlockStore(Protocol):
     def seal(self, snapshot: str) -> None:
         """What the blocks hold now is durable and stays readable under this name. Worker thread; nothing is written
         meanwhile, reads go on. Raises StoreError."""
+
+    def past(self, snapshot: str) -> Blocks | None:
+        """What the blocks held at that snapshot, all that there are by now; None when it was dropped. Event loop's
+        thread, good until it is dropped."""
 
     def root(self, snapshot: str, size_blocks: int) -> int | None:
         """The top node of the hash tree over that snapshot's first checksums, each of them proved; None when it was
