@@ -54,7 +54,7 @@ async def _snapshots(catalogue: Catalogue, volume: str | None) -> list[str]:
     from stoscore.volumes import Volumes
 
     rows = await Volumes(catalogue.bus, catalogue).snapshots.listed(volume, timeout_s=WITHIN_S) if volume else []
-    return [view.snapshot for _, views in rows for view in views]
+    return [view.snapshot for row in rows for view in row.views]
 
 
 async def _nodes(catalogue: Catalogue, incomplete: str) -> list[str]:

@@ -198,6 +198,7 @@ class SnapshotRow(Shape):
     created_unix_ms: int
     state: Literal["pending", "ready", "lost"]
     held_by: list[str]
+    copies: int
     root: str
     group: str
     """the group snapshot that it is part of; empty for none"""

@@ -57,12 +57,14 @@ def create(
       stos snapshot create data "before-$(date +%Y%m%d)" -o json
     """
     from stoscore.volumes.naming import check_snapshot_name
+    from stoscore.volumes.snapshots import copies_of
 
     check_snapshot_name(name)
 
     async def work(session: Session) -> dict[str, Any]:
-        entry, _ = await session.volumes.get(volume, timeout_s=timeout)
-        return _view(entry.name, await session.volumes.snapshots.take(entry.volume, name, timeout_s=timeout))
+        entry, status = await session.volumes.get(volume, timeout_s=timeout)
+        copies = copies_of(status.record if status is not None else None)
+        return _view(entry.name, await session.volumes.snapshots.take(entry.volume, name, timeout_s=timeout), copies)
 
     view = run(directory, work)
     if output is not Format.TABLE:
@@ -95,7 +97,7 @@ def ls(
             while after:
                 more, after = await session.volumes.snapshots.page(after, PAGE)
                 rows += more
-        return [_view(entry.name, view) for entry, views in rows for view in views]
+        return [_view(row.entry.name, view, row.copies) for row in rows for view in row.views]
 
     def text(rows: list[dict[str, Any]]) -> str:
         headings = ("VOLUME", "SNAPSHOT", "SIZE", "TAKEN", "STATE", "HELD BY")
@@ -109,7 +111,8 @@ def ls(
 def show(volume: Volume, name: Name, directory: Directory = None, output: Output = Format.TABLE) -> None:
     """Show one snapshot: when it was taken, and which nodes' copies have it.
 
-    A copy that was away when it was taken does not have it, though it has all of the volume.
+    A copy that was away when it was taken, or is new, is given it when it catches up. One that was in sync and could
+    not take part gets it the next time that it comes back.
 
     \b
       stos snapshot show data monday
@@ -117,10 +120,10 @@ def show(volume: Volume, name: Name, directory: Directory = None, output: Output
     """
 
     async def look(session: Session) -> dict[str, Any]:
-        for entry, views in await session.volumes.snapshots.listed(volume):
-            for view in views:
+        for row in await session.volumes.snapshots.listed(volume):
+            for view in row.views:
                 if view.snapshot == name:
-                    return _view(entry.name, view)
+                    return _view(row.entry.name, view, row.copies)
         raise StosError(
             Code.NOT_FOUND,
             f"volume {volume} has no snapshot {name[:64]!r}",
@@ -172,7 +175,7 @@ async def _refuse_of_group(session: Session, view: SnapshotView) -> None:
         )
 
 
-def _view(volume_name: str, view: SnapshotView) -> dict[str, Any]:
+def _view(volume_name: str, view: SnapshotView, copies: int) -> dict[str, Any]:
     return {
         "name": view.snapshot,
         "volume": view.volume,
@@ -181,6 +184,7 @@ def _view(volume_name: str, view: SnapshotView) -> dict[str, Any]:
         "created_unix_ms": view.created_ms,
         "state": _state(view),
         "held_by": list(view.holders),
+        "copies": copies,
         "root": view.root,
         "group": view.group.partition(".")[0],
     }
@@ -194,8 +198,16 @@ def _state(view: SnapshotView) -> str:
 
 
 def _told(view: dict[str, Any]) -> str:
-    held = f", held by {', '.join(plain(node) for node in view['held_by'])}" if view["held_by"] else ""
+    held = f", held by {plain(_held(view))}" if view["held_by"] else ""
     return f"{format_size(view['size_bytes'])}, {view['state']}{held}"
+
+
+def _held(view: dict[str, Any]) -> str:
+    """How many of the volume's copies have it, and whose."""
+    if not view["held_by"]:
+        return "-"
+    share = f"{len(view['held_by'])}/{view['copies']}: " if view["copies"] else ""
+    return share + ", ".join(view["held_by"])
 
 
 def _row(view: dict[str, Any]) -> tuple[object, ...]:
@@ -205,7 +217,7 @@ def _row(view: dict[str, Any]) -> tuple[object, ...]:
         format_size(view["size_bytes"]),
         _moment(view["created_unix_ms"]),
         toned(view["state"]),
-        ", ".join(view["held_by"]) or "-",
+        _held(view),
     )
 
 
@@ -217,7 +229,7 @@ def _shown(view: dict[str, Any]) -> str:
             ("size", f"{format_size(view['size_bytes'])} ({view['size_bytes']} bytes)"),
             ("taken", _moment(view["created_unix_ms"])),
             ("state", toned(view["state"])),
-            ("held by", ", ".join(view["held_by"]) or "-"),
+            ("held by", _held(view)),
             ("root hash", view["root"] or "-"),
             ("group", view["group"] or "-"),
         ]

@@ -97,7 +97,7 @@ def _told_after(rows: Listed, place: _Place) -> list[tuple[str, SnapshotView]]:
     """Those that are cut, in order."""
     found = [
         (entry.name, view)
-        for entry, views in rows
+        for entry, views, _ in rows
         for view in sorted(views, key=lambda view: view.snapshot)
         if view.ready and (entry.name, view.snapshot) > place.told
     ]
@@ -117,7 +117,8 @@ async def _one_volume(snapshots: SnapshotsPort, request: pb.ListSnapshotsRequest
             return []
         raise
     return [
-        (entry, tuple(view for view in views if named is None or view.snapshot == named[1])) for entry, views in rows
+        row._replace(views=tuple(view for view in row.views if named is None or view.snapshot == named[1]))
+        for row in rows
     ]
 
 

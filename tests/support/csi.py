@@ -28,7 +28,7 @@ from stoscore.proto import csi_pb2 as pb
 from stoscore.units import GIB
 from stoscore.volumes import SourceSpec, Survey
 from stoscore.volumes.groups import group_id, member_name
-from stoscore.volumes.snapshots import Listed
+from stoscore.volumes.snapshots import Listed, OfVolume
 
 VOTER = VoterModel(node="n1", incarnation="0" * 16)
 SINGLE = pb.VolumeCapability.AccessMode.SINGLE_NODE_WRITER
@@ -118,11 +118,11 @@ class MemorySnapshots:
         return self.views[volume, snapshot]
 
     async def listed(self, volume: str, *, timeout_s: float = 30.0) -> Listed:
-        return [(_entry(self._record(volume)), await self.of(volume))]
+        return [OfVolume(_entry(self._record(volume)), await self.of(volume), 0)]
 
     async def page(self, after: str, limit: int, *, timeout_s: float = 30.0) -> tuple[Listed, str]:
         rest = sorted((record for record in self._records.values() if record.name > after), key=lambda r: r.name)
-        rows = [(_entry(record), await self.of(record.volume)) for record in rest[:limit]]
+        rows = [OfVolume(_entry(record), await self.of(record.volume), 0) for record in rest[:limit]]
         return rows, rows[-1][0].name if len(rest) > limit else ""
 
     async def claim(self, claim: SnapshotClaim) -> SnapshotClaim | None:

@@ -28,12 +28,12 @@ def test_create_show_and_rm(stos: Stos, source: str) -> None:
     made = stos("snapshot", "create", "data", "monday")
     SHAPES["snapshot create"].model_validate(made)
     assert (made["name"], made["volume"], made["volume_name"], made["state"]) == ("monday", source, "data", "ready")
-    assert made["held_by"] == ["n1", "n2"]
+    assert (made["held_by"], made["copies"]) == (["n1", "n2"], 2)
     assert stos("snapshot", "create", "data", "monday") == made, "again"
     assert stos("snapshot", "show", "data", "monday") == made
     assert stos("snapshot", "ls") == stos("snapshot", "ls", "data") == [made]
     told = stos("snapshot", "create", source, "monday", table=True)
-    assert told == "snapshot monday of volume data: 1.0 GiB, ready, held by n1, n2\n"
+    assert told == "snapshot monday of volume data: 1.0 GiB, ready, held by 2/2: n1, n2\n"
     assert stos("snapshot", "rm", "data", "monday") == {"name": "monday", "volume_name": "data", "removed": True}
     told = stos("snapshot", "rm", "data", "monday", table=True)
     assert told == "there was no snapshot monday of volume data\n"

@@ -253,7 +253,7 @@ async def test_snapshots_are_listed_page_by_page(scene: Scene) -> None:
     found, after = [], ""
     while True:
         rows, after = await scene.volumes.snapshots.page(after, 2)
-        found += [(entry.name, view.snapshot) for entry, views in rows for view in views]
+        found += [(entry.name, view.snapshot) for entry, views, _ in rows for view in views]
         if not after:
             break
     assert found == [*((f"other-{number}", "s") for number in range(3)), ("source", "monday")]

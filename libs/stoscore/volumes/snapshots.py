@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
 from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
@@ -13,6 +14,7 @@ from stoscore.messages import (
     CatalogueEntry,
     DropSnapshot,
     Empty,
+    RecordModel,
     SnapshotClaim,
     SnapshotView,
     StampModel,
@@ -24,7 +26,15 @@ from stoscore.volumes.primary import DESCRIBE_S, Replicas
 from stoscore.volumes.stepping import Stepping
 from stoscore.volumes.stillness import Stillness
 
-Listed = list[tuple[CatalogueEntry, tuple[SnapshotView, ...]]]
+
+class OfVolume(NamedTuple):
+    entry: CatalogueEntry
+    views: tuple[SnapshotView, ...]
+    copies: int
+    """of the volume, in sync or not: each of them could hold a snapshot; 0: nobody answers"""
+
+
+Listed = list[OfVolume]
 
 
 class Snapshots:
@@ -110,7 +120,7 @@ class Snapshots:
     async def listed(self, volume: str, *, timeout_s: float = 30.0) -> Listed:
         """One volume, as a page shows it. Raises NOT_FOUND."""
         entry = await find_entry(self._catalogue, volume, Deadline.after(timeout_s))
-        return [(entry, await self._known(entry))] if entry.state == "ready" else []
+        return [await self._known(entry)] if entry.state == "ready" else []
 
     async def page(self, after: str, limit: int, *, timeout_s: float = 30.0) -> tuple[Listed, str]:
         """Up to `limit` volumes whose names come after that one, each with its snapshots as the newest record that
@@ -118,8 +128,7 @@ class Snapshots:
         deadline = Deadline.after(timeout_s)
         entries, following = await retry(deadline, lambda _: self._catalogue.page(after, limit))
         ready = [entry for entry in entries if entry.state == "ready"]
-        found = await asyncio.gather(*(self._known(entry) for entry in ready))
-        return list(zip(ready, found, strict=True)), following
+        return await asyncio.gather(*(self._known(entry) for entry in ready)), following
 
     # --- names that are unique over all volumes, for CSI ---
 
@@ -141,10 +150,17 @@ class Snapshots:
         """The name is free, if that deletion has it. Idempotent."""
         await self._catalogue.release_snapshot(claim)
 
-    async def _known(self, entry: CatalogueEntry) -> tuple[SnapshotView, ...]:
+    async def _known(self, entry: CatalogueEntry) -> OfVolume:
         survey = await self._replicas.survey(entry, timeout_s=DESCRIBE_S)
         known = survey.serving or survey.newest
-        return tuple(view for view in known.snapshots if is_of_people(view)) if known else ()
+        if known is None:
+            return OfVolume(entry, (), 0)
+        return OfVolume(entry, tuple(view for view in known.snapshots if is_of_people(view)), copies_of(known.record))
+
+
+def copies_of(record: RecordModel | None) -> int:
+    members = [*record.voters, *record.joining] if record is not None else []
+    return sum(member.kind == "data" for member in members)
 
 
 def is_of_people(view: SnapshotView) -> bool:
