@@ -9,10 +9,10 @@ from unittest.mock import patch
 
 from services.replica.brain import membership, snapshots
 from services.replica.replication import effects as fx
-from services.replica.replication import gate, healing, primary, replica
+from services.replica.replication import gate, healing, primary, replica, resync
 from services.replica.replication.budget import Budget
 from services.replica.replication.frontend_order import Unanswered
-from services.replica.replication.messages import Ack, Done, Zero
+from services.replica.replication.messages import Ack, Done, Rooted, Zero
 from services.replica.replication.peer import Peer
 from services.replica.replication.sessions import Sessions
 from services.replica.replication.withheld import Writes
@@ -293,6 +293,47 @@ def seal_under_way_dropped() -> Patch:
     return patch("tests.simulation.orders.unwanted", unwanted)
 
 
+def hole_in_a_given_layer() -> Patch:
+    """K4: who was given a snapshot is one of its holders, whatever its root hash says; and it has a hole."""
+    given, compared = primary.Primary._given, resync.Resync.compared
+
+    def counts(self: primary.Primary, peer: Peer, giving: Any, message: Any) -> Any:
+        if isinstance(message, Rooted):
+            message = Rooted(message.seq, giving.past.root)
+        return given(self, peer, giving, message)
+
+    def misses(self: resync.Resync, number: int, differing: Any) -> None:
+        asked, found = self.asked(number), list(differing)
+        compared(self, number, found[1:] if self.of and asked and not asked[0] else found)
+
+    return both(
+        patch.object(primary.Primary, "_given", counts),
+        patch.object(resync.Resync, "compared", misses),
+    )
+
+
+def given_untold() -> Patch:
+    """K4: a copy is given a snapshot before it has stored the record that lists it, and drops it again."""
+    return patch.object(primary.Primary, "_lacks", lambda self, peer: next(iter(self._missing(peer)), None))
+
+
+def set_back_and_not_compared() -> Patch:
+    """D1: what a copy lacks that was set back to a snapshot is what was written since."""
+    give = primary.Primary._give
+
+    def gives(self: primary.Primary, peer: Peer, past: Any) -> Any:
+        out = give(self, peer, past)
+        peer.missed_all = False
+        return out
+
+    return patch.object(primary.Primary, "_give", gives)
+
+
+def set_back_in_sync() -> Patch:
+    """S1: a copy is given what it lacks though writes may need it."""
+    return patch.object(primary.Primary, "_may_wait", lambda self, peer: peer.takes_past and not peer.takes_none)
+
+
 DATA: tuple[Plant, ...] = (
     latest_set_only,
     latest_proposal_only,
@@ -322,6 +363,10 @@ DATA: tuple[Plant, ...] = (
     written_while_sealed,
     older_seal_is_ready,
     seal_under_way_dropped,
+    hole_in_a_given_layer,
+    given_untold,
+    set_back_and_not_compared,
+    set_back_in_sync,
     budget_not_given_back,
     refused_is_forgotten,
 )

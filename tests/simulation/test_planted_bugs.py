@@ -59,6 +59,7 @@ FOUND = {
     "sealed_under_its_name": 60,
     "sealed_with_writes_under_way": 100,
     "seal_under_way_dropped": 30,
+    "hole_in_a_given_layer": 160,
     "budget_not_given_back": 10,
     "refused_is_forgotten": 20,
 }
@@ -70,6 +71,9 @@ HIDDEN = {
     "lost_while_waiting": "a member has to be lost again between two records",
     "older_seal_is_ready": "the primary gives up a seal when the record that drops its snapshot is committed",
     "written_while_sealed": "who is elected next has to write in the milliseconds in which a follower still seals",
+    "given_untold": "a copy has stored the record before it has made the layer, nearly always",
+    "set_back_and_not_compared": "who is set back has to be led by the same primary until it is in sync",
+    "set_back_in_sync": "a copy in sync that lacks a snapshot has to be compared in a take-over",
     "unclean_by_own_record": "a voter that holds the newest record answers in time, nearly always",
 }
 """Planted bugs that take thousands of seeds, with what hides them; tests of the cores tell their stories."""
