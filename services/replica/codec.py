@@ -310,12 +310,14 @@ def pack_read(envelope: Envelope, session: int, request: int, block: int, sums: 
     return ADDRESSED.pack(MAGIC, _IO_DATA, 0, length, envelope.address, request, session, block, count), sums, data
 
 
-def pack_reads(envelope: Envelope, session: int, asks: Sequence[ms.Ask], sums: bytes, data: Sequence[bytes]) -> Parts:
+def pack_reads(
+    envelope: Envelope, session: int, asks: Sequence[ms.Ask], sums: bytes, data: bytes | memoryview
+) -> Parts:
     """The answers to many reads: all checksums, then all data."""
     body = pack_asks(asks)
-    length = len(body) + len(sums) + sum(map(len, data))
+    length = len(body) + len(sums) + len(data)
     header = ADDRESSED.pack(MAGIC, _IO_DATAS, 0, length, envelope.address, 0, session, 0, len(asks))
-    return header, body, sums, *data
+    return header, body, sums, data
 
 
 def pack_status(envelope: Envelope, session: int, request: int, block: int, extents: list[tuple[int, bool]]) -> Parts:

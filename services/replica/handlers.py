@@ -26,6 +26,7 @@ from services.replica.hosted import Hosted
 from services.replica.peers import (
     COMPARED_NODES_MAX,
     HEALED_BLOCKS_MAX,
+    MANY_BLOCKS_MAX,
     TRACED,
     Frame,
     FrameError,
@@ -47,7 +48,7 @@ from services.replica.store import verify_sums
 from services.replica.traced import flushing, zeroing
 from services.replica.trail import Trail
 from stoscore.limits import REQUEST_BYTES_MAX
-from stoscore.units import BLOCK_BYTES, GIB, KIB, SUM_BYTES
+from stoscore.units import BLOCK_BYTES, GIB, KIB, REGION_BLOCKS, SUM_BYTES
 
 _WITH_RANGE = frozenset({Type.IO_WRITE, Type.IO_READ, Type.IO_ZERO, Type.IO_STATUS})
 _WITHOUT_DATA = frozenset({Type.IO_ZERO, Type.IO_STATUS})
@@ -64,6 +65,7 @@ _READ_BLOCKS_MAX = REQUEST_BYTES_MAX // BLOCK_BYTES + 1
 """The largest read of a client touches one block more when it does not start at one's beginning."""
 _ZERO_BLOCKS_MAX = 4 * GIB // BLOCK_BYTES
 """The longest range that NBD can name, so nobody honest asks for more at once."""
+assert MANY_BLOCKS_MAX <= REGION_BLOCKS, "the gate looks at the first and the last region of each range"
 _LEVEL_MAX = 8
 """Of the hash tree: 256 children a node, so the largest volume has four levels above its blocks. Raising 256 to a
 number of 64 bits would never end."""
@@ -296,8 +298,10 @@ class Handlers:
             return
         hosted = member[0]
         ranges, sums, data = split_writes(frame)
+        size_blocks = hosted.blocks.size_blocks
         for block, count in ranges:
-            self._check_inside(hosted, block, count)
+            if block + count > size_blocks:
+                self._check_inside(hosted, block, count)
         if verify_sums(data, sums):
             raise FrameError("a write does not match its checksums")
         token = self.shell.hold(sums, data)

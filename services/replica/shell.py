@@ -506,37 +506,25 @@ class Shell:
             self._answered(hosted, effect.session, (effect.request,))
 
     def _answer_read_many(self, hosted: Hosted, order: Data, effect: fx.AnswerReadMany) -> None:
-        """Together, but for those that meet rot: they wait to be healed, each by itself."""
+        """Together; one by one where some of them meet rot, because these wait to be healed."""
         number, session, asks = effect
         link = self._links.get(number)
         volume = self.node.volumes.get(hosted.volume)
         primary = volume.primary if volume else None
         if link is None or volume is None or primary is None or primary.epoch != order.epoch or not primary.serving:
             return
-        envelope, read = self.envelope(hosted, order.epoch), hosted.blocks.read
-        whole: list[ms.Ask] = []
-        sums: list[bytes] = []
-        data: list[bytes] = []
-        for ask in asks:
-            request, block, count = ask
-            try:
-                found = read(block, count)
-            except CorruptBlocks as error:
-                self._saw_rot(hosted, error.blocks)
-                alone = fx.AnswerRead(number, session, request, block, count)
-                self.node.unreadable(hosted.volume, order.epoch, alone, error.blocks, boot_time_ns())
-                continue
-            whole.append(ask)
-            sums.append(found[0])
-            data.append(found[1])
-        if not whole:
+        try:
+            sums, data = hosted.blocks.read_scattered([(block, count) for _, block, count in asks])
+        except CorruptBlocks:
+            for request, block, count in asks:
+                self._answer_read(hosted, order, fx.AnswerRead(number, session, request, block, count))
             return
         if self.node.lease_until(volume) <= boot_time_ns():  # P4, as for one
-            self.node.park(hosted.volume, fx.AnswerReadMany(number, session, tuple(whole)))
+            self.node.park(hosted.volume, effect)
             return
-        link.send(*codec.pack_reads(envelope, session, whole, b"".join(sums), data))
+        link.send(*codec.pack_reads(self.envelope(hosted, order.epoch), session, asks, sums, memoryview(data)))
         if self.traced.requests:
-            self._answered(hosted, session, [request for request, _, _ in whole])
+            self._answered(hosted, session, [request for request, _, _ in asks])
 
     def _answer_status(self, hosted: Hosted, order: Data, effect: fx.AnswerStatus) -> None:
         link = self._links.get(effect.link)

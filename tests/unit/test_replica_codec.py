@@ -109,7 +109,7 @@ def test_writes_and_reads_that_come_together() -> None:
     assert (frame.id, frame.x, frame.z) == (2**44 + 1, 2**44, 2)
     assert split_writes(frame) == (ranges, sums, data)
     asks = ((7, 3, 2), (9, 900, 1))
-    frame = over_the_wire(codec.pack_reads(ENVELOPE, 4, asks, sums, [data[:8192], data[8192:]]))
+    frame = over_the_wire(codec.pack_reads(ENVELOPE, 4, asks, sums, data))
     assert (frame.type, frame.x) == (Type.IO_DATAS, 4)
     assert split_asks(frame) == (asks, sums, data)
     frame = over_the_wire(codec.pack_message(ENVELOPE, ms.DoneMany(4, (7, 9))))

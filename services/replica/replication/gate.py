@@ -27,10 +27,14 @@ class Op(NamedTuple):
 
 
 def op_of(message: Write | WriteMany | Zero | Copy) -> Op:
-    if isinstance(message, Copy | WriteMany):
+    if isinstance(message, WriteMany):
+        ranges = message.ranges  # none of them reaches further than from one region into the next
+        touched = {block // REGION_BLOCKS for block, _ in ranges}
+        touched |= {(block + count - 1) // REGION_BLOCKS for block, count in ranges}
+        return Op(message, message.seq, tuple(sorted(touched)))
+    if isinstance(message, Copy):
         touched = {region for block, count in message.ranges for region in regions_of(block, count)}
-        seq = message.as_of if isinstance(message, Copy) else message.seq
-        return Op(message, seq, tuple(sorted(touched)))
+        return Op(message, message.as_of, tuple(sorted(touched)))
     first, last = message.block // REGION_BLOCKS, (message.block + message.count - 1) // REGION_BLOCKS
     return Op(message, message.seq, (first,) if first == last else tuple(range(first, last + 1)))
 

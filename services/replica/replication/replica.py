@@ -86,7 +86,8 @@ class Replica:
         marks may be forgotten, whatever its commit point says (T2, T3)."""
         self._keep: dict[int, tuple[Range, ...]] = {}
         """Copy on its way in -> the blocks that it may store."""
-        self._recent: deque[tuple[int, int, int]] = deque()
+        self._recent: deque[tuple[int, tuple[Range, ...]]] = deque()
+        """(seq, where) of writes that are not known to be committed."""
         self._flushes: deque[Flush | Seal] = deque()
         """They cover every write received before them."""
         self._preparing: set[int] = set()
@@ -144,13 +145,13 @@ class Replica:
             return [Release(token)] if token else []
         if isinstance(message, Write | Zero):
             out = self._learn_commit(message.commit)
-            self._recent.append((message.seq, message.block, message.count))
+            self._recent.append((message.seq, ((message.block, message.count),)))
             out += self._submit(op_of(message), now_ns)
             return out
         match message:
             case WriteMany(seq, commit, ranges):
                 out = self._learn_commit(commit)
-                self._recent.extend((seq, block, count) for block, count in ranges)
+                self._recent.append((seq, ranges))
                 out += self._submit(op_of(message), now_ns)
                 return out
             case Copy(number, as_of, ranges):
@@ -234,7 +235,7 @@ class Replica:
 
     def _not_replaced(self, as_of: int, ranges: tuple[Range, ...]) -> tuple[Range, ...]:
         """T4: without the blocks that a write after `as_of` has reached."""
-        later = [(block, count) for seq, block, count in self._recent if seq > as_of]
+        later = [where for seq, reached in self._recent if seq > as_of for where in reached]
         if not later:
             return ranges
         keep = BlockMap(ranges)

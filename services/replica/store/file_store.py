@@ -182,7 +182,8 @@ class FileStore:
 
     def read_scattered(self, ranges: Sequence[Range]) -> tuple[bytes, bytes | bytearray]:
         for block, count in ranges:
-            self._check_range(block, count)
+            if block < 0 or count < 1 or block + count > self.size_blocks:
+                self._check_range(block, count)
         return self._layer.read_scattered(ranges)
 
     def heal(self, block: int, sums: Buffer, data: Buffer, *, settled: bool) -> list[int]:

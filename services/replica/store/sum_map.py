@@ -125,7 +125,7 @@ class SumMap:
         found = bytearray()
         last, sums = -1, bytearray()
         for block, count in ranges:
-            region, first = divmod(block, REGION_BLOCKS)
+            region, first = block // REGION_BLOCKS, block % REGION_BLOCKS
             if first + count > REGION_BLOCKS:
                 found += self.read(block, count)
                 continue
