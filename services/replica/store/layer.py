@@ -146,18 +146,27 @@ class Layer:
         self, ranges: Sequence[Range], sums: bytes, data: memoryview, pen: Callable[[int, int], None]
     ) -> None:
         """`write` of each range; `pen` is told of it before. They lie one behind the other in `sums` and `data`."""
-        write = self.write if self.present is not None or has_zero(sums) else self._write_plain
-        at = 0
+        if self.present is not None or has_zero(sums):
+            at = 0
+            for block, count in ranges:
+                end = at + count
+                pen(block, count)
+                self.write(block, sums[at * SUM_BYTES : end * SUM_BYTES], data[at * BLOCK_BYTES : end * BLOCK_BYTES])
+                at = end
+            return
+        fd, where, put, put_sums, at = self._data_fd, self._where, os.pwrite, self.sums.write, 0
         for block, count in ranges:
             end = at + count
             pen(block, count)
-            write(block, sums[at * SUM_BYTES : end * SUM_BYTES], data[at * BLOCK_BYTES : end * BLOCK_BYTES])
+            content, offset = data[at * BLOCK_BYTES : end * BLOCK_BYTES], block * BLOCK_BYTES
+            try:
+                written = put(fd, content, offset)
+            except OSError as error:
+                raise failed(f"write {count} blocks at {offset} of", where, error) from error
+            if written < count * BLOCK_BYTES:
+                write_at(fd, content[written:], offset + written, where)
+            put_sums(block, sums[at * SUM_BYTES : end * SUM_BYTES])
             at = end
-
-    def _write_plain(self, block: int, sums: Buffer, data: Buffer) -> None:
-        """Without zeros, where there is no layer below."""
-        write_at(self._data_fd, data, block * BLOCK_BYTES, self._where)
-        self.sums.write(block, sums)
 
     def write_part(self, part: Part, sums: memoryview, data: memoryview) -> None:
         """Ranges of one region: all their data, then their row of sums at once."""

@@ -127,10 +127,10 @@ class Tail:
     def append_many(self, seq: int, ranges: Sequence[tuple[int, int]]) -> None:
         """All of one write, before any of it is written."""
         entries, image, number = self._entries, self._map, self._number
+        for _ in range(len(entries) + len(ranges) - ENTRIES):
+            self._lost = max(self._lost, entries.popleft()[0])
+            self._store(_LOST, self._lost)
         for block, count in ranges:
-            if len(entries) == ENTRIES:
-                self._lost = max(self._lost, entries.popleft()[0])
-                self._store(_LOST, self._lost)
             number += 1
             check = xxh3_64_intdigest(_pack_entry(number, seq, block, count))
             _put_entry(image, HEADER_BYTES + number % ENTRIES * _ENTRY_BYTES, number, seq, block, count, check)
