@@ -1,4 +1,4 @@
-"""Constants of the production cores that a seed draws: a quiet time of five seconds hides what happens after it from a
+"""Constants of the production cores that a seed draws: a quiet time of a minute hides what happens after it from a
 run of ten, and a comparison of 4,096 blocks never ends in the middle.
 
 None of them is a promise between two nodes, so every value must be right.
