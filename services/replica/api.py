@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 
 from services.replica.brain import InvalidRecord, Stamp
 from services.replica.brain import events as ev
+from services.replica.clock import boot_time_ns
 from services.replica.driver import Node, Reply, Volume
 from services.replica.frontends import Frontends
 from services.replica.guests import Guests
@@ -18,7 +19,7 @@ from services.replica.records import from_model, to_model
 from services.replica.replicas import Replicas
 from services.replica.scrubber import Scrubber
 from services.replica.settings import ReplicaSettings
-from services.replica.shell import Shell, boot_time_ns
+from services.replica.shell import Shell
 from services.replica.status import in_short, page, replica_status, resyncing, serves, snapshot_views
 from services.replica.store import StoreError
 from stoscore import subjects

@@ -12,6 +12,7 @@ from services.replica.addresses import Addresses
 from services.replica.api import Api
 from services.replica.brain.messages import BrainMessage
 from services.replica.by_bus import ByBus
+from services.replica.clock import boot_time_ns
 from services.replica.data_dir import DataDir
 from services.replica.decided import Decisions
 from services.replica.driver import Decided, DropHome, FindHome, Node, RecordChanged, Reply
@@ -28,7 +29,7 @@ from services.replica.replication import effects as fx
 from services.replica.replication.replica import Share
 from services.replica.scrubber import Scrubber
 from services.replica.settings import ReplicaSettings
-from services.replica.shell import Shell, boot_time_ns
+from services.replica.shell import Shell
 from services.replica.unfounded import Unfounded
 from stoscore import metrics, subjects
 from stoscore.catalogue import Catalogue

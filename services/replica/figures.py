@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from services.replica.clock import boot_time_ns
 from services.replica.driver import Node, Volume
 from services.replica.frontends import Frontends
 from services.replica.handlers import Handlers
 from services.replica.hosted import Hosted
 from services.replica.replicas import Replicas
-from services.replica.shell import Counted, boot_time_ns
+from services.replica.shell import Counted
 from services.replica.status import unfinished
 from stoscore.metrics import Sample, sampled
 from stoscore.units import BLOCK_BYTES, SECOND

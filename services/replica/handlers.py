@@ -19,6 +19,7 @@ from services.replica import codec, permits
 from services.replica.brain import BeatAnswer, Claims, PairMessage, messages
 from services.replica.brain.messages import BadMessage, Newer
 from services.replica.causes import Causes
+from services.replica.clock import boot_time_ns
 from services.replica.codec import Envelope
 from services.replica.driver import Node, Volume
 from services.replica.frontends import Frontends
@@ -43,7 +44,7 @@ from services.replica.peers import (
 from services.replica.replication import messages as ms
 from services.replica.replication.primary import Primary
 from services.replica.replication.resync import FANOUT
-from services.replica.shell import Shell, boot_time_ns
+from services.replica.shell import Shell
 from services.replica.store import verify_sums
 from services.replica.traced import flushing, zeroing
 from services.replica.trail import Trail

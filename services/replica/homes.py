@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable
 
 from services.replica.brain import Voter
 from services.replica.brain import events as ev
+from services.replica.clock import boot_time_ns
 from services.replica.driver import DropHome, FindHome, Node
-from services.replica.shell import boot_time_ns
 from stoscore import subjects
 from stoscore.bus import Bus
 from stoscore.errors import Code, StosError

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from services.replica.brain import HardState, Timing, Voter
+from services.replica.clock import boot_time_ns
 from services.replica.cloning import source_of
 from services.replica.driver import Node
 from services.replica.hosted import Hosted
 from services.replica.kernel_sync import KernelSync
 from services.replica.opening import Found, LostVoter, open_voter
 from services.replica.settings import ReplicaSettings
-from services.replica.shell import Shell, boot_time_ns
+from services.replica.shell import Shell
 from services.replica.store import (
     BlockStore,
     Format,

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from services.replica.clock import boot_time_ns
 from services.replica.hosted import Hosted
 from services.replica.scrubbing import (
     SLICE_BLOCKS,
@@ -28,7 +29,7 @@ from services.replica.scrubbing import (
     Work,
     next_volume,
 )
-from services.replica.shell import Shell, boot_time_ns
+from services.replica.shell import Shell
 from services.replica.store import BlockStore, StoreError
 from stoscore.errors import StosError
 from stoscore.files import write_private

@@ -9,18 +9,14 @@ when the frame has been handled.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 from services.replica import codec
-from services.replica.brain import events as ev
 from services.replica.brain.messages import BrainMessage
 from services.replica.brain.messages import encode as encode_brain
-from services.replica.brain.record import layer_name
+from services.replica.clock import boot_time_ns
 from services.replica.codec import Envelope, Parts
-from services.replica.copies import heal_copy, pack_copy, pack_readable, store_copy
 from services.replica.driver import (
     Data,
     Decided,
@@ -38,24 +34,20 @@ from services.replica.driver import (
     ToBrain,
     ToPeer,
 )
-from services.replica.driver.snapshots import unwanted
 from services.replica.hosted import Failure, Hosted, SyncWait
 from services.replica.peers import (
-    PACKED_BLOCKS_MAX,
     Link,
     PeerNetwork,
     Type,
     pack,
     pack_copies,
-    pack_data,
 )
 from services.replica.replication import effects as fx
 from services.replica.replication import messages as ms
-from services.replica.replication.estimate import error_of
-from services.replica.replication.packing import Packing, Wire
-from services.replica.replication.past import Moment
-from services.replica.replication.resync import COPY_BLOCKS
-from services.replica.store import Blocks, CorruptBlocks, StoreError, Unproved, by_region
+from services.replica.resyncing import Resyncing
+from services.replica.rot import Rot
+from services.replica.seals import Seals
+from services.replica.store import CorruptBlocks, StoreError
 from services.replica.traced import Traced, Work, flushing, keep_if_slow, syncing, zeroing
 from stoscore.metrics import RATIO, Histogram
 from stoscore.telemetry import get_logger
@@ -64,15 +56,6 @@ log = get_logger("replica")
 HAND_OVER_S = 3.0
 """How long an ending process waits for its volumes to be led elsewhere."""
 HAND_OVER_LOOK_S = 0.005
-RETIRE_AGAIN_S = 2.0
-
-
-assert COPY_BLOCKS <= PACKED_BLOCKS_MAX
-
-
-def boot_time_ns() -> int:
-    """CLOCK_BOOTTIME: goes on while the machine sleeps, so that a lease does not outlive a suspend (P2)."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 class Counted:
@@ -120,9 +103,9 @@ class Shell:
         self.payloads: dict[int, Parts] = {}
         self._windows: list[int] = []
         """Tokens of payloads that lie in a receive buffer."""
-        self._around = around
-        self._loop = loop
-        self._links: dict[int, Link] = {}
+        self.around = around
+        self.loop = loop
+        self.links: dict[int, Link] = {}
         self._numbers: dict[Link, int] = {}
         self._next_link = 1
         self._settling = False
@@ -132,6 +115,8 @@ class Shell:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
         self._token = 0
+        self.rot = Rot(self)
+        self.seals = Seals(self)
         self._orders: dict[type, Callable[[Any], None]] = {
             Data: self._data,
             ToPeer: self._to_peer,
@@ -143,7 +128,7 @@ class Shell:
             Erase: self._erase,
             Remove: self._remove,
             TellServing: self._tell_serving,
-            HangUp: self._hang_up,
+            HangUp: self.hang_up,
             FindHome: around.find_home,
             DropHome: around.drop_home,
         }
@@ -153,29 +138,18 @@ class Shell:
             fx.AnswerRead: self._answer_read,
             fx.AnswerReadMany: self._answer_read_many,
             fx.AnswerStatus: self._answer_status,
-            fx.AnswerDigests: self._answer_digests,
             fx.StoreWrite: self._store_write,
             fx.StoreWriteMany: self._store_write_many,
             fx.StoreZero: self._store_zero,
-            fx.StoreCopy: self._store_copy,
             fx.MarkRegions: self._mark,
             fx.UnmarkRegions: self._unmark,
             fx.SyncStore: self._sync,
-            fx.WriteBack: self._write_back,
             fx.CommitTail: self._commit_tail,
-            fx.Compare: self._compare,
-            fx.SendCopy: self._send_copy,
-            fx.AnswerFetch: self._answer_fetch,
-            fx.Heal: self._heal,
-            fx.Damage: self._damage,
-            fx.PrepareSeal: self._prepare_seal,
-            fx.SealStore: self._seal_store,
-            fx.HashSeal: self._hash_seal,
-            fx.WritesHeld: self._writes_held,
             fx.Release: self._release,
             fx.StartedServing: self._started_serving,
-            fx.ResyncBegins: self._resync_begins,
-            fx.ResyncDone: self._resync_done,
+            **Resyncing(self).performs(),
+            **self.rot.performs(),
+            **self.seals.performs(),
         }
 
     # ---- what comes in --------------------------------------------------------------------------------
@@ -194,12 +168,12 @@ class Shell:
             self._next_link += 1
             if link.up:
                 self._numbers[link] = number
-                self._links[number] = link
+                self.links[number] = link
         return number
 
     def forget_link(self, link: Link) -> int:
         number = self._numbers.pop(link, 0)
-        self._links.pop(number, None)
+        self.links.pop(number, None)
         return number
 
     def hold(self, *parts: bytes | memoryview) -> int:
@@ -253,7 +227,7 @@ class Shell:
         log.error("%s", what, exc_info=error, extra={"volume": volume})
         hosted = self.hosted.get(volume)
         if hosted is not None and isinstance(order, Data | Save):
-            self._failed(hosted, what, votes=not isinstance(order, Save))
+            self.fail(hosted, what, votes=not isinstance(order, Save))
 
     def _arm(self) -> None:
         due_ns = self.node.next_deadline_ns()
@@ -262,7 +236,7 @@ class Shell:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_ns = due_ns
-        self._timer = self._loop.call_later(max(0, due_ns - boot_time_ns()) / 1e9, self._timer_rang)
+        self._timer = self.loop.call_later(max(0, due_ns - boot_time_ns()) / 1e9, self._timer_rang)
 
     def _timer_rang(self) -> None:
         self._timer = None
@@ -294,7 +268,7 @@ class Shell:
     def _to_peer(self, order: ToPeer) -> None:
         parts = codec.pack_pair(order.message)
         if order.by_bus:
-            self._around.pair_by_bus(order.node, b"".join(bytes(part) for part in parts))
+            self.around.pair_by_bus(order.node, b"".join(bytes(part) for part in parts))
         else:
             self.network.send(order.node, *parts)
 
@@ -302,7 +276,7 @@ class Shell:
         encoded = encode_brain(order.message)
         header = pack(Type.BRAIN, volume=bytes.fromhex(order.message.volume), length=len(encoded))
         if not self.network.send(order.message.target.node, header, encoded):
-            self._around.brain_by_bus(order.message, encoded)
+            self.around.brain_by_bus(order.message, encoded)
 
     def _save(self, order: Save) -> None:
         hosted = self.hosted.get(order.volume)
@@ -315,7 +289,7 @@ class Shell:
             if failure is None:
                 self.node.saved(order.volume, ticket, boot_time_ns())
             else:
-                self._failed(hosted, f"hard state: {failure}", votes=False)
+                self.fail(hosted, f"hard state: {failure}", votes=False)
             self.settle()
 
         hosted.save(order.ticket, order.state, told)
@@ -338,14 +312,14 @@ class Shell:
         hosted = self.hosted.pop(order.volume, None)
         if hosted is not None:
             self.by_raw.pop(hosted.raw, None)
-            self._around.remove(hosted)
+            self.around.remove(hosted)
 
     def _tell_serving(self, order: TellServing) -> None:
         """Our own link there may not be up yet, when we have just become the primary; its link to us is."""
         copies = self._copies(order.volume)
         header = pack(Type.SERVING, volume=bytes.fromhex(order.volume), epoch=order.epoch, length=len(copies))
         if not self.network.send(order.node, header, copies):
-            for link in self._links.values():
+            for link in self.links.values():
                 if link.peer == order.node:
                     link.send(header, copies)
 
@@ -356,10 +330,10 @@ class Shell:
         members = record.members if record is not None else ()
         return pack_copies({member.node: member.incarnation for member in members if member.kind == "data"})
 
-    def _hang_up(self, order: HangUp, reason: str = "the peer is silent") -> None:
+    def hang_up(self, order: HangUp, reason: str = "the peer is silent") -> None:
         link = self.network.outgoing(order.node)
         if link is not None:
-            self._loop.call_soon(link.close, reason)
+            self.loop.call_soon(link.close, reason)
 
     def _data(self, order: Data) -> None:
         hosted = self.hosted.get(order[0])
@@ -373,7 +347,7 @@ class Shell:
             try:
                 table[type(effect)](hosted, order, effect)
             except StoreError as error:
-                self._failed(hosted, str(error))
+                self.fail(hosted, str(error))
             except Exception as error:
                 self._broke(order, error)
 
@@ -381,10 +355,10 @@ class Shell:
         """The volume has no voter here: a frontend that asks is sent on."""
         envelope = Envelope(bytes.fromhex(order.volume), epoch=order.epoch)
         for effect in order.effects:
-            if isinstance(effect, fx.Answer) and effect.link in self._links:
-                self._links[effect.link].send(*codec.pack_message(envelope, effect.message))
+            if isinstance(effect, fx.Answer) and effect.link in self.links:
+                self.links[effect.link].send(*codec.pack_message(envelope, effect.message))
 
-    def _failed(self, hosted: Hosted, reason: str, *, votes: bool = True) -> None:
+    def fail(self, hosted: Hosted, reason: str, *, votes: bool = True) -> None:
         """This copy's disk failed: it counts for nothing from now on, durably if the disk still takes that (S3). Only
         one whose hard state can't be stored has no vote any more either."""
         if hosted.failure and (votes or not hosted.votes):
@@ -442,7 +416,7 @@ class Shell:
 
     def _answer(self, hosted: Hosted, order: Data, effect: fx.Answer) -> None:
         number, message = effect
-        link = self._links.get(number)
+        link = self.links.get(number)
         if link is None:
             return
         if isinstance(message, ms.Ack):
@@ -476,17 +450,17 @@ class Shell:
             return
         if known is not None:
             self._send_acks()
-        self._acks[key] = (self.envelope(hosted, epoch, self._links[number].peer), list(message.seqs))
+        self._acks[key] = (self.envelope(hosted, epoch, self.links[number].peer), list(message.seqs))
 
     def _send_acks(self) -> None:
         acks, self._acks = self._acks, {}
         for (number, _), (envelope, seqs) in acks.items():
-            link = self._links.get(number)
+            link = self.links.get(number)
             if link is not None:
                 link.send(*codec.pack_message(envelope, ms.Ack(tuple(seqs))))
 
     def _answer_read(self, hosted: Hosted, order: Data, effect: fx.AnswerRead) -> None:
-        link = self._links.get(effect.link)
+        link = self.links.get(effect.link)
         volume = self.node.volumes.get(hosted.volume)
         primary = volume.primary if volume else None
         if link is None or volume is None or primary is None or primary.epoch != order.epoch or not primary.serving:
@@ -495,7 +469,7 @@ class Shell:
         try:
             sums, data = hosted.blocks.read(effect.block, effect.count)
         except CorruptBlocks as error:
-            self._saw_rot(hosted, error.blocks)
+            self.rot.saw(hosted, error.blocks)
             self.node.unreadable(hosted.volume, order.epoch, effect, error.blocks, boot_time_ns())
             return
         if self.node.lease_until(volume) <= boot_time_ns():  # P4: after the disk, as the answer leaves
@@ -508,7 +482,7 @@ class Shell:
     def _answer_read_many(self, hosted: Hosted, order: Data, effect: fx.AnswerReadMany) -> None:
         """Together; one by one where some of them meet rot, because these wait to be healed."""
         number, session, asks = effect
-        link = self._links.get(number)
+        link = self.links.get(number)
         volume = self.node.volumes.get(hosted.volume)
         primary = volume.primary if volume else None
         if link is None or volume is None or primary is None or primary.epoch != order.epoch or not primary.serving:
@@ -527,7 +501,7 @@ class Shell:
             self._answered(hosted, session, [request for request, _, _ in asks])
 
     def _answer_status(self, hosted: Hosted, order: Data, effect: fx.AnswerStatus) -> None:
-        link = self._links.get(effect.link)
+        link = self.links.get(effect.link)
         volume = self.node.volumes.get(hosted.volume)
         primary = volume.primary if volume else None
         if link is None or volume is None or primary is None or primary.epoch != order.epoch or not primary.serving:
@@ -573,15 +547,6 @@ class Shell:
         if hosted.health.rotten:
             hosted.health.overwrite(effect.block, effect.count)
 
-    def _store_copy(self, hosted: Hosted, order: Data, effect: fx.StoreCopy) -> None:
-        sums, data = self.payloads.pop(effect.token)
-        for part in by_region(effect.keep):
-            hosted.blocks.tail_append(effect.seq, *part.hull)
-        store_copy(hosted.blocks, effect.ranges, effect.keep, sums, data)
-        if hosted.health.rotten:
-            copied = (at for block, count in effect.keep for at in range(block, block + count))
-            self.counted.healed_blocks += hosted.health.heal(copied)
-
     def _commit_tail(self, hosted: Hosted, order: Data, effect: fx.CommitTail) -> None:
         hosted.blocks.tail_commit(effect.seq)
 
@@ -596,7 +561,7 @@ class Shell:
             if failure is None:
                 self.node.marked(hosted.volume, regions, boot_time_ns())
             else:
-                self._failed(hosted, str(failure))
+                self.fail(hosted, str(failure))
             self.settle()
 
         hosted.mark(effect.regions, told)
@@ -611,7 +576,7 @@ class Shell:
             self.counted.syncs.record((now_ns - asked_ns) / 1e9)
             keep_if_slow("store.sync", hosted.volume, now_ns - asked_ns, failure)
             if failure is not None:
-                self._failed(hosted, str(failure))
+                self.fail(hosted, str(failure))
             else:
                 if any(wait.cleans for wait in waits):
                     self.node.store_changed(hosted.volume, now_ns, unclean=hosted.blocks.unclean)
@@ -630,142 +595,11 @@ class Shell:
         if asked is not None:
             self.traced.became(hosted.raw, *asked, syncing(hosted.raw, ticket), now_ns)
 
-    def _write_back(self, hosted: Hosted, order: Data, effect: fx.WriteBack) -> None:
-        hosted.write_back()
-
-    # ---- snapshots ------------------------------------------------------------------------------------
-
-    def _prepare_seal(self, hosted: Hosted, order: Data, effect: fx.PrepareSeal) -> None:
-        def told(why_not: str, failure: Failure) -> None:
-            if failure is not None:
-                self._failed(hosted, str(failure))
-            else:
-                self.node.seal_prepared(hosted.volume, order.owner, effect.number, why_not, boot_time_ns())
-            self.settle()
-
-        hosted.layers.prepare(told)
-
-    def _seal_store(self, hosted: Hosted, order: Data, effect: fx.SealStore) -> None:
-        def told(failure: Failure) -> None:
-            if failure is not None:
-                self._failed(hosted, str(failure))
-            else:
-                self.node.sealed(hosted.volume, effect.seq, boot_time_ns())
-                self._drop_unwanted(hosted)
-            self.settle()
-
-        hosted.layers.seal(layer_name(effect.snapshot, effect.seq), told)
-
-    def _hash_seal(self, hosted: Hosted, order: Data, effect: fx.HashSeal) -> None:
-        def told(root: int | None, failure: Failure) -> None:
-            if isinstance(failure, Unproved):
-                log.warning("%s has no root hash: %s", effect.snapshot, failure, extra={"volume": hosted.volume})
-                self.node.hashed(hosted.volume, order.owner, effect.seq, None, boot_time_ns())
-            elif failure is not None:
-                self._failed(hosted, str(failure))
-            elif root is not None:
-                self.node.hashed(hosted.volume, order.owner, effect.seq, root, boot_time_ns())
-            self.settle()
-
-        hosted.layers.hash(layer_name(effect.snapshot, effect.seq), effect.size_blocks, told)
-
-    def _writes_held(self, hosted: Hosted, order: Data, effect: fx.WritesHeld) -> None:
-        self.counted.seals.record(effect.held_ns / 1e9)
-        log.info(
-            "snapshot %s is sealed: writes were held for %.1f ms, %d waited",
-            effect.snapshot,
-            effect.held_ns / 1e6,
-            effect.requests,
-            extra={"volume": hosted.volume, "epoch": order.epoch},
-        )
-
     def _record_changed(self, order: RecordChanged) -> None:
         hosted = self.hosted.get(order.volume)
         if hosted is not None:
-            self._drop_unwanted(hosted)
-        self._around.record_changed(order)
-
-    def _drop_unwanted(self, hosted: Hosted) -> None:
-        """Layers that no snapshot of the record needs: of a deposed primary, or dropped."""
-        volume = self.node.volumes.get(hosted.volume)
-        if hosted.store is None or hosted.failure or volume is None or volume.committed is None:
-            return
-        sealed = hosted.store.sealed
-        if sealed:
-            hosted.layers.drop(unwanted(sealed, volume.committed, volume.brain.record))
-
-    # ---- comparing and copying ------------------------------------------------------------------------
-
-    def _answer_digests(self, hosted: Hosted, order: Data, effect: fx.AnswerDigests) -> None:
-        link = self._links.get(effect.link)
-        if link is None:
-            return
-        try:
-            digests = hosted.blocks.digests_of(effect.level, effect.ranges)
-        except ValueError as error:
-            link.close(f"asked for impossible digests: {error}")
-            return
-        envelope = self.envelope(hosted, order.epoch, link.peer)
-        link.send(*codec.pack_message(envelope, ms.Digests(effect.number, effect.level, 0), (digests,)))
-
-    def _compare(self, hosted: Hosted, order: Data, effect: fx.Compare) -> None:
-        theirs, blocks = bytes(self.payloads.pop(effect.token)[0]), _blocks(hosted, effect.of)
-        if blocks is None:
-            self._past_unreadable(hosted, order, effect, "this copy has no such layer")
-            return
-        ours = blocks.digests_of(effect.level, effect.ranges)
-        if len(theirs) != len(ours):
-            self._hang_up(
-                HangUp(effect.peer), f"it sent {len(theirs)} bytes of digests where {len(ours)} were asked for"
-            )
-            return
-        differing = [] if theirs == ours else _different(effect.ranges, ours, theirs)
-        now_ns = boot_time_ns()
-        self.node.compared(hosted.volume, order.epoch, effect.peer, effect.number, differing, now_ns)
-
-    def _send_copy(self, hosted: Hosted, order: Data, effect: fx.SendCopy) -> None:
-        blocks = _blocks(hosted, effect.of)
-        if blocks is None:
-            self._past_unreadable(hosted, order, effect, "this copy has no such layer")
-            return
-        try:
-            payload = pack_copy(blocks, effect.ranges)
-        except CorruptBlocks as error:
-            if effect.of is not None:
-                self._past_unreadable(hosted, order, effect, str(error))
-                return
-            self._saw_rot(hosted, error.blocks)
-            self.node.unreadable(hosted.volume, order.epoch, effect, error.blocks, boot_time_ns())
-            return
-        message = ms.Copy(effect.number, effect.as_of, effect.ranges, 0)
-        envelope = self.envelope(hosted, order.epoch, effect.peer)
-        packed = self._packed(hosted, effect.peer, payload[1:])
-        if packed:
-            size = sum(map(len, payload[1:]))
-            self.network.send(effect.peer, *codec.pack_packed(envelope, message, payload[0], packed, size))
-        else:
-            self.network.send(effect.peer, *codec.pack_message(envelope, message, payload))
-
-    def _past_unreadable(self, hosted: Hosted, order: Data, effect: fx.Compare | fx.SendCopy, reason: str) -> None:
-        assert effect.of is not None
-        log.error("%s can't be given: %s", effect.of.snapshot, reason, extra={"volume": hosted.volume})
-        self.node.past_unreadable(hosted.volume, order.epoch, effect.peer, effect.of, boot_time_ns())
-
-    def _packed(self, hosted: Hosted, peer: str, data: Parts) -> bytes:
-        """These blocks, smaller; empty where they are to be sent as they are."""
-        volume, link = self.node.volumes.get(hosted.volume), self.network.outgoing(peer)
-        primary = volume.primary if volume is not None else None
-        known = primary.peers.get(peer) if primary is not None else None
-        if not data or link is None or known is None or not known.takes_packed:
-            return b""
-        packing = hosted.packing.setdefault(peer, Packing())
-        if not packing.tries(Wire(*link.delivery())):
-            return b""
-        began_ns = time.thread_time_ns()  # what others did to this processor meanwhile is no cost of packing
-        packed = pack_data(data)
-        took_ns = time.thread_time_ns() - began_ns
-        size = sum(map(len, data))
-        return packed if packing.tried(size, len(packed), took_ns) else b""
+            self.seals.drop_unwanted(hosted)
+        self.around.record_changed(order)
 
     # ---- rot ------------------------------------------------------------------------------------------
 
@@ -778,67 +612,16 @@ class Shell:
     def disk_failed(self, hosted: Hosted, reason: str) -> None:
         """What nobody waits for could not be read or written: the scrub, a fold."""
         if not self.stopped:
-            self._failed(hosted, reason)
+            self.fail(hosted, reason)
             self.settle()
 
     def rot_found(self, volume: str, blocks: Sequence[int]) -> None:
         """The scrub read blocks that do not match their checksum."""
         hosted = self.hosted.get(volume)
         if hosted is not None and not hosted.failure and not self.stopped:
-            self._saw_rot(hosted, blocks)
+            self.rot.saw(hosted, blocks)
             self.node.rotten(volume, blocks, boot_time_ns())
             self.settle()
-
-    def _saw_rot(self, hosted: Hosted, blocks: Sequence[int]) -> None:
-        now_ns = boot_time_ns()
-        new = hosted.health.see(blocks, now_ns)
-        self.counted.rotten_blocks += len(new)
-        if new:
-            log.warning("%d blocks do not match their checksum: %s", len(new), new[:8], extra={"volume": hosted.volume})
-        if hosted.health.worn_out(now_ns) and not hosted.retiring:
-            hosted.retiring = True
-            self._loop.call_soon(self._retire, hosted)
-
-    def _retire(self, hosted: Hosted) -> None:
-        """Another copy in another place is worth more than this one. Who leads hands over first, and the last copy
-        that is in sync stays: what it can still give is all that there is. Looked at again until it has left."""
-        volume = self.node.volumes.get(hosted.volume)
-        record = volume.brain.record if volume is not None else None
-        if self.stopped or hosted.failure or self.hosted.get(hosted.volume) is not hosted:
-            return
-        now_ns = boot_time_ns()
-        if volume is not None and record is not None and len(record.in_sync) > 1:
-            reason = "its disk keeps producing rotten blocks"
-            if volume.brain.role != "leader":
-                self._failed(hosted, f"{reason}: {hosted.health.found} since it was started")
-            elif not volume.brain.handover.under_way:
-                self.node.ask(hosted.volume, ev.MoveAsked(0, reason=reason), now_ns)
-            self.settle()
-        hosted.retiring = not hosted.failure and hosted.health.worn_out(now_ns)
-        if hosted.retiring:
-            self._loop.call_later(RETIRE_AGAIN_S, self._retire, hosted)
-
-    def _answer_fetch(self, hosted: Hosted, order: Data, effect: fx.AnswerFetch) -> None:
-        link = self._links.get(effect.link)
-        if link is None:
-            return
-        ranges, payload, bad = pack_readable(hosted.blocks, effect.ranges)
-        message = ms.Fetched(effect.number, tuple(ranges), 0)
-        link.send(*codec.pack_message(self.envelope(hosted, order.epoch, link.peer), message, payload))
-        if bad:
-            self._saw_rot(hosted, bad)
-            self.node.rotten(hosted.volume, bad, boot_time_ns())
-
-    def _heal(self, hosted: Hosted, order: Data, effect: fx.Heal) -> None:
-        sums, data = self.payloads.pop(effect.token)
-        whole = heal_copy(hosted.blocks, effect.ranges, sums, data, settled=effect.settled)
-        self.counted.healed_blocks += hosted.health.heal(whole)
-        self.node.healed(hosted.volume, order.epoch, effect.number, whole, boot_time_ns())
-
-    def _damage(self, hosted: Hosted, order: Data, effect: fx.Damage) -> None:
-        blocks = [at for block, count in effect.blocks for at in range(block, block + count)]
-        if effect.source or effect.node != self.node.name or hosted.health.lose(blocks):
-            self._around.damaged(hosted.volume, order.epoch, effect)
 
     def _release(self, hosted: Hosted, order: Data, effect: fx.Release) -> None:
         self.payloads.pop(effect.token, None)
@@ -851,35 +634,6 @@ class Shell:
             extra={"volume": hosted.volume, "epoch": order.epoch},
         )
 
-    def _resync_begins(self, hosted: Hosted, order: Data, effect: fx.ResyncBegins) -> None:
-        hosted.packing[effect.node] = Packing()
-        self.on_resync(hosted.volume, effect)
-
-    def _resync_done(self, hosted: Hosted, order: Data, effect: fx.ResyncDone) -> None:
-        packing = hosted.packing.pop(effect.node, None)
-        if packing is not None:
-            self.counted.resync_spared_bytes += packing.spared_bytes
-            effect = replace(effect, bytes_spared=packing.spared_bytes)
-        self.on_resynced(hosted.volume, effect)
-        self.counted.resyncs += 1
-        self.counted.resync_sent_blocks += effect.blocks_sent
-        self.counted.resync_compared_blocks += effect.blocks_compared
-        if effect.estimate is not None:
-            self.counted.estimate_errors.record(error_of(effect.estimate.bytes.likely, effect.bytes_sent))
-            self.counted.duration_errors.record(error_of(effect.estimate.duration_ns.likely, effect.took_ns))
-        log.info(
-            "%s is up to date: compared %d blocks, sent %d",
-            effect.node,
-            effect.blocks_compared,
-            effect.blocks_sent,
-            extra={"volume": hosted.volume, "epoch": order.epoch},
-        )
-
-
-def _blocks(hosted: Hosted, of: Moment | None) -> Blocks | None:
-    """What is compared and copied: what the volume is, or was; None when that layer is gone."""
-    return hosted.blocks if of is None else hosted.blocks.past(layer_name(*of))
-
 
 def _after_failure(effect: fx.Effect) -> bool:
     """What a failed copy may still do: let go of payloads, say that it failed, send a frontend on."""
@@ -887,29 +641,3 @@ def _after_failure(effect: fx.Effect) -> bool:
         case fx.Release() | fx.Answer(_, ms.Failed()) | fx.Answer(_, ms.OpenRefused()):
             return True
     return False
-
-
-def _different(ranges: Sequence[tuple[int, int]], ours: bytes, theirs: bytes) -> list[tuple[int, int]]:
-    """Runs of nodes whose 8-byte values differ, none across two of the ranges that were asked for."""
-    mine, others = memoryview(ours).cast("Q"), memoryview(theirs).cast("Q")
-    if len(mine) == len(ranges):  # scattered blocks
-        return [where for where, own, other in zip(ranges, mine, others, strict=True) if own != other]
-    runs: list[tuple[int, int]] = []
-    at = 0
-    for first, count in ranges:
-        end = at + count
-        if mine[at:end] == others[at:end]:
-            at = end
-            continue
-        start = -1
-        for index in range(at, end):
-            if mine[index] == others[index]:
-                if start >= 0:
-                    runs.append((first + start - at, index - start))
-                start = -1
-            elif start < 0:
-                start = index
-        if start >= 0:
-            runs.append((first + start - at, end - start))
-        at = end
-    return runs

@@ -11,8 +11,8 @@ import pytest
 import uvloop
 
 from services.dev.nbd_client import NbdClient
+from services.replica.clock import boot_time_ns
 from services.replica.peers import Type, pack
-from services.replica.shell import boot_time_ns
 from tests.support.ca import TestAuthority
 from tests.support.peers import Make, peer_nodes, until
 from tests.support.wired import Wired, WiredNode, wired

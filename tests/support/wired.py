@@ -19,6 +19,7 @@ from services.replica.brain import Voter
 from services.replica.brain import events as ev
 from services.replica.brain.messages import BrainMessage
 from services.replica.brain.record import Record
+from services.replica.clock import boot_time_ns
 from services.replica.driver import Decided, DropHome, FindHome, Node, RecordChanged, Reply, Volume
 from services.replica.frontends import Frontends
 from services.replica.handlers import Handlers
@@ -28,7 +29,7 @@ from services.replica.replicas import Replicas
 from services.replica.replication import effects as fx
 from services.replica.replication.replica import Share
 from services.replica.settings import ReplicaSettings
-from services.replica.shell import Shell, boot_time_ns
+from services.replica.shell import Shell
 from services.replica.store import FileStoreFactory
 from stoscore.identity import Identity
 from stoscore.messages import CreateReplica, FrontendOpened, OpenFrontend, RemoteExport, VoterModel

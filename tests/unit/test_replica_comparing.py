@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.replica.replication.blockmap import BlockMap
-from services.replica.shell import _different
+from services.replica.resyncing import _different
 from services.replica.store import by_region
 from stoscore.units import REGION_BLOCKS
 

@@ -13,13 +13,14 @@ import pytest
 from services.replica.brain import Record, Slot, Timing, Voter
 from services.replica.brain import events as ev
 from services.replica.brain.record import Stamp
+from services.replica.clock import boot_time_ns
 from services.replica.driver import Node
 from services.replica.guests import Guests
 from services.replica.peers import PeerNetwork
 from services.replica.records import to_model
 from services.replica.replicas import Replicas
 from services.replica.settings import ReplicaSettings
-from services.replica.shell import Shell, boot_time_ns
+from services.replica.shell import Shell
 from services.replica.store import FileStoreFactory
 from stoscore.access import Caller
 from stoscore.errors import Code, StosError

@@ -13,12 +13,13 @@ import pytest
 
 from services.replica.brain import Record, Timing, Voter
 from services.replica.brain import events as ev
+from services.replica.clock import boot_time_ns
 from services.replica.driver import DropHome, FindHome, Node
 from services.replica.homes import Homes
 from services.replica.peers import PeerNetwork
 from services.replica.replicas import Replicas
 from services.replica.settings import ReplicaSettings
-from services.replica.shell import Shell, boot_time_ns
+from services.replica.shell import Shell
 from services.replica.store import FileStoreFactory
 from services.replica.unfounded import Unfounded
 from stoscore.errors import Code, StosError
