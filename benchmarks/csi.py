@@ -1,11 +1,12 @@
 """How long CSI calls take: CreateVolume until the volume serves, and a page of ListVolumes with all volumes there.
 
-    python -m benchmarks.csi [--volumes 1000] [--workers 20] [--seconds 240] [--out FILE]
+    python -m benchmarks.csi [--volumes 1000] [--workers 20] [--seconds 200] [--out FILE]
 
-An embedded cluster of three nodes on this machine, three copies, real gRPC. First one create after the other, then the
-rest by the workers at once, for so many seconds at most. A create that fails is told with its code and repeated, as
-Kubernetes does, and the log lines of the cluster about it are shown. Then the list is read page by page, a few times,
-and the controller's memory and its processor time for a page are told.
+An embedded cluster of three nodes on this machine, three copies, real gRPC. First snapshots of volumes in use, and what
+they hold up (`csi_pauses`). Then one create after the other, then the rest by the workers at once, for so many seconds
+at most. A create that fails is told with its code and repeated, as Kubernetes does, and the log lines of the cluster
+about it are shown. Then the list is read page by page, a few times, and the controller's memory and its processor time
+for a page are told.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -28,17 +31,21 @@ import grpc.aio
 
 from benchmarks.contenders import ROOT
 from benchmarks.contenders.contract import cpu_us
+from benchmarks.csi_pauses import pauses
 from services.dev.cluster import Cluster
 from stoscore.proto import csi_pb2 as pb
 from stoscore.proto import csi_pb2_grpc as rpc
 from stoscore.units import MIB
 
 OUT = ROOT / "benchmarks" / "results" / "csi.json"
+BUSY = 2
+"""Volumes that `pauses` uses."""
 ALONE = 50
 """Creates without company."""
 SIZE_BYTES = 16 * MIB
-TIMEOUT_S = 120.0
+TIMEOUT_S = 60.0
 TRIES = 5
+AGAIN_S = 2.0
 READINGS = 3
 """How often the whole list is read."""
 LINES_MAX = 20
@@ -54,14 +61,18 @@ class Creates:
     never: int = 0
     """not there after all tries"""
 
-    async def create(self, controller: Any, number: int) -> None:
+    async def create(self, controller: Any, number: int, until_s: float = math.inf) -> None:
+        """Repeated until then."""
         for again in range(TRIES):
+            if again and time.monotonic() >= until_s:
+                break
             began = time.monotonic()
             try:
                 await controller.CreateVolume(request(number), timeout=TIMEOUT_S)
             except grpc.aio.AioRpcError as error:
                 self.failures[f"{error.code().name}: {(error.details() or '')[:160]}"] += 1
                 self.failed_names.append(name_of(number))
+                await asyncio.sleep(AGAIN_S)
                 continue
             if not again:
                 self.seconds.append(time.monotonic() - began)
@@ -73,9 +84,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.csi", description=__doc__)
     parser.add_argument("--volumes", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=240.0, help="how long the workers begin creates")
+    parser.add_argument("--seconds", type=float, default=200.0, help="how long the workers begin creates")
     parser.add_argument("--out", type=Path, default=OUT)
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and stop the cluster
     with tempfile.TemporaryDirectory(prefix="stos-csi-") as directory:
         cluster = Cluster(Path(directory) / "dev")
         cluster.up()
@@ -95,6 +107,7 @@ async def measured(cluster: Cluster, volumes: int, workers: int, seconds: float)
     async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
         controller = rpc.ControllerStub(channel)
         await Creates().create(controller, 0)  # the first one warms everything up
+        paused = await pauses(cluster, channel, request_of)
         alone, together = Creates(), Creates()
         for number in range(1, ALONE + 1):
             await alone.create(controller, number)
@@ -106,12 +119,17 @@ async def measured(cluster: Cluster, volumes: int, workers: int, seconds: float)
         pages = await listed(controller)
         used = cpu_us(pid) - used
     show_log(cluster, [*alone.failed_names, *together.failed_names])
-    there = 1 + ALONE + made - alone.never - together.never
+    there = 1 + BUSY + ALONE + made - alone.never - together.never
     assert sum(pages["entries"]) == there * READINGS, "the list does not have what was made"
     return {
         "machine": {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)},
         "create, one after the other": spread(alone.seconds),
         f"create, {workers} at once": spread(together.seconds) | {"per second": round(made / took, 1)},
+        "longest pause of 16 writers": {
+            "without a snapshot": spread(paused["without"]),
+            "around a snapshot": spread(paused["snapshot"]),
+            "of two volumes around a group's": spread(paused["group"]),
+        },
         "failures": dict(alone.failures + together.failures),
         "never made": alone.never + together.never,
         "list, a page": spread(pages["seconds"])
@@ -129,11 +147,15 @@ def name_of(number: int) -> str:
 
 
 def request(number: int) -> pb.CreateVolumeRequest:
+    return request_of(name_of(number), SIZE_BYTES)
+
+
+def request_of(name: str, size_bytes: int) -> pb.CreateVolumeRequest:
     capability = pb.VolumeCapability(block=pb.VolumeCapability.BlockVolume())
     capability.access_mode.mode = pb.VolumeCapability.AccessMode.SINGLE_NODE_WRITER
     return pb.CreateVolumeRequest(
-        name=name_of(number),
-        capacity_range=pb.CapacityRange(required_bytes=SIZE_BYTES),
+        name=name,
+        capacity_range=pb.CapacityRange(required_bytes=size_bytes),
         volume_capabilities=[capability],
         parameters={"replicas": "2"},
     )
@@ -149,7 +171,7 @@ async def by_workers(controller: Any, creates: Creates, numbers: Iterator[int], 
             if time.monotonic() >= until_s:
                 return
             begun += 1
-            await creates.create(controller, number)
+            await creates.create(controller, number, until_s)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(workers):

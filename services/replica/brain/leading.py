@@ -44,6 +44,9 @@ class Leading:
         self.writes: WriteState = "open"
         self._led_first = False
         self._lease_seen_ns = 0
+        self._had_lease = False
+        self._barren = 0
+        """How many reigns in a row, this one not counted, have ended without ever a lease."""
 
     @property
     def proposal(self) -> Proposal | None:
@@ -64,7 +67,7 @@ class Leading:
         local.leader = local.me
         self._led_first = False
         local.led_since_ns = now_ns
-        self._lease_seen_ns = 0
+        self._lease_seen_ns, self._had_lease = 0, False
         self._deletion.erased_voters = set()
         self._proposing.begin(old.record)
         self._repair = Repair(local, self._proposing, old.record)
@@ -98,6 +101,7 @@ class Leading:
             stopping=stopping,
         )
         local.at_once(ev.StopLeading(reign.reason(), successor))
+        self._barren = 0 if self._had_lease else self._barren + 1
         self._agenda.drop()
         local.role = "follower"
         local.leader = None
@@ -130,6 +134,7 @@ class Leading:
             absent=tuple(voter.node for voter in self._absent()),
             unpromised=facts.unpromised,
             disk_stalled=facts.disk_stalled,
+            barren=0 if self._had_lease else self._barren,
         )
 
     def _absent(self) -> tuple[Voter, ...]:
@@ -143,6 +148,7 @@ class Leading:
 
     def see_lease(self, facts: Facts) -> None:
         self._lease_seen_ns = max(self._lease_seen_ns, facts.lease_until_ns)
+        self._had_lease = self._had_lease or facts.lease_until_ns > self._local.now_ns
 
     def promise_ended(self, now_ns: int) -> None:
         """Until now it counted, though nobody looked while nothing happened."""
@@ -151,7 +157,7 @@ class Leading:
     def next_deadline_ns(self, facts: Facts) -> int | None:
         due: list[int] = []
         if self._absent() or facts.unpromised:
-            due.append(self._lease_end_ns(facts) + self._local.timing.lease_ns)
+            due.append(self._lease_end_ns(facts) + self._reign(self._local.now_ns, facts).patience_ns)
         resend_ns = self._proposing.next_deadline_ns()
         if resend_ns is not None:
             due.append(resend_ns)

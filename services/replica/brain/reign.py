@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from services.replica.brain.decisions import Verdict, recorded
 from stoscore.units import in_seconds
 
+BARREN_MAX = 6
+"""Doublings of a leader's patience."""
+
 
 @recorded
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,15 @@ class Reign:
     """The node that we have named (P5)."""
     failure: str = ""
     stopping: bool = False
+    barren: int = 0
+    """How many reigns of this voter in a row have ended without ever a lease: it has had none in this one either."""
+
+    @property
+    def patience_ns(self) -> int:
+        """How long it may be without a lease. *Four hundred volumes were elected at once on busy nodes, and promises
+        came after more than a lease. Every leader had resigned by then, and each election was work for all the others:
+        two minutes later nobody led any of them.*"""
+        return self.lease_ns << min(self.barren, BARREN_MAX)
 
     def judge(self) -> Verdict:
         reason = self.reason()
@@ -52,6 +64,6 @@ class Reign:
             return f"{self.heard_from or 'a voter'} knows epoch {self.heard_epoch}, above {self.epoch}"
         if self.disk_stalled:
             return "its disk makes no progress"  # its beats would keep it alive for ever
-        if (self.absent or self.unpromised) and self.lease_over_ns >= self.lease_ns:
+        if (self.absent or self.unpromised) and self.lease_over_ns >= self.patience_ns:
             return f"a majority of voters has made no promise for {in_seconds(self.lease_over_ns)}"
         return ""
