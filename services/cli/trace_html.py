@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from html import escape
 
-from services.cli.trace_text import heading, short
+from services.cli.trace_text import OUTCOME, heading, short
 from services.cli.waterfall import Row, Waterfall, format_ns
 from stoscore.tables import plain
 
@@ -41,7 +41,7 @@ def render(waterfall: Waterfall) -> str:
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">
 <title>{_text(f"trace {waterfall.trace_id}")}</title><style>{style}</style></head>
-<body><h1>{_text(heading(waterfall))}</h1><p class="legend">{legend}</p>
+<body><h1>{_text(heading(waterfall).replace("  ", " · "))}</h1><p class="legend">{legend}</p>
 <main>
 {rows}
 </main></body></html>
@@ -57,7 +57,7 @@ def _row(row: Row, waterfall: Waterfall, colours: dict[str, int]) -> str:
     left = min(99.9, max(0.0, 100 * row.start_ns / whole_ns))
     width = min(100 - left, 100 * span.duration_ns / whole_ns)
     name = f"<span class='{'name error' if span.error else 'name'}' style='{indent}'>{_text(short(span.name))} "
-    name += f"<span class='who'>{_text(who)}</span></span>"
+    name += f"<span class='who'>{_text(who)} {_text(span.attributes.get(OUTCOME, ''))}</span></span>"
     colour = "failed" if span.error else f"c{colours[who]}"
     bar = f"<span class='bar {colour}' style='left:{left:.3f}%;width:{width:.3f}%'></span>"
     facts = "".join(f"<dt>{_text(key)}</dt><dd>{_text(value)}</dd>" for key, value in _facts(row))

@@ -9,6 +9,8 @@ from services.cli.waterfall import Row, Waterfall, format_ns
 from stoscore.subjects import PREFIX
 from stoscore.tables import Tone, painted, plain
 
+OUTCOME = "stos.outcome"
+"""What was decided, in words: the one attribute that is always shown."""
 NAME_SHARE = 0.45
 """Of the width, for the names; the rest is for duration and bar."""
 WIDTH_MIN = 40
@@ -19,8 +21,8 @@ _PREFIX = f"{PREFIX}."
 
 
 def draw(waterfall: Waterfall, width: int, *, attributes: bool = False, colours: bool = False) -> list[str]:
-    """Lines of at most `width` characters, but for links, errors and attributes, which are told in full. What failed is
-    red where there are `colours`."""
+    """Lines of at most `width` characters, but for outcomes, links, errors and attributes, which are told in full. What
+    failed is red where there are `colours`."""
     width = max(width, WIDTH_MIN)
     names = int(width * NAME_SHARE)
     bars = width - names - _DURATION_CHARS - 3
@@ -50,6 +52,8 @@ def _lines(row: Row, waterfall: Waterfall, names: int, bars: int, *, attributes:
     duration = format_ns(span.duration_ns).rjust(_DURATION_CHARS)
     lines = [f"{name.ljust(names)} {duration} {_bar(row, waterfall, bars)}".rstrip()]
     below = f"{indent}    "
+    if outcome := span.attributes.get(OUTCOME):
+        lines.append(f"{below}{plain(outcome)}")
     if span.error:
         lines.append(f"{below}failed: {plain(span.error)}")
     lines += [f"{below}link to {link.trace_id} {link.span_id}: {plain(link.why)}" for link in span.links]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.metadata import version
 
 from services.replica.abandoned import Abandoned
@@ -254,9 +255,12 @@ class _Replica:
     def decided(self, order: Decided) -> None:
         volume = self._node.volumes.get(order.volume)
         record = volume.brain.record if volume is not None else None
-        causes, kind = self._handlers.causes, order.explain.kind
+        causes, explain = self._handlers.causes, order.explain
+        kind = explain.kind
+        if not explain.cause:
+            explain = replace(explain, cause=causes.parent(kind, order.volume))
         links = causes.of(kind, order.volume, (voter.node for voter in record.voters) if record else ())
-        told = self._decisions.tell(order.volume, self._name(order.volume), order.explain, boot_time_ns(), links)
+        told = self._decisions.tell(order.volume, self._name(order.volume), explain, boot_time_ns(), links)
         causes.decided(kind, order.volume, told)
 
     def damaged(self, volume: str, epoch: int, damage: fx.Damage) -> None:

@@ -30,6 +30,8 @@ class Causes:
         self._back_ns: dict[str, int] = {}
         self._promised: dict[tuple[str, str], str] = {}
         """(volume, node) -> span that its resync will have"""
+        self._stood: dict[str, str] = {}
+        """volume -> span of the last time that this node asked for votes, until it leads"""
         self._elected: dict[str, str] = {}
         """volume -> span of the election that it is led by"""
 
@@ -52,9 +54,16 @@ class Causes:
                     found.append(link_to(self._promise(volume, node), RESYNC))
         return tuple(link for link in found if link is not None)
 
+    def parent(self, kind: str, volume: str) -> str:
+        """What a decision that nobody asked for is a part of: a leader's election of its own standing for it."""
+        return self._stood.get(volume, "") if kind == "lead" else ""
+
     def decided(self, kind: str, volume: str, traceparent: str) -> None:
-        if kind == "lead":
+        if kind == "stand":
+            self._stood[volume] = traceparent
+        elif kind == "lead":
             self._elected[volume] = traceparent
+            self._stood.pop(volume, None)
 
     def resynced(self, volume: str, done: ResyncDone) -> None:
         """From the return of its link until it held everything."""

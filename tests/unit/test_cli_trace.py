@@ -129,6 +129,23 @@ def test_hostile_words_stay_words() -> None:
     assert "default-src 'none'" in page
 
 
+def test_what_was_decided_is_told_beside_the_decision() -> None:
+    waterfall = arrange(told(span(1, name="brain lead", attributes={"stos.outcome": "elected by n1\x1b, <n3>"})))
+    assert "    elected by n1\\x1b, <n3>" in draw(waterfall, 100)
+    assert "elected by n1\\x1b, &lt;n3&gt;" in render(waterfall).partition("<dl>")[0]
+
+
+def test_an_id_is_as_long_as_it_must_be_and_a_failure_is_red() -> None:
+    name = f"request stos.v1.node.n3.vol.{'0123456789abcdef' * 2}.snapshot"
+    waterfall = arrange(told(span(1, name=name, error="no")))
+    line = next(line for line in draw(waterfall, 120) if "snapshot" in line)
+    assert line.startswith("! request node.n3.vol.012345….snapshot (node/n1)")
+    assert draw(waterfall, 120, colours=True).count(f"\x1b[31m{line}\x1b[0m") == 1
+    page = render(waterfall)
+    assert "vol.012345….snapshot" in page and name in page, "in full where it is unfolded"
+    assert "class='bar failed'" in page
+
+
 def test_durations() -> None:
     assert [format_ns(ns) for ns in (0, 1_500, 12_345_678, 2_500_000_000)] == ["0 µs", "2 µs", "12.3 ms", "2.50 s"]
     edges = (999_499, 999_600, 999_949_999, 999_960_000)

@@ -31,7 +31,8 @@ def spans(directory: Path) -> dict[str, SpanRecord]:
 
 
 def elect(causes: Causes, kind: str, *voters: str) -> None:
-    with telemetry.span(f"brain {kind}", links=causes.of(kind, VOLUME, voters)) as opened:
+    parent = causes.parent(kind, VOLUME) or None
+    with telemetry.span(f"brain {kind}", parent, links=causes.of(kind, VOLUME, voters)) as opened:
         pass
     causes.decided(kind, VOLUME, opened.traceparent)
 
@@ -46,6 +47,7 @@ def test_a_failover_and_what_it_had_to_do_with(kept: Path) -> None:
     causes.resynced(VOLUME, ResyncDone("n1", 10, 3))
     told = spans(kept)
     lost, stand, lead, resync = (told[name] for name in ("peer.lost", "brain stand", "brain lead", "resync"))
+    assert (stand.parent_id, lead.parent_id) == ("", stand.span_id), "one trace, and no part of any other"
     assert (lost.error, lost.attributes["stos.peer"]) == ("the peer is silent", "n1")
     assert [(link.span_id, link.why) for link in stand.links] == [(lost.span_id, MISSED)]
     assert [(link.span_id, link.why) for link in lead.links] == [(lost.span_id, MISSED), (resync.span_id, RESYNC)]
