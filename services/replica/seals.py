@@ -34,6 +34,7 @@ class Seals:
             fx.SealStore: self._seal_store,
             fx.HashSeal: self._hash_seal,
             fx.WritesHeld: self._writes_held,
+            fx.NotGiven: self._not_given,
         }
 
     def _prepare_seal(self, hosted: Hosted, order: Data, effect: fx.PrepareSeal) -> None:
@@ -77,6 +78,15 @@ class Seals:
             effect.snapshot,
             effect.held_ns / 1e6,
             effect.requests,
+            extra={"volume": hosted.volume, "epoch": order.epoch},
+        )
+
+    def _not_given(self, hosted: Hosted, order: Data, effect: fx.NotGiven) -> None:
+        log.warning(
+            "%s goes on without snapshot %s: %s",
+            effect.node,
+            effect.snapshot,
+            effect.reason,
             extra={"volume": hosted.volume, "epoch": order.epoch},
         )
 

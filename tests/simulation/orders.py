@@ -100,6 +100,7 @@ class Orders:
                 order.owner, _layer(effect), effect
             ),
             fx.WritesHeld: self._noted,
+            fx.NotGiven: self._noted,
             fx.Release: lambda disk, order, effect: self._tokens.pop(effect.token, None),
             fx.AnswerFetch: self._answer_fetch,
             fx.Heal: self._heal,

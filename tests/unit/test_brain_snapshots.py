@@ -407,3 +407,15 @@ def test_replication_hears_once_who_has_stored_that_a_snapshot_is_there() -> Non
     out = sealed(machine, "t", A, B)
     assert told(out) == []
     assert told(accept(machine, B)) == [("b",)], "there is one more"
+
+
+def test_a_snapshot_is_sealed_though_who_waits_asks_again_sooner_than_all_is_committed() -> None:
+    """*There was always one more record to propose, and nobody was told to seal.*"""
+    machine, out = leader(), list[ev.Effect]()
+    lease_ns = machine.local.timing.lease_ns
+    step(machine, ev.TakeAsked(1, "s", 1), 0, LEASED)
+    for number in range(2, 8):
+        step(machine, ev.TakeAsked(number, "s", 1), number * lease_ns // 2, LEASED)
+        out += accept(machine, B, now_ns=number * lease_ns // 2)
+    (order,) = orders(out)
+    assert order.name == "s"

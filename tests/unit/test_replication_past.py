@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from services.replica.handlers import _check_seal
+from services.replica.peers import FrameError
 from services.replica.replication import effects as fx
 from services.replica.replication.messages import (
     Copied,
@@ -24,6 +26,7 @@ from services.replica.replication.messages import (
 )
 from services.replica.replication.past import PATIENCE_NS, RETURNS_MAX, Moment, Past
 from services.replica.replication.primary import Primary
+from services.replica.replication.withheld import Writes
 from tests.support.replicas import join, make_primary, write
 
 SIZE = 2048
@@ -122,6 +125,7 @@ def test_another_root_hash_is_no_holder(root: int | None) -> None:
     primary.receive("c", Prepared(primary.peers["c"].join_number, True), 0)
     out = primary.receive("c", Rooted(OLD.moment.seal, root), 0)
     assert of(fx.ReportGiven, out) == []
+    assert of(fx.NotGiven, out) == [fx.NotGiven("c", "old", "its root hash is another")]
     assert primary.peers["c"].phase == "syncing", "it goes on without"
 
 
@@ -156,6 +160,13 @@ def test_one_of_an_older_version_is_given_none() -> None:
     message = Joined(primary.peers["c"].join_number, 0, 0, (), unclean=False, takes_past=False)
     out = primary.receive("c", message, 0)
     assert messages(all_equal(primary, out), Flush), "it comes into the set as before"
+
+
+def test_a_seal_may_be_of_an_epoch_before_and_of_none_to_come() -> None:
+    _check_seal(Seal(first_seq(1) + 9, 0, SIZE, "old"), 3, SIZE)
+    _check_seal(Seal(first_seq(3) + 9, 0, SIZE, "new"), 3, SIZE)
+    with pytest.raises(FrameError, match="later epoch"):
+        _check_seal(Seal(first_seq(4), 0, SIZE, "no"), 3, SIZE)
 
 
 def test_a_snapshot_that_is_dropped_in_the_middle_is_not_gone_on_with() -> None:
@@ -232,6 +243,24 @@ def test_what_is_sealed_while_it_catches_up_is_given_before_it_comes_into_the_se
     out = sealed(primary, NEW)
     assert of(fx.ReportGiven, out) == [fx.ReportGiven("c", NEW.moment)]
     assert messages(all_equal(primary, out), Flush)
+
+
+def test_nobody_is_given_the_past_while_writes_wait_for_a_copy() -> None:
+    primary = serving(OLD)
+    join(primary, "c")
+    out = primary.require(["a", "b"], Writes.HELD)
+    assert messages(out, Join), "what it was being made is left"
+    out = join(primary, "c")
+    assert primary.peers["c"].phase == "syncing"
+    primary.snapshots([("new", 3)], [OLD], 0)
+    assert messages(all_equal(primary, out), Flush), "nor does it wait for a seal"
+
+
+def test_one_that_waits_for_a_seal_does_not_when_writes_wait_for_it() -> None:
+    primary = serving()
+    primary.snapshots([("new", 3)], [], 0)
+    assert messages(all_equal(primary, join(primary, "c")), Flush) == []
+    assert messages(primary.require(["a", "b"], Writes.HELD), Flush)
 
 
 def test_one_that_is_given_up_while_it_is_taken_holds_up_nobody() -> None:

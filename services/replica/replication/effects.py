@@ -289,6 +289,15 @@ class ReportGiven:
 
 
 @dataclass(frozen=True, slots=True)
+class NotGiven:
+    """To people: this member goes on without the snapshot, until it comes back the next time."""
+
+    node: str
+    snapshot: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class WritesHeld:
     """A seal is done: how long new writes waited for it, and how many."""
 
@@ -363,6 +372,7 @@ Effect = (
     | ReportNotSealed
     | ReportStep
     | ReportGiven
+    | NotGiven
     | WritesHeld
     | StartedServing
     | ResyncBegins

@@ -27,6 +27,7 @@ from services.replica.replication.effects import (
     Effect,
     HashSeal,
     MarkRegions,
+    NotGiven,
     Release,
     ReportCaughtUp,
     ReportFailed,
@@ -355,8 +356,11 @@ class Primary:
                 peer.resync.copied(number)
                 return self._pump(peer)
             case Failed(reason):
-                peer.takes_none = peer.takes_none or peer.giving is not None
-                return self._drop(peer, reason, now_ns)
+                out: list[Effect] = []
+                if peer.giving is not None:
+                    peer.takes_none = True
+                    out.append(NotGiven(node, peer.giving.past.moment.snapshot, reason))
+                return out + self._drop(peer, reason, now_ns)
 
     def _drop(self, peer: Peer, reason: str, now_ns: int) -> list[Effect]:
         """Its link lives and it does not confirm: it may join again after a while."""
@@ -508,7 +512,9 @@ class Primary:
             case Rooted(seq, root) if seq == past.moment.seal:
                 peer.passed.add(seq)
                 peer.giving = None
-                out: list[Effect] = [ReportGiven(peer.node, past.moment)] if root == past.root else []
+                out: list[Effect] = [ReportGiven(peer.node, past.moment)]
+                if root != past.root:
+                    out = [NotGiven(peer.node, past.moment.snapshot, "its root hash is another")]
                 following = self._lacks(peer)
                 return out + (self._give(peer, following) if following is not None else self._bring_up_to_date(peer))
         return []
@@ -537,8 +543,9 @@ class Primary:
 
     def _pass_over(self, peer: Peer, giving: Giving, reason: str) -> list[Effect]:
         """It goes on without that snapshot."""
-        peer.passed.add(giving.past.moment.seal)
-        return self._join_again(peer, reason)
+        moment = giving.past.moment
+        peer.passed.add(moment.seal)
+        return [NotGiven(peer.node, moment.snapshot, reason), *self._join_again(peer, reason)]
 
     def _go_back(self, peer: Peer) -> list[Effect]:
         """It has come to the present, or is about to, and is given a snapshot first."""
