@@ -8,7 +8,7 @@ OVERLAY ?= ha
 PROTOS := $(wildcard libs/stoscore/proto/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow conformance sim fuzz bench bench-failover bench-delta bench-idle bench-python bench-store lint proto clean
+.PHONY: help demo test test-slow conformance sim fuzz bench bench-failover bench-delta bench-csi bench-idle bench-python bench-store lint proto clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[-a-z]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ bench-failover: $(VENV)/.installed bytecode packages ## the primary lost KILLS=3
 bench-delta: $(VENV)/.installed bytecode packages ## copies taken away and brought back: bytes on the wire, seconds, beside what was missed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@$(BIN)/python -m benchmarks.delta
+
+bench-csi: $(VENV)/.installed bytecode ## CSI: creates, pages of a thousand volumes, pauses around snapshots (six minutes)
+	@$(BIN)/python -m benchmarks.csi
 
 bench-idle: $(VENV)/.installed bytecode ## what a cluster costs that does nothing, with 10 and with 300 volumes
 	@$(BIN)/python -m benchmarks.idle

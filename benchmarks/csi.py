@@ -1,6 +1,6 @@
 """How long CSI calls take: CreateVolume until the volume serves, and a page of ListVolumes with all volumes there.
 
-    python -m benchmarks.csi [--volumes 1000] [--workers 20] [--seconds 200] [--out FILE]
+    make bench-csi, or python -m benchmarks.csi [--volumes 1000] [--workers 20] [--seconds 200] [--out FILE]
 
 An embedded cluster of three nodes on this machine, three copies, real gRPC. First snapshots of volumes in use, and what
 they hold up (`csi_pauses`). Then one create after the other, then the rest by the workers at once, for so many seconds
