@@ -54,12 +54,13 @@ class Freezing:
 
     async def freeze(self, volume: str, limit_s: float) -> Frozen:
         """It stands still now, for so long at most; or why it does not."""
+        path = await self._mounted_at(volume)
         if volume in self._held:
             return Frozen(reason="it is frozen for another snapshot")
-        path = await self._mounted_at(volume)
         if path is None:
             return Frozen(reason="no file system of it is mounted for writing")
         held = self._held[volume] = Held(secrets.token_hex(8), limit_s, _started(path, limit_s))
+        self._watch(volume, held)
         try:
             await self._expect(held, b"synced", SYNC_S)
             self._note(volume).write_text(path)
@@ -67,7 +68,7 @@ class Freezing:
             await self._expect(held, b"frozen", FREEZE_S)
         except (OSError, TimeoutError) as error:
             self._let_go(volume, held)
-            return Frozen(reason=str(error) or f"it took longer than {FREEZE_S:g} s")
+            return Frozen(reason=str(error) or "it takes too long")
         return Frozen(token=held.token)
 
     async def thaw(self, volume: str, token: str) -> Thawed:
@@ -95,17 +96,22 @@ class Freezing:
                 note.unlink(missing_ok=True)
 
     def _let_go(self, volume: str, held: Held) -> None:
-        """The program thaws; it is waited for beside everything else, for it may be stuck where the volume is."""
+        """The program thaws; nobody waits for its end, for it may be stuck where the volume is."""
         assert held.program.stdin is not None
         held.program.stdin.close()
-        del self._held[volume]
+        if self._held.get(volume) is held:
+            del self._held[volume]
+
+    def _watch(self, volume: str, held: Held) -> None:
+        """It may end by itself, and nobody come back for it."""
         loop, pidfd = asyncio.get_running_loop(), os.pidfd_open(held.program.pid)
 
         def ended() -> None:
             loop.remove_reader(pidfd)
             os.close(pidfd)
             held.program.wait()
-            if volume not in self._held:
+            if self._held.get(volume) in (None, held):
+                self._held.pop(volume, None)
                 self._note(volume).unlink(missing_ok=True)
 
         loop.add_reader(pidfd, ended)

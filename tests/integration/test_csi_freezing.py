@@ -102,6 +102,23 @@ async def test_it_thaws_by_itself_and_that_is_told(mounted: tuple[str, Path]) ->
     assert not (await freezing.thaw(VOLUME, frozen.token)).lasted
 
 
+async def test_nobody_comes_back_to_thaw_it_and_the_next_snapshot_freezes_it_again(mounted: tuple[str, Path]) -> None:
+    freezing = freezing_of(mounted)
+    assert (await freezing.freeze(VOLUME, 0.2)).token
+    await written(mounted[1], "after")
+    async with asyncio.timeout(LONG_S):
+        while not (again := await freezing.freeze(VOLUME, LONG_S)).token:
+            await asyncio.sleep(0.05)  # the program has thawed, and is about to end
+    assert (await freezing.thaw(VOLUME, again.token)).lasted
+
+
+async def test_of_two_at_once_one_freezes_it(mounted: tuple[str, Path]) -> None:
+    freezing = freezing_of(mounted)
+    found = await asyncio.gather(*(freezing.freeze(VOLUME, LONG_S) for _ in range(4)))
+    (token,) = [frozen.token for frozen in found if frozen.token]
+    assert (await freezing.thaw(VOLUME, token)).lasted
+
+
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
 async def test_it_thaws_when_the_service_dies(mounted: tuple[str, Path], ending: signal.Signals) -> None:
     program = (
@@ -128,15 +145,17 @@ async def test_it_thaws_when_the_service_dies(mounted: tuple[str, Path], ending:
 
 
 async def test_the_next_service_thaws_what_died_with_the_machines_programs(mounted: tuple[str, Path]) -> None:
-    freezing = freezing_of(mounted)
+    freezing, notes = freezing_of(mounted), mounted[1].parent / "notes"
     assert (await freezing.freeze(VOLUME, 600.0)).token
+    note = (notes / VOLUME).read_text()
     freezing._held[VOLUME].program.kill()
     task = asyncio.create_task(written(mounted[1], "during"))
     await asyncio.sleep(0.2)
     assert not task.done()
+    (notes / VOLUME).write_text(note)  # this service lives, and has seen the program's end
     await freezing_of(mounted).thaw_left()
     await asyncio.wait_for(task, LONG_S)
-    assert not list((mounted[1].parent / "notes").iterdir())
+    assert not list(notes.iterdir())
 
 
 async def test_what_is_not_mounted_or_frozen_already_is_told(mounted: tuple[str, Path]) -> None:
