@@ -250,3 +250,11 @@ def test_leader_that_nobody_follows_and_that_refuses_to_be_helped() -> None:
     operator that it leads. What counts is whether it has a lease. Told by test_brain_override.py:
     test_a_leader_that_nobody_follows_goes_on_alone, and by test_driver_unpromised.py."""
     run(40000036)
+
+
+def test_copy_that_was_equal_to_a_write_which_was_never_confirmed() -> None:
+    """T2. A block was zeroed on the primary alone. A copy that is made meanwhile is empty, so equal, and is admitted;
+    the primary dies, and who leads next has the content before: no tail named that block, the two in sync differed
+    there, and a snapshot found it. Told by test_replication_takeover.py:
+    test_t2_what_a_copy_holds_by_comparison_alone_of_unconfirmed_writes_is_copied_all_the_same."""
+    run(77000010)

@@ -101,6 +101,50 @@ def test_s4_a_peer_is_reported_after_its_own_fdatasync_and_writes_need_it_from_b
     assert any(isinstance(effect, fx.Answer) for effect in out)
 
 
+def test_t2_what_a_copy_holds_by_comparison_alone_of_unconfirmed_writes_is_copied_all_the_same() -> None:
+    """B stores nothing and stays in sync; a block is zeroed here; C, new and empty, is equal there. Admitted without a
+    note, it differed from B when B led, in a block that no tail named, and stayed so."""
+    primary = serving(("b", "c"), in_sync=["a", "b"], size_blocks=200)
+    compared(primary, "c")
+    primary.peer_down("c", "its directory is gone")
+    primary.request(LINK, Request(1, 1, Io.ZERO, 45, 1, token=0), 0)
+    primary.request(LINK, Request(1, 2, Io.WRITE, 7, 2, token=5), 0)
+    primary.peer_up("c", 0)
+    join(primary, "c")
+    write(primary, 3, 99)  # it gets this one as a write
+    out = compared(primary, "c")
+    (copy,) = [effect for effect in out if isinstance(effect, fx.SendCopy)]
+    assert (copy.peer, copy.ranges) == ("c", ((7, 2), (45, 1)))
+    assert not any(isinstance(effect, fx.Tell) and isinstance(effect.message, Flush) for effect in out)
+    primary.receive("c", Ack((BASE + 3,)), 0)
+    out = primary.receive("c", Copied(copy.number), 0)
+    assert any(isinstance(effect, fx.Tell) and isinstance(effect.message, Flush) for effect in out), "and only once"
+
+
+def test_t2_who_catches_up_during_a_take_over_is_not_done_before_it() -> None:
+    """What our own tail names is not settled yet: equal to that and admitted, it would differ from who leads next."""
+    primary = make_primary(("b", "c"), in_sync=["a", "b"], share=replace(CLEAN, ranges=((45, 1),)), size_blocks=200)
+    primary.start(["b", "c"], 0)
+    join(primary, "c")
+    assert not [effect for effect in compared(primary, "c") if isinstance(effect, fx.Tell)]
+    join(primary, "b")
+    assert not primary.serving and primary.peers["c"].phase == "syncing"
+    out = compared(primary, "b")
+    assert primary.serving
+    assert fx.Tell(("c",), Flush(1, BASE, cleans=True, settled=BASE)) in out
+
+
+def test_what_was_confirmed_meanwhile_is_not_copied_again() -> None:
+    primary = serving(("b", "c"), in_sync=["a", "b"], size_blocks=200)
+    compared(primary, "c")
+    primary.peer_down("c", "gone")
+    write(primary, 1, 45)
+    primary.peer_up("c", 0)
+    join(primary, "c")
+    primary.receive("b", Ack((BASE + 1,)), 0)
+    assert not [effect for effect in compared(primary, "c") if isinstance(effect, fx.SendCopy)]
+
+
 def test_a_peer_lost_between_its_report_and_its_admission_is_reported_lost() -> None:
     primary = serving(("b",), in_sync=["a"], size_blocks=200)
     compared(primary, "b")

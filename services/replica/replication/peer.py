@@ -28,6 +28,10 @@ class CatchingUp:
 
     began_ns: int
     """When it joined, then when it was foretold: what is promised is promised from there."""
+    under_way: set[int]
+    """Writes that were not confirmed when it joined, and that it does not get as writes."""
+    noted: bool = False
+    """What it may hold of unconfirmed writes by comparison alone was copied."""
     copied_ns: int = 0
     """When the last copy was confirmed."""
     compared_before: int = 0

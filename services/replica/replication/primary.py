@@ -118,6 +118,7 @@ class Entry:
     requests: tuple[int, ...]
     fua: bool
     since_ns: int
+    ranges: tuple[Range, ...]
     acked: int = 0
     settled: bool = False
     """Everybody required has it: answered, or its answer is withheld."""
@@ -400,12 +401,13 @@ class Primary:
         """From here on it receives every write."""
         peer.resync = Resync(peer.node, self.size_blocks, peer.missed, peer.missed_all)
         peer.missed, peer.missed_all = BlockMap(), False
-        peer.catching_up = CatchingUp(self._now_ns)
+        waiting = self.gate.waiting_ops()
+        peer.catching_up = CatchingUp(self._now_ns, self._window.keys() - {op.seq for op in waiting})
         peer.phase = "syncing"
         out: list[Effect] = []
         self._healing.another_follows()
         self._refresh()
-        for op in self.gate.waiting_ops():
+        for op in waiting:
             # Not in our own store yet, so a comparison can't find it missing; not sent on this link either.
             assert not isinstance(op.message, Copy)
             peer.unacked[op.seq] = ranges_of(op.message)
@@ -437,6 +439,11 @@ class Primary:
         # Applications wait for a take-over; what it copies is what was under way, and waits for nobody.
         may_send = always if taking_over else self._may_send(peer, resync)
         out += resync.pump(self._as_of(), may_send, self._recovery.copy_blocks)
+        if resync.done() and peer.giving is None and not taking_over:
+            if not self.serving and peer.node not in self._required:
+                return out  # what our own tail names may be undone until then: `_serve` goes on with it
+            resync.force(self._not_noted(peer))
+            out += resync.pump(self._as_of(), may_send, self._recovery.copy_blocks)
         if not resync.done():
             return out
         if peer.giving is None and peer.returns < RETURNS_MAX:
@@ -570,6 +577,19 @@ class Primary:
             elif begins and self._lacks(peer) is not None and peer.returns < RETURNS_MAX:
                 out += self._go_back(peer)
         return out
+    def _not_noted(self, peer: Peer) -> list[Range]:
+        """Blocks of our unconfirmed writes that it may hold by comparison alone: they are copied, once, equal or not,
+        and so named in its tail and marked there (D1, T2). *A, B in sync, B stores nothing; A zeroes a block, and C,
+        new and empty, is equal there and is admitted. A dies, B leads with what it has: C differed from B, in a block
+        that no tail named.*"""
+        catching_up = peer.catching_up
+        if catching_up is None or catching_up.noted:
+            return []
+        catching_up.noted = True
+        unsure = BlockMap()
+        for seq in catching_up.under_way & self._window.keys():
+            unsure.update(BlockMap(self._window[seq].ranges))
+        return list(unsure.ranges())
 
     # ---- what catching up costs ------------------------------------------------------------------------
 
@@ -692,6 +712,8 @@ class Primary:
                 peer.phase = "settling"
                 peer.settle_seq = self._next_seq - 1
                 out += self._settle(peer)
+            elif peer.resync is not None:
+                out += self._pump(peer)
         self._refresh()
         out += self._go_on_sealing()
         return out + self._check_settled() if self._moving else out
@@ -773,7 +795,7 @@ class Primary:
         self._beside += len(asks) - 1
         ranges = tuple([(block, count) for _, block, count in asks])
         seq = self._take_seq()
-        self._window[seq] = Entry(seq, link, session, tuple([request for request, _, _ in asks]), False, now_ns)
+        self._window[seq] = Entry(seq, link, session, tuple([request for request, _, _ in asks]), False, now_ns, ranges)
         return self._put(WriteMany(seq, self.commit, ranges, token), ranges, now_ns)
 
     def _turn_away(self, link: int, token: int, *answers: Done | OpenRefused) -> list[Effect]:
@@ -789,13 +811,14 @@ class Primary:
     def _write(self, link: int, request: Request, now_ns: int) -> list[Effect]:
         self.writes += 1
         seq, block, count = self._take_seq(), request.block, request.count
-        self._window[seq] = Entry(seq, link, request.session, (request.request,), request.fua, now_ns)
+        ranges = ((block, count),)
+        self._window[seq] = Entry(seq, link, request.session, (request.request,), request.fua, now_ns, ranges)
         message: Write | Zero
         if request.io is _WRITE:
             message = Write(seq, self.commit, block, count, request.token)
         else:
             message = Zero(seq, self.commit, block, count)
-        return self._put(message, ((block, count),), now_ns)
+        return self._put(message, ranges, now_ns)
 
     def _put(self, message: Write | WriteMany | Zero, ranges: tuple[Range, ...], now_ns: int) -> list[Effect]:
         """To everybody that receives writes, and into our own store as soon as its regions are marked."""
