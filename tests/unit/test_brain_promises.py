@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from services.replica.brain import BeatAnswer, Claims, Confirm, Promises
+from services.replica.brain import Beat, BeatAnswer, Claims, Confirm, PairMessage, Promises
 from services.replica.brain.promises import FOREVER_NS
 from services.replica.brain.quorum import majority, majority_until
 from tests.support.voters import LEASE, TIMING
@@ -188,6 +188,40 @@ def test_a_confirmation_of_another_process_begins_anew() -> None:
     assert lease(x) == 0, "what the old process promised is not added to what the new one covers"
     x.on_answer("y", again.on_beat("x", x.beat("y", 50), 60))
     assert lease(x) == 50 + COUNTED
+
+
+def test_volumes_won_faster_than_a_round_trip_do_not_cost_each_other_their_lease() -> None:
+    """Each claim makes a new list; beats and answers of the lists before are under way all the time."""
+    x, y = pair()
+    known = stores(v=3, **{f"w{number}": 1 for number in range(30)})
+    under_way: list[tuple[str, PairMessage]] = []
+    beats: list[Beat] = []
+    for number in range(30):
+        under_way += x.claim(f"w{number}", 0, 1, ("y",))
+        beats.append(x.beat("y", 1000 * number))
+        if number >= 3:  # what X hears now answers what it said three claims ago
+            heard = under_way.pop(0)[1]
+            assert isinstance(heard, Claims)
+            for _, confirm in y.on_claims("x", heard, known)[0]:
+                assert isinstance(confirm, Confirm)
+                x.on_confirm("y", confirm)
+            x.on_answer("y", y.on_beat("x", beats.pop(0), 5_000_000))
+    assert lease(x) >= 26_000 + COUNTED
+    assert x.lease_until("w26", 1, "x", ("x", "y", "z")) == lease(x)
+    assert x.lease_until("w27", 1, "x", ("x", "y", "z")) == 0, "nobody has confirmed it yet"
+
+
+def test_an_older_confirmation_covers_nothing_that_is_not_claimed_any_more() -> None:
+    x, y = pair()
+    known = stores(v=3, w=1)
+    ((_, claims),) = x.claim("w", 0, 1, ("y",))
+    assert isinstance(claims, Claims)
+    x.unclaim("v")
+    ((_, confirm),) = y.on_claims("x", claims, known)[0]
+    assert isinstance(confirm, Confirm) and set(confirm.entries) == {"v", "w"}
+    x.on_confirm("y", confirm)
+    assert x.on_answer("y", y.on_beat("x", x.beat("y", 1000), 5_000_000))
+    assert lease(x) == 0
 
 
 def test_claims_said_again_do_not_spoil_the_answers_under_way() -> None:

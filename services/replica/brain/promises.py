@@ -175,9 +175,11 @@ class Promises:
         return out
 
     def on_confirm(self, peer: str, confirm: Confirm) -> tuple[str, ...]:
-        """Volumes for which it promises nothing any more."""
+        """Volumes for which it promises nothing any more. One of an older list counts for what is claimed since as it
+        was then: were only the newest to count, no lease would hold while volumes are won one after the other, faster
+        than a round trip, and they would all be lost again."""
         claimed = self._claimed.get(peer)
-        if claimed is None or confirm.nonce != self.nonce or confirm.version != claimed.version:
+        if claimed is None or confirm.nonce != self.nonce or confirm.version > claimed.version:
             return ()
         self.changes += 1
         if confirm.promiser != claimed.promiser:
