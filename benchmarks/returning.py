@@ -35,7 +35,7 @@ from tests.support.wired import Wired, wired
 
 MISSED = 64 * MIB
 WAYS = ("never", "decided", "slow link")
-SLOW = 12_500_000, 0, 0
+SLOW_BYTES_PER_US = 12.5
 
 
 def text() -> bytes:
@@ -48,13 +48,18 @@ def text() -> bytes:
     return bytes(found[:MISSED])
 
 
+def _carried_slowly(link: Link) -> tuple[int, int, int]:
+    busy_us = time.monotonic_ns() // 1000
+    return int(busy_us * SLOW_BYTES_PER_US), busy_us, 0
+
+
 @contextmanager
 def deciding(way: str) -> Iterator[None]:
     tries, delivery = Packing.tries, Link.delivery
     if way == "never":
         Packing.tries = lambda packing, wire: False  # type: ignore[method-assign]
     elif way == "slow link":
-        Link.delivery = lambda link: SLOW  # type: ignore[method-assign]
+        Link.delivery = _carried_slowly  # type: ignore[method-assign]
     try:
         yield
     finally:

@@ -51,8 +51,8 @@ CHARGES_BURST = 20_000
 """Beats are ten a second, and when a node dies all its volumes elect at once, in some five frames each."""
 _TCP_INFO_BYTES_ACKED = 120
 """Offset of tcpi_bytes_acked, followed by tcpi_bytes_received, in struct tcp_info (linux/tcp.h)."""
-_TCP_INFO_DELIVERY_RATE = 160
-"""As above: tcpi_delivery_rate, tcpi_busy_time, tcpi_rwnd_limited; Linux 4.10 and later."""
+_TCP_INFO_BUSY_TIME = 168
+"""As above: tcpi_busy_time, tcpi_rwnd_limited; Linux 4.10 and later."""
 
 assert DIRECT_BYTES <= SEND_BUFFER_BYTES
 assert WRITABLE_BYTES < ANSWERS_BYTES_MAX < PENDING_BYTES_MAX
@@ -219,15 +219,17 @@ class Link(asyncio.BufferedProtocol):
         return cast(tuple[int, int], struct.unpack_from("=QQ", raw, _TCP_INFO_BYTES_ACKED))
 
     def delivery(self) -> tuple[int, int, int]:
-        """(bytes a second as they were delivered a moment ago, microseconds with something under way, of these while
-        the peer's process did not read) as the kernel measures this connection; zeros where it does not."""
+        """(bytes acknowledged by the peer, microseconds with something under way, of these while the peer's process did
+        not read) as the kernel measures this connection; zeros where it does not."""
         sock = self._transport.get_extra_info("socket") if self._transport is not None else None
         if sock is None:
             return 0, 0, 0
-        raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_DELIVERY_RATE + 24)
-        if len(raw) < _TCP_INFO_DELIVERY_RATE + 24:
+        raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BUSY_TIME + 16)
+        if len(raw) < _TCP_INFO_BUSY_TIME + 16:
             return 0, 0, 0
-        return cast(tuple[int, int, int], struct.unpack_from("=QQQ", raw, _TCP_INFO_DELIVERY_RATE))
+        (acked,) = struct.unpack_from("=Q", raw, _TCP_INFO_BYTES_ACKED)
+        busy_us, unread_us = struct.unpack_from("=QQ", raw, _TCP_INFO_BUSY_TIME)
+        return acked, busy_us, unread_us
 
     # --- the end ---
 

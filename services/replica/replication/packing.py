@@ -13,7 +13,7 @@ then 3, 7, 15 and so on, up to 64 MiB: of n copies that don't get smaller about 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from stoscore.units import SECOND
 
@@ -21,19 +21,19 @@ SMALLER = 8
 """What did not lose an eighth goes as it is: its receiver is spared the unpacking."""
 PAUSE_MAX = 255
 """Copies that go as they are between two tries."""
-LOOKS = 9
-"""The latest ones at what the link carries, one with each copy; the middle one counts. A link that is limited to a rate
+LOOKS = 32
+"""The latest ones at what the link has carried, one with each copy, so over some MiB: a link that is limited to a rate
 lets each burst pass at a far higher one."""
+_US_IN_SECOND = 1_000_000
 _BOTH_ENDS = 4, 3
 """Unpacking takes about a third of what packing took (measured: 3.5 and 12 microseconds a block)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wire:
+class Wire(NamedTuple):
     """What the kernel knows of a connection."""
 
-    bytes_per_s: int
-    """as it was delivered a moment ago; 0: nothing was yet"""
+    carried_bytes: int
+    """that the other end's kernel has, since it began"""
     busy_us: int
     """with something under way, since it began"""
     unread_us: int
@@ -46,8 +46,7 @@ class Packing:
     def __init__(self) -> None:
         self._pause = 0
         self._left = 0
-        self._since: Wire | None = None
-        self._rates: deque[int] = deque(maxlen=LOOKS)
+        self._looks: deque[Wire] = deque(maxlen=LOOKS)
         self.spared_bytes = 0
         """Of what was sent: they did not have to cross the wire."""
 
@@ -61,7 +60,7 @@ class Packing:
 
     def tried(self, size: int, packed: int, took_ns: int) -> bool:
         """`size` bytes became `packed`. Are they sent so? The work is done, so it does not matter whether it paid."""
-        rate = sorted(self._rates)[len(self._rates) // 2]
+        rate = self._bytes_per_s()
         cost_ns = took_ns * _BOTH_ENDS[0] // _BOTH_ENDS[1]
         if rate and (size - packed) * SECOND > cost_ns * rate:
             self._pause = 0
@@ -74,10 +73,13 @@ class Packing:
         return True
 
     def _look(self, wire: Wire) -> None:
-        """Bytes a second that the link itself carries. A receiver that is slow to read (its disk, its processor) lets
-        every link look slow, and is helped by nothing that spares bytes: its time does not count."""
-        since = self._since
-        if since is None or wire.busy_us < since.busy_us or wire.unread_us < since.unread_us:
-            since = self._since = wire
-        busy_us, unread_us = wire.busy_us - since.busy_us, wire.unread_us - since.unread_us
-        self._rates.append(wire.bytes_per_s * busy_us // max(1, busy_us - unread_us) if busy_us else wire.bytes_per_s)
+        if self._looks and any(now < before for now, before in zip(wire, self._looks[-1], strict=True)):
+            self._looks.clear()  # another connection
+        self._looks.append(wire)
+
+    def _bytes_per_s(self) -> int:
+        """That the link itself carries; 0: nothing is known yet. A receiver that is slow to read (its disk, its
+        processor) lets every link look slow, and is helped by nothing that spares bytes: its time does not count."""
+        first, last = self._looks[0], self._looks[-1]
+        moving_us = last.busy_us - first.busy_us - (last.unread_us - first.unread_us)
+        return (last.carried_bytes - first.carried_bytes) * _US_IN_SECOND // max(1, moving_us)
