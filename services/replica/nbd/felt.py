@@ -16,15 +16,18 @@ EVERY_NS = 100 * MS
 class Felt:
     """One volume's."""
 
+    __slots__ = ("_told_ns", "taken")
+
     def __init__(self) -> None:
-        self._taken: list[int] = []
+        self.taken: list[int] = []
+        """Nanoseconds of each request that was answered since the last word."""
         self._told_ns = 0
 
-    def answered(self, took_ns: int, now_ns: int) -> list[int]:
+    def due(self, now_ns: int) -> list[int]:
         """What is to be told now, if anything."""
-        if len(self._taken) < FELT_MAX:
-            self._taken.append(took_ns)
-        if now_ns - self._told_ns < EVERY_NS:
+        if now_ns - self._told_ns < EVERY_NS or not self.taken:
             return []
-        taken, self._taken, self._told_ns = self._taken, [], now_ns
-        return taken
+        self._told_ns = now_ns
+        told = self.taken[:: -(-len(self.taken) // FELT_MAX)]
+        self.taken.clear()
+        return told

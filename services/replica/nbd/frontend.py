@@ -530,7 +530,7 @@ class Frontend:
 
     def _answer_many(self, many: AnswerMany) -> None:
         asked, writes, contents, answered = self._asked, self._writes, self._contents, self.figures.answered
-        now_ns = time.monotonic_ns()
+        feel, now_ns = self._felt.taken.append, time.monotonic_ns()
         for cookie, content, payload in many.answers:
             owner, request, asked_ns = asked[cookie]
             if isinstance(owner, Split) or cookie in self._traced:
@@ -538,9 +538,12 @@ class Frontend:
             else:
                 del asked[cookie]
                 owner.answer(request, 0, contents.pop(content) if content else b"")
-                answered(request.command, request.length, now_ns - asked_ns, 0)
+                took_ns = now_ns - asked_ns
+                answered(request.command, request.length, took_ns, 0)
+                feel(took_ns)
             if payload:
                 del writes[payload]
+        self._tell_felt(now_ns)
 
     def _answer(self, answer: Answer) -> None:
         owner, request, asked_ns = self._asked.pop(answer.cookie)
@@ -560,12 +563,13 @@ class Frontend:
         else:
             owner.answer(request, answer.errno, cut_read(request, content) if content else content)
         self.figures.answered(request.command, request.length, took_ns, answer.errno, span)
-        if not answer.errno and (felt := self._felt.answered(took_ns, now_ns)):
-            self._tell_felt(felt)
+        if not answer.errno:
+            self._felt.taken.append(took_ns)
+            self._tell_felt(now_ns)
 
-    def _tell_felt(self, felt: list[int]) -> None:
-        node = self._core.primary
-        if node in self._hears:
+    def _tell_felt(self, now_ns: int) -> None:
+        felt, node = self._felt.due(now_ns), self._core.primary
+        if felt and node in self._hears:
             body = pack_u64s(felt)
             header = ADDRESSED.pack(MAGIC, _FELT, 0, len(body), self._address(node), 0, self._core.session, 0, 0)
             self._send(node, header, body)
