@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
+from benchmarks.delta.load import Load
 from benchmarks.store.cluster import SetCluster
 from services.dev.demo.inspection import replica_directory
 from services.dev.demo.tools import Command
@@ -69,11 +70,24 @@ class Site:
         found = [await asyncio.to_thread(digest, self.directory(node, volume_id)) for node in self.nodes]
         return len({(one.digest, one.size_blocks) for one in found}) == 1
 
-    async def connect(self, name: str) -> NbdClient:
-        """Attached to the application's node."""
+    async def socket(self, name: str) -> str:
+        """Of the volume, attached to the application's node."""
         attached = await self.volumes.attach(name, APP, timeout_s=60)
         opened = await self.volumes.open_frontend(name, APP, attached=attached, timeout_s=60)
-        return await NbdClient.connect(opened.socket, name)
+        return opened.socket
+
+    async def connect(self, name: str) -> NbdClient:
+        return await NbdClient.connect(await self.socket(name), name)
+
+    @asynccontextmanager
+    async def load(self, name: str, seed: int) -> AsyncIterator[Load]:
+        """At work on that volume; it ends with the context at the latest."""
+        load = Load(await self.socket(name), name, seed)
+        try:
+            await load.start()
+            yield load
+        finally:
+            load.end()
 
     @asynccontextmanager
     async def volume(self, name: str, size_bytes: int, *, replicas: int = COPIES - 1) -> AsyncIterator[Arena]:

@@ -14,7 +14,6 @@ from statistics import median
 from benchmarks.delta.arena import Arena
 from benchmarks.delta.cases import Cost, bring_back, take_away
 from benchmarks.delta.figures import Bound
-from benchmarks.delta.load import Load
 from services.replica.replication.pace import PaceLimits
 from stoscore.units import BLOCK_BYTES, MIB
 
@@ -29,27 +28,22 @@ async def foreground(arena: Arena) -> tuple[Cost, list[Bound]]:
     ratios: list[float] = []
     rates: list[float] = []
     sent_bytes, seconds = 0, 0.0
-    client = await arena.site.connect(arena.name)
-    try:
-        for number in range(PAIRS):
-            away, _ = await take_away(arena)
-            await arena.scatter(MISSED_BLOCKS, RUN_BLOCKS)
-            load = Load(client, seed=number * 100)
-            load.start()
+    for number in range(PAIRS):
+        away, _ = await take_away(arena)
+        await arena.scatter(MISSED_BLOCKS, RUN_BLOCKS)
+        async with arena.site.load(arena.name, seed=number * 100) as load:
             began = time.monotonic()
             await asyncio.sleep(WITHOUT_S)
-            without = load.p99_ms(began, time.monotonic())
+            ended = time.monotonic()
             sent, took = await bring_back(arena, "foreground", (away,))
             back = time.monotonic()
-            during = load.p99_ms(back - took, back)
             await load.stop()
-            ratios.append(during / without)
-            rates.append(MISSED_BLOCKS * BLOCK_BYTES / took)
-            sent_bytes, seconds = sent_bytes + sent, seconds + took
-            returned = f"while a copy returns at {rates[-1] / MIB:.1f} MiB/s"
-            print(f"p99 {without:.2f} ms, {during:.2f} ms {returned}", file=sys.stderr, flush=True)
-    finally:
-        await client.close()
+        without, during = load.p99_ms(began, ended), load.p99_ms(back - took, back)
+        ratios.append(during / without)
+        rates.append(MISSED_BLOCKS * BLOCK_BYTES / took)
+        sent_bytes, seconds = sent_bytes + sent, seconds + took
+        returned = f"while a copy returns at {rates[-1] / MIB:.1f} MiB/s"
+        print(f"p99 {without:.2f} ms, {during:.2f} ms {returned}", file=sys.stderr, flush=True)
     await arena.client.flush()
     cost = Cost("foreground", PAIRS * MISSED_BLOCKS * BLOCK_BYTES, sent_bytes, seconds, await arena.identical())
     floor = PaceLimits().floor

@@ -21,7 +21,6 @@ from benchmarks.delta.arena import COPIES, Site, open_site
 from benchmarks.delta.cases import Cost, started
 from benchmarks.delta.figures import Bound
 from benchmarks.delta.link import link_seconds
-from benchmarks.delta.load import Load
 from stoscore import subjects
 from stoscore.messages import DescribeReplicas, RecordModel, ReplicaStatus, ReplicaStatuses
 from stoscore.units import BLOCK_BYTES, MIB
@@ -56,18 +55,17 @@ async def storm(directory: Path) -> tuple[Cost, float, list[Bound]]:
         there = [node for node in site.nodes if node != away]
         await _until(site, ids, there, lambda record: away not in _in_sync(record))
         await _each(names, partial(_write, site))
-        load = Load(other.client, seed=1)
-        load.start()
-        began = time.monotonic()
-        await asyncio.sleep(QUIET_S)
-        without = load.p99_ms(began, time.monotonic())
         senders = Counter(one.primary.node for one in await _records(site, ids, there) if one.primary is not None)
-        traffic, began = await started(site, "storm", (away,))
-        await _until(site, ids, there, lambda record: len(_in_sync(record)) == COPIES, each=traffic.sample)
-        seconds = time.monotonic() - began
-        sent = traffic.sample()
-        during = load.p99_ms(began, began + seconds)
-        await load.stop()
+        async with site.load(other.name, seed=1) as load:
+            quiet = time.monotonic()
+            await asyncio.sleep(QUIET_S)
+            quiet_end = time.monotonic()
+            traffic, began = await started(site, "storm", (away,))
+            await _until(site, ids, there, lambda record: len(_in_sync(record)) == COPIES, each=traffic.sample)
+            seconds = time.monotonic() - began
+            sent = traffic.sample()
+            await load.stop()
+        without, during = load.p99_ms(quiet, quiet_end), load.p99_ms(began, began + seconds)
         link = await asyncio.to_thread(link_seconds, site.identity_dir(away), sent)
         same = all([await site.same_on_disk(volume_id) for volume_id in ids])
     missed = MISSED_BLOCKS * BLOCK_BYTES
