@@ -577,6 +577,7 @@ class Primary:
             elif begins and self._lacks(peer) is not None and peer.returns < RETURNS_MAX:
                 out += self._go_back(peer)
         return out
+
     def _not_noted(self, peer: Peer) -> list[Range]:
         """Blocks of our unconfirmed writes that it may hold by comparison alone: they are copied, once, equal or not,
         and so named in its tail and marked there (D1, T2). *A, B in sync, B stores nothing; A zeroes a block, and C,
