@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from services.replica.brain.messages import BrainMessage, Enquire, PreVoteAnswer, Propose, generation_of
 from services.replica.brain.record import (
@@ -134,4 +135,10 @@ def _are_stamps(stamps: Iterable[Stamp | None]) -> bool:
 
 
 def _are_voters(voters: Iterable[Voter]) -> bool:
-    return all(valid_node_name(voter.node) and _INCARNATION.fullmatch(voter.incarnation) for voter in voters)
+    return all(_is_voter(voter.node, voter.incarnation) for voter in voters)
+
+
+@lru_cache(maxsize=4096)
+def _is_voter(node: str, incarnation: str) -> bool:
+    """Judged once: the same few are named in nearly every message."""
+    return valid_node_name(node) and _INCARNATION.fullmatch(incarnation) is not None

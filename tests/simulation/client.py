@@ -236,7 +236,7 @@ class Frontend:
         contents: tuple[int, ...] = ()
         token = 0
         if kind is fe.RequestKind.WRITE:
-            contents = tuple([self.world.content() for _ in range(count)])
+            contents = self.world.contents(count)
             token = self._keep(contents)
         elif kind is fe.RequestKind.ZERO:
             contents = (0,) * count

@@ -13,7 +13,7 @@ A power loss of all copies is an event of its own, after which the block holds a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 State = tuple[int, frozenset[int]]
@@ -29,13 +29,15 @@ class BlockHistory:
     events: list[tuple[int, int, int, object]] = field(default_factory=list)
     """(kind, request, moment, content or contents)"""
 
-    def states(self) -> Iterator[tuple[tuple[int, int, int, object], set[State]]]:
-        """After each event, what may be. An empty set: no order explains the events so far."""
+    def contradiction(self) -> str:
+        """The first answer that no order of what was asked explains, or ""."""
         answers = {request: content for kind, request, _, content in self.events if kind == ANSWER}
-        was_read = set(answers.values())
+        was_read = {content for content in answers.values() if content is not None}
+        if not was_read:
+            return ""  # any order explains writes that nobody looked at
         search = _Search()
-        for event in self.events:
-            kind, request, _, content = event
+        before = search.states
+        for kind, request, now_ns, content in self.events:
             if kind == CALL_WRITE:
                 if request in answers:
                     search.writes[request] = content  # type: ignore[assignment]
@@ -48,7 +50,12 @@ class BlockHistory:
                 search.answer(request)
             else:
                 search.fall_back(content)  # type: ignore[arg-type]
-            yield event, search.states
+            if not search.states:
+                held = sorted({value for value, _ in before})
+                what = f"read {content}" if content is not None else "was told that it is written"
+                return f"request {request} {what} at {now_ns} ns, and may only find {held}"
+            before = search.states
+        return ""
 
 
 class _Search:
@@ -74,7 +81,12 @@ class _Search:
         self.states = {self._read(state) for state in self.states}
 
     def answer(self, request: int) -> None:
-        if len(self.states) == 1 and not self.reads and not self.zeroes and self.writes.keys() == {request}:
+        if (
+            len(self.states) == 1
+            and not (self.reads or self.zeroes)
+            and len(self.writes) == 1
+            and request in self.writes
+        ):
             # Nothing else is open, which is most of the time: it has had its moment, or has it now.
             ((value, had),) = self.states
             self.states = {(value if request in had else self.writes[request], frozenset())}
@@ -186,11 +198,7 @@ class History:
     def contradiction(self) -> str:
         """The first answer that no order explains, or ""."""
         for block in sorted(self.blocks):
-            before: set[State] = {(0, frozenset())}
-            for (_, request, now_ns, content), states in self.blocks[block].states():
-                if not states:
-                    held = sorted({value for value, _ in before})
-                    what = f"read {content}" if content is not None else "was told that it is written"
-                    return f"block {block}: request {request} {what} at {now_ns} ns, and may only find {held}"
-                before = states
+            wrong = self.blocks[block].contradiction()
+            if wrong:
+                return f"block {block}: {wrong}"
         return ""

@@ -362,11 +362,9 @@ class Machine:
             for order in orders:
                 if self.fuse is not None:
                     self._burn()
-                if self.node is None:
-                    return
+                    if self.node is None:
+                        return
                 perform[type(order)](order)
-            if self.node is None:
-                return
             orders = node.take()
 
     def watch(self, seen: Callable[[], bool], what: Callable[[], None], within_ns: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from errno import EINVAL
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from services.replica import permits
@@ -54,11 +55,15 @@ if TYPE_CHECKING:
 TO_PRIMARY = (Joined, Ack, Flushed, Digests, Copied, Fetched, Rotten, Failed, Prepared, Sealed, Rooted)
 NO_BLOCKS = frozenset({Ack, CommitPoint, Copied, Digest, Digests, Failed, Flush, Flushed, Prepared, Rooted, Sealed})
 """What names none, or none that could lie outside."""
+OF_ONE_RANGE = (Write, Zero)
+OF_RANGES = (Copy, Fetch, Fetched, Rotten, WriteMany)
 HERE = -1
 """The number of the link to oneself: the frontend of a volume whose primary is on the same node."""
 HERE_NS = MS // 20
 ENCODED = 8
 """One brain message in so many is encoded and decoded on its way: that it stays the same is what unit tests are for."""
+number_of = lru_cache(1024)(partial(int, base=16))
+"""An incarnation as frames have it."""
 Envelope = tuple[int, int, int]
 """(sender's incarnation, target's, generation), as a frame's header has them; 0 where it is not known."""
 
@@ -218,12 +223,12 @@ class Wires:
         if type(message) in NO_BLOCKS:
             return True
         disk = self._machine.disks[volume_id]
-        if isinstance(message, Write | Zero):
+        if isinstance(message, OF_ONE_RANGE):
             return disk.holds(message.block, message.count)
         if isinstance(message, Seal):
             return disk.holds(0, message.size_blocks)
         told = message.share if isinstance(message, Joined) else ()
-        if isinstance(message, Copy | Fetch | Fetched | Rotten | WriteMany):
+        if isinstance(message, OF_RANGES):
             told = message.ranges
         return all(disk.holds(*part) for part in told)
 
@@ -256,7 +261,7 @@ class Wires:
         volume = self._machine.live.volumes.get(volume_id)
         if volume is None:
             return False
-        mine = int(volume.brain.me.incarnation, 16)
+        mine = number_of(volume.brain.local.state.me.incarnation)
         return permits.knows(volume.brain.record, mine=mine, node=sender, target=target)
 
     def _open(self, link: int, sender: str, message: tuple[Any, ...]) -> None:

@@ -77,6 +77,7 @@ class World:
         self.checker = Checker(self)
         self.registers = Registers(self)
         self._verbose = verbose
+        self._told = verbose or traced
         self._trace = hashlib.blake2b(digest_size=16) if traced else None
         self._queue: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
@@ -115,9 +116,9 @@ class World:
         heapq.heappush(self._queue, (self.now_ns + delay_ns, self._count, what, arguments))
 
     def run_until(self, end_ns: int, done: Callable[[], bool] | None = None) -> bool:
-        steps, queue = 0, self._queue
+        steps, queue, pop = 0, self._queue, heapq.heappop
         while queue and queue[0][0] <= end_ns:
-            self.now_ns, _, what, arguments = heapq.heappop(queue)
+            self.now_ns, _, what, arguments = pop(queue)
             what(*arguments)
             steps += 1
             if done is not None and steps % 64 == 0 and done():
@@ -132,9 +133,11 @@ class World:
 
     # ---- small things ---------------------------------------------------------------------------------
 
-    def content(self) -> int:
-        self._content += 1
-        return self._content
+    def contents(self, count: int) -> tuple[int, ...]:
+        """Of as many blocks, each unlike any other."""
+        first = self._content + 1
+        self._content += count
+        return tuple(range(first, first + count))
 
     def request(self) -> int:
         self._requests += 1
@@ -217,10 +220,12 @@ class World:
 
     def log(self, *words: Any) -> None:
         self._events.append((self.now_ns, words))
-        if self._verbose:
-            print(line(self.now_ns, words))
-        if self._trace is not None:
-            self._trace.update(line(self.now_ns, words).encode())
+        if self._told:
+            told = line(self.now_ns, words)
+            if self._verbose:
+                print(told)
+            if self._trace is not None:
+                self._trace.update(told.encode())
 
     def trace(self) -> str:
         assert self._trace is not None, "not traced"

@@ -157,16 +157,17 @@ class Brain:
 
     def next_deadline_ns(self, facts: Facts) -> int | None:
         """When `step(TimePassed)` is due; None: only events move this brain."""
-        if self.silent or self.state.slot is None:
+        local = self.local
+        if self.silent or local.state.slot is None:
             return None
-        role = self.leading.next_deadline_ns(facts) if self.role == "leader" else self.candidacy.next_deadline_ns()
+        role = self.leading.next_deadline_ns(facts) if local.role == "leader" else self.candidacy.next_deadline_ns()
         dues = (
             role,
             self.handover.next_deadline_ns(),
             self.parting.next_deadline_ns(),
             self.override.next_deadline_ns(),
         )
-        return min((due for due in dues if due is not None), default=None)
+        return min([due for due in dues if due is not None], default=None)
 
     def validate(self) -> None:
         """The invariants of one brain's state; checked after every step."""

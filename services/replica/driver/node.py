@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import get_args
 
 from services.replica import permits
 from services.replica.brain import Brain, Detector, Facts, HardState, PairMessage, Promises, Timing
@@ -60,6 +61,7 @@ Report = (
     | fx.ReportGiven
 )
 """Effects for the brain."""
+_REPORTS = get_args(Report)
 _PLAIN = frozenset({
     fx.Tell, fx.Answer, fx.AnswerRead, fx.AnswerReadMany, fx.StoreWrite, fx.StoreWriteMany, fx.CommitTail,
 })  # fmt: skip
@@ -352,7 +354,7 @@ class Node:
         plain: list[fx.Effect] = []
         reports: list[Report] = []
         for effect in effects:
-            if isinstance(effect, Report):
+            if isinstance(effect, _REPORTS):
                 reports.append(effect)
                 continue
             plain.append(effect)
@@ -686,7 +688,7 @@ class Node:
             ends.append(volume.primary.next_deadline_ns())
         elif volume.replica is not None:
             ends.append(volume.replica.next_deadline_ns())
-        return min((end for end in ends if end is not None), default=None)
+        return min([end for end in ends if end is not None], default=None)
 
     def time_passed(self, now_ns: int) -> None:
         pairs = self.pairs

@@ -1241,17 +1241,21 @@ class Primary:
     # ---- time and the end -----------------------------------------------------------------------------
 
     def next_deadline_ns(self) -> int | None:
-        due = [peer.retry_at_ns for peer in self.peers.values() if peer.up and peer.phase == "joining"]
-        if self.serving and any(
-            peer.learns_commit() and peer.commit_sent < self.commit for peer in self.peers.values()
-        ):
-            due.append(self._commit_at_ns + COMMIT_IDLE_NS)
+        due: list[int] = []
+        behind = False
         for peer in self.peers.values():
+            if not peer.up:
+                continue
+            if peer.phase == "joining":
+                due.append(peer.retry_at_ns)
+            behind = behind or (peer.commit_sent < self.commit and peer.learns_commit())
             patience = self._patience_ns(peer)
             if patience is not None:
                 due.append(patience)
             if peer.giving is not None and peer.giving.asked_ns is not None:
                 due.append(peer.giving.asked_ns + GIVING_PATIENCE_NS)
+        if behind and self.serving:
+            due.append(self._commit_at_ns + COMMIT_IDLE_NS)
         quiet = self.gate.quiet_at_ns()
         if quiet is not None and self.serving and not self._background:
             due.append(quiet)

@@ -58,6 +58,7 @@ from services.replica.replication.scrub import FIRST_NUMBER
 
 WRITE_BACK_BLOCKS = 1024
 """Copied, and the disk is told to begin: the sync that ends the catching up would otherwise find all of it to do."""
+_OF_ONE_RANGE = (Write, Zero)
 ROTTEN_BLOCKS_MAX = 1024
 """Of one report; the rest is found again."""
 
@@ -143,7 +144,7 @@ class Replica:
         if link != self.link or epoch != self.epoch:
             token = getattr(message, "token", 0)
             return [Release(token)] if token else []
-        if isinstance(message, Write | Zero):
+        if isinstance(message, _OF_ONE_RANGE):
             out = self._learn_commit(message.commit)
             self._recent.append((message.seq, ((message.block, message.count),)))
             out += self._submit(op_of(message), now_ns)
