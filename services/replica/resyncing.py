@@ -73,7 +73,7 @@ class Resyncing:
                 HangUp(effect.peer), f"it sent {len(theirs)} bytes of digests where {len(ours)} were asked for"
             )
             return
-        differing = [] if theirs == ours else _different(effect.ranges, ours, theirs)
+        differing = [] if theirs == ours else different(effect.ranges, ours, theirs)
         now_ns = boot_time_ns()
         self._shell.node.compared(hosted.volume, order.epoch, effect.peer, effect.number, differing, now_ns)
 
@@ -163,7 +163,7 @@ def _blocks(hosted: Hosted, of: Moment | None) -> Blocks | None:
     return hosted.blocks if of is None else hosted.blocks.past(layer_name(*of))
 
 
-def _different(ranges: Sequence[tuple[int, int]], ours: bytes, theirs: bytes) -> list[tuple[int, int]]:
+def different(ranges: Sequence[tuple[int, int]], ours: bytes, theirs: bytes) -> list[tuple[int, int]]:
     """Runs of nodes whose 8-byte values differ, none across two of the ranges that were asked for."""
     mine, others = memoryview(ours).cast("Q"), memoryview(theirs).cast("Q")
     if len(mine) == len(ranges):  # scattered blocks

@@ -14,7 +14,7 @@ from services.replica.replication import effects as fx
 from services.replica.replication.blockmap import BlockMap, regions_of
 from services.replica.replication.messages import Digest
 from services.replica.replication.resync import Resync
-from services.replica.shell import _different
+from services.replica.resyncing import different
 from services.replica.store import Blocks, FileStore, Format, block_sums, check
 from stoscore.units import REGION_BLOCKS
 
@@ -60,7 +60,7 @@ def make_like(target: FileStore, source: Blocks, size_blocks: int) -> int:
             assert isinstance(effect, fx.Tell) and isinstance(effect.message, Digest)
             asked = effect.message
             ours, theirs = (blocks.digests_of(asked.level, asked.ranges) for blocks in (source, target))
-            resync.compared(asked.number, _different(asked.ranges, ours, theirs))
+            resync.compared(asked.number, different(asked.ranges, ours, theirs))
     return resync.blocks_sent
 
 

@@ -258,3 +258,9 @@ def test_copy_that_was_equal_to_a_write_which_was_never_confirmed() -> None:
     there, and a snapshot found it. Told by test_replication_takeover.py:
     test_t2_what_a_copy_holds_by_comparison_alone_of_unconfirmed_writes_is_copied_all_the_same."""
     run(77000010)
+
+
+def test_policy_that_came_into_force_after_everything_healed() -> None:
+    """The simulator's own: its operator looked once whether writes wait for a copy that is lost for good. A policy that
+    somebody had asked for before came into force after that, and the run ended with its work left."""
+    run(61000679)

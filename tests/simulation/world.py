@@ -298,8 +298,7 @@ class World:
     def _heal_all(self) -> None:
         self.left_behind = frozenset()
         self._heal(set())
-        relent(self)
-        if not self.run_until(self.now_ns + ALL_HEALED_NS, lambda: not self._obstacle(True)):
+        if not self.run_until(self.now_ns + ALL_HEALED_NS, self._all_is_well):
             self.violated(f"invariant 8: no progress after everything healed: {self._obstacle(True)}")
         self.draining = True
         if not self.run_until(self.now_ns + ALL_HEALED_NS, lambda: not self._obstacle(True)):
@@ -307,6 +306,10 @@ class World:
         self.run_until(self.now_ns + 1 * SECOND)
         if self._obstacle(True):
             self.violated(f"invariant 8: it does not stay healthy: {self._obstacle(True)}")
+
+    def _all_is_well(self) -> bool:
+        relent(self)
+        return not self._obstacle(True)
 
     def _obstacle(self, all_nodes: bool) -> str:
         return obstacle(self, all_nodes=all_nodes)

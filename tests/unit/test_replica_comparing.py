@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.replica.replication.blockmap import BlockMap
-from services.replica.resyncing import _different
+from services.replica.resyncing import different
 from services.replica.store import by_region
 from stoscore.units import REGION_BLOCKS
 
@@ -29,7 +29,7 @@ def test_the_runs_name_exactly_the_nodes_that_differ(counts: list[int], gaps: li
         first += count + gap
     ours = [7] * len(nodes)
     theirs = [8 if at in changed else 7 for at in range(len(nodes))]
-    runs = _different(ranges, struct.pack(f"<{len(ours)}Q", *ours), struct.pack(f"<{len(ours)}Q", *theirs))
+    runs = different(ranges, struct.pack(f"<{len(ours)}Q", *ours), struct.pack(f"<{len(ours)}Q", *theirs))
     assert [at for block, count in runs for at in range(block, block + count)] == [
         node for at, node in enumerate(nodes) if at in changed
     ]
