@@ -154,10 +154,11 @@ async def test_what_is_offered_is_what_is_there(csi: Csi) -> None:
         capability.rpc.type for capability in node.capabilities
     }
     await refused(csi.controller.CreateSnapshot(pb.CreateSnapshotRequest()), grpc.StatusCode.INVALID_ARGUMENT, "name")
-    groups = csi.channel(csi.settings.controller_socket).unary_unary(
-        "/csi.v1.GroupController/CreateVolumeGroupSnapshot"
+    await refused(
+        groups.CreateVolumeGroupSnapshot(pb.CreateVolumeGroupSnapshotRequest()),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "name",
     )
-    await refused(groups(b""), grpc.StatusCode.UNIMPLEMENTED)
 
 
 # ---- create and delete -------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def vote_before_durable() -> Patch:
         if batch.durable is not None:
             volume.tickets += 1
             volume.pending.append(Pending(volume.tickets, batch.durable.epoch, []))
-            self._orders.append(driver.Save(volume.id, volume.tickets, batch.durable))
+            self.ordered.append(driver.Save(volume.id, volume.tickets, batch.durable))
 
     return patch.object(driver.Node, "_step_now", step_now)
 
