@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 _log = get_logger("csi")
 _TEND_AGAIN_S = 1.0
+_CONNECT_S = 5.0
+"""So long a process that starts lets nobody in while it has no connection to NATS: who asked the one before it is told
+nothing of the restart. Without NATS it serves what needs none."""
 
 
 class Servers:
@@ -155,6 +158,7 @@ class CsiService:
         chosen = settings.load(CsiSettings, self.name)
         volumes = Volumes(context.bus, Catalogue(context.bus))
         servers = Servers(chosen, volumes, ready=lambda: context.bus.connected)
+        await context.bus.wait_connected(_CONNECT_S)
         try:
             await servers.start()
             await servers.serve_bus(context.bus)
