@@ -101,8 +101,9 @@ async def test_taken_under_load_each_is_one_moment_on_every_copy(tmp_path: Path)
             until_s = time.monotonic()
             await stage.load.more(DEPTH)
             pauses.append(stage.load.longest_s)
-            snapshot = stage.check(name, since_s, until_s)
-            assert len(snapshot.holders) == 3
+            # A copy that a busy machine left behind is given it when it comes back.
+            await until(lambda name=name: len(stage.snapshot(name).holders) == 3, within_s=WITHIN_S)
+            stage.check(name, since_s, until_s)
         held = stage.wires.leader(stage.volume).shell.counted.seals
         assert sum(held.counts) == 4
         print(f"writes were held for {held.total / 4 * 1000:.0f} ms on average")
