@@ -17,11 +17,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field
 
+from stoscore.certs_messages import Credentials
 from stoscore.envelope import decode_answer, encode_request
 from stoscore.errors import Code, StosError, unavailable
 from stoscore.identity_files import Joined, install, nats_public_key, next_key
 from stoscore.invitations import Invitation, JoinToken, read_tokens
-from stoscore.messages import Credentials, Message
+from stoscore.messages import Message
 from stoscore.spiffe import role_of
 from stoscore.telemetry import get_logger
 

@@ -17,13 +17,14 @@ from datetime import UTC, datetime
 
 from stoscore import subjects
 from stoscore.bus import Bus
+from stoscore.certs_messages import SignedTrust, TrustRequest
 from stoscore.enrolment import TRUST_METHOD, WAIT_FOR, ask_door
 from stoscore.envelope import decode_request
 from stoscore.errors import Code, StosError
 from stoscore.files import locked
 from stoscore.identity import Identity
 from stoscore.identity_files import read_joined
-from stoscore.messages import Empty, SignedTrust, TrustRequest
+from stoscore.messages import Empty
 from stoscore.renewal import alarm, hours, renew_files
 from stoscore.telemetry import get_logger
 

@@ -96,6 +96,14 @@ def serve(names: list[str]) -> int:
         telemetry.shutdown()
 
 
+def keep_for_good() -> None:
+    """What was made until now is looked at once more and then never again. A full collection pauses the process while
+    it looks at every old object, for a tenth of a second after start-up, and leases are short: a service that others
+    wait for before it is ready calls this before they do."""
+    gc.collect()
+    gc.freeze()
+
+
 def _find(names: list[str]) -> list[AnyService]:
     if not names:
         raise invalid("name at least one service", "for example: stos serve replica")
@@ -124,10 +132,7 @@ async def _main(services: list[AnyService], common: CommonSettings) -> int:
         log.info("%s is ready", name)
         if not waiting:
             health.ready()
-            # A full collection pauses the process while it looks at every old object, and leases are short.
-            # What start-up made stays anyway.
-            gc.collect()
-            gc.freeze()
+            keep_for_good()
 
     from stoscore.process_metrics import ProcessMetrics
 

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from stoscore.access import inbox_of
+from stoscore.certs_messages import Denied, SignedTrust, TrustState
 from stoscore.errors import Code, StosError
 from stoscore.identity_files import (
     CERT,
@@ -37,7 +38,6 @@ from stoscore.identity_files import (
     read_identity,
     write_trust,
 )
-from stoscore.messages import Denied, SignedTrust, TrustState
 from stoscore.spiffe import (
     BACKDATED_S,
     Peer,

@@ -30,9 +30,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 
+from stoscore.certs_messages import Credentials, SignedTrust, TrustState
 from stoscore.errors import Code, StosError
 from stoscore.files import private_directory, remove, write_private
-from stoscore.messages import Credentials, SignedTrust, TrustState
 from stoscore.spiffe import UNREADABLE, certificate_uri, parse_uri, role_of
 from stoscore.telemetry import get_logger
 from stoscore.trust import load_chain, load_roots, verify_chain, verify_trust

@@ -21,10 +21,13 @@ MESSAGE_BYTES_MAX = 1 * MIB
 NAME_BYTES_MAX = 128
 LABELS_MAX = 64
 SNAPSHOTS_MAX = 64
-GROUP_VOLUMES_MAX = 32
-HOLD_MS_MAX = 10_000
-FREEZE_MS_MAX = 10_000
 """Of one volume. They are part of its record, which each voter keeps in one slot of 64 KiB."""
+GROUP_VOLUMES_MAX = 32
+"""Whose snapshots are of one moment: the writes of all wait until the last one holds, and each is a request to it."""
+HOLD_MS_MAX = 10_000
+"""Writes wait no longer for a snapshot whose taker has died."""
+FREEZE_MS_MAX = 10_000
+"""A file system stands still no longer for a snapshot whose taker has died."""
 OWN_SNAPSHOT = "-"
 """What the names of snapshots begin with that the project takes for itself; those of people never do."""
 REASON_BYTES_MAX = 256

@@ -162,9 +162,9 @@ class Histogram:
         """the last one: above all bounds"""
         self.total = 0.0
 
-    def record(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def record(self, value: float, times: int = 1) -> None:
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from pathlib import Path
 from stoscore import metrics, settings, subjects, telemetry
 from stoscore.bus import Bus, RequestContext
 from stoscore.errors import StosError
-from stoscore.messages import (
+from stoscore.metrics_endpoint import MetricsEndpoint
+from stoscore.process_messages import (
     MetricModel,
     MetricsPage,
     MetricsRequest,
@@ -26,7 +27,6 @@ from stoscore.messages import (
     TracesRequest,
     TraceSummary,
 )
-from stoscore.metrics_endpoint import MetricsEndpoint
 from stoscore.process_metrics import BusMetrics
 from stoscore.redaction import redact
 from stoscore.span_store import read

@@ -20,11 +20,11 @@ from cryptography.hazmat.primitives import serialization
 
 from stoscore import subjects
 from stoscore.bus import Bus
+from stoscore.certs_messages import Credentials, RenewRequest
 from stoscore.enrolment import ENROL_METHOD, EnrolRequest, ask_door, certificate_request
 from stoscore.errors import Code, StosError
 from stoscore.identity import Identity
 from stoscore.identity_files import install, nats_public_key, next_key, read_joined
-from stoscore.messages import Credentials, RenewRequest
 from stoscore.telemetry import get_logger
 
 JITTER = 0.1

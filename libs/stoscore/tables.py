@@ -73,24 +73,19 @@ def _escape(char: str) -> str:
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, colours: bool = False) -> str:
     """Aligned columns, as wide as they need: nothing is cut off, so that a line can be searched for."""
-    cells = [list(headings), *([plain(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    if colours:
-        lines[0] = painted(lines[0], Tone.HEADING)
-        lines[1:] = [_line(row, widths) for row in rows]
-    return "\n".join(lines)
+    cells = [[plain(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
+    heading = "  ".join(map(str.ljust, headings, widths)).rstrip()
+    lines = [_line(row, told, widths, colours=colours) for row, told in zip(rows, cells, strict=True)]
+    return "\n".join([painted(heading, Tone.HEADING) if colours else heading, *lines])
 
 
-def _line(row: Sequence[object], widths: Sequence[int]) -> str:
-    """One row in colours. They surround the word and not the blanks behind it."""
-    cells = [_cell(cell, width) for cell, width in zip(row, widths, strict=True)]
-    return "  ".join(cells).rstrip()
-
-
-def _cell(cell: object, width: int) -> str:
-    told = plain(cell)
-    return _shown(cell, told, colours=True) + " " * (width - len(told))
+def _line(row: Sequence[object], told: Sequence[str], widths: Sequence[int], *, colours: bool) -> str:
+    """Colours surround the word and not the blanks behind it."""
+    cells = zip(row, told, widths, strict=True)
+    return "  ".join(
+        _shown(cell, text, colours=colours) + " " * (width - len(text)) for cell, text, width in cells
+    ).rstrip()
 
 
 def _shown(value: object, told: str, *, colours: bool) -> str:

@@ -24,8 +24,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from pydantic import ValidationError
 
+from stoscore.certs_messages import Denied, SignedTrust, TrustState
 from stoscore.errors import Code, StosError
-from stoscore.messages import Denied, SignedTrust, TrustState
 from stoscore.spiffe import UNREADABLE, Peer, certificate_uri, owner, parse_uri, role_of, verify_signature
 
 __all__ = [

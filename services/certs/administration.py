@@ -13,21 +13,21 @@ from services.certs.authority import Authority
 from services.certs.ledger import Issued, Known
 from services.certs.record import Record
 from services.certs.views import certificate_view, identity_view, root_view, rotation_view
-from stoscore.enrolment import IssuedToken, IssueToken
-from stoscore.errors import Code, StosError, not_found
-from stoscore.messages import (
+from stoscore.certs_messages import (
     AuthorityView,
     Denied,
     IdentityDetail,
     IdentityPage,
     ListIdentities,
-    Message,
     Revoked,
     RevokeIdentity,
     RotateAuthority,
     Rotated,
     ShowIdentity,
 )
+from stoscore.enrolment import IssuedToken, IssueToken
+from stoscore.errors import Code, StosError, not_found
+from stoscore.messages import Message
 from stoscore.spiffe import role_of
 
 BACKUP_ENTRY = "backup"

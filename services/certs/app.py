@@ -26,11 +26,12 @@ from services.certs.upkeep import Upkeep
 from services.certs.vault import open_vault
 from stoscore import subjects
 from stoscore.bus import Bus, RequestContext
+from stoscore.certs_messages import Credentials, RenewRequest, SignedTrust, TrustRequest
 from stoscore.enrolment import EnrolRequest
 from stoscore.errors import StosError, precondition, unavailable
 from stoscore.files import private_directory
 from stoscore.host import BootstrapContext
-from stoscore.messages import Credentials, Message, RenewRequest, SignedTrust, TrustRequest
+from stoscore.messages import Message
 from stoscore.observing import Observed
 from stoscore.settings import load
 from stoscore.telemetry import get_logger

@@ -31,11 +31,11 @@ from services.certs.tokens import Token, hash_secret
 from services.certs.vault import Entry, Vault, change
 from stoscore import identity as identities
 from stoscore import plugins
+from stoscore.certs_messages import Credentials, SignedTrust, TrustRequest
 from stoscore.enrolment import HOST_NAME as CERTS_HOST_NAME
 from stoscore.enrolment import EnrolRequest, JoinToken, certificate_request
 from stoscore.errors import Code, StosError, invalid, precondition
 from stoscore.identity import NATS_HOST_NAME, RENEW_FRACTION, Identity, make_uri
-from stoscore.messages import Credentials, SignedTrust, TrustRequest
 from stoscore.nkey import valid_public_key
 from stoscore.spiffe import node_host_name, role_of
 from stoscore.telemetry import get_logger

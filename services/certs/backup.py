@@ -33,9 +33,9 @@ from services.certs.ledger import Known, Ledger
 from services.certs.record import Denial, Record
 from services.certs.settings import CertsSettings
 from services.certs.vault import NEW, Vault, change
+from stoscore.certs_messages import SignedTrust, TrustState
 from stoscore.errors import Code, StosError, invalid, precondition
 from stoscore.files import write_private
-from stoscore.messages import SignedTrust, TrustState
 from stoscore.trust import load_roots, verify_trust
 
 MAGIC = "stos-certs-backup-1"

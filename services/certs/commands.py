@@ -24,7 +24,8 @@ from stoscore.errors import invalid
 from stoscore.printing import Format, Output, command_group, write_as
 
 if TYPE_CHECKING:
-    from stoscore.messages import IdentityPage, Message
+    from stoscore.certs_messages import IdentityPage
+    from stoscore.messages import Message
 
 app = command_group()
 A = TypeVar("A", bound="Message")
@@ -189,7 +190,7 @@ def ls(directory: Directory = None, socket: Socket = None, output: Output = Form
 
 
 async def _pages(directory: Path | None, socket: Path | None) -> list[IdentityPage]:
-    from stoscore.messages import IdentityPage, ListIdentities
+    from stoscore.certs_messages import IdentityPage, ListIdentities
 
     pages: list[IdentityPage] = []
     after = ""
@@ -223,7 +224,7 @@ def show(
     if not who:
         _show_local(identity_dir or Path(os.environ.get("STOS_IDENTITY_DIR", "/var/lib/stos/identity")), output)
         return
-    from stoscore.messages import IdentityDetail, ShowIdentity
+    from stoscore.certs_messages import IdentityDetail, ShowIdentity
 
     kind, name = _identity(who)
     detail = _ask(socket, directory, "show", make_request(ShowIdentity, kind=kind, name=name), IdentityDetail)
@@ -275,7 +276,7 @@ def revoke(
       stos certs revoke node/n4 --reason "stolen from the rack"
       stos certs revoke node/n4 --serial 3f09…
     """
-    from stoscore.messages import Revoked, RevokeIdentity
+    from stoscore.certs_messages import Revoked, RevokeIdentity
 
     kind, name = _identity(who)
     request = make_request(
@@ -312,7 +313,7 @@ def rotate(
       stos certs rotate --root --reason "an administrator left"
       stos certs ls                     how far it is, and whom it waits for
     """
-    from stoscore.messages import RotateAuthority, Rotated
+    from stoscore.certs_messages import RotateAuthority, Rotated
 
     if root == issuer:
         raise invalid("say which: --issuer or --root", "see `stos certs rotate --help`")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from services.certs import nats_jwt
 from services.certs.roles import ROLES
-from stoscore.messages import NatsServerTrust
+from stoscore.certs_messages import NatsServerTrust
 from stoscore.nkey import public_key
 
 if TYPE_CHECKING:

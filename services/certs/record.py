@@ -13,9 +13,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from stoscore.certs_messages import Denied, TrustState
 from stoscore.errors import precondition
 from stoscore.limits import TRUST_DENIED_MAX
-from stoscore.messages import Denied, TrustState
 
 NAME = "authority"
 """The entry of the vault."""

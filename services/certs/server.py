@@ -20,12 +20,13 @@ from services.certs import issue
 from services.certs.administration import VERBS, Administration, Verb
 from services.certs.authority import Authority
 from stoscore.audit import Audit
+from stoscore.certs_messages import Credentials, SignedTrust
 from stoscore.enrolment import ENROL_METHOD, TRUST_METHOD, EnrolRequest, admin_method
 from stoscore.envelope import decode_request, encode_error, encode_result
 from stoscore.errors import Code, StosError, precondition, unavailable
 from stoscore.files import private_directory
 from stoscore.identity import CERT, KEY, Identity
-from stoscore.messages import Credentials, Empty, Message, SignedTrust
+from stoscore.messages import Empty, Message
 from stoscore.spiffe import owner
 from stoscore.telemetry import get_logger, span
 

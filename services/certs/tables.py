@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from stoscore.messages import AuthorityView, IdentityDetail, IdentityView
+from stoscore.certs_messages import AuthorityView, IdentityDetail, IdentityView
 from stoscore.printing import Format, fields, table, write, write_as
 from stoscore.tables import plain, toned
 

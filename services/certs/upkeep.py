@@ -20,9 +20,9 @@ from services.certs.record import Record
 from services.certs.views import state_of
 from stoscore import subjects
 from stoscore.bus import Bus
+from stoscore.certs_messages import TrustRequest
 from stoscore.errors import StosError
 from stoscore.identity import Identity
-from stoscore.messages import TrustRequest
 from stoscore.telemetry import get_logger
 
 STEPS_EVERY_S = 5.0

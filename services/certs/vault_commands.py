@@ -122,7 +122,7 @@ def restore(
 def _read_trust(file: Path) -> Any:
     from pydantic import ValidationError
 
-    from stoscore.messages import SignedTrust
+    from stoscore.certs_messages import SignedTrust
 
     try:
         return SignedTrust.model_validate_json(file.read_bytes(), strict=True)

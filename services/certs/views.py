@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from services.certs import issue, revocation, rotation
 from services.certs.ledger import Issued, Known
 from services.certs.record import Record
-from stoscore.messages import CertificateView, IdentityView, RootView, RotationView
+from stoscore.certs_messages import CertificateView, IdentityView, RootView, RotationView
 
 NAMED_MAX = 20
 State = Literal["valid", "overdue", "expired", "revoked"]

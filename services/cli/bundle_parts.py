@@ -14,18 +14,10 @@ from services.cli.checks import examine
 from services.cli.cluster import Session
 from services.cli.roster import call_roll
 from stoscore import subjects
+from stoscore.certs_messages import IdentityPage, ListIdentities
 from stoscore.errors import StosError
-from stoscore.messages import (
-    Capacity,
-    CapacityRequest,
-    IdentityPage,
-    ListIdentities,
-    MetricModel,
-    MetricsPage,
-    MetricsRequest,
-    SettingsPage,
-    SettingsRequest,
-)
+from stoscore.messages import Capacity, CapacityRequest
+from stoscore.process_messages import MetricModel, MetricsPage, MetricsRequest, SettingsPage, SettingsRequest
 
 Gather = Callable[[], Awaitable[None]]
 EVENTS_MAX = 100_000

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from stoscore.messages import AuthorityView, MetricModel, NodeEntry, NodeStatus
+from stoscore.certs_messages import AuthorityView
+from stoscore.messages import NodeEntry, NodeStatus
 from stoscore.metrics import LATENCY_S
+from stoscore.process_messages import MetricModel
 from stoscore.units import format_size
 
 CLOCK_WARN_S, CLOCK_FAIL_S = 2.0, 60.0

@@ -16,7 +16,8 @@ from stoscore.errors import StosError
 
 if TYPE_CHECKING:
     from services.cli.checks import Facts, Finding, Process
-    from stoscore.messages import IdentityPage, MetricsPage
+    from stoscore.certs_messages import IdentityPage
+    from stoscore.process_messages import MetricsPage
 
 app = command_group()
 T = TypeVar("T")
@@ -72,7 +73,9 @@ async def gather(session: Session) -> Facts:
     from services.cli.checks import Facts
     from services.cli.roster import call_roll
     from stoscore import subjects
-    from stoscore.messages import IdentityPage, ListIdentities, MetricsPage, MetricsRequest, NodeStatus
+    from stoscore.certs_messages import IdentityPage, ListIdentities
+    from stoscore.messages import NodeStatus
+    from stoscore.process_messages import MetricsPage, MetricsRequest
 
     bus, problems = session.bus, list[str]()
     nodes = await _or(session.catalogue.nodes(), [], "the nodes' addresses", problems)

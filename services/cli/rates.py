@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stoscore.messages import MetricModel
 from stoscore.metrics import BY_NAME
+from stoscore.process_messages import MetricModel
 from stoscore.units import format_size
 
 VOLUME_HEADINGS = (

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, RootModel
 
-from stoscore.messages import AuthorityView, IdentityDetail, IdentityView, Revoked, Rotated
+from stoscore.certs_messages import AuthorityView, IdentityDetail, IdentityView, Revoked, Rotated
 
 
 class Shape(BaseModel):

@@ -164,8 +164,10 @@ def rm(
 
 
 async def _refuse_of_group(session: Session, view: SnapshotView) -> None:
-    """What no group is made of any more, or yet, may go."""
-    group, _, attempt = view.group.partition(".")
+    """What a group is made of, or is just being made of, goes with the group."""
+    from stoscore.volumes.groups import parts_of
+
+    group, attempt = parts_of(view.group)
     claim = await session.volumes.groups.find(group) if group else None
     if claim is not None and claim.attempt == attempt:
         raise StosError(
@@ -176,6 +178,8 @@ async def _refuse_of_group(session: Session, view: SnapshotView) -> None:
 
 
 def _view(volume_name: str, view: SnapshotView, copies: int) -> dict[str, Any]:
+    from stoscore.volumes.groups import parts_of
+
     return {
         "name": view.snapshot,
         "volume": view.volume,
@@ -186,7 +190,7 @@ def _view(volume_name: str, view: SnapshotView, copies: int) -> dict[str, Any]:
         "held_by": list(view.holders),
         "copies": copies,
         "root": view.root,
-        "group": view.group.partition(".")[0],
+        "group": parts_of(view.group)[0],
     }
 
 

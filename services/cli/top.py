@@ -14,7 +14,7 @@ from services.cli.output import Format, Output, command_group, table, write, wri
 from services.cli.screen import draw, screen
 
 if TYPE_CHECKING:
-    from stoscore.messages import MetricModel, MetricsPage
+    from stoscore.process_messages import MetricModel, MetricsPage
 
 app = command_group()
 
@@ -71,7 +71,7 @@ async def _until(moment_s: float) -> None:
 async def look(session: Session, known: dict[str, int]) -> tuple[float, Pages]:
     """`known`: how many processes of each role answered before; that many are waited for."""
     from services.cli.asking import ask_all, of_each_role
-    from stoscore.messages import MetricsPage, MetricsRequest
+    from stoscore.process_messages import MetricsPage, MetricsRequest
 
     samples: dict[str, list[MetricModel]] = {}
     after = 0

@@ -21,7 +21,7 @@ from stoscore.errors import invalid, not_found
 
 if TYPE_CHECKING:
     from services.cli.waterfall import Told
-    from stoscore.messages import TraceSummary
+    from stoscore.process_messages import TraceSummary
 
 app = command_group()
 
@@ -129,8 +129,8 @@ def show(
 
 async def summaries_of_all(session: Session, since_unix_ms: int) -> list[dict[str, Any]]:
     from services.cli.asking import ask_all
-    from stoscore.messages import TracesPage, TracesRequest
     from stoscore.observing import summaries
+    from stoscore.process_messages import TracesPage, TracesRequest
     from stoscore.span_store import read
 
     pages = await ask_all(
@@ -152,7 +152,7 @@ async def spans_of(
     """The spans, and the nodes that did not answer. `known`: as for `ask_all`."""
     from services.cli.asking import ask_all
     from services.cli.waterfall import Told
-    from stoscore.messages import SpansPage, SpansRequest
+    from stoscore.process_messages import SpansPage, SpansRequest
     from stoscore.span_store import read
     from stoscore.spans import BadSpan, decode
 

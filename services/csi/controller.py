@@ -20,6 +20,7 @@ from stoscore.limits import VOLUME_BYTES_MIN, valid_node_name, valid_volume_id
 from stoscore.messages import FS_LABEL, RecordModel
 from stoscore.proto import csi_pb2 as pb
 from stoscore.proto import csi_pb2_grpc as rpc
+from stoscore.volumes.groups import CompleteGroups
 
 CAPABILITIES = (
     pb.ControllerServiceCapability.RPC.CREATE_DELETE_VOLUME,
@@ -175,11 +176,14 @@ class Controller(rpc.ControllerServicer):  # type: ignore[misc, unused-ignore]  
             if error.code is not Code.NOT_FOUND:
                 raise
             return
-        if view.group and await snapshot_listing.Members(self._volumes.groups).counts(view):
+        if view.group and await self._is_complete(view.group):
             raise invalid(
                 f"snapshot {name} is part of the group snapshot {view.group}",
                 next_step="delete the group snapshot; its snapshots go with it",
             )
+
+    async def _is_complete(self, group: str) -> bool:
+        return await CompleteGroups(self._volumes.groups.find).has(group)
 
     async def ListSnapshots(self, request: pb.ListSnapshotsRequest, context: Any) -> pb.ListSnapshotsResponse:
         return await snapshot_listing.page(self._volumes, request, self._remaining_s(context))
@@ -191,7 +195,7 @@ class Controller(rpc.ControllerServicer):  # type: ignore[misc, unused-ignore]  
         if named is None:
             raise not_found(f"there is no snapshot {request.snapshot_id[:64]!r}")
         view = await self._volumes.snapshots.get(*named, timeout_s=self._remaining_s(context))
-        if not await snapshot_listing.Members(self._volumes.groups).counts(view):
+        if view.group and not await self._is_complete(view.group):
             raise not_found(f"there is no snapshot {request.snapshot_id[:64]!r}")
         return pb.GetSnapshotResponse(snapshot=snapshot_listing.described(view))
 

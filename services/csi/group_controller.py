@@ -17,6 +17,7 @@ from stoscore.limits import GROUP_VOLUMES_MAX, valid_group_id
 from stoscore.messages import GroupClaim, SnapshotView
 from stoscore.proto import csi_pb2 as pb
 from stoscore.proto import csi_pb2_grpc as rpc
+from stoscore.volumes.groups import group_id, parts_of
 
 
 class GroupController(rpc.GroupControllerServicer):  # type: ignore[misc, unused-ignore]  # generated without types
@@ -54,7 +55,7 @@ class GroupController(rpc.GroupControllerServicer):  # type: ignore[misc, unused
         answer = pb.DeleteVolumeGroupSnapshotResponse()
         if not valid_group_id(request.group_snapshot_id):
             return answer  # what none can have is gone already
-        name, _, attempt = request.group_snapshot_id.partition(".")
+        name, attempt = parts_of(request.group_snapshot_id)
         known = await self._groups.find(name)
         if known is None or known.attempt != attempt:
             return answer
@@ -70,7 +71,7 @@ class GroupController(rpc.GroupControllerServicer):  # type: ignore[misc, unused
             raise invalid("group_snapshot_id is empty")
         if not valid_group_id(request.group_snapshot_id):
             raise not_found(f"there is no group snapshot {request.group_snapshot_id[:96]!r}")
-        claim = await self._groups.get(*request.group_snapshot_id.split("."))
+        claim = await self._groups.get(*parts_of(request.group_snapshot_id))
         _check_members(claim, request.snapshot_ids)
         views = await self._groups.of(claim, timeout_s=remaining_s(context, self._timeout_s))
         return pb.GetVolumeGroupSnapshotResponse(group_snapshot=described(claim, views))
@@ -79,7 +80,7 @@ class GroupController(rpc.GroupControllerServicer):  # type: ignore[misc, unused
 def described(claim: GroupClaim, views: Iterable[SnapshotView]) -> pb.VolumeGroupSnapshot:
     snapshots = [snapshot_listing.described(view) for view in views]
     found = pb.VolumeGroupSnapshot(
-        group_snapshot_id=f"{claim.name}.{claim.attempt}",
+        group_snapshot_id=group_id(claim),
         snapshots=snapshots,
         ready_to_use=all(snapshot.ready_to_use for snapshot in snapshots),
     )

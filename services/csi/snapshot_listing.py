@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.csi.port import GroupsPort, SnapshotsPort, VolumesPort
+from services.csi.port import SnapshotsPort, VolumesPort
 from services.csi.snapshot_names import id_of, of_id
 from stoscore.errors import Code, StosError, invalid
 from stoscore.limits import valid_snapshot_name, valid_volume_id, valid_volume_name
-from stoscore.messages import GroupClaim, SnapshotView
+from stoscore.messages import SnapshotView
 from stoscore.proto import csi_pb2 as pb
+from stoscore.volumes.groups import CompleteGroups
 from stoscore.volumes.snapshots import Listed
 
 ENTRIES_MAX = 256
@@ -37,29 +38,11 @@ class _Place:
         return f"{_PREFIX}{self.before}/{self.told[0]}/{self.told[1]}"
 
 
-class Members:
-    """Which groups are complete, asked once for each."""
-
-    def __init__(self, groups: GroupsPort):
-        self._groups = groups
-        self._claims: dict[str, GroupClaim | None] = {}
-
-    async def counts(self, view: SnapshotView) -> bool:
-        """It is one of itself, or of a complete group."""
-        if not view.group:
-            return True
-        name, _, attempt = view.group.partition(".")
-        if name not in self._claims:
-            self._claims[name] = await self._groups.find(name)
-        claim = self._claims[name]
-        return claim is not None and claim.stage != "taking" and claim.attempt == attempt
-
-
 async def page(volumes: VolumesPort, request: pb.ListSnapshotsRequest, timeout_s: float) -> pb.ListSnapshotsResponse:
     """Raises INVALID_ARGUMENT for a negative number, ABORTED for a token that is none of ours."""
     if request.max_entries < 0:
         raise invalid(f"max_entries is negative: {request.max_entries}")
-    snapshots, members = volumes.snapshots, Members(volumes.groups)
+    snapshots, complete = volumes.snapshots, CompleteGroups(volumes.groups.find)
     place = _place(request.starting_token)
     wanted = min(request.max_entries or ENTRIES_MAX, ENTRIES_MAX)
     answer = pb.ListSnapshotsResponse()
@@ -72,7 +55,7 @@ async def page(volumes: VolumesPort, request: pb.ListSnapshotsRequest, timeout_s
             if len(answer.entries) == wanted:
                 answer.next_token = place.token()
                 return answer
-            if await members.counts(view):
+            if not view.group or await complete.has(view.group):
                 answer.entries.append(pb.ListSnapshotsResponse.Entry(snapshot=described(view)))
             place = _Place(place.before, (name, view.snapshot))
         if not following:

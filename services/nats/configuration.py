@@ -18,8 +18,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from stoscore.certs_messages import NatsServerTrust
 from stoscore.limits import MESSAGE_BYTES_MAX
-from stoscore.messages import NatsServerTrust
 
 CONNECTIONS_MAX = 16_384
 

@@ -17,11 +17,11 @@ from pydantic import ValidationError
 from services.nats.account_roles import AccountRoles
 from services.nats.configuration import Files, NatsServer, Routes, server_conf
 from services.nats.settings import NatsSettings
+from stoscore.certs_messages import NatsServerTrust
 from stoscore.errors import precondition
 from stoscore.files import private_directory, write_private
 from stoscore.identity import CERT, KEY, NATS_HOST_NAME, Identity
 from stoscore.identity_files import NATS_SERVER
-from stoscore.messages import NatsServerTrust
 
 CONFIG, ROOTS, ACCOUNTS, STORE = "server.conf", "roots.pem", "accounts", "store"
 

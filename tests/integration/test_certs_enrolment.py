@@ -15,6 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from stoscore.admission import ensure_identity
+from stoscore.certs_messages import Credentials, IdentityPage, ListIdentities
 from stoscore.enrolment import (
     ENROL_METHOD,
     HOST_NAME,
@@ -28,7 +29,6 @@ from stoscore.enrolment import (
 from stoscore.envelope import decode_answer
 from stoscore.errors import Code, StosError
 from stoscore.identity import Identity, nats_public_key, next_key
-from stoscore.messages import Credentials, IdentityPage, ListIdentities
 from stoscore.settings import CommonSettings
 from tests.support.certs_process import CertsProcess
 from tests.support.control_plane import free_port

@@ -19,23 +19,21 @@ from services.certs.settings import CertsSettings
 from services.certs.vault import open_vault
 from stoscore import subjects
 from stoscore.bus import Bus, RequestContext
-from stoscore.enrolment import IssuedToken, IssueToken, admin_call, admin_method, ask_door, enrol, issue_token
-from stoscore.errors import Code, StosError
-from stoscore.identity import Identity
-from stoscore.invitations import JoinToken
-from stoscore.messages import (
-    DescribeReplica,
-    Empty,
+from stoscore.certs_messages import (
     IdentityDetail,
     IdentityPage,
     ListIdentities,
-    Message,
     Revoked,
     RevokeIdentity,
     RotateAuthority,
     Rotated,
     ShowIdentity,
 )
+from stoscore.enrolment import IssuedToken, IssueToken, admin_call, admin_method, ask_door, enrol, issue_token
+from stoscore.errors import Code, StosError
+from stoscore.identity import Identity
+from stoscore.invitations import JoinToken
+from stoscore.messages import DescribeReplica, Empty, Message
 from stoscore.renewal import renew
 from tests.support.audit import told
 from tests.support.certs_process import CertsProcess

@@ -16,12 +16,12 @@ import pytest
 
 from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
+from stoscore.certs_messages import Revoked, RevokeIdentity
 from stoscore.enrolment import admin_call, enrol, issue_token
 from stoscore.errors import StosError
 from stoscore.files import write_private
 from stoscore.identity import Identity
 from stoscore.invitations import JoinToken
-from stoscore.messages import Revoked, RevokeIdentity
 from stoscore.renewal import renew
 from stoscore.volumes import Volumes
 from tests.support.audit import told

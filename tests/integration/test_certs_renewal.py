@@ -13,9 +13,10 @@ from cryptography import x509
 
 from stoscore import subjects
 from stoscore.bus import Bus, RequestContext
+from stoscore.certs_messages import Credentials, IdentityPage, ListIdentities
 from stoscore.errors import Code, StosError
 from stoscore.identity import NATS_HOST_NAME, Identity
-from stoscore.messages import Credentials, DescribeReplica, Empty, IdentityPage, ListIdentities
+from stoscore.messages import DescribeReplica, Empty
 from stoscore.renewal import keep_renewed, renew, renewal_request
 from tests.support.audit import told
 from tests.support.certs_process import CertsProcess

@@ -14,7 +14,7 @@ from services.cli.cluster import connect, find
 from services.dev import leftovers
 from services.dev.demo.csi import CsiClient, mounted_as, raw_block
 from services.dev.demo.tools import why_no_mount
-from stoscore.messages import MetricsPage, MetricsRequest
+from stoscore.process_messages import MetricsPage, MetricsRequest
 from stoscore.units import MIB
 from tests.support.cluster import RunningCluster
 

@@ -17,8 +17,8 @@ import pytest
 from stoscore.proto import csi_pb2 as pb
 from stoscore.proto import csi_pb2_grpc as rpc
 from stoscore.units import MIB
-from tests.integration.test_csi_grpc import Csi
 from tests.support.csi import block, create_request, mounted
+from tests.support.csi_service import Csi, served
 
 TEXTS = (
     "",
@@ -60,10 +60,8 @@ METHODS = [
 
 @pytest.fixture
 async def csi(tmp_path: Path) -> AsyncIterator[Csi]:
-    csi = Csi(tmp_path)
-    await csi.start()
-    yield csi
-    await csi.stop()
+    async with served(tmp_path) as csi:
+        yield csi
 
 
 def good(csi: Csi, directory: Path, volume: str, snapshot: str, group: str) -> dict[str, Any]:

@@ -18,7 +18,6 @@ import uvloop
 from services.csi.app import Servers
 from services.csi.listing import ENTRIES_MAX
 from services.csi.server import listen
-from services.csi.settings import CsiSettings
 from services.csi.topology import ZONE_KEY
 from stoscore.errors import Code, StosError
 from stoscore.messages import ReplicaStatus, VoterModel
@@ -26,7 +25,8 @@ from stoscore.proto import csi_pb2 as pb
 from stoscore.proto import csi_pb2_grpc as rpc
 from stoscore.telemetry import current_traceparent
 from stoscore.units import GIB, MIB, TIB
-from tests.support.csi import MemoryVolumes, block, create_request, mounted
+from tests.support.csi import block, create_request, mounted
+from tests.support.csi_service import Csi, served
 
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -37,49 +37,6 @@ OUT_OF_RANGE = grpc.StatusCode.OUT_OF_RANGE
 NOBODY = "f" * 32
 
 
-class Csi:
-    """The service as a caller sees it."""
-
-    def __init__(self, directory: Path) -> None:
-        self.settings = CsiSettings(
-            controller_socket=directory / "controller.sock",
-            node_socket=directory / "node.sock",
-            node="app",
-            zone="zone-a",
-            state_dir=directory / "state",
-            attachers=["kernel-nbd"],
-            max_volumes_per_node=3,
-        )
-        self.volumes = MemoryVolumes()
-        self.ready = True
-        self.servers = Servers(self.settings, self.volumes, ready=lambda: self.ready)
-        self.channels: list[Any] = []
-
-    async def start(self) -> None:
-        await self.servers.start()
-        controller, node = (self.channel(path) for path in (self.settings.controller_socket, self.settings.node_socket))
-        self.identity = rpc.IdentityStub(controller)
-        self.node_identity = rpc.IdentityStub(node)
-        self.controller = rpc.ControllerStub(controller)
-        self.node = rpc.NodeStub(node)
-
-    def channel(self, path: Path) -> Any:
-        self.channels.append(grpc.aio.insecure_channel(f"unix:{path}"))
-        return self.channels[-1]
-
-    async def stop(self) -> None:
-        for channel in self.channels:
-            await channel.close()
-        await self.servers.stop()
-
-    async def create(self, request: pb.CreateVolumeRequest | None = None) -> Any:
-        return (await self.controller.CreateVolume(request or create_request())).volume
-
-    async def publish(self, volume: str, node: str = "app", **more: Any) -> Any:
-        request = pb.ControllerPublishVolumeRequest(volume_id=volume, node_id=node, volume_capability=mounted(), **more)
-        return await self.controller.ControllerPublishVolume(request)
-
-
 @pytest.fixture(scope="module")
 def event_loop_policy() -> uvloop.EventLoopPolicy:
     """As in production: gRPC, uvloop and child processes have to get along in one process."""
@@ -88,10 +45,8 @@ def event_loop_policy() -> uvloop.EventLoopPolicy:
 
 @pytest.fixture
 async def csi(tmp_path: Path) -> AsyncIterator[Csi]:
-    service = Csi(tmp_path)
-    await service.start()
-    yield service
-    await service.stop()
+    async with served(tmp_path) as csi:
+        yield csi
 
 
 async def refused(call: Awaitable[Any], code: grpc.StatusCode, says: str = "") -> str:

@@ -15,6 +15,7 @@ import pytest
 from stoscore import subjects
 from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
+from stoscore.certs_messages import Revoked, RevokeIdentity, RotateAuthority, Rotated, SignedTrust, TrustState
 from stoscore.enrolment import admin_call, enrol, issue_token
 from stoscore.errors import StosError
 from stoscore.files import write_private
@@ -22,16 +23,7 @@ from stoscore.following import Follower, ask_trust
 from stoscore.identity import Identity
 from stoscore.identity_files import next_key
 from stoscore.invitations import JoinToken
-from stoscore.messages import (
-    Ranking,
-    RankRequest,
-    Revoked,
-    RevokeIdentity,
-    RotateAuthority,
-    Rotated,
-    SignedTrust,
-    TrustState,
-)
+from stoscore.messages import Ranking, RankRequest
 from stoscore.renewal import keep_renewed, renew
 from stoscore.trust import sign_trust
 from stoscore.volumes import Volumes

@@ -19,11 +19,12 @@ from stoscore import subjects
 from stoscore.admission import ensure_identity, keep_admitted
 from stoscore.bus import Bus, RequestContext
 from stoscore.catalogue import Catalogue
+from stoscore.certs_messages import RotateAuthority, Rotated
 from stoscore.enrolment import admin_call, issue_token
 from stoscore.files import locked, write_private
 from stoscore.following import Follower, refresh
 from stoscore.identity import Identity
-from stoscore.messages import DescribeReplica, Empty, RotateAuthority, Rotated
+from stoscore.messages import DescribeReplica, Empty
 from stoscore.renewal import keep_renewed
 from stoscore.settings import CommonSettings
 from stoscore.volumes import Volumes

@@ -16,6 +16,7 @@ from services.replica.peers.link import Link
 from services.replica.scrubber import Scrubber
 from services.replica.scrubbing import Pace
 from stoscore.units import GIB, MS, SECOND
+from tests.support.living import kept_running
 from tests.support.wired import LEASE_MS, Wired, wired
 
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
@@ -53,15 +54,8 @@ async def scrubbed(wires: Wired) -> AsyncIterator[None]:
     scrubbers = [
         Scrubber(node.shell, pace, node._pool, node.replicas._directory.parent) for node in wires.nodes.values()
     ]
-    tasks = [asyncio.create_task(scrubber.run()) for scrubber in scrubbers]
-    try:
+    async with kept_running(*(scrubber.run() for scrubber in scrubbers)):
         yield
-        for task in tasks:
-            assert not task.done(), task
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def idle(sent: Counter[Type]) -> Counter[Type]:

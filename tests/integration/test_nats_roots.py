@@ -12,11 +12,12 @@ import pytest
 
 from stoscore import subjects
 from stoscore.bus import Bus, RequestContext
+from stoscore.certs_messages import RotateAuthority, Rotated
 from stoscore.enrolment import admin_call
 from stoscore.errors import StosError
 from stoscore.following import Follower
 from stoscore.identity import Identity
-from stoscore.messages import DescribeReplica, Empty, RotateAuthority, Rotated
+from stoscore.messages import DescribeReplica, Empty
 from stoscore.nats_session import Session
 from stoscore.renewal import keep_renewed
 from tests.support.certs_process import CertsProcess

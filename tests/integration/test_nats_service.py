@@ -16,8 +16,9 @@ from services.certs.nats_orders import push_account
 from services.dev.processes import identify
 from stoscore import subjects
 from stoscore.bus import Bus, RequestContext
+from stoscore.certs_messages import RevokeIdentity
 from stoscore.errors import Code, StosError
-from stoscore.messages import DescribeReplica, Empty, RevokeIdentity
+from stoscore.messages import DescribeReplica, Empty
 from stoscore.nats_session import Session
 from tests.support.audit import told
 from tests.support.control_plane import ControlPlane

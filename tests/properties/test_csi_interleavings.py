@@ -21,7 +21,7 @@ from stoscore.errors import Code, StosError
 from stoscore.messages import Attached
 from stoscore.proto import csi_pb2 as pb
 from stoscore.units import GIB
-from tests.support.csi import MemoryVolumes, create_request, mounted
+from tests.support.csi import Context, MemoryVolumes, create_request, mounted
 
 NAMES, NODES = ("a", "b"), ("n1", "app")
 EXPECTED = {
@@ -40,13 +40,6 @@ CALLS = st.tuples(
     st.integers(0, 1),  # which controller
     st.integers(0, 6),  # turns of the loop before the caller gives up; 0: never
 )
-
-
-class Context:
-    """A caller without a deadline."""
-
-    def time_remaining(self) -> None:
-        return None
 
 
 class SlowVolumes(MemoryVolumes):

@@ -6,102 +6,46 @@ The primaries are the real ones. A writer fills the volumes in turn, and sends a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from random import Random
 
 import pytest
 
 from services.replica.replication import effects as fx
-from services.replica.replication.messages import (
-    Ack,
-    Done,
-    Io,
-    Prepare,
-    Prepared,
-    Request,
-    Rooted,
-    Seal,
-    Sealed,
-    ToPrimary,
-    Write,
-)
+from services.replica.replication.messages import Done
 from services.replica.replication.sealing import HOLD_PATIENCE_NS, Stage
 from stoscore.units import MS
-from tests.support.replicas import LINK, serving
+from tests.support.sealing import SealingPrimary
 
 PEERS = ("b", "c")
-ROOT = 7
 HOLD_NS = 50 * MS
 ASKED = 1
 
 
-class Volume:
-    """One primary, its disk and its peers."""
+class Volume(SealingPrimary):
+    """One of the group."""
 
     def __init__(self, dice: Random):
-        self.dice = dice
-        self.now_ns = 0
-        self.primary = serving(PEERS)
-        self.owed: dict[str, list[ToPrimary]] = {peer: [] for peer in PEERS}
-        self.disk: list[fx.Effect] = []
+        super().__init__(dice, PEERS, prepares=0.95)
         self.reached: set[str] = set()
         self.sealed_seq: int | None = None
         self.failed = False
         self.number_of: dict[int, int] = {}
         """Sequence number -> the writer's number."""
-        self.written: list[int] = []
         self.answered: set[int] = set()
 
-    def take(self, effects: Iterable[fx.Effect]) -> None:
-        for effect in effects:
-            match effect:
-                case fx.Tell(peers, message):
-                    for peer in peers:
-                        self._owe(peer, message)
-                case fx.StoreWrite(seq, _, _, token):
-                    self.number_of[seq] = token
-                case fx.Answer(_, Done(_, request, 0)):
-                    self.answered.add(request)
-                case fx.PrepareSeal() | fx.SealStore() | fx.HashSeal():
-                    self.disk.append(effect)
-                case fx.ReportStep(_, asked, step):
-                    assert asked == ASKED
-                    self.reached.add(step)
-                case fx.ReportSealed(_, _, seq, _, _, _):
-                    self.sealed_seq = seq
-                case fx.ReportNotSealed():
-                    self.failed = True
-
-    def _owe(self, peer: str, message: object) -> None:
-        match message:
-            case Write(seq, _, _, _, _):
-                self.owed[peer].append(Ack((seq,)))
-            case Prepare(number):
-                self.owed[peer].append(Prepared(number, self.dice.random() < 0.95))
-            case Seal(seq, _, _, _):
-                self.owed[peer] += [Sealed(seq), Rooted(seq, ROOT)]
-
-    def write(self, number: int) -> None:
-        request = Request(1, number, Io.WRITE, self.dice.randrange(64), 1, False, number)
-        self.take(self.primary.request(LINK, request, self.now_ns))
-
-    def answer(self) -> None:
-        owing = [peer for peer in PEERS if self.owed[peer]]
-        if owing:
-            peer = self.dice.choice(owing)
-            self.take(self.primary.receive(peer, self.owed[peer].pop(0), self.now_ns))
-
-    def finish(self) -> None:
-        if not self.disk:
-            return
-        match self.disk.pop(0):
-            case fx.PrepareSeal(number):
-                failure = "" if self.dice.random() < 0.95 else "no space"
-                self.take(self.primary.seal_prepared(number, failure, self.now_ns))
-            case fx.SealStore(seq, _, _):
-                self.take(self.primary.sealed(seq, self.now_ns))
-            case fx.HashSeal(seq, _, _):
-                self.take(self.primary.hashed(seq, ROOT, self.now_ns))
+    def see(self, effect: fx.Effect) -> None:
+        match effect:
+            case fx.StoreWrite(seq, _, _, token):
+                self.number_of[seq] = token
+            case fx.Answer(_, Done(_, request, 0)):
+                self.answered.add(request)
+            case fx.ReportStep(_, asked, step):
+                assert asked == ASKED
+                self.reached.add(step)
+            case fx.ReportSealed(_, _, seq, _, _, _):
+                self.sealed_seq = seq
+            case fx.ReportNotSealed():
+                self.failed = True
 
     def pass_time(self, ns: int) -> None:
         self.now_ns += ns

@@ -67,6 +67,11 @@ class SnapshotMachine(RuleBasedStateMachine):
         self.store.write(at, block_sums(b"".join(data)), b"".join(data))
         self.blocks.update(enumerate(data, at))
 
+    @rule(places=st.lists(st.tuples(starts, st.integers(1, 6)), min_size=1, max_size=5))
+    def read_scattered(self, places: list[tuple[int, int]]) -> None:
+        data = b"".join(self.blocks[at] for first, count in places for at in range(first, first + count))
+        assert self.store.read_scattered(places) == (block_sums(data), data)
+
     @rule(at=starts, count=st.integers(1, 6))
     def zero(self, at: int, count: int) -> None:
         self.begin(at, count)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stoscore.certs_messages import Denied, SignedTrust, TrustState
 from stoscore.errors import Code, StosError
 from stoscore.identity import Identity
-from stoscore.messages import Denied, SignedTrust, TrustState
 from stoscore.trust import verify_trust
 from tests.support.ca import TestAuthority
 

@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 
 from services.dev.cluster import Cluster
+from stoscore.certs_messages import Revoked, RevokeIdentity
 from stoscore.enrolment import JoinToken, admin_call, enrol, issue_token
 from stoscore.files import private_directory
-from stoscore.messages import Revoked, RevokeIdentity
 from tests.security.insider import Insider
 from tests.support.ca import TestAuthority
 

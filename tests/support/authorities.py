@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from services.certs.authority import Authority
 from services.certs.settings import CertsSettings
 from services.certs.vault import Entry, Vault, open_vault
+from stoscore.certs_messages import Credentials
 from stoscore.enrolment import EnrolRequest, certificate_request
 from stoscore.invitations import JoinToken
-from stoscore.messages import Credentials
 from stoscore.nkey import USER, make_seed, public_key
 
 START_S = 1_900_000_000

@@ -8,8 +8,8 @@ from pathlib import Path
 from services.certs.authority import Authority
 from services.certs.settings import CertsSettings
 from services.certs.vault import open_vault
+from stoscore.certs_messages import Denied, SignedTrust, TrustState
 from stoscore.identity import Identity
-from stoscore.messages import Denied, SignedTrust, TrustState
 from stoscore.trust import sign_trust
 
 

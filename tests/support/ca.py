@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from stoscore.certs_messages import Credentials, Denied, SignedTrust, TrustState
 from stoscore.identity import Identity
-from stoscore.messages import Credentials, Denied, SignedTrust, TrustState
 from stoscore.trust import sign_trust
 
 HOUR = timedelta(hours=1)

@@ -34,6 +34,13 @@ VOTER = VoterModel(node="n1", incarnation="0" * 16)
 SINGLE = pb.VolumeCapability.AccessMode.SINGLE_NODE_WRITER
 
 
+class Context:
+    """Of a caller without a deadline."""
+
+    def time_remaining(self) -> None:
+        return None
+
+
 def mounted(fs_type: str = "", mode: Any = SINGLE, flags: Sequence[str] = ()) -> pb.VolumeCapability:
     capability = pb.VolumeCapability(mount=pb.VolumeCapability.MountVolume(fs_type=fs_type, mount_flags=flags))
     capability.access_mode.mode = mode

@@ -18,6 +18,7 @@ from services.replica.status import in_short, page
 from stoscore import subjects
 from stoscore.bus import Bus, RequestContext
 from stoscore.catalogue import Catalogue
+from stoscore.certs_messages import SignedTrust, TrustRequest
 from stoscore.errors import not_found
 from stoscore.messages import (
     CatalogueEntry,
@@ -25,9 +26,6 @@ from stoscore.messages import (
     DescribeReplica,
     DescribeReplicas,
     Empty,
-    MetricModel,
-    MetricsPage,
-    MetricsRequest,
     NodeEntry,
     NodeStatus,
     NodeStatusRequest,
@@ -35,15 +33,18 @@ from stoscore.messages import (
     RankRequest,
     ReplicaStatus,
     ReplicaStatuses,
-    SignedTrust,
+)
+from stoscore.observing import SAMPLES_MAX, summaries
+from stoscore.observing import page as span_page
+from stoscore.process_messages import (
+    MetricModel,
+    MetricsPage,
+    MetricsRequest,
     SpansPage,
     SpansRequest,
     TracesPage,
     TracesRequest,
-    TrustRequest,
 )
-from stoscore.observing import SAMPLES_MAX, summaries
-from stoscore.observing import page as span_page
 from stoscore.spans import SpanRecord
 from tests.support.control_plane import ControlPlane
 from tests.support.feed_certs import Authority

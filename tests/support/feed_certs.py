@@ -7,9 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from stoscore.bus import RequestContext
-from stoscore.enrolment import IssuedToken, IssueToken
-from stoscore.errors import not_found
-from stoscore.messages import (
+from stoscore.certs_messages import (
     AuthorityView,
     CertificateView,
     Denied,
@@ -25,6 +23,8 @@ from stoscore.messages import (
     RotationView,
     ShowIdentity,
 )
+from stoscore.enrolment import IssuedToken, IssueToken
+from stoscore.errors import not_found
 
 BEGAN_S = 1_800_000_000
 DAY_S = 86_400

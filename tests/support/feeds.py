@@ -9,7 +9,6 @@ from stoscore.messages import (
     CatalogueEntry,
     DecisionEvent,
     FrontendStatus,
-    MetricModel,
     NodeStatus,
     RecordModel,
     ReplicaStatus,
@@ -19,6 +18,7 @@ from stoscore.messages import (
     VoterModel,
 )
 from stoscore.metrics import BY_NAME
+from stoscore.process_messages import MetricModel
 from stoscore.spans import Link, SpanRecord
 from stoscore.units import GIB, MIB, MS, SECOND, TIB
 from tests.support.feed import Told

@@ -13,7 +13,7 @@ import pytest
 from services.replica.nbd import Frontend
 from services.replica.nbd.wire import Option
 from services.replica.peers.frames import FUA, HEADER, Frame, Type, pack
-from services.replica.peers.payloads import pack_extents, unpack_u64s
+from services.replica.peers.payloads import pack_asks, pack_extents, unpack_asks, unpack_u64s
 from services.replica.store.extents import walk
 from services.replica.store.sums import block_sums
 from stoscore.units import MIB
@@ -33,6 +33,8 @@ class Nodes:
         self.session: dict[str, int] = {}
         self.frontend: Frontend | None = None
         self.flushes = self.fua_writes = 0
+        self.together = 0
+        """Messages with reads that came together."""
         self.rotten = False
         self.errno = 0
         self.opened_flags = 0
@@ -77,6 +79,9 @@ class Nodes:
         if frame.type == Type.FELT:
             self.felt += unpack_u64s(frame.payload)
             return
+        if frame.type == Type.IO_READS:
+            self.read_together(node, frame)
+            return
         start, end = frame.y * 4096, (frame.y + frame.z) * 4096
         if frame.type == Type.IO_READ and not self.errno:
             data = bytes(self.content[start:end])
@@ -111,6 +116,14 @@ class Nodes:
             self.flushes += 1
         self.fua_writes += bool(frame.flags & FUA)
         self.answer(node, pack(Type.IO_DONE, epoch=self.epoch, id=frame.id, x=frame.x, y=self.errno))
+
+    def read_together(self, node: str, frame: Frame) -> None:
+        self.together += 1
+        asks = unpack_asks(frame.payload)
+        data = b"".join(self.content[block * 4096 : (block + count) * 4096] for _, block, count in asks)
+        body = pack_asks(asks) + block_sums(data) + (b"\xff" + data[1:] if self.rotten else data)
+        header = pack(Type.IO_DATAS, epoch=self.epoch, x=frame.x, z=len(asks), length=len(body))
+        self.answer(node, header, body)
 
     def answer(self, node: str, *parts: bytes) -> None:
         raw = b"".join(parts)

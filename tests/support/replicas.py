@@ -59,3 +59,8 @@ def serving(peers: Iterable[str] = ("b", "c"), **named) -> Primary:  # type: ign
 
 def write(primary: Primary, number: int, block: int = 0, count: int = 1, **named) -> list[fx.Effect]:  # type: ignore[no-untyped-def]
     return primary.request(LINK, Request(1, number, Io.WRITE, block, count, token=100 + number, **named), 0)
+
+
+def of(kind: type, effects: Iterable[fx.Effect]) -> list:  # type: ignore[type-arg]
+    """Those of one kind."""
+    return [effect for effect in effects if isinstance(effect, kind)]

@@ -101,11 +101,7 @@ class WiredNode:
         self._pool.shutdown(wait=True)
 
     def dial(self) -> None:
-        wanted = self.node.peers() | self.frontends.peers()
-        for volume in self.node.volumes.values():
-            record = volume.brain.record
-            if volume.primary is not None and record is not None and record.attachment is not None:
-                wanted.add(record.attachment.node)
+        wanted = self.node.neighbours.all | self.frontends.peers()
         for peer in sorted(wanted & self._addresses.keys()):
             self.network.dial(peer, self._addresses[peer])
 

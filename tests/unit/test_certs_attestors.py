@@ -15,11 +15,11 @@ from cryptography.x509.oid import NameOID
 
 from services.certs.administration import Administration
 from services.certs.authority import Authority
+from stoscore.certs_messages import Credentials, RevokeIdentity
 from stoscore.enrolment import EnrolRequest, certificate_request
 from stoscore.errors import Code, StosError
 from stoscore.identity import NATS_HOST_NAME
 from stoscore.invitations import JoinToken
-from stoscore.messages import Credentials, RevokeIdentity
 from stoscore.spiffe import certificate_uri
 from tests.support.authorities import Clock, Member, open_instance
 from tests.support.kubernetes_api import Account, KubernetesApi

@@ -17,8 +17,8 @@ from services.certs.backup import open_backup, restore, write_backup
 from services.certs.ledger import Known
 from services.certs.recovery import read_remains, recover
 from services.certs.vault import open_vault
+from stoscore.certs_messages import ListIdentities, RevokeIdentity, SignedTrust
 from stoscore.errors import Code, StosError
-from stoscore.messages import ListIdentities, RevokeIdentity, SignedTrust
 from stoscore.spiffe import owner
 from stoscore.trust import denial
 from tests.support.authorities import Clock, DyingVault, Killed, Member, open_instance, settings_in

@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from services.certs import issue, migration
 from services.certs.tokens import hash_secret
 from services.certs.vault import open_vault
+from stoscore.certs_messages import Credentials
 from stoscore.errors import Code, StosError
 from stoscore.identity import key_pem
-from stoscore.messages import Credentials
 from stoscore.nkey import ACCOUNT, OPERATOR, make_seed, public_key
 from tests.support.authorities import START_S, Clock, DyingVault, Killed, Member, open_instance, settings_in
 

@@ -14,10 +14,10 @@ from services.certs.administration import Administration
 from services.certs.authority import Authority
 from services.certs.record import Denial, Record
 from services.certs.revocation import denial_of
+from stoscore.certs_messages import RevokeIdentity, ShowIdentity
 from stoscore.enrolment import IssueToken
 from stoscore.errors import Code, StosError
 from stoscore.limits import TRUST_DENIED_MAX
-from stoscore.messages import RevokeIdentity, ShowIdentity
 from stoscore.spiffe import owner
 from stoscore.trust import denial
 from tests.support.authorities import START_S, Clock, DyingVault, Killed, Member, open_instance

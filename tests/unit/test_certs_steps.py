@@ -13,8 +13,8 @@ from services.certs import issue, rotation, steps
 from services.certs.administration import Administration
 from services.certs.authority import Authority
 from services.certs.record import Record
+from stoscore.certs_messages import ListIdentities, RotateAuthority, TrustRequest
 from stoscore.errors import Code, StosError
-from stoscore.messages import ListIdentities, RotateAuthority, TrustRequest
 from stoscore.spiffe import owner
 from stoscore.trust import load_roots, verify_chain, verify_trust
 from tests.support.authorities import Clock, DyingVault, Killed, Member, open_instance

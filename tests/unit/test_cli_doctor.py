@@ -8,16 +8,10 @@ from typing import Any
 import pytest
 
 from services.cli.checks import Facts, Finding, Level, Process, examine, slowest_percent
-from stoscore.messages import (
-    AuthorityView,
-    MetricModel,
-    NodeEntry,
-    NodeStatus,
-    RecordModel,
-    ReplicaStatus,
-    VoterModel,
-)
+from stoscore.certs_messages import AuthorityView
+from stoscore.messages import NodeEntry, NodeStatus, RecordModel, ReplicaStatus, VoterModel
 from stoscore.metrics import LATENCY_S
+from stoscore.process_messages import MetricModel
 from stoscore.units import GIB
 
 VOLUME = "0" * 31 + "1"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from services.cli.rates import busy, node_row, volume_row
-from stoscore.messages import MetricModel
 from stoscore.metrics import LATENCY_S
+from stoscore.process_messages import MetricModel
 
 
 def metric(name: str, value: float, *attributes: str, counts: list[int] | None = None) -> MetricModel:

@@ -14,14 +14,9 @@ from stoscore.errors import Code, StosError
 from stoscore.limits import GROUP_VOLUMES_MAX
 from stoscore.proto import csi_pb2 as pb
 from stoscore.units import GIB
-from tests.support.csi import MemoryVolumes, create_request
+from tests.support.csi import Context, MemoryVolumes, create_request
 
 NOWHERE = "0" * 32
-
-
-class Context:
-    def time_remaining(self) -> None:
-        return None
 
 
 class Scene:

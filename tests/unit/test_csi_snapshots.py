@@ -15,14 +15,9 @@ from stoscore.limits import valid_snapshot_name
 from stoscore.messages import SnapshotClaim, SnapshotView, StampModel
 from stoscore.proto import csi_pb2 as pb
 from stoscore.units import GIB, MIB
-from tests.support.csi import MemoryVolumes, block, create_request, mounted
+from tests.support.csi import Context, MemoryVolumes, block, create_request, mounted
 
 NOWHERE = "0" * 32
-
-
-class Context:
-    def time_remaining(self) -> None:
-        return None
 
 
 class Scene:

@@ -10,8 +10,8 @@ import pytest
 from services.nats.configuration import Files, NatsServer, Routes, server_conf
 from services.nats.settings import SETTINGS, NatsSettings
 from stoscore import nats_server
+from stoscore.certs_messages import NatsServerTrust
 from stoscore.errors import StosError
-from stoscore.messages import NatsServerTrust
 from stoscore.settings import COMMON, CommonSettings, load
 
 TRUST = NatsServerTrust(

@@ -20,7 +20,7 @@ from services.replica.peers import PeerNetwork
 from services.replica.replicas import Replicas
 from services.replica.settings import ReplicaSettings
 from services.replica.shell import Shell
-from services.replica.store import FileStoreFactory
+from services.replica.store import BlockStore, FileStoreFactory
 from services.replica.unfounded import Unfounded
 from stoscore.errors import Code, StosError
 from stoscore.messages import CreateReplica
@@ -166,6 +166,27 @@ async def test_a_member_is_made_once_and_an_earlier_one_does_not_join_again(repl
     assert await replicas.create(request(joins=False)) == made, "a create that is repeated"
     with pytest.raises(StosError, match="has member"):
         await replicas.create(request())
+
+
+async def test_p3_no_voters_silence_begins_before_all_are_open(tmp_path: Path, replicas: Replicas) -> None:
+    """Links come up only then: who was silent for long enough before would stand though somebody leads."""
+    volumes = [f"{number:032x}" for number in range(5)]
+    for volume in volumes:
+        await replicas.create(request(volume=volume, size_bytes=4 * MIB))
+    await replicas.close_all()
+    shell = Shell(replicas._node, cast(PeerNetwork, Nowhere()), cast(Any, Around()), asyncio.get_running_loop())
+    hosted: list[int] = []
+
+    class Looking(FileStoreFactory):
+        def open(self, directory: Path, *, cluster: str, boot_id: str, volume: str | None = None) -> BlockStore:
+            hosted.append(len(shell.hosted))
+            return super().open(directory, cluster=cluster, boot_id=boot_id, volume=volume)
+
+    again = Replicas(replicas._settings, "c", Looking(), replicas._node, shell, replicas._pool)
+    await again.open_all()
+    assert hosted == [0] * len(volumes)
+    assert list(shell.hosted) == volumes
+    await again.close_all()
 
 
 async def test_i1_no_member_is_made_beside_a_directory_that_can_not_be_read(tmp_path: Path, replicas: Replicas) -> None:

@@ -9,11 +9,11 @@ import pytest
 
 from stoscore.admission import _invitations as invitations
 from stoscore.admission import ensure_identity, needs, rejoin
+from stoscore.certs_messages import Denied
 from stoscore.errors import Code, StosError
 from stoscore.files import write_private
 from stoscore.identity import Identity
 from stoscore.invitations import JoinToken, ServiceAccount, service_account
-from stoscore.messages import Denied
 from stoscore.settings import CommonSettings
 from tests.support.ca import TestAuthority
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from stoscore import files, identity_files
+from stoscore.certs_messages import Credentials, Denied
 from stoscore.errors import Code, StosError
 from stoscore.identity import Identity
 from stoscore.identity_files import install, next_key
-from stoscore.messages import Credentials, Denied
 from tests.support.ca import TestAuthority
 from tests.support.tls import shake_hands
 

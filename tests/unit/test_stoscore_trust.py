@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from services.certs import issue
+from stoscore.certs_messages import Denied, SignedTrust, TrustState
 from stoscore.errors import Code, StosError
 from stoscore.identity import Identity
-from stoscore.messages import Denied, SignedTrust, TrustState
 from stoscore.spiffe import Peer, owner
 from stoscore.trust import denial, load_roots, sign_trust, verify_chain, verify_trust
 from tests.support.ca import TestAuthority

@@ -9,6 +9,9 @@
 | `primary` | who serves a volume, and how to ask it |
 | `finding` | a volume's entry, by name or id |
 | `snapshots` | which snapshots a volume has, and how to have one taken or dropped |
+| `stepping` | how the snapshots of several volumes come to be of one moment |
+| `stillness` | whose file system stands still meanwhile |
+| `groups` | which snapshots are one of several volumes, complete or not there |
 | `origin` | what a volume begins as, if not empty |
 | `creation` | how a volume comes into being, and goes on where a broken create stopped |
 | `deletion` | how it ends, founded or half made |

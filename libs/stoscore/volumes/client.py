@@ -51,9 +51,12 @@ from stoscore.volumes.finding import find_entry, find_ready
 from stoscore.volumes.groups import Groups
 from stoscore.volumes.naming import SourceSpec, check_spec, round_size
 from stoscore.volumes.nodes import Nodes
+from stoscore.volumes.origin import Origins
 from stoscore.volumes.override import Intent, note_generation
 from stoscore.volumes.primary import DESCRIBE_S, Replicas
 from stoscore.volumes.snapshots import Snapshots
+from stoscore.volumes.stepping import Stepping
+from stoscore.volumes.stillness import Stillness
 from stoscore.volumes.survey import Survey, generation_of
 
 GET_S = 2.0
@@ -74,11 +77,13 @@ class Volumes:
     def __init__(self, bus: Bus, catalogue: Catalogue):
         self._catalogue = catalogue
         self._nodes = Nodes(bus)
-        self._replicas = Replicas(bus, catalogue)
-        self._creation = Creation(bus, catalogue)
-        self._deletion = Deletion(bus, catalogue, self._creation)
-        self.snapshots = Snapshots(bus, catalogue)
-        self.groups = Groups(bus, catalogue, self.snapshots)
+        self._replicas = replicas = Replicas(bus, catalogue)
+        stepping, stillness = Stepping(bus, replicas), Stillness(bus, replicas)
+        self.snapshots = Snapshots(catalogue, replicas, stepping, stillness)
+        self.groups = Groups(catalogue, self.snapshots, stepping, stillness)
+        origins = Origins(self.snapshots)
+        self._creation = Creation(bus, catalogue, replicas, origins)
+        self._deletion = Deletion(bus, catalogue, replicas, origins, self._creation)
 
     async def create(
         self,

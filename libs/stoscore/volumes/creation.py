@@ -52,12 +52,12 @@ RANK_S = 3.0
 class Creation:
     """The steps; `create` runs what is left of them."""
 
-    def __init__(self, bus: Bus, catalogue: Catalogue):
+    def __init__(self, bus: Bus, catalogue: Catalogue, replicas: Replicas, origins: Origins):
         self._bus = bus
         self._catalogue = catalogue
         self._nodes = Nodes(bus)
-        self._replicas = Replicas(bus, catalogue)
-        self._origins = Origins(bus, catalogue)
+        self._replicas = replicas
+        self._origins = origins
 
     async def create(self, spec: VolumeSpec, deadline: Deadline, *, near: str | None = None) -> ReplicaStatus:
         """The serving primary's status. Raises StosError: ALREADY_EXISTS for another volume of that name,

@@ -26,12 +26,12 @@ from stoscore.volumes.survey import Survey
 class Deletion:
     """Deletes what a catalogue entry names. Every step may be repeated."""
 
-    def __init__(self, bus: Bus, catalogue: Catalogue, creation: Creation):
+    def __init__(self, bus: Bus, catalogue: Catalogue, replicas: Replicas, origins: Origins, creation: Creation):
         self._catalogue = catalogue
         self._creation = creation
         self._nodes = Nodes(bus)
-        self._replicas = Replicas(bus, catalogue)
-        self._origins = Origins(bus, catalogue)
+        self._replicas = replicas
+        self._origins = origins
 
     async def delete(self, entry: CatalogueEntry, deadline: Deadline) -> None:
         """Returns when the volume can't come back and its name is free. Raises StosError FAILED_PRECONDITION

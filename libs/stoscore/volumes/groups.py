@@ -14,10 +14,9 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 
-from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError, invalid, not_found
 from stoscore.limits import GROUP_VOLUMES_MAX
@@ -25,7 +24,6 @@ from stoscore.messages import CatalogueEntry, GroupClaim, SnapshotView
 from stoscore.volumes.deadline import WORTH_RETRYING, Deadline, all_of
 from stoscore.volumes.finding import find_ready
 from stoscore.volumes.naming import check_snapshot_name
-from stoscore.volumes.primary import Replicas
 from stoscore.volumes.snapshots import Snapshots
 from stoscore.volumes.stepping import Stepping
 from stoscore.volumes.stillness import Stillness
@@ -39,20 +37,42 @@ def group_id(claim: GroupClaim) -> str:
     return f"{claim.name}.{claim.attempt}"
 
 
+def parts_of(group: str) -> tuple[str, str]:
+    """(name, attempt) of a group's id."""
+    name, _, attempt = group.partition(".")
+    return name, attempt
+
+
 def member_name(claim: GroupClaim) -> str:
     """Of the snapshots that an attempt takes."""
     return f"{claim.name[:_READABLE_CHARS].rstrip('-')}-{claim.attempt}"
 
 
+class CompleteGroups:
+    """Which groups snapshots may be counted to: each name is asked for once."""
+
+    def __init__(self, find: Callable[[str], Awaitable[GroupClaim | None]]):
+        """`find`: the claim of a name."""
+        self._find = find
+        self._claims: dict[str, GroupClaim | None] = {}
+
+    async def has(self, group: str) -> bool:
+        """The group of that id was complete once: its snapshots are of it until they are dropped."""
+        name, _ = parts_of(group)
+        if name not in self._claims:
+            self._claims[name] = await self._find(name)
+        claim = self._claims[name]
+        return claim is not None and claim.stage != "taking" and group_id(claim) == group
+
+
 class Groups:
     """Every call may be repeated, by anybody."""
 
-    def __init__(self, bus: Bus, catalogue: Catalogue, snapshots: Snapshots):
+    def __init__(self, catalogue: Catalogue, snapshots: Snapshots, stepping: Stepping, stillness: Stillness):
         self._catalogue = catalogue
         self._snapshots = snapshots
-        replicas = Replicas(bus, catalogue)
-        self._stepping = Stepping(bus, replicas)
-        self._stillness = Stillness(bus, replicas)
+        self._stepping = stepping
+        self._stillness = stillness
 
     async def take(
         self, name: str, volumes: Sequence[str], *, timeout_s: float = 30.0
@@ -94,7 +114,7 @@ class Groups:
     async def _attempt(self, claim: GroupClaim, entries: Sequence[CatalogueEntry], deadline: Deadline) -> GroupClaim:
         try:
             await self._drop_others(claim, deadline)
-            quiet = await self._stillness.of(entries, deadline) or nullcontext
+            quiet = await self._stillness.find(entries, deadline) or nullcontext
             await self._stepping.take(entries, member_name(claim), deadline, group=group_id(claim), quiet=quiet)
             ready = claim.model_copy(update={"stage": "ready"})
             if await self._catalogue.claim_group(ready) is not None:
@@ -158,7 +178,7 @@ class Groups:
 
         async def look(volume: str) -> None:
             for view in await self._snapshots.of(volume, timeout_s=deadline.try_s()):
-                if view.group.startswith(f"{claim.name}.") and view.group != group_id(claim):
+                if parts_of(view.group)[0] == claim.name and view.group != group_id(claim):
                     await self._snapshots.drop(
                         volume, view.snapshot, created_ms=view.created_ms, timeout_s=deadline.try_s()
                     )

@@ -21,8 +21,6 @@ import hashlib
 import secrets
 import time
 
-from stoscore.bus import Bus
-from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError, unavailable
 from stoscore.limits import OWN_SNAPSHOT
 from stoscore.messages import CatalogueEntry, Origin, SnapshotSource, SnapshotView
@@ -54,8 +52,8 @@ def source_of(origin: Origin) -> SnapshotSource:
 class Origins:
     """Every step may be repeated."""
 
-    def __init__(self, bus: Bus, catalogue: Catalogue):
-        self._snapshots = Snapshots(bus, catalogue)
+    def __init__(self, snapshots: Snapshots):
+        self._snapshots = snapshots
 
     async def find(self, spec: VolumeSpec, deadline: Deadline) -> SnapshotView | None:
         """What a volume that is not there yet is to begin as; None: empty. Raises NOT_FOUND, OUT_OF_RANGE when the

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
-from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
 from stoscore.errors import Code, StosError, not_found
 from stoscore.limits import OWN_SNAPSHOT
@@ -40,11 +39,11 @@ Listed = list[OfVolume]
 class Snapshots:
     """`volume` is a name or an id. Every call may be repeated."""
 
-    def __init__(self, bus: Bus, catalogue: Catalogue):
+    def __init__(self, catalogue: Catalogue, replicas: Replicas, stepping: Stepping, stillness: Stillness):
         self._catalogue = catalogue
-        self._replicas = Replicas(bus, catalogue)
-        self._stepping = Stepping(bus, self._replicas)
-        self._stillness = Stillness(bus, self._replicas)
+        self._replicas = replicas
+        self._stepping = stepping
+        self._stillness = stillness
 
     async def take(
         self,
@@ -73,7 +72,7 @@ class Snapshots:
         status = await self._replicas.find(entry, deadline)
         if any(view.snapshot == snapshot for view in status.snapshots):
             return
-        quiet = await self._stillness.of([entry], deadline)
+        quiet = self._stillness.of([status])
         if quiet is None:
             return
         try:

@@ -8,15 +8,15 @@ which its journal makes whole: nobody's snapshot fails for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from stoscore import subjects
 from stoscore.bus import Bus
 from stoscore.errors import StosError
-from stoscore.messages import FS_LABEL, CatalogueEntry, FreezeVolume, Frozen, Thawed, ThawVolume
+from stoscore.messages import FS_LABEL, CatalogueEntry, FreezeVolume, Frozen, ReplicaStatus, Thawed, ThawVolume
 from stoscore.telemetry import get_logger
-from stoscore.volumes.deadline import Deadline
+from stoscore.volumes.deadline import Deadline, all_of
 from stoscore.volumes.primary import Replicas
 from stoscore.volumes.stepping import Quiet
 
@@ -34,14 +34,16 @@ class Stillness:
         self._bus = bus
         self._replicas = replicas
 
-    async def of(self, entries: Sequence[CatalogueEntry], deadline: Deadline) -> Quiet | None:
-        """What holds still those of the volumes that have a file system and are attached; None for none of them."""
-        where: list[tuple[str, str]] = []
-        for entry in entries:
-            if entry.labels.get(FS_LABEL):
-                record = (await self._replicas.find(entry, deadline)).record
-                if record is not None and record.attachment is not None:
-                    where.append((entry.volume, record.attachment.node))
+    async def find(self, entries: Iterable[CatalogueEntry], deadline: Deadline) -> Quiet | None:
+        """What holds still those of the volumes that have a file system and are attached; None for none of them. All
+        are asked at once: they are those of one group at the most."""
+        mounted = [entry for entry in entries if entry.labels.get(FS_LABEL)]
+        return self.of(await all_of(*(self._replicas.find(entry, deadline) for entry in mounted)))
+
+    def of(self, statuses: Iterable[ReplicaStatus]) -> Quiet | None:
+        """The same, of the primaries of volumes that have a file system."""
+        records = [status.record for status in statuses if status.record is not None]
+        where = [(record.volume, record.attachment.node) for record in records if record.attachment is not None]
         if not where:
             return None
 

@@ -98,8 +98,9 @@ class Watch:
         *,
         nodes: Iterable[str] | None = None,
         each: Callable[[], object] = lambda: None,
+        pause_s: float = FAST_S,
     ) -> None:
-        """Looks quickly until it holds; `each` is called after every look. Raises TimeoutError saying what
+        """Looks until it holds, so often; `each` is called after every look. Raises TimeoutError saying what
         was waited for."""
         asked = None if nodes is None else tuple(nodes)
         deadline = time.monotonic() + timeout_s
@@ -110,7 +111,7 @@ class Watch:
                 return
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{what}: not within {timeout_s:.0f} s ({self.told()})")
-            await asyncio.sleep(FAST_S)
+            await asyncio.sleep(pause_s)
 
     def told(self) -> str:
         """One line: each volume's roles as last seen."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from stoscore.certs_messages import TrustState
 from stoscore.identity import Identity
-from stoscore.messages import TrustState
 from stoscore.trust import sign_trust
 from tests.security.scene import Outcome, Scene
 from tests.security.wires import GONE, RawNats
