@@ -59,7 +59,7 @@ SECONDS ?= 600
 fuzz: $(VENV)/.audit ## the fuzzer at the three places where bytes come in: TARGET=nbd (or peers, files), SECONDS=600
 	@$(BIN)/python -m tests.fuzz $(or $(TARGET),nbd) --seconds $(SECONDS)
 
-bench: $(VENV)/.installed bytecode packages ## ten jobs beside the floor, nbdkit and qemu: CPU per operation, latency, rate
+bench: $(VENV)/.installed bytecode packages ## ten jobs beside the floor, nbdkit, qemu and, where installed, Ceph: CPU per operation, latency, rate
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,bench]"
 	@$(BIN)/python -m benchmarks.bench
 

@@ -10,45 +10,38 @@ ours the nodes' processes are on the data's path, and the total of all processes
 from __future__ import annotations
 
 import argparse
-import shutil
-import signal
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from benchmarks import comparison, fio, plots, report
-from benchmarks.contenders import ROOT, Contender, Floor, Nbdkit, Quorum, Stos, StosBeside, cpu_us
+from benchmarks.contenders import ROOT, Ceph, Contender, Floor, Nbdkit, Quorum, Stos, StosBeside, cpu_us
 from benchmarks.jobs import FILL, JOBS
+from benchmarks.running import plotted, run
 
 SIZE_BYTES = 1 << 30
 ROUNDS, ROUNDS_MIN = 5, 3
 SECONDS = 2
 OUT = ROOT / "benchmarks" / "results"
-NAMES = ("floor", "stos", "stos-beside", "nbdkit", "quorum")
+NAMES = ("floor", "stos", "stos-beside", "nbdkit", "quorum", "ceph")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0; 1 when a contender could not be measured; 2 when nothing could; 130 when interrupted."""
     options = _options(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         versions = {"fio": fio.check(), "stos": _version()}
     except fio.FioMissing as missing:
         print(f"bench: {missing}", file=sys.stderr)
         return 2
-    directory = Path(tempfile.mkdtemp(prefix="stos-bench-", dir=options.dir))
-    try:
-        with ExitStack() as stack:
-            stack.callback(shutil.rmtree, directory, ignore_errors=True)
-            rounds, failed = _measure(stack, directory, options)
-    except KeyboardInterrupt:
-        print("bench: interrupted; everything it started is stopped and removed", file=sys.stderr)
-        return 130
+    return run("bench", lambda directory: _compare(directory, options, versions), options.dir)
+
+
+def _compare(directory: Path, options: argparse.Namespace, versions: dict[str, str]) -> int:
+    with ExitStack() as stack:
+        rounds, failed = _measure(stack, directory, options)
     if not rounds:
         return 2
     _tell(options.out, rounds, versions)
@@ -62,16 +55,14 @@ def _tell(out: Path, rounds: list[report.Round], versions: dict[str, str]) -> No
     print(report.table(results))
     for line in (*report.ratios(results, Stos.name, Floor.name), *comparison.regressions(before, results, Floor.name)):
         print(line)
-    try:
-        plots.plot(out / "speed.png", results)
-    except ImportError:
-        print("no plot: matplotlib is not installed (pip install -e '.[bench]')", file=sys.stderr)
+    plotted(lambda: plots.plot(out / "speed.png", results))
     print(f"figures: {out / 'speed.json'}")
 
 
 def _measure(stack: ExitStack, directory: Path, options: argparse.Namespace) -> tuple[list[report.Round], bool]:
     stos = Stos(directory)
-    contenders: list[Contender] = [Floor(directory), stos, StosBeside(stos), Nbdkit(directory), Quorum(directory)]
+    others: list[Contender] = [Nbdkit(directory), Quorum(directory), Ceph(directory)]
+    contenders: list[Contender] = [Floor(directory), stos, StosBeside(stos), *others]
     wanted = [contender for contender in contenders if not options.only or contender.name in options.only]
     jobs = [job for job in JOBS if not options.jobs or job.name in options.jobs]
     serving = _start(stack, wanted)
@@ -144,10 +135,6 @@ def _version() -> str:
         return version("stos")
     except PackageNotFoundError:
         return "unknown"
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _say(line: str) -> None:

@@ -14,17 +14,16 @@ import asyncio
 import json
 import os
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.contenders import ROOT
+from benchmarks.running import run
 from services.cli import cluster, rates, top
 from services.cli.cluster import Session
 from stoscore.clusters import Access
@@ -45,15 +44,20 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=7, help="of each; the median counts")
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
-    directory = Path(tempfile.mkdtemp(prefix="stos-cli-"))
+    return run("bench-cli", lambda directory: _tell(_look(directory, given), given))
+
+
+def _look(directory: Path, given: argparse.Namespace) -> dict[str, list[Took]]:
     plane = ControlPlane(directory)
     try:
         plane.start()
         with Feed(plane, *large(given.nodes, given.volumes), Authority("left")):
-            took = _measure(plane, given.times, given.volumes)
+            return _measure(plane, given.times, given.volumes)
     finally:
         plane.stop()
-        shutil.rmtree(directory)
+
+
+def _tell(took: dict[str, list[Took]], given: argparse.Namespace) -> int:
     figures = {what: round(statistics.median(one.wall_s for one in each), 3) for what, each in took.items()}
     cpu = {what: round(statistics.median(one.cpu_s for one in each), 3) for what, each in took.items()}
     for what, median_s in figures.items():

@@ -16,9 +16,7 @@ import asyncio
 import json
 import math
 import os
-import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -32,6 +30,7 @@ import grpc.aio
 from benchmarks.contenders import ROOT
 from benchmarks.contenders.contract import cpu_us
 from benchmarks.csi_pauses import pauses
+from benchmarks.running import run
 from services.dev.cluster import Cluster
 from stoscore.proto import csi_pb2 as pb
 from stoscore.proto import csi_pb2_grpc as rpc
@@ -87,14 +86,16 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=200.0, help="how long the workers begin creates")
     parser.add_argument("--out", type=Path, default=OUT)
     chosen = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and stop the cluster
-    with tempfile.TemporaryDirectory(prefix="stos-csi-") as directory:
-        cluster = Cluster(Path(directory) / "dev")
-        cluster.up()
-        try:
-            figures = asyncio.run(measured(cluster, chosen.volumes, chosen.workers, chosen.seconds))
-        finally:
-            cluster.stop()
+    return run("bench-csi", lambda directory: measure(directory, chosen))
+
+
+def measure(directory: Path, chosen: argparse.Namespace) -> int:
+    cluster = Cluster(directory / "dev")
+    cluster.up()
+    try:
+        figures = asyncio.run(measured(cluster, chosen.volumes, chosen.workers, chosen.seconds))
+    finally:
+        cluster.stop()
     text = json.dumps(figures, indent=1)
     print(text)
     chosen.out.write_text(text + "\n")

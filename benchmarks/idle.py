@@ -14,10 +14,8 @@ import argparse
 import asyncio
 import json
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +24,7 @@ from rich.progress import track
 
 from benchmarks.contenders import ROOT
 from benchmarks.contenders.contract import cpu_us
+from benchmarks.running import run
 from services.dev.cluster import Cluster
 from services.dev.layout import ADMIN
 from services.dev.state import ClusterState
@@ -79,14 +78,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="how long to count [60]")
     parser.add_argument("--out", type=Path, default=OUT, help="directory for idle.json")
     options = parser.parse_args(arguments)
-    directory = Path(tempfile.mkdtemp(prefix="stos-idle-"))
-    try:
-        few, many = asyncio.run(_measure(directory / "cluster", *options.volumes, options.seconds))
-    except (StosError, OSError) as error:
-        print(f"bench-idle: {error}", file=sys.stderr)
-        return 1
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    return run("bench-idle", lambda directory: _compare(directory, options))
+
+
+def _compare(directory: Path, options: argparse.Namespace) -> int:
+    few, many = asyncio.run(_measure(directory / "cluster", *options.volumes, options.seconds))
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "idle.json").write_text(json.dumps([asdict(few), asdict(many)], indent=2) + "\n")
     print(_table(few, many))

@@ -52,6 +52,8 @@ class Load:
     command: int
     flushes: bool = False
     """After each write."""
+    in_order: bool = False
+    """From the volume's beginning to its end."""
 
     def make(self) -> Make:
         dice = random.Random(self.name)
@@ -59,7 +61,8 @@ class Load:
         def make(number: int) -> list[bytes | memoryview]:
             if self.flushes and number % 2 == 0:
                 return [_REQUEST.pack(_MAGIC, 0, _FLUSH, number, 0, 0)]
-            offset = dice.randrange(SIZE // self.size) * self.size
+            place = number - 1 if self.in_order else dice.randrange(SIZE // self.size)
+            offset = place * self.size
             header = _REQUEST.pack(_MAGIC, 0, self.command, number, offset, self.size)
             at = dice.randrange((len(_DATA) - self.size) // 4096 + 1) * 4096
             return [header] if self.command == _READ else [header, memoryview(_DATA)[at : at + self.size]]
@@ -71,7 +74,7 @@ class Load:
         return REPLY_BYTES + (self.size if self.command == _READ else 0)
 
 
-FILL = Load("fill", SIZE // MIB, 4, MIB, _WRITE)
+FILL = Load("fill", SIZE // MIB, 4, MIB, _WRITE, in_order=True)
 LOADS = (
     Load("write 4k, depth 16", 6000, 16, 4 * KIB, _WRITE),
     Load("write 4k, depth 1", 800, 1, 4 * KIB, _WRITE),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from benchmarks.delta.arena import COPIES, Arena, Site
 from benchmarks.delta.traffic import Traffic
+from services.dev.demo.watch import FAST_S
 from stoscore.units import BLOCK_BYTES
 
 MISSED_BLOCKS = 16_384
@@ -37,7 +38,7 @@ async def by_map(arena: Arena) -> Cost:
     away, primary = await take_away(arena)
     await arena.scatter(MISSED_BLOCKS)
     missed = await arena.missing(away, primary)
-    return await _bring_back(arena, "map", (away,), missed)
+    return await _bring_back(arena, "map", (away,), missed, (primary,))
 
 
 async def by_tree(arena: Arena) -> Cost:
@@ -47,7 +48,7 @@ async def by_tree(arena: Arena) -> Cost:
     other = next(node for node in arena.nodes if node not in (away, primary))
     await arena.move_primary(other)
     missed = await arena.missing(away, other)
-    return await _bring_back(arena, "tree", (away,), missed)
+    return await _bring_back(arena, "tree", (away,), missed, (other,))
 
 
 async def by_power(arena: Arena) -> Cost:
@@ -65,7 +66,7 @@ async def nothing(arena: Arena) -> Cost:
     """Nobody wrote meanwhile."""
     away, primary = await take_away(arena)
     missed = await arena.missing(away, primary)
-    return await _bring_back(arena, "nothing", (away,), missed)
+    return await _bring_back(arena, "nothing", (away,), missed, (primary,))
 
 
 async def take_away(arena: Arena) -> tuple[str, str]:
@@ -77,21 +78,28 @@ async def take_away(arena: Arena) -> tuple[str, str]:
     return away, primary
 
 
-async def _bring_back(arena: Arena, case: str, nodes: tuple[str, ...], missed: int) -> Cost:
-    sent, seconds = await bring_back(arena, case, nodes)
+async def _bring_back(
+    arena: Arena, case: str, nodes: tuple[str, ...], missed: int, ask: tuple[str, ...] | None = None
+) -> Cost:
+    sent, seconds = await bring_back(arena, case, nodes, ask=ask)
     await arena.client.flush()
     return Cost(case, missed * BLOCK_BYTES, sent, seconds, await arena.identical())
 
 
-async def bring_back(arena: Arena, case: str, nodes: tuple[str, ...]) -> tuple[int, float]:
-    """(bytes, seconds) until all copies are in sync."""
+async def bring_back(
+    arena: Arena, case: str, nodes: tuple[str, ...], *, ask: tuple[str, ...] | None = None, pause_s: float = FAST_S
+) -> tuple[int, float]:
+    """(bytes, seconds) until all copies are in sync. `ask`: who leads, where that is known, for each node that is asked
+    answers at the expense of what is measured."""
     traffic, began = await started(arena.site, case, nodes)
     seen = arena.watch.seen
     await arena.watch.until(
         f"{case}: all copies in sync",
         lambda: len(seen[arena.name].in_sync) == COPIES,
         _SYNC_S,
+        nodes=ask,
         each=traffic.sample,
+        pause_s=pause_s,
     )
     seconds = time.monotonic() - began
     return traffic.sample(), seconds

@@ -36,7 +36,8 @@ QUIET_S = 5.0
 _AT_ONCE = 8
 _PATIENCE_S = 180.0
 _ASK_S = 20.0
-_GLANCE_S = 0.25
+_GLANCE_S = 0.1
+_LOOKED_AT = 4
 _OTHER_BYTES = 64 * MIB
 T = TypeVar("T")
 
@@ -58,7 +59,9 @@ async def storm(directory: Path) -> tuple[Cost, float, list[Bound]]:
         senders = Counter(one.primary.node for one in await _records(site, ids, there) if one.primary is not None)
         async with site.load(other.name, seed=1) as load:
             quiet = time.monotonic()
-            await asyncio.sleep(QUIET_S)
+            while time.monotonic() < quiet + QUIET_S:  # looked at as often as later: each look costs those looked at
+                await _records(site, ids[:_LOOKED_AT], there)
+                await asyncio.sleep(_GLANCE_S)
             quiet_end = time.monotonic()
             traffic, began = await started(site, "storm", (away,))
             await _until(site, ids, there, lambda record: len(_in_sync(record)) == COPIES, each=traffic.sample)
@@ -126,18 +129,20 @@ def _in_sync(record: RecordModel) -> set[str]:
 
 async def _until(
     site: Site,
-    ids: Iterable[str],
+    ids: Sequence[str],
     nodes: Sequence[str],
     hold: Callable[[RecordModel], bool],
     each: Callable[[], object] = lambda: None,
 ) -> None:
-    """All of them are served, and it holds for each; who was seen so is not asked for again, because asking costs the
-    nodes that are measured. Raises TimeoutError."""
-    deadline, left = time.monotonic() + _PATIENCE_S, set(ids)
+    """All of them are served, and it holds for each. A few are asked for at a time and none again, because asking costs
+    the nodes that are measured. Raises TimeoutError."""
+    deadline, left = time.monotonic() + _PATIENCE_S, list(ids)
     while left:
         each()
-        left -= {record.volume for record in await _records(site, sorted(left), nodes) if hold(record)}
+        some = left[:_LOOKED_AT]
+        held = {record.volume for record in await _records(site, some, nodes) if hold(record)}
+        left = [volume_id for volume_id in left if volume_id not in held]
         if time.monotonic() > deadline:
             raise TimeoutError(f"storm: not within {_PATIENCE_S:.0f} s ({len(left)} volumes are left)")
-        if left:
+        if len(held) < len(some):
             await asyncio.sleep(_GLANCE_S)

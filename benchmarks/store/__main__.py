@@ -10,10 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import shutil
-import signal
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,9 +18,9 @@ from pathlib import Path
 from benchmarks import fio
 from benchmarks.contenders import ROOT
 from benchmarks.report import machine
+from benchmarks.running import run
 from benchmarks.store import memory, opening, scrub
 from benchmarks.store.figure import Figure
-from stoscore.errors import StosError
 
 OUT = ROOT / "benchmarks" / "results"
 PARTS = ("opening", "memory", "scrub")
@@ -42,24 +39,17 @@ def main(arguments: Sequence[str]) -> int:
     except fio.FioMissing as error:
         print(f"bench-store: {error}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    directory = Path(tempfile.mkdtemp(prefix="stos-store-", dir=options.dir))
+    return run("bench-store", lambda directory: _measure(directory, options), options.dir)
+
+
+def _measure(directory: Path, options: argparse.Namespace) -> int:
     found: list[Figure] = []
-    try:
-        if "opening" in options.only:
-            found += opening.measure(directory / "opening")
-        if "memory" in options.only:
-            found += asyncio.run(memory.measure(directory / "memory"))
-        if "scrub" in options.only:
-            found += asyncio.run(scrub.measure(directory / "scrub", options.pairs))
-    except KeyboardInterrupt:
-        print("bench-store: interrupted; everything it started is stopped and removed", file=sys.stderr)
-        return 130
-    except (StosError, TimeoutError, OSError, RuntimeError) as error:
-        print(f"bench-store: {error}", file=sys.stderr)
-        return 1
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    if "opening" in options.only:
+        found += opening.measure(directory / "opening")
+    if "memory" in options.only:
+        found += asyncio.run(memory.measure(directory / "memory"))
+    if "scrub" in options.only:
+        found += asyncio.run(scrub.measure(directory / "scrub", options.pairs))
     _save(options.out / "store.json", found)
     for figure in found:
         print(figure)

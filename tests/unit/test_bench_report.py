@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.comparison import load, regressions
-from benchmarks.contenders import Nbdkit, Quorum
+from benchmarks.contenders import Ceph, Nbdkit, Quorum
 from benchmarks.fio import Figures
 from benchmarks.report import Round, ratios, save, summary, table
 
@@ -79,5 +79,5 @@ def test_another_machine_is_not_compared(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    for contender in (Nbdkit(tmp_path), Quorum(tmp_path)):
+    for contender in (Nbdkit(tmp_path), Quorum(tmp_path), Ceph(tmp_path)):
         assert "apt install" in contender.missing()
