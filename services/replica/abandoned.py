@@ -25,8 +25,9 @@ from services.replica.brain import events as ev
 from services.replica.driver import Node
 from stoscore.catalogue import Catalogue
 from stoscore.errors import StosError
-from stoscore.messages import CatalogueEntry, GroupClaim
+from stoscore.messages import CatalogueEntry
 from stoscore.telemetry import get_logger
+from stoscore.volumes.groups import CompleteGroups
 from stoscore.volumes.origin import ABANDONED_MS, OF_CLONES
 
 log = get_logger("snapshots")
@@ -94,17 +95,11 @@ class Abandoned:
 
     async def _complete(self, old: Iterable[Key]) -> set[Key]:
         """Those that groups are made of."""
-        records, found, claims = self._led(), set[Key](), dict[str, GroupClaim | None]()
+        records, found, complete = self._led(), set[Key](), CompleteGroups(self._catalogue.group)
         for volume, snapshot in old:
             record = records.get(volume)
             known = record.snapshot(snapshot) if record is not None else None
-            if known is None or not known.group:
-                continue
-            name, _, attempt = known.group.partition(".")
-            if name not in claims:
-                claims[name] = await self._catalogue.group(name)
-            claim = claims[name]
-            if claim is not None and claim.stage != "taking" and claim.attempt == attempt:
+            if known is not None and known.group and await complete.has(known.group):
                 found.add((volume, snapshot))
         return found
 

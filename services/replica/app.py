@@ -36,7 +36,7 @@ from stoscore import metrics, subjects
 from stoscore.catalogue import Catalogue
 from stoscore.errors import StosError, invalid
 from stoscore.files import socket_directory
-from stoscore.host import HostContext
+from stoscore.host import HostContext, keep_for_good
 from stoscore.messages import NodeEntry
 from stoscore.plugins import load as load_plugin
 from stoscore.settings import load
@@ -131,6 +131,7 @@ class _Replica:
     async def run(self) -> None:
         settings = self._settings
         await self._replicas.open_all()
+        keep_for_good()  # from here on there are links, and other nodes wait for answers
         metrics.register(self._figures.samples)
         for volume, reason in self._replicas.broken.items():
             self._decisions.tell_lost(volume, reason, boot_time_ns())
@@ -204,11 +205,7 @@ class _Replica:
     def _dial(self) -> None:
         """Keep links to everybody that shares a volume with this node, or whose volume is used here, or that
         uses a volume led here."""
-        wanted = self._node.peers() | self._frontends.peers()
-        for volume in self._node.volumes.values():
-            record = volume.brain.record
-            if volume.primary is not None and record is not None and record.attachment is not None:
-                wanted.add(record.attachment.node)
+        wanted = self._node.neighbours.all | self._frontends.peers()
         for peer in sorted(wanted):
             address = self._addresses.of(peer)
             if address is not None:

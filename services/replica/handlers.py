@@ -487,7 +487,7 @@ class Handlers:
         else:
             (asks, sums, data), io = split_asks(frame), ms.Io.WRITE
         size = primary.size_blocks if primary is not None else 0
-        if primary is None or any(block + count > size for _, block, count in asks):
+        if primary is None or max([block + count for _, block, count in asks]) > size:
             together = False
         else:
             together = io is ms.Io.READ or (primary.takes_many and not verify_sums(data, sums))

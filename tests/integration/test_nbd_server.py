@@ -19,7 +19,7 @@ from services.replica.frontends import Frontends
 from services.replica.nbd import Frontend
 from services.replica.nbd.wire import Command, Errno, Option, Reply
 from services.replica.peers import PeerNetwork
-from services.replica.peers.frames import OPENED_FELT, Type, pack
+from services.replica.peers.frames import OPENED_FELT, OPENED_MANY, Type, pack
 from stoscore.errors import Code, StosError
 from stoscore.identity import Identity
 from stoscore.messages import OpenFrontend, VoterModel
@@ -275,11 +275,75 @@ async def test_a_client_that_hangs_up_in_the_middle_costs_only_itself(frontend: 
     assert await after.read(4096) == data, "what it had asked for still happened"
     assert frontend.status().in_flight == 0
     assert not frontend._writes and not frontend._contents and not frontend._patches and not frontend._asked
+    assert not frontend._runs
     after.close()
 
 
-async def test_a_flood_of_requests_is_held_back_and_all_are_answered(frontend: Frontend, nodes: Nodes) -> None:
+def burst(blocks: range) -> bytes:
+    """Reads in one piece; their handles are the blocks."""
+    requests = [struct.pack(">IHHQQI", 0x25609513, 0, Command.READ, block, block * 4096, 4096) for block in blocks]
+    return b"".join(requests)
+
+
+async def replies_to(client: RawClient, count: int) -> dict[int, bytes | int]:
+    """Handle -> what was read, or the error."""
+    found: dict[int, bytes | int] = {}
+    for _ in range(count):
+        error, handle = await client.reply()
+        found[handle] = error or await client.read(4096)
+    return found
+
+
+async def test_reads_that_come_together_are_asked_for_and_answered_together(nodes: Nodes, frontend: Frontend) -> None:
+    nodes.opened_flags = OPENED_MANY
+    nodes.fail_over()
+    nodes.up.add("n1")
+    frontend.on_link_up("n1")
+    nodes.content[: 16 * 4096] = os.urandom(16 * 4096)
+    right = {block: bytes(nodes.content[block * 4096 : (block + 1) * 4096]) for block in range(16)}
+    client = await RawClient.connect(frontend.socket_path)
+    client.writer.write(burst(range(16)))
+    assert await replies_to(client, 16) == right
+    assert nodes.together and frontend.status().reads == 16 and not frontend.status().in_flight
+    (duration,) = [sample for sample in frontend.figures.samples() if sample.name == "stos.volume.io.duration"]
+    assert sum(duration.counts) == 16
+    nodes.rotten = True
+    client.writer.write(burst(range(16)))
+    spoilt = await replies_to(client, 16)
+    errors = [handle for handle, content in spoilt.items() if content == Errno.EIO]
+    assert errors and len(errors) < 16 and all(spoilt[handle] == right[handle] for handle in right.keys() - errors)
+    nodes.rotten, nodes.held = False, []
+    client.writer.write(burst(range(16)))
+    while frontend.status().in_flight < 16:
+        await asyncio.sleep(0.01)
+    nodes.fail_over()
+    assert await replies_to(client, 16) == right, "and they are sent again after a failover"
+    client.close()
+
+
+async def test_whoever_asks_for_many_reads_and_hangs_up_leaves_nothing(frontend: Frontend, nodes: Nodes) -> None:
+    nodes.opened_flags = OPENED_MANY
+    nodes.fail_over()
     nodes.held = []
+    client = await RawClient.connect(frontend.socket_path)
+    client.writer.write(burst(range(16)))
+    while frontend.status().in_flight < 16:
+        await asyncio.sleep(0.01)
+    client.close()
+    while frontend.status().clients:
+        await asyncio.sleep(0.01)
+    held, nodes.held = nodes.held, None
+    for node, frame in held:
+        nodes.serve(node, frame)
+    assert frontend.status().in_flight == 0
+    assert not frontend._runs and not frontend._asked and not frontend._contents
+
+
+@pytest.mark.parametrize("flags", [0, OPENED_MANY])
+async def test_a_flood_of_requests_is_held_back_and_all_are_answered(
+    frontend: Frontend, nodes: Nodes, flags: int
+) -> None:
+    nodes.opened_flags, nodes.held = flags, []
     client = await RawClient.connect(frontend.socket_path)
     count = 20_000
     for handle in range(count):

@@ -18,8 +18,8 @@ from services.replica import tls_listener
 from services.replica.peers import Type, pack, reception
 from services.replica.peers import network as network_module
 from services.replica.peers.payloads import Greeting
+from stoscore.certs_messages import Denied
 from stoscore.identity import Identity, install, next_key
-from stoscore.messages import Denied
 from tests.support.ca import HOUR, TestAuthority
 from tests.support.peers import Make, PeerNode, linked, peer_nodes, until
 

@@ -12,15 +12,20 @@ last one, leaves a half that no order allows.
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 import pytest
 
 from services.replica.replication.frontend import (
     Answer,
     AnswerMany,
+    AnswerReads,
+    Apart,
+    ClientReads,
     ClientRequest,
     Data,
     DataMany,
+    DataReads,
     Done,
     DoneMany,
     Effect,
@@ -35,6 +40,7 @@ from services.replica.replication.frontend import (
     Release,
     RequestKind,
     SendClose,
+    SendMany,
     SendOpen,
     SendRequest,
     ServingHint,
@@ -49,6 +55,17 @@ Block = tuple[int, int]
 READ, WRITE, PATCH, ZERO, FLUSH, STATUS = (int(kind) for kind in RequestKind)
 
 
+@dataclass(frozen=True)
+class ReadTogether:
+    """The answer to reads that were asked for together."""
+
+    node: str
+    session: int
+    epoch: int
+    asks: tuple[tuple[int, int, int], ...]
+    contents: list[tuple[Block, ...]]
+
+
 class Volume:
     """Three nodes, one content (replication itself is not in question here), one core, and two queues a
     link: what is under way to the node and back. Each queue keeps its order; a broken link loses both."""
@@ -59,18 +76,21 @@ class Volume:
         self.now_ns = 0
         self.up: set[str] = set()
         self.to: dict[str, list[Effect]] = {node: [] for node in NODES}
-        self.back: dict[str, list[Event]] = {node: [] for node in NODES}
+        self.back: dict[str, list[Event | ReadTogether]] = {node: [] for node in NODES}
         self.epoch = 0
         self.primary = ""
         self.believers: dict[str, int] = {}
         """Who thinks that it serves, and in which epoch: a deposed one may go on thinking so."""
         self.session: dict[str, int] = {}
-        self.in_hand: dict[str, list[SendRequest]] = {node: [] for node in NODES}
+        self.in_hand: dict[str, list[SendRequest | SendMany]] = {node: [] for node in NODES}
         self.content: list[Block] = [(0, 0)] * BLOCKS
         self.newest_session = 0
         self.next_number = 1
         self.asked: dict[int, ClientRequest] = {}
         self.answered: dict[int, int] = {}
+        self.runs: dict[int, int] = {}
+        """Reads that are answered together: the first one's cookie -> how many they are."""
+        self.answered_together = 0
         self.kept: set[int] = set()
         """Tokens that the shell holds: payloads of writes and contents of reads."""
         self.payloads: dict[int, list[Block]] = {}
@@ -91,6 +111,7 @@ class Volume:
         if isinstance(effect, Answer):
             assert effect.cookie not in self.answered, "answered twice"
             assert effect.errno == 0, "a failover is no error"
+            assert not any(run <= effect.cookie < run + size for run, size in self.runs.items()), "of a whole run"
             self.answered[effect.cookie] = effect.errno
             if self.asked[effect.cookie].kind in (READ, STATUS):
                 self.kept.remove(effect.token)
@@ -100,6 +121,17 @@ class Volume:
                 self.perform(Answer(cookie, 0, content))
                 if payload:
                     self.perform(Release(payload))
+        elif isinstance(effect, Apart):
+            del self.runs[effect.cookie]
+        elif isinstance(effect, AnswerReads):
+            together = self.runs.pop(effect.cookie)
+            self.answered_together += 1
+            self.kept.remove(effect.token)
+            cookies = range(effect.cookie, effect.cookie + together)
+            assert not self.answered.keys() & set(cookies), "answered twice"
+            self.answered.update(dict.fromkeys(cookies, 0))
+            expected = [block for cookie in cookies for block in self.expected[cookie]]
+            assert self.reads[effect.token] == tuple(expected)
         elif isinstance(effect, Merge):
             self.kept.remove(effect.content)
             (block,) = self.reads[effect.content]
@@ -117,6 +149,16 @@ class Volume:
                 assert effect.kind != WRITE or effect.token in self.kept & self.payloads.keys(), "its payload is gone"
             if effect.node in self.up:
                 self.to[effect.node].append(effect)
+
+    def ask_together(self) -> None:
+        first, together, count = self.next_number, self.rng.randint(2, 5), self.rng.choice([1, 1, 2])
+        blocks = [self.rng.randrange(BLOCKS - count + 1) for _ in range(together)]
+        for cookie, block in enumerate(blocks, first):
+            self.asked[cookie] = ClientRequest(cookie, READ, block, count, False, 0)
+            self.expected[cookie] = tuple(self.last_write[block : block + count])
+        self.next_number += together
+        self.runs[first] = together
+        self.step(ClientReads(first, blocks, count))
 
     def ask(self) -> None:
         number = self.next_number
@@ -157,6 +199,13 @@ class Volume:
                 self.reply(node, Refused(node, message.request, RefusedCode.NOT_PRIMARY, self.primary))
             else:
                 in_hand.append(message)
+        elif isinstance(message, SendMany):
+            if epoch is None or self.session.get(node) != message.session:
+                self.reply(node, Refused(node, message.session, RefusedCode.NOT_PRIMARY, self.primary))
+            elif message.kind == READ and self.rng.random() < 0.7:
+                in_hand.append(message)
+            else:
+                in_hand += _one_by_one(message)
         else:
             assert isinstance(message, SendClose)
 
@@ -170,12 +219,16 @@ class Volume:
             while self.in_hand[node]:  # W2: settle or drop everything older first
                 self.finish(node, self.in_hand[node].pop())
             self.session[node] = session
-            self.reply(node, Opened(node, session, epoch, BLOCKS))
+            self.reply(node, Opened(node, session, epoch, BLOCKS, self.rng.random() < 0.8))
 
-    def finish(self, node: str, request: SendRequest) -> None:
+    def finish(self, node: str, request: SendRequest | SendMany) -> None:
         """Apply and answer; a deposed primary can do neither."""
         epoch = self.believers.get(node)
         if epoch != self.epoch or request.session != self.session.get(node):
+            return
+        if isinstance(request, SendMany):
+            contents = [tuple(self.content[block : block + count]) for _, block, count in request.asks]
+            self.reply(node, ReadTogether(node, request.session, epoch, request.asks, contents))
             return
         blocks = slice(request.block, request.block + request.count)
         if request.kind in (READ, STATUS):
@@ -194,18 +247,32 @@ class Volume:
         else:
             self.reply(node, Done(node, request.session, request.request, epoch, 0))
 
-    def reply(self, node: str, event: Event) -> None:
+    def reply(self, node: str, event: Event | ReadTogether) -> None:
         if node in self.up:
             self.back[node].append(event)
 
     def hear(self, node: str) -> None:
         if self.back[node]:
             event = self.back[node].pop(0)
-            if isinstance(event, Data):
+            if isinstance(event, ReadTogether):
+                event = self.brought(event)
+            if isinstance(event, Data | DataReads):
                 self.kept.add(event.token)
             elif isinstance(event, DataMany):
                 self.kept.update(token for _, _, token in event.reads)
             self.step(event)
+
+    def brought(self, answer: ReadTogether) -> DataReads | DataMany:
+        node, session, epoch, asks = answer.node, answer.session, answer.epoch, answer.asks
+        first = -self.next_number
+        self.next_number += len(asks)
+        if self.core.is_run(asks):
+            self.reads[first] = tuple(block for content in answer.contents for block in content)
+            return DataReads(node, session, asks[0][0], epoch, first)
+        tokens = [first - at for at in range(len(asks))]
+        self.reads.update(zip(tokens, answer.contents, strict=True))
+        reads = [(request, count, token) for (request, _, count), token in zip(asks, tokens, strict=True)]
+        return DataMany(node, session, epoch, reads)
 
     # --- faults ---
 
@@ -243,13 +310,14 @@ class Volume:
         if deadline_ns is not None and (deadline_ns <= self.now_ns or self.rng.random() < 0.05):
             self.step(Tick())
 
-    def run(self, steps: int, faults: float) -> None:
+    def run(self, steps: int, faults: float, depth: int = 30) -> None:
+        """`depth`: unanswered requests, at which no more are asked; few of them seldom meet."""
         for _ in range(steps):
             chance = self.rng.random()
             if chance < faults:
                 self.fault()
-            elif chance < 0.3 and len(self.asked) - len(self.answered) < 30 and faults:
-                self.ask()
+            elif chance < 0.3 and len(self.asked) - len(self.answered) < depth and faults:
+                self.rng.choice([self.ask, self.ask, self.ask_together])()
             elif chance < 0.4:
                 self.tick()
             else:
@@ -263,6 +331,14 @@ class Volume:
         self.elect(self.rng.choice(NODES))
 
 
+def _one_by_one(many: SendMany) -> list[SendRequest]:
+    tokens = many.tokens or (0,) * len(many.asks)
+    return [
+        SendRequest(many.node, many.session, number, many.kind, block, count, False, token)
+        for (number, block, count), token in zip(many.asks, tokens, strict=True)
+    ]
+
+
 def patched(block: Block, number: int) -> Block:
     """Odd numbers patch the second half."""
     return (block[0], number) if number % 2 else (number, block[1])
@@ -274,7 +350,7 @@ def test_every_request_is_answered_once_and_in_order_whatever_fails(seed: int) -
     volume.elect("n1")
     for node in NODES:
         volume.link(node, True)
-    volume.run(600, faults=0.02)
+    volume.run(600, faults=0.02, depth=30 if seed % 2 else 4)
     volume.heal()
     for _ in range(100):
         if len(volume.answered) == len(volume.asked):
@@ -283,6 +359,19 @@ def test_every_request_is_answered_once_and_in_order_whatever_fails(seed: int) -
     assert volume.answered.keys() == volume.asked.keys()
     assert not volume.kept, "every payload is given back"
     assert volume.content == volume.last_write
+    assert not volume.runs
+
+
+def test_reads_that_come_together_are_answered_together_now_and_then() -> None:
+    together = 0
+    for seed in range(10):
+        volume = Volume(seed)
+        volume.elect("n1")
+        for node in NODES:
+            volume.link(node, True)
+        volume.run(1000, faults=0.005, depth=4)
+        together += volume.answered_together
+    assert together > 20
 
 
 def test_without_the_order_of_overlaps_the_model_would_notice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,13 +59,19 @@ def test_it_never_leaves_its_limits_whatever_is_felt(latencies: list[list[int]])
     for taken in latencies:
         now_ns += 50 * MS
         pace.felt(taken, now_ns)
-        assert LIMITS.floor <= pace.recovering(now_ns) <= LIMITS.ceiling
+        assert LIMITS.lowest <= pace.recovering(now_ns) <= LIMITS.ceiling
 
 
 def test_applications_that_are_always_slow_do_not_stop_it() -> None:
     pace = Pace(LIMITS)
     _, rates, _ = _work(pace, _calm(pace), 10.0, lambda rate: 50 * NORMAL_NS, recovering=True)
-    assert set(rates) == {LIMITS.floor}
+    assert set(rates) == {LIMITS.lowest}
+
+
+def test_the_floor_holds_for_a_whole_return_and_never_lies_above_the_ceiling() -> None:
+    size, begins_and_ends_s = 256 * MIB, 1.5
+    assert size / (size / LIMITS.lowest + begins_and_ends_s) >= LIMITS.floor
+    assert PaceLimits(floor=MIB, ceiling=MIB).lowest == MIB
 
 
 def test_one_bad_moment_is_paid_off_and_it_grows_again() -> None:
@@ -81,9 +87,9 @@ def test_one_bad_moment_is_paid_off_and_it_grows_again() -> None:
 def test_applications_that_ask_seldom_are_heard_as_well() -> None:
     pace = Pace(LIMITS)
     now_ns, fast, _ = _work(pace, _calm(pace), 30.0, lambda rate: NORMAL_NS, recovering=True, each=1)
-    assert fast[-1] > LIMITS.floor
+    assert fast[-1] > LIMITS.lowest
     _, slow, _ = _work(pace, now_ns, 30.0, lambda rate: 50 * NORMAL_NS, recovering=True, each=1)
-    assert slow[-1] == LIMITS.floor
+    assert slow[-1] == LIMITS.lowest
 
 
 def test_nobody_at_work_nobody_to_be_held_back_for() -> None:
@@ -91,7 +97,7 @@ def test_nobody_at_work_nobody_to_be_held_back_for() -> None:
     assert pace.recovering(SECOND) == LIMITS.ceiling and not pace.held
     now_ns = _calm(pace) + IDLE_NS
     _work(pace, now_ns, 0.2, lambda rate: NORMAL_NS, recovering=False)
-    assert pace.recovering(now_ns + 300 * MS) == LIMITS.floor and pace.held
+    assert pace.recovering(now_ns + 300 * MS) == LIMITS.lowest and pace.held
     assert pace.recovering(now_ns + 300 * MS + IDLE_NS) == LIMITS.ceiling and not pace.held
 
 
@@ -100,7 +106,7 @@ def test_who_begins_to_work_in_the_middle_of_a_recovery_is_heard_at_once() -> No
     now_ns = SECOND
     assert pace.recovering(now_ns) == LIMITS.ceiling
     pace.felt([NORMAL_NS], now_ns + 100 * MS)
-    assert pace.recovering(now_ns + 100 * MS) == LIMITS.floor
+    assert pace.recovering(now_ns + 100 * MS) == LIMITS.lowest
 
 
 def test_what_is_felt_during_recovery_is_not_taken_for_normal() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 import pytest
@@ -236,7 +237,7 @@ _PLAIN = _scaled((1.0,) * 7)
 
 def test_what_cost_nothing_elsewhere_is_learned_all_the_same() -> None:
     elsewhere = Speed()
-    elsewhere.copying.rates, elsewhere.finish.rates = (0.0,) * 4, (0.0,) * 3
+    elsewhere.copying._rates, elsewhere.finish._rates = (0.0,) * 4, (0.0,) * 3
     speed = Speed(elsewhere)
     for work, took in _returns(Random(5), _PLAIN, 16):
         speed.learn(work, took, 0)
@@ -299,3 +300,22 @@ def test_a_node_that_never_came_back_before_is_taken_for_one_like_the_others() -
     for work, took in _returns(Random(2), true, 10):
         foretold = recovery.estimate(("v", "c"), (2, work.blocks), (work, work, work)).duration_ns.likely
         assert error_of(foretold, took.ns) < 0.15
+
+
+def test_what_returns_take_is_fitted_when_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fit takes milliseconds of the event loop, and a hundred volumes may come back within seconds."""
+    fits: list[int] = []
+
+    def counted(truths: Sequence[tuple[Rates, int]], before: Rates) -> Rates:
+        fits.append(len(truths))
+        return fitted(truths, before)
+
+    recovery = Recovery(RecoveryLimits())
+    truths = _returns(Random(1), _scaled((20.0, 4.0, 0.3, 0.4, 4.0, 2.0, 2.0)), 16)
+    recovery.learn("b", *truths[0], 0)
+    monkeypatch.setattr("services.replica.replication.estimate.fitted", counted)
+    for work, took in truths[1:]:
+        recovery.learn("b", work, took, took.ns)
+    assert not fits
+    recovery.estimate(KEY, (2, 1024), (truths[0][0],) * 3)
+    assert fits

@@ -91,6 +91,14 @@ class Total:
         if result.violation:
             self.violations.append(result)
 
+    def merge(self, other: Total) -> None:
+        self.seeds += other.seeds
+        self.operations += other.operations
+        self.elections += other.elections
+        self.cpu_s += other.cpu_s
+        self.violations += other.violations
+        self.coverage.add(other.coverage)
+
 
 def jobs_default() -> int:
     return min(len(os.sched_getaffinity(0)), 8)

@@ -166,12 +166,12 @@ class Checker:
             if left:
                 self._wrong("I3:", disk.me.node, "forgets the tombstone of", disk.volume, "and there are data on", left)
 
-    def fences(self, machine: Machine, volume: str) -> None:
-        """P6: nobody is taken for dead who was heard within one lease, unless an operator says so."""
-        chosen, sim = self.volume(volume).chosen, self._world.volumes.get(volume)
-        if chosen is None or chosen.record.attachment is None or sim is None or sim.forced:
+    def fences(self, machine: Machine, volume: str, holder: str) -> None:
+        """P6: nobody is taken for dead who was heard within one lease, unless an operator says so. `holder`: of the
+        record that was decided about; by now the next one may be committed, which a voter alone does in one step."""
+        sim = self._world.volumes.get(volume)
+        if sim is None or sim.forced:
             return
-        holder = chosen.record.attachment.node
         if holder != machine.name and not machine.missed(holder):
             self._wrong("P6:", machine.name, "fences", holder, "which it has heard all the time")
 

@@ -7,9 +7,10 @@ the order in which they were asked (W3), so the register model knows exactly wha
 from __future__ import annotations
 
 import errno as errors
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from services.replica.replication import frontend as fe
 from services.replica.replication.messages import Done, DoneMany, Io, Open, Opened, OpenRefused, Request, RequestMany
@@ -32,6 +33,13 @@ VALIDATED = 8
 HURRY_NS = 2 * MS
 TOGETHER_NS = MS
 """What is asked within so long comes in one event, where requests travel together."""
+
+
+class ReadTogether(NamedTuple):
+    """The answer to reads that were asked for together. Their content is its payload, one behind the other."""
+
+    session: int
+    asks: tuple[tuple[int, int, int], ...]
 
 
 @dataclass(slots=True)
@@ -64,6 +72,8 @@ class Frontend:
         self._steps = 0
         self._cookie = number * SESSIONS
         self._tokens: dict[int, tuple[int, ...]] = {}
+        self._runs: dict[int, int] = {}
+        """Reads that are answered together: the first one's cookie -> how many they are."""
         self._timer_ns: int | None = None
         self._due_ns: list[int] = []
         """When the next requests are asked, where they travel together."""
@@ -115,6 +125,8 @@ class Frontend:
                         self._step(fe.Data(node, session, request, epoch, token, fe.RequestKind.READ, count))
                 else:
                     self._step(fe.Done(node, session, request, epoch, errno))
+            case ReadTogether(session, asks):
+                self._read_together(node, epoch, session, asks, payload)
             case DoneMany(session, requests):
                 self._step(fe.DoneMany(node, session, requests, epoch))
             case Opened(session):
@@ -126,6 +138,18 @@ class Frontend:
                     self._look(hint)
             case _:
                 raise AssertionError(message)
+
+    def _read_together(
+        self, node: str, epoch: int, session: int, asks: tuple[tuple[int, int, int], ...], payload: tuple[int, ...]
+    ) -> None:
+        if self.core.is_run(asks):
+            self._step(fe.DataReads(node, session, asks[0][0], epoch, self._keep(payload)))
+            return
+        reads, at = [], 0
+        for request, _, count in asks:
+            reads.append((request, count, self._keep(payload[at : at + count])))
+            at += count
+        self._step(fe.DataMany(node, session, epoch, reads))
 
     def died(self) -> None:
         self.alive = False
@@ -152,6 +176,10 @@ class Frontend:
                         if payload:
                             del self._tokens[payload]
                         self._answered(cookie, 0, self._tokens.pop(content) if content else ())
+                case fe.Apart(cookie):
+                    del self._runs[cookie]
+                case fe.AnswerReads(cookie, token):
+                    self._answered_together(cookie, self._tokens.pop(token))
                 case fe.SendOpen(node, session):
                     target = self._copies.get(node, 0)
                     self.machine.wires.send(node, ("open", self.volume, target, self.attach_epoch, Open(session)))
@@ -225,7 +253,12 @@ class Frontend:
         soon_ns = self.world.now_ns + TOGETHER_NS
         due, self._due_ns = len(self._due_ns), [due_ns for due_ns in self._due_ns if due_ns > soon_ns]
         together = [self._one_more() for _ in range(due - len(self._due_ns))]
-        self._step(fe.ClientRequests([asked for asked in together if asked is not None]))
+        asked = [one for one in together if one is not None]
+        run = _leading_reads(asked)
+        if run:
+            self._runs[run[0].cookie] = len(run)
+            self._step(fe.ClientReads(run[0].cookie, [read.block for read in run], run[0].count))
+        self._step(fe.ClientRequests(asked[len(run) :]))
 
     def _one_more(self) -> fe.ClientRequest | None:
         if not self.owner.wants_more():
@@ -248,6 +281,12 @@ class Frontend:
         else:
             self.world.registers.read_asked(self.volume, self._cookie, block, count)
         return fe.ClientRequest(self._cookie, kind, block, count, fua, token)
+
+    def _answered_together(self, cookie: int, contents: tuple[int, ...]) -> None:
+        together = self._runs.pop(cookie)
+        count = len(contents) // together
+        for at in range(together):
+            self._answered(cookie + at, 0, contents[at * count : (at + 1) * count])
 
     def _answered(self, cookie: int, errno: int, contents: tuple[int, ...]) -> None:
         asked = self.open.pop(cookie)
@@ -286,3 +325,12 @@ class Frontend:
         if errno != errors.EIO or not allowed:
             self.world.violated(f"frontend {self.number} answers {asked} with {errno}")
         self._next()
+
+
+def _leading_reads(asked: Sequence[fe.ClientRequest]) -> list[fe.ClientRequest]:
+    """Those of one size with which the list begins, if there are several."""
+    if not asked or asked[0].kind != fe.RequestKind.READ:
+        return []
+    alike = (fe.RequestKind.READ, asked[0].count)
+    run = list(takewhile(lambda one: (one.kind, one.count) == alike, asked))
+    return run if len(run) > 1 else []

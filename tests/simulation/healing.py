@@ -214,6 +214,8 @@ def _not_in_sync(world: World, volume: str) -> str:
         return f"{volume}: {record.copies} copies are asked for: {_told(record)}"
     if possible and not all(_has_store(world, volume, voter) for voter in record.voters):
         return f"{volume}: a voter is lost: {_told(record)}"
+    if possible and len(record.voters) % 2 == 0:
+        return f"{volume}: a witness is missing: {_told(record)}"
     for voter in record.in_sync:
         disk = world.machines[voter.node].disks.get(volume)
         if disk is None or disk.unclean:

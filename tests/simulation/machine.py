@@ -264,7 +264,7 @@ class Machine:
             if state is not None:
                 self.orders.state_durable(self.disks[volume], state)
             self.disks[volume].mark(lanes.marking())
-            self.disks[volume].close()
+            self.disks[volume].close(self.rng)
         self._end(told=True)
 
     def _end(self, *, told: bool) -> None:

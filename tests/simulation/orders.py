@@ -43,6 +43,7 @@ from services.replica.replication.messages import (
     Request,
 )
 from stoscore.units import BLOCK_BYTES
+from tests.simulation.client import ReadTogether
 from tests.simulation.store import Disk, DiskFailed, Outside, Rotten
 from tests.simulation.wires import Envelope
 
@@ -164,7 +165,8 @@ class Orders:
         explain = order.explain
         self._world.decided(self._machine.name, order.volume, explain)
         if explain.kind == "fence" and not explain.inputs["change"]["force"]:
-            self._world.checker.fences(self._machine, order.volume)
+            holder = explain.inputs["record"]["attachment"]["node"]
+            self._world.checker.fences(self._machine, order.volume, holder)
         if explain.kind == "shrink" and "the layer of snapshot" in explain.outcome:
             self._world.violated(f"K4: copies in sync sealed another content each: {explain.outcome}")
         self._machine.log(order.volume, explain.kind, explain.outcome, explain.alternatives)
@@ -248,8 +250,9 @@ class Orders:
         match message:
             case Joined():
                 checker.joins(disk, order.epoch)
-                new = not self._world.plan.is_old(self._machine.name)
-                message = replace(message, takes_many=new, takes_past=new)
+                plan, machine = self._world.plan, self._machine
+                many, past = not plan.is_old(machine.name), plan.takes_past(machine.starts)
+                message = replace(message, takes_many=many, takes_past=past)
             case Opened(session):
                 checker.opened(disk.volume, self._machine, order.epoch, session)
             case OpenRefused():
@@ -281,26 +284,47 @@ class Orders:
             return
 
         def leave() -> None:
-            node = machine.live
-            state = node.volumes.get(volume)
-            if state is None or state.primary is None or state.primary.epoch != order.epoch or disk.failure:
-                return
-            if not state.primary.serving:
-                return
-            if node.lease_until(state) <= machine.clock_ns():
-                machine.log("parks", volume, effect)
-                node.park(volume, effect)
-                return
-            self._world.checker.reads(volume, machine.name, order.epoch)
-            self._asked.pop((effect.link, effect.session, effect.request), None)
-            self._reply(disk, order, effect.link, Done(effect.session, effect.request, 0), contents)
+            if self._may_answer(disk, order, effect):
+                self._world.checker.reads(volume, machine.name, order.epoch)
+                self._asked.pop((effect.link, effect.session, effect.request), None)
+                self._reply(disk, order, effect.link, Done(effect.session, effect.request, 0), contents)
 
         machine.later(machine.disk_time() // 4, leave)
 
     def _answer_read_many(self, disk: Disk, order: Data, effect: fx.AnswerReadMany) -> None:
-        """What is read together may be answered one by one: a frontend can't tell them apart."""
-        for request, block, count in effect.asks:
-            self._answer_read(disk, order, fx.AnswerRead(effect.link, effect.session, request, block, count))
+        """Together, but for those that meet rot."""
+        machine, volume = self._machine, disk.volume
+        try:
+            contents = [disk.read(block, count) for _, block, count in effect.asks]
+        except Rotten:
+            for request, block, count in effect.asks:
+                self._answer_read(disk, order, fx.AnswerRead(effect.link, effect.session, request, block, count))
+            return
+
+        def leave() -> None:
+            if not self._may_answer(disk, order, effect):
+                return
+            for request, _, _ in effect.asks:
+                self._world.checker.reads(volume, machine.name, order.epoch)
+                self._asked.pop((effect.link, effect.session, request), None)
+            read = tuple(content for part in contents for content in part)
+            self._reply(disk, order, effect.link, ReadTogether(effect.session, effect.asks), read)
+
+        machine.later(max(machine.disk_time() // 4 for _ in effect.asks), leave)
+
+    def _may_answer(self, disk: Disk, order: Data, effect: fx.AnswerRead | fx.AnswerReadMany) -> bool:
+        """It still serves, and under a lease; else the read waits for the next one."""
+        machine, volume = self._machine, disk.volume
+        state = machine.live.volumes.get(volume)
+        if state is None or state.primary is None or state.primary.epoch != order.epoch or disk.failure:
+            return False
+        if not state.primary.serving:
+            return False
+        if machine.live.lease_until(state) <= machine.clock_ns():
+            machine.log("parks", volume, effect)
+            machine.live.park(volume, effect)
+            return False
+        return True
 
     # ---- the store ------------------------------------------------------------------------------------
 

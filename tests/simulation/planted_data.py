@@ -12,6 +12,8 @@ from services.replica.replication import effects as fx
 from services.replica.replication import gate, healing, primary, replica, resync
 from services.replica.replication.budget import Budget
 from services.replica.replication.frontend_order import Unanswered
+from services.replica.replication.giving import Giver
+from services.replica.replication.mending import Mending
 from services.replica.replication.messages import Ack, Done, Rooted, Zero
 from services.replica.replication.peer import Peer
 from services.replica.replication.sessions import Sessions
@@ -251,7 +253,7 @@ def heals_unverified() -> Patch:
 def heals_unsettled() -> Patch:
     """K3: what another copy offers counts although a write of the block is under way."""
     return both(
-        patch.object(primary.Primary, "_is_settled", lambda self, peer, ranges: True),
+        patch.object(Mending, "is_settled", lambda self, peer, ranges: True),
         patch.object(healing.Healing, "written", lambda self, block, count: None),
     )
 
@@ -295,43 +297,43 @@ def seal_under_way_dropped() -> Patch:
 
 def hole_in_a_given_layer() -> Patch:
     """K4: who was given a snapshot is one of its holders, whatever its root hash says; and it has a hole."""
-    given, compared = primary.Primary._given, resync.Resync.compared
+    given, compared = Giver.given, resync.Resync.compared
 
-    def counts(self: primary.Primary, peer: Peer, giving: Any, message: Any) -> Any:
+    def counts(self: Giver, peer: Peer, giving: Any, message: Any, now_ns: int) -> Any:
         if isinstance(message, Rooted):
             message = Rooted(message.seq, giving.past.root)
-        return given(self, peer, giving, message)
+        return given(self, peer, giving, message, now_ns)
 
     def misses(self: resync.Resync, number: int, differing: Any) -> None:
         asked, found = self.asked(number), list(differing)
         compared(self, number, found[1:] if self.of and asked and not asked[0] else found)
 
     return both(
-        patch.object(primary.Primary, "_given", counts),
+        patch.object(Giver, "given", counts),
         patch.object(resync.Resync, "compared", misses),
     )
 
 
 def given_untold() -> Patch:
     """K4: a copy is given a snapshot before it has stored the record that lists it, and drops it again."""
-    return patch.object(primary.Primary, "_lacks", lambda self, peer: next(iter(self._missing(peer)), None))
+    return patch.object(Giver, "lacks", lambda self, peer: next(iter(self.missing(peer)), None))
 
 
 def set_back_and_not_compared() -> Patch:
     """D1: what a copy lacks that was set back to a snapshot is what was written since."""
-    give = primary.Primary._give
+    give = Giver.give
 
-    def gives(self: primary.Primary, peer: Peer, past: Any) -> Any:
+    def gives(self: Giver, peer: Peer, past: Any) -> Any:
         out = give(self, peer, past)
         peer.missed_all = False
         return out
 
-    return patch.object(primary.Primary, "_give", gives)
+    return patch.object(Giver, "give", gives)
 
 
 def set_back_in_sync() -> Patch:
     """S1: a copy is given what it lacks though writes may need it."""
-    return patch.object(primary.Primary, "_may_wait", lambda self, peer: peer.takes_past and not peer.takes_none)
+    return patch.object(Giver, "may_wait", lambda self, peer: peer.takes_past and not peer.takes_none)
 
 
 DATA: tuple[Plant, ...] = (

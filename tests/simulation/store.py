@@ -255,9 +255,14 @@ class Disk:
         self.failure = reason
         self.unclean = self.me.kind == "data"
 
-    def close(self) -> None:
-        """The orderly end: everything synced, unfinished regions stay marked, the clean mark names the tail."""
-        if self.failure or "sync" in self.refuses:
+    def close(self, rng: Random) -> None:
+        """The orderly end: everything synced, unfinished regions stay marked, the clean mark names the tail. What had
+        failed is as after any other end: the next process opens it anew. *It came back as failed as it went: joined
+        over and over, it never answered.*"""
+        if self.failure:
+            self.killed(rng, ())
+            return
+        if "sync" in self.refuses:
             return
         self.dirty.clear()
         if self.unclean:

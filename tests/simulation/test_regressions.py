@@ -264,3 +264,59 @@ def test_policy_that_came_into_force_after_everything_healed() -> None:
     """The simulator's own: its operator looked once whether writes wait for a copy that is lost for good. A policy that
     somebody had asked for before came into force after that, and the run ended with its work left."""
     run(61000679)
+
+
+def test_leader_that_lost_power_before_its_claim_arrived_and_was_back_before_it_was_missed() -> None:
+    """Invariant 8. Heard over the bus alone, it proposed; its new process had no claim to take back, and nobody told of
+    its end: the only clean copy in sync followed it for ever, and the others, unclean, had to leave it to that one.
+    Told by test_brain_following.py:
+    test_a_leader_whose_process_ends_before_its_claim_arrived_is_not_followed_for_ever."""
+    run(41006946)
+
+
+def test_three_records_of_which_one_was_on_two_before_its_leader_went_on_alone() -> None:
+    """S3. The only copy in sync led with the vote of a second, led once more, stored that alone and lost power with the
+    second. The third had slept: clean, and in sync by what it held, it took no record of an unclean voter that names it
+    no more, and the first waited for it to be unclean. Told by test_brain_unclean.py:
+    test_s3_a_clean_voter_follows_itself_out_by_a_record_that_its_leader_must_have_stored_as_well."""
+    run(41002537)
+
+
+def test_voter_alone_that_fences_a_dead_node_for_one_that_is_alive() -> None:
+    """The simulator's own: a record of one voter is committed the moment it is durable, just before the decision is
+    told. The node that had the volume was dead; the one that got it had been heard all the time, and was judged."""
+    run(41008215)
+
+
+def test_promise_forgotten_by_late_claims_of_the_process_before() -> None:
+    """P1. A node was started anew and counted on another's promise, claims of its process before came late over the
+    bus, and the other forgot the promise: the next volume that it won had a lease to which nobody was bound.
+    Told by test_brain_promises.py: test_p1_late_claims_of_the_process_before_take_back_no_promise_to_the_new_one."""
+    run(41005287)
+
+
+def test_volume_that_is_moved_back_while_it_was_still_asked_to_let_go() -> None:
+    """The simulator's own: an attach that it had asked for before it changed its mind twice was answered, and it used
+    the volume there, though it had also asked that everybody lets go, which came to its turn then."""
+    run(41005949)
+
+
+def test_candidate_that_took_no_record_from_whom_it_does_not_ask() -> None:
+    """A3. The leader let go of the clean copy in a record of its own, and lost power with the one that it had just made
+    a voter. That one handed on the record before, by which the clean copy leads; but it was asking for votes, of the
+    leader alone, and listened to no other. Told by test_brain_unclean.py:
+    test_a3_a_candidate_takes_the_record_that_it_is_handed_by_whom_it_does_not_ask."""
+    run(98)
+
+
+def test_policy_wanted_of_a_volume_whose_deletion_is_agreed_on() -> None:
+    """The simulator's own: it asked for that again and again, was told that the volume is being deleted, and so never
+    asked for the deletion again, the answer to which had been lost."""
+    run(841000377)
+
+
+def test_read_that_waited_for_a_healed_block_beside_one_that_is_lost() -> None:
+    """K3. Two rotten blocks were found together, and a read of one of them waited for both: it was healed, the other
+    was rotten on all copies, and the read failed with it. Told by test_replication_healing.py:
+    test_a_read_goes_on_when_its_own_blocks_are_healed_whatever_else_was_found_with_them."""
+    run(900007999)

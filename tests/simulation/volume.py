@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 TEND_NS = 50 * MS
+ATTACHMENT = ("attach", "detach")
 ANSWERS = 3
 """So many answers show that a frontend is served."""
 KINDS = (RequestKind.WRITE, RequestKind.READ, RequestKind.ZERO, RequestKind.FLUSH)
@@ -120,6 +121,8 @@ class SimVolume:
             self.world.log("moves", self.id, "to", node, steal)
             self.wanted = node
             self._detach, self._steal = not steal, steal
+            # What is answered to what was asked before says nothing of this.
+            self._asked = {request: asked for request, asked in self._asked.items() if asked not in ATTACHMENT}
             if self.frontend is not None:
                 self.frontend.replaced = True
 
@@ -213,7 +216,7 @@ class SimVolume:
         if not asked:
             return self.snapshots.replied(machine, reply)
         self.world.log(machine.name, asked, self.id, reply.code or "OK", reply.error)
-        if asked == "policy" and reply.code in ("", "INVALID_ARGUMENT") and self._changes:
+        if asked == "policy" and reply.code in ("", "INVALID_ARGUMENT", "NOT_FOUND") and self._changes:
             del self._changes[0]
         elif reply.code:
             if reply.code == "FAILED_PRECONDITION" and asked in ("attach", "delete"):

@@ -14,7 +14,7 @@ from tests.support.voters import A, B, C, brain, record, slot, step
 
 BRAINS = 1000
 BYTES_MAX = 16 << 10
-CLAIMED = Facts(promised_until_ns=1 << 60, promised_to=A.node)
+CLAIMED = Facts(promised_until_ns=1 << 60, promised_to=A.node, claimed_by=A.node)
 LED = record(A, B, C, primary=A)
 
 
@@ -24,7 +24,7 @@ def follower(number: int) -> Brain:
     agreed = slot(replace(LED, volume=volume, name=f"pvc-{volume}"), epoch=1)
     made = brain(B, agreed, epoch=1)
     step(made, ev.PeerUp(A.node))
-    step(made, ev.Received(ms.Propose(volume, A, B, 1, agreed)), 1 * MS)
+    step(made, ev.Received(ms.Propose(volume, A, B, 1, agreed)), 1 * MS, CLAIMED)
     step(made, ev.Received(ms.Committed(volume, A, B, 1, agreed.stamp)), 2 * MS)
     return made
 

@@ -70,6 +70,17 @@ def test_one_that_fails_is_told_to_whoever_waits_and_is_forgotten() -> None:
     assert known(machine).snapshot("s") is None
 
 
+def test_a_step_that_is_taken_answers_nobody_whose_snapshot_is_still_to_be_agreed_on() -> None:
+    """*It was told that its snapshot had been dropped, by the record of before.*"""
+    machine = leader()
+    step(machine, asked(), 0, LEASED)
+    accept(machine, B, C)
+    step(machine, ev.TakeAsked(7, "later", 1), 0, LEASED)
+    assert not replies(reached(machine, "prepared"))
+    assert replies(accept(machine, B, C)) == [ev.Reply(1)], "the step, by the record that was on its way"
+    assert machine.record is not None and machine.record.snapshot("later") is not None
+
+
 @pytest.mark.parametrize("wrong", ["epoch", "name", "version"])
 def test_what_is_asked_of_another_reign_or_snapshot_is_refused(wrong: str) -> None:
     machine = leader()

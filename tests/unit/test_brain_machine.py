@@ -448,4 +448,5 @@ def test_a_clean_voter_takes_a_newer_record_that_it_has_a_use_for() -> None:
     assert not ousted(B, False, both.in_sync, alone, by=W, by_unclean=False), "two of three have it"
     assert not ousted(B, False, both.in_sync, other, by=A, by_unclean=False), "or C, a stranger, got no vote of it"
     assert not ousted(B, False, both.in_sync, replace(alone, deleted=True), by=A, by_unclean=False)
-    assert not ousted(W, False, both.in_sync, alone, by=A, by_unclean=False), "it is not taken out"
+    assert ousted(W, False, both.in_sync, alone, by=A, by_unclean=False), "A asks for its vote"
+    assert not ousted(W, False, alone.in_sync, both, by=A, by_unclean=False), "nobody is taken out"

@@ -127,6 +127,19 @@ def test_a_new_process_of_the_leader_does_not_lift_the_promise_to_the_old_one() 
     assert y.promised_until("v") == 20 + LEASE
 
 
+def test_p1_late_claims_of_the_process_before_take_back_no_promise_to_the_new_one() -> None:
+    known = stores(v=3)
+    old = Promises(TIMING, 10)
+    (late,) = old.claim("u", 0, 1, ("y",))
+    x, y = Promises(TIMING, 11), Promises(TIMING, 22)
+    deliver(x.link_up("y"), x, y, known)
+    assert x.on_answer("y", y.on_beat("x", x.beat("y", 10), 20))
+    deliver([late], x, y, known)
+    deliver(x.claim("v", 0, 3, ("y",)), x, y, known)
+    assert lease(x) == 10 + COUNTED
+    assert y.promised_until("v") == 20 + LEASE
+
+
 def test_answers_to_another_process_are_not_ours() -> None:
     x, y = pair()
     beat = x.beat("y", 10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from services.replica.brain import Claims
 from stoscore.units import MS
 from tests.support.pure_cluster import PureCluster
 from tests.support.voters import LEASE, A, B, C
@@ -38,6 +39,18 @@ def test_a_lease_that_is_withdrawn_is_counted_from_that_moment() -> None:
     cluster.nodes["a"].pair_message("b", withdrawn, cluster.now_ns)
     assert cluster.primary() == ""
     assert cluster.until(lambda: brain.role != "leader", 5 * LEASE // MS) * MS >= LEASE
+
+
+def test_late_claims_of_the_process_before_do_not_cost_a_leader_its_lease() -> None:
+    """They came by the bus when the link of the new process stood. Its voters answered every beat from then on and
+    promised nothing, and they elected another one."""
+    cluster = led_by_a()
+    late = Claims(nonce=5, version=9, entries={})
+    for name in ("b", "c"):
+        cluster.nodes[name].pair_message("a", late, cluster.now_ns, by_bus=True)
+    cluster.run(2 * LEASE // MS)
+    assert cluster.primary() == "a"
+    assert "step-down" not in cluster.kinds("a")
 
 
 def test_a_majority_is_enough() -> None:

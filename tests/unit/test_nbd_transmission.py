@@ -193,6 +193,19 @@ def test_replies() -> None:
     assert b"".join(structured.reply(read, 5)) == struct.pack(">IHHQIIH", 0x668E33EF, 1, (1 << 15) + 1, 5, 6, 5, 0)
 
 
+@pytest.mark.parametrize("structured", [False, True])
+def test_many_replies_are_the_single_ones_in_a_row(structured: bool) -> None:
+    nbd = connected(structured)
+    done: list[tuple[NbdRequest, bytes | memoryview]] = [
+        (NbdRequest(Command.READ, 0, 5, 4096, 4096), b"d" * 4096),
+        (NbdRequest(Command.WRITE, 0, 6, 0, 4096), b""),
+        (NbdRequest(Command.READ, 0, 7, 8192, 512), memoryview(b"e" * 512)),
+        (NbdRequest(Command.FLUSH, 0, 8, 0, 0), b""),
+    ]
+    one_by_one = [part for request, data in done for part in nbd.reply(request, 0, data)]
+    assert b"".join(nbd.replies_to(done)) == b"".join(one_by_one)
+
+
 @pytest.mark.parametrize(
     ("errno", "sent"),
     [(5, 5), (os_errno.EDQUOT, 28), (os_errno.EFBIG, 28), (os_errno.EROFS, 1), (os_errno.ENODEV, 5), (108, 108)],

@@ -161,3 +161,18 @@ def test_slow_and_failed_requests_are_always_kept(spans: list[SpanRecord]) -> No
         figures.answered(Command.WRITE, 4096, took_ns, errno, span)
     assert [(span.name, span.error) for span in spans] == [("io.write", ""), ("io.write", "errno 5"), ("io.write", "")]
     assert f"00-{spans[-1].trace_id}-{spans[-1].span_id}-01" == frontend_span(VOLUME, 3)
+
+
+def test_requests_that_are_answered_together_are_counted_one_by_one(spans: list[SpanRecord]) -> None:
+    one, together = IoFigures("v", "data"), IoFigures("v", "data")
+    done = [(Command.WRITE, 4096, 5), (Command.WRITE, 8192, 5), (Command.WRITE, 4096, 5), (Command.READ, 4096, SLOW_NS)]
+    done += [(Command.READ, 4096, SLOW_NS)] * 2
+    for command, length, took_ns in done:
+        one.answered(command, length, took_ns, 0)
+    expected, told = list(one.samples()), len(spans)
+    together.answered_many(done)
+    assert [(sample.name, sample.attributes, sample.counts) for sample in together.samples()] == [
+        (sample.name, sample.attributes, sample.counts) for sample in expected
+    ]
+    assert [sample.value for sample in together.samples()] == pytest.approx([sample.value for sample in expected])
+    assert told == 3 and len(spans) == 2 * told

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 
+import pytest
+
 from services.replica.replication import effects as fx
+from services.replica.replication import resync
 from services.replica.replication.healing import LOST_PAUSE_NS, PATIENCE_NS, UNSETTLED_MAX
 from services.replica.replication.messages import (
     Ack,
@@ -25,7 +28,7 @@ from services.replica.replication.primary import Primary
 from services.replica.replication.replica import Replica
 from services.replica.replication.scrub import FIRST_NUMBER
 from stoscore.units import REGION_BLOCKS
-from tests.support.replicas import BASE, CLEAN, EPOCH, LINK, make_primary, serving, write
+from tests.support.replicas import BASE, CLEAN, EPOCH, LINK, make_primary, of, serving, write
 
 
 def read(primary: Primary, number: int = 1, block: int = 0, count: int = 4) -> fx.AnswerRead:
@@ -40,10 +43,6 @@ def fetches(effects: list[fx.Effect]) -> list[tuple[str, Fetch]]:
         for effect in effects
         if isinstance(effect, fx.Tell) and isinstance(effect.message, Fetch)
     ]
-
-
-def of(kind: type, effects: list[fx.Effect]) -> list[fx.Effect]:
-    return [effect for effect in effects if isinstance(effect, kind)]
 
 
 FAILED = fx.Answer(LINK, Done(1, 1, errno.EIO))
@@ -67,6 +66,19 @@ def test_whoever_has_it_rotten_too_is_passed_over_and_without_anybody_the_read_f
     assert fx.Release(7) in out and fetches(out) == [("c", Fetch(1, ((1, 1),)))]
     out = primary.receive("c", Fetched(1, (), 8), 0)
     assert FAILED in out and fx.Damage("a", "rotten", ((1, 1),), "") in out
+
+
+def test_a_read_goes_on_when_its_own_blocks_are_healed_whatever_else_was_found_with_them() -> None:
+    primary = serving()
+    primary.rotten((1, 5), None, 0)
+    assert primary.rotten((5,), read(primary, block=5, count=1), 0) == []
+    assert primary.rotten((1,), read(primary, number=2, block=1, count=1), 0) == []
+    primary.receive("b", Fetched(1, ((5, 1),), 7), 0)
+    out = primary.healed(1, [5], 0)
+    assert fx.AnswerRead(LINK, 1, 1, 5, 1, heals=1) in out
+    assert fetches(out) == [("c", Fetch(1, ((1, 1),)))]
+    out = primary.receive("c", Fetched(1, (), 8), 0)
+    assert [effect for effect in out if isinstance(effect, fx.Answer)] == [fx.Answer(LINK, Done(1, 2, errno.EIO))]
 
 
 def test_without_peers_the_read_fails_at_once() -> None:
@@ -265,6 +277,18 @@ def test_a_block_that_was_written_meanwhile_proves_nothing() -> None:
     primary.receive("b", Ack((BASE + 1, BASE + 2)), 0)
     (copy,) = primary.compared("b", blocks.number, [(300, 1), (400, 2)])
     assert isinstance(copy, fx.SendCopy) and copy.ranges == ((401, 1),)
+
+
+@pytest.mark.parametrize("fanout", [4, 16, 256])
+def test_a_comparison_covers_its_regions_whatever_the_trees_fan_out(
+    fanout: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resync, "FANOUT", fanout)
+    primary = serving(("b",))
+    ((_, top),) = digests(primary.compare(1, 1, 0))
+    ((first, count),) = top.ranges
+    span = fanout**top.level
+    assert (first * span, count * span) == (REGION_BLOCKS, REGION_BLOCKS)
 
 
 def test_only_members_in_sync_are_compared() -> None:

@@ -27,7 +27,7 @@ from services.replica.replication.messages import (
 from services.replica.replication.past import PATIENCE_NS, RETURNS_MAX, Moment, Past
 from services.replica.replication.primary import Primary
 from services.replica.replication.withheld import Writes
-from tests.support.replicas import join, make_primary, write
+from tests.support.replicas import join, make_primary, of, write
 
 SIZE = 2048
 ROOT = 77
@@ -50,10 +50,6 @@ def serving(*pasts: Past, told: bool = True) -> Primary:
 
 def messages(effects: list[fx.Effect], kind: type, node: str = "c") -> list:  # type: ignore[type-arg]
     return [e.message for e in effects if isinstance(e, fx.Tell) and node in e.peers and isinstance(e.message, kind)]
-
-
-def of(kind: type, effects: list[fx.Effect]) -> list:  # type: ignore[type-arg]
-    return [effect for effect in effects if isinstance(effect, kind)]
 
 
 def answer(primary: Primary, asked: list[fx.Effect], differing: list[tuple[int, int]] | None = None) -> list[fx.Effect]:

@@ -28,7 +28,7 @@ from services.replica.replication.messages import (
 from services.replica.replication.primary import PATIENCE_NS, Primary
 from services.replica.replication.replica import Replica, Share
 from services.replica.replication.sealing import BESIDE_PATIENCE_NS, Stage
-from tests.support.replicas import BASE, EPOCH, LINK, join, make_primary, serving, write
+from tests.support.replicas import BASE, EPOCH, LINK, join, make_primary, of, serving, write
 
 SIZE = 2048
 ROOT = 77
@@ -53,10 +53,6 @@ def rooted(primary: Primary, seq: int, **roots: int | None) -> list[fx.Effect]:
     for node, root in roots.items():
         out += primary.receive(node, Rooted(seq, root), 0)
     return out
-
-
-def of(kind: type, effects: list[fx.Effect]) -> list[fx.Effect]:
-    return [effect for effect in effects if isinstance(effect, kind)]
 
 
 def told(effects: list[fx.Effect], kind: type) -> list[tuple[str, ...]]:

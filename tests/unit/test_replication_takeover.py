@@ -19,7 +19,7 @@ from services.replica.replication.messages import (
     Request,
     Write,
 )
-from services.replica.replication.primary import JOIN_RETRY_NS
+from services.replica.replication.peer import JOIN_RETRY_NS
 from services.replica.replication.replica import Share
 from tests.support.replicas import BASE, CLEAN, LINK, join, make_primary, serving, write
 

@@ -25,7 +25,8 @@ from services.replica.replication.messages import (
     WriteMany,
     Zero,
 )
-from services.replica.replication.primary import JOIN_RETRY_NS, Primary
+from services.replica.replication.peer import JOIN_RETRY_NS
+from services.replica.replication.primary import Primary
 from services.replica.replication.replica import Replica, Share
 from services.replica.replication.withheld import Writes
 from stoscore.units import REGION_BLOCKS

@@ -58,6 +58,48 @@ def test_a_flip_in_the_data_is_never_returned(replica: Replica) -> None:
     assert check(replica.directory).whole
 
 
+def test_reads_that_lie_apart_find_a_flip_beside_blocks_that_are_absent(replica: Replica) -> None:
+    places = [(3, 1), (0, 3), (4, 2), (REGION_BLOCKS + 7, 1), (100, 1)]
+    at_places = [at for first, count in places for at in range(first, first + count)]
+    store = replica.open()
+    data = b"".join(replica.content.get(at, bytes(BLOCK_BYTES)) for at in at_places)
+    assert store.read_scattered(places) == (block_sums(data), data)
+    store.close()
+    replica.rot("data", 4 * BLOCK_BYTES + 1234)
+    store = replica.open()
+    with pytest.raises(CorruptBlocks) as caught:
+        store.read_scattered(places)
+    assert caught.value.blocks == (4,)
+    store.close()
+
+
+def test_single_blocks_that_lie_apart_find_a_flip_too(replica: Replica) -> None:
+    at_places = [4, *sorted(replica.content.keys() - {4}, reverse=True)[:8]]
+    places = [(at, 1) for at in at_places]
+    store = replica.open()
+    data = b"".join(replica.content[at] for at in at_places)
+    for _ in range(2):  # without and with the sums in memory
+        assert store.read_scattered(places) == (block_sums(data), data)
+    store.close()
+    replica.rot("data", 4 * BLOCK_BYTES + 1234)
+    store = replica.open()
+    for _ in range(2):
+        with pytest.raises(CorruptBlocks) as caught:
+            store.read_scattered(places)
+        assert caught.value.blocks == (4,)
+    store.close()
+
+
+def test_reads_that_lie_apart_do_not_believe_a_suspect_regions_zeros(replica: Replica) -> None:
+    store = replica.open()
+    store._layer.sums.write(4, bytes(8))
+    assert store.read_scattered([(4, 1), (3, 1)])[1] == bytes(BLOCK_BYTES) + replica.content[3], "absent"
+    store._layer.sums.suspect = frozenset({0})
+    with pytest.raises(CorruptBlocks) as caught:
+        store.read_scattered([(4, 1), (3, 1)])
+    assert caught.value.blocks == (4,)
+
+
 def test_a_flip_in_the_sums_is_proved_by_the_root_and_repaired(replica: Replica) -> None:
     before = replica.read("sums", 0, 100)
     replica.rot("sums", 4 * 8 + 2)

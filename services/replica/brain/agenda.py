@@ -96,18 +96,36 @@ class Agenda:
                 proposed = record
             if isinstance(change, ev.SealFailed) and proposed is not None:
                 self._snapshots.fails(change)
-            elif isinstance(change, ev.TakeAsked) and not outcome.code:
-                self._snapshots.wait(change)
-                request = None
             if proposed is not None:
-                if request is not None:
-                    self.asked.append(request)
+                if isinstance(change, Requested):
+                    self._answer_when_committed(change)
+                self._take_along(proposed)
                 return proposed
             if request is not None:
                 local.when_durable(ev.Reply(request, outcome.code, outcome.error))
             elif isinstance(change, ev.MemberCaughtUp):
                 local.when_durable(ev.Require())  # it never left the set: its failure was never committed
         return None
+
+    def _answer_when_committed(self, change: Requested) -> None:
+        if isinstance(change, ev.TakeAsked):
+            self._snapshots.wait(change)
+        else:
+            self.asked.append(change.request)
+
+    def _take_along(self, proposed: Record) -> None:
+        """Who waits next for what is so by this record needs no commit of his own. *Disks were slow, and what was asked
+        for was asked for again sooner than a record was committed, one for each time: the queue only grew, and who
+        wanted to attach waited behind half a minute of requests that nobody wanted to hear of any more.*"""
+        while self.waiting and not proposed.deleted:
+            change = self.waiting[0]
+            if not isinstance(change, Requested):
+                return
+            outcome = outcome_of(change, proposed, self._circumstances(change, proposed))
+            if outcome.record is not None or outcome.code:
+                return
+            self.waiting.popleft()
+            self._answer_when_committed(change)
 
     def committed(self) -> None:
         """The record on its way is committed: whoever asked for it is answered."""

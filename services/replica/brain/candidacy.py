@@ -66,6 +66,17 @@ class Candidacy:
     def next_deadline_ns(self) -> int | None:
         return self._retry_at_ns if self._local.role in ("pre-voting", "voting") else self.election_at_ns
 
+    def follow(self, leader: Voter, now_ns: int) -> None:
+        """It proposes. Who reaches us and has claimed the volume is heard to end: by silence, or by claiming it
+        no more. Of anybody else's end nobody would tell us, so we look again in a while. *It was heard over the bus,
+        lost power before its claim had arrived, and was back before it was missed: its new process had nothing to take
+        back. The only clean copy in sync followed it for ever, and nobody else could stand.*"""
+        local = self._local
+        if local.may_not_stand() or (local.reaches(leader.node) and local.facts.claimed_by == leader.node):
+            self.election_at_ns = None
+        else:
+            self.election_at_ns = self.start_ns(now_ns + local.timing.lease_ns, leader)
+
     def suspect(self, node: str, now_ns: int, facts: Facts) -> None:
         """The leader's node is gone, or it no longer claims the volume."""
         local, record = self._local, self._local.record
@@ -329,7 +340,7 @@ class Candidacy:
         if mine is None or message.sender not in (newer or mine).record.voters:
             return  # who was removed long ago may know an epoch that means nothing here
         self._overtaken(message.epoch, message.sender, now_ns)
-        if newer is not None and local.role == "follower" and newer.stamp > mine.stamp:
+        if newer is not None and local.role != "leader" and newer.stamp > mine.stamp:
             # Who handed it on does not say whether it is clean: that matters to whoever is not.
             self._learn(newer, mine, now_ns, by=message.sender, by_unclean=local.unclean)
 

@@ -66,6 +66,8 @@ class Facts(NamedTuple):
     """When the node of the leader that this voter follows, or followed last, was last heard; 0: never."""
     attached_linked_ns: int = 0
     """The same, over a link."""
+    claimed_by: str = ""
+    """The node that claims to lead, in the highest epoch of which we were told; "" for none."""
 
 
 def rank(record: Record, me: Voter, gone: Voter | None) -> int:

@@ -38,13 +38,9 @@ class Following:
             return  # a late copy of an older proposal of this leader
         local.role = "follower"
         local.leader = message.sender
-        self._candidacy.election_at_ns = None
-        if not local.reaches(message.sender.node) and not local.may_not_stand():
-            # It reached us another way than by its beats: we will not notice its end by their silence.
-            again_ns = self._candidacy.start_ns(now_ns + local.timing.lease_ns, message.sender)
-            self._candidacy.election_at_ns = again_ns
         if stored is None or slot.stamp > stored.stamp:
             local.store(slot)
+        self._candidacy.follow(message.sender, now_ns)
         if message.committed is not None:
             self.told_committed(message.committed)
         local.send(ms.Accepted(message.volume, local.me, message.sender, local.epoch, slot.stamp))

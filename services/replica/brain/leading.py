@@ -282,7 +282,9 @@ class Leading:
         if isinstance(event, ev.StepAsked):
             self._snapshots.step(event, known)
         else:
-            self._snapshots.reached(event, known)
+            self._snapshots.reached(event)
+        if known is not None and committed:
+            self._snapshots.answer(known)
 
     def accepted(self, message: ms.Accepted, now_ns: int) -> None:
         if not self._proposing.is_answer(message):

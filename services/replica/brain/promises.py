@@ -80,6 +80,8 @@ class Bound(NamedTuple):
     """The same without the promise to the leader of the epoch that was asked about."""
     to: str
     """The node of the latest promise; "" for none."""
+    claimed_by: str
+    """The node that claims to lead, in the highest epoch, whether we promised or not; "" for none."""
 
 
 @dataclass(slots=True)
@@ -108,6 +110,9 @@ class _Promised:
     covered: Entries = field(default_factory=dict)
     revision: int = 0
     until_ns: int = 0
+    """It never goes back, whichever process of the peer the claims are of: which of two came first nobody can tell.
+    *X was started anew and counted on Y's answer. Then a claim of the process before arrived over the bus, and Y forgot
+    what it had promised: X claimed a volume, and Y, which covered that, was bound to nothing.*"""
 
 
 class Promises:
@@ -253,7 +258,6 @@ class Promises:
         if promised.nonce != claims.nonce:
             for volume in promised.covered:
                 self._lingering[volume] = max(self._lingering.get(volume, 0), promised.until_ns)
-            promised.until_ns = 0
         lost = sorted(volume for volume in promised.entries if volume not in claims.entries)
         covered = {volume: entry for volume, entry in sorted(claims.entries.items()) if stores(volume, *entry)}
         said = promised.nonce, promised.version, promised.covered
@@ -317,7 +321,13 @@ class Promises:
         """`epoch`: the one that is stored here."""
         until_ns = besides_ns = self._lingering.get(volume, 0)
         latest, to = -1, ""
+        highest, claimed_by = (-1, -1), ""
         for peer, promised in self._promised.items():
+            claimed = promised.entries.get(volume)
+            if claimed is None:
+                continue
+            if claimed > highest:
+                highest, claimed_by = claimed, peer
             covered = promised.covered.get(volume)
             if covered is None:
                 continue
@@ -327,7 +337,7 @@ class Promises:
                 besides_ns = max(besides_ns, end_ns)
             if (end_ns, peer) > (latest, to):
                 latest, to = end_ns, peer
-        return Bound(until_ns, besides_ns, to)
+        return Bound(until_ns, besides_ns, to, claimed_by)
 
     def forget(self, volume: str) -> None:
         """The volume is gone from this node."""

@@ -222,13 +222,9 @@ class Snapshots:
     def step(self, asked: ev.StepAsked, record: Record | None) -> None:
         """`record`: the committed one, if it is ours."""
         self._in_step.asked(asked, record)
-        if record is not None:
-            self.answer(record)
 
-    def reached(self, report: ev.StepReached, record: Record | None) -> None:
+    def reached(self, report: ev.StepReached) -> None:
         self._in_step.reached(report)
-        if record is not None:
-            self.answer(record)
 
     def orphans(self, record: Record) -> list[ev.SealFailed]:
         return self._in_step.orphans(record)
@@ -246,7 +242,9 @@ class Snapshots:
         return [ev.SealFailed(known.name, known.asked, found.reason) for known in pending]
 
     def answer(self, record: Record) -> None:
-        """By the committed record: what is ready is answered, what is gone too."""
+        """By the committed record: what is ready is answered, what is gone too. Not while another one is on its way,
+        for what that one asks for is not there yet. *A step of one snapshot was taken meanwhile, and whoever waited for
+        the other was told that it had been dropped.*"""
         for name in [name for name in self._waiting if not _is_pending(record, name)]:
             for request in self._waiting.pop(name):
                 self._local.when_durable(self._reply(record, name, request))

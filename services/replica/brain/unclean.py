@@ -8,24 +8,37 @@ from services.replica.brain.messages import PreVoteAnswer
 from services.replica.brain.quorum import majority
 from services.replica.brain.record import Record, Slot, Stamp, Voter
 
+LED_AND_TOLD = 2
+"""A record that its leader stored and somebody else tells of."""
+
 
 def ousted(me: Voter, unclean: bool, in_sync: tuple[Voter, ...], newer: Record, *, by: Voter, by_unclean: bool) -> bool:
     """The newer record takes somebody out of the in-sync set, and may never have been committed.
 
-    Of its leader's own word who is clean and taken out itself, with nobody left whom it does not know, learns nothing
-    that it needs: that one asks for its vote, and has the record stored as a leader. Were it to take the record from a
-    refusal, a majority could hold it that never answered a leader (A1). *{A,B} in sync, A stores "in sync {A}", nobody
-    else does, and is killed: B took that from its refusal. Then A lost power, and led by the word of two of three
-    beside B, clean, with acknowledged writes that A had lost.* Of anybody else's word it is on two already.
+    Of its leader's own word nobody takes a smaller set, but by what it proposes: while it is clean it stands itself,
+    asks for our vote, and has the record stored as a leader. Were we to take the record from its refusal, a majority
+    could hold it that never answered a leader (A1), and when it has lost power it would lead by that. *{A,B} in sync, A
+    stores "in sync {A}", nobody else does, and is killed: B took that from its refusal. Then A lost power, and led by
+    the word of two of three beside B, clean, with acknowledged writes that A had lost. Or C took it, a voter that was
+    behind and had asked A for its record, when A had lost power already.* Of anybody else's word it is on two already.
 
-    Of an unclean voter's record who is clean never follows itself out. Who is unclean gives it no weight against
+    Of an unclean voter's record who is clean never follows itself out, but for one that two make a majority of and
+    that another one led: its leader stored it first, so it was committed. *A shrinks to {A}, with W, and stores the
+    next epoch's record of that alone; both lose power. C, clean, had slept, and held one that names it: no record was
+    on two any more, and A waited for C to be unclean, for ever.* Who is unclean gives such a record no weight against
     another one either. *{A,B,C} in sync, A stores "in sync {A,B}" alone; A and B lose power. Did B take that from A's
-    refusal, a majority would hold it, and A would lead beside C, clean.* `in_sync`: of our own record."""
+    refusal, a majority would hold it, and A would lead beside C, clean.* Who is clean and named by it takes it: that
+    one may lead, and the unclean leader may not. `in_sync`: of our own record."""
+    of_leader = by == newer.primary
     if unclean:
-        return by_unclean and any(voter != me and voter not in newer.in_sync for voter in in_sync)
-    if by_unclean or me in newer.in_sync:
-        return me not in newer.in_sync
-    return by == newer.primary and me in in_sync and not newer.deleted and set(newer.in_sync) <= set(in_sync)
+        return (by_unclean or of_leader) and any(voter != me and voter not in newer.in_sync for voter in in_sync)
+    if by_unclean:
+        return me not in newer.in_sync and (of_leader or newer.primary is None or _more_than_two(newer))
+    return of_leader and not newer.deleted and set(newer.in_sync) < set(in_sync)
+
+
+def _more_than_two(record: Record) -> bool:
+    return majority(len(record.voters)) > LED_AND_TOLD
 
 
 def may_hand_on(record: Record, member: Voter, *, unclean: bool) -> bool:

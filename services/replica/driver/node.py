@@ -18,6 +18,7 @@ from services.replica.brain import Brain, Detector, Facts, HardState, PairMessag
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
 from services.replica.brain.messages import BrainMessage
+from services.replica.driver.neighbours import Neighbours
 from services.replica.driver.orders import (
     REPLICA_OWNER,
     Data,
@@ -91,8 +92,8 @@ class Node:
         self._share_of = share_of
         self.ordered: list[Order] = []
         """What nobody has taken yet."""
-        self._others: frozenset[str] | None = None
-        """The nodes to exchange beats with; None: to be looked up again."""
+        self.neighbours = Neighbours(name)
+        """The nodes to exchange beats with."""
         self.steps = 0
         """Rises with whatever a brain here may have changed by."""
         self._parked: set[str] = set()
@@ -129,7 +130,7 @@ class Node:
         self.steps += 1
         self.volumes[volume] = Volume(volume, brain, replica, state.epoch)
         self._touched.add(volume)
-        self._others = None
+        self.neighbours.see(volume, brain.record, led=False)
         brain.up.update(peer for peer in sorted(self.pairs.linked) if self.detector.up(peer))
 
     @property
@@ -142,29 +143,16 @@ class Node:
         return self.pairs.links
 
     def forget(self, volume: str) -> None:
-        self._others = None
+        self.neighbours.forget(volume)
         self.steps += 1
         self.volumes.pop(volume, None)
         self._touched.add(volume)
         self.promises.forget(volume)
         self.pairs.say(self.promises.unclaim(volume))
 
-    def peers(self) -> set[str]:
+    def peers(self) -> frozenset[str]:
         """The nodes that share a volume with this one."""
-        nodes: set[str] = set()
-        for volume in self.volumes.values():
-            if volume.brain.record is not None:
-                nodes.update(member.node for member in volume.brain.record.members)
-        nodes.discard(self.name)
-        return nodes
-
-    def _pairs_wanted(self) -> frozenset[str]:
-        """Who shares a volume with us, and who uses one that is led here (P6)."""
-        if self._others is None:
-            led = [volume.brain.record for volume in self.volumes.values() if volume.brain.role == "leader"]
-            attached = {record.attachment.node for record in led if record and record.attachment}
-            self._others = frozenset((self.peers() | attached) - {self.name})
-        return self._others
+        return self.neighbours.sharing
 
     def _order(self, order: Order) -> None:
         self.ordered.append(order)
@@ -612,6 +600,7 @@ class Node:
             leader_heard_ns=pairs.heard_ns.get(leader.node, 0) if leader is not None else 0,
             attached_heard_ns=now_ns if here else pairs.heard_ns.get(attached, 0),
             attached_linked_ns=now_ns if here else pairs.linked_ns.get(attached, 0),
+            claimed_by=bound.claimed_by,
         )
 
     # ---- the brain ------------------------------------------------------------------------------------
@@ -640,7 +629,8 @@ class Node:
         self._touched.add(volume.id)
         for effect in batch.now:
             self._perform(volume, effect, now_ns)
-        self._others = None
+        if self.volumes.get(volume.id) is volume:
+            self.neighbours.see(volume.id, volume.brain.record, led=volume.brain.role == "leader")
         if batch.durable is not None:
             volume.tickets += 1
             volume.pending.append(Pending(volume.tickets, batch.durable.epoch, list(batch.after)))
@@ -663,7 +653,7 @@ class Node:
             room_ns = self.recovery.budget.next_deadline_ns()
             if room_ns is not None and (soonest is None or room_ns < soonest):
                 soonest = room_ns
-        if self.pairs.linked or self._pairs_wanted():
+        if self.pairs.linked or self.neighbours.all:
             beat_ns = self.pairs.next_beat_ns
             return beat_ns if soonest is None or beat_ns < soonest else soonest
         return soonest
@@ -699,9 +689,9 @@ class Node:
         if pairs.beats_due(now_ns):
             if pairs.overslept(now_ns):
                 self._excuse(now_ns)
-            pairs.beat(self._pairs_wanted(), now_ns)
+            pairs.beat(self.neighbours.all, now_ns)
             self._look_at_disks(now_ns)
-        for node in pairs.silent(self._pairs_wanted(), now_ns):
+        for node in pairs.silent(self.neighbours.all, now_ns):
             self._peer_down(node, "it is silent", now_ns)
         for node in pairs.silent_on_bus(now_ns):
             self._tell_brains(node, ev.SilentOnBus(node), now_ns)

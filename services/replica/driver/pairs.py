@@ -95,6 +95,10 @@ class Pairs:
         return NOTHING
 
     def _answered(self, node: str, answer: BeatAnswer, now_ns: int, *, by_bus: bool) -> Heard:
+        if not self.promises.fits(node, answer):
+            # A message got lost, or another process answers, or late claims of our process before came by the bus: the
+            # link stood, and nobody would have told that we lead.
+            self.say(self.promises.announce(node))
         if not by_bus:
             # A late answer after the end of our own link says nothing about the link: were it counted, the peer's
             # coming back would go unnoticed.
@@ -102,8 +106,6 @@ class Pairs:
             if up:
                 self.bus.link_lost(node)
             return Heard(up=up, answered=True)
-        if not self.promises.fits(node, answer):
-            self.say(self.promises.announce(node))  # a message got lost, or another process answers
         return Heard(on_bus=not self.links.up(node) and self.bus.heard(node, now_ns), answered=True)
 
     # ---- time -----------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """The NBD room: a volume offered to block clients on the node where it is used, on a Unix socket and, where asked
 for, on TCP with TLS.
 
-`wire`, `starttls` and `protocol` are the server's side of the protocol without any I/O, `client` is one connection,
-`server` and `remote` are the two ways in, `listeners` says whose the local sockets are, and `frontend` joins them to
-the core that finds the volume's primary (`services.replica.replication.frontend`).
+`wire`, `starttls`, `protocol` and `runs` are the server's side of the protocol without any I/O, `client` is one
+connection, `server` and `remote` are the two ways in, `listeners` says whose the local sockets are, and `frontend`
+joins them to the core that finds the volume's primary (`services.replica.replication.frontend`).
 """
 
 from services.replica.nbd.figures import IoFigures

@@ -21,6 +21,7 @@ from typing import Protocol, cast
 
 from services.replica.nbd.buffer import ReceiveBuffer
 from services.replica.nbd.protocol import Export, NbdConnection, NbdRequest, Phase
+from services.replica.nbd.runs import HEADER_BYTES, Reads, leading_reads
 from services.replica.nbd.wire import Command
 from stoscore.units import KIB, MIB
 
@@ -40,6 +41,9 @@ class RequestHandler(Protocol):
 
     def submit(self, client: Client, requests: list[tuple[NbdRequest, memoryview]]) -> None:
         """All that one wake-up brought, in order. Payloads are valid during the call only."""
+
+    def submit_reads(self, client: Client, reads: Reads) -> None:
+        """Reads that came together. Answered together through `Client.answer_reads`, or one by one."""
 
     def gone(self, client: Client) -> None:
         """Nothing of this client needs an answer any more."""
@@ -131,6 +135,25 @@ class Client(asyncio.BufferedProtocol):
         if not self._flush_scheduled:
             self._flush_soon()
 
+    def answer_many(self, done: list[tuple[NbdRequest, bytes | memoryview]]) -> None:
+        """As `answer`, to requests that all succeeded."""
+        self._unanswered -= len(done)
+        self._answering += len(done)
+        self._unanswered_bytes -= sum([request.length for request, _ in done if request.command <= _WRITE])
+        self._replies += self._nbd.replies_to(done)
+        if not self._flush_scheduled:
+            self._flush_soon()
+
+    def answer_reads(self, reads: Reads, content: bytes | memoryview) -> None:
+        """As `answer`, to all of them, with what they read, one behind the other."""
+        together = len(reads.handles)
+        self._unanswered -= together
+        self._answering += together
+        self._unanswered_bytes -= together * reads.length
+        self._replies += reads.replies(content, self._nbd.structured)
+        if not self._flush_scheduled:
+            self._flush_soon()
+
     def answer_status(self, request: NbdRequest, extents: Iterable[tuple[int, bool]]) -> None:
         """Reply to a block status: (bytes, they hold data) from the request's offset on."""
         self._unanswered -= 1
@@ -211,7 +234,9 @@ class Client(asyncio.BufferedProtocol):
         if self._transport is None or self._transport.is_closing():
             return
         nbd = self._nbd
-        if self._has_room():
+        while len(self._buffer) > HEADER_BYTES and nbd.at_request and self._has_room() and self._take_reads():
+            pass
+        if self._has_room() and len(self._buffer):
             consumed = nbd.receive(
                 self._buffer.unread(),
                 self._limits.requests - self._unanswered,
@@ -226,6 +251,24 @@ class Client(asyncio.BufferedProtocol):
         if nbd.replies or nbd.phase >= Phase.LEAVING:
             self._flush_soon()
         self._read_on(self._has_room())
+
+    def _take_reads(self) -> bool:
+        """Those that lie in front, if there are several alike."""
+        limits = self._limits
+        reads = leading_reads(
+            self._buffer.unread(),
+            self._nbd.size_bytes,
+            limits.requests - self._unanswered,
+            limits.in_flight_bytes - self._unanswered_bytes,
+        )
+        if reads is None:
+            return False
+        together = len(reads.handles)
+        self._unanswered += together
+        self._unanswered_bytes += together * reads.length
+        self._door.handler.submit_reads(self, reads)
+        self._buffer.consumed(together * HEADER_BYTES, HEADER_BYTES)
+        return True
 
     def _read_on(self, reading: bool) -> None:
         if self._transport is None or reading == self._reading or self._transport.is_closing():

@@ -23,6 +23,7 @@ from services.replica.nbd.figures import IoFigures
 from services.replica.nbd.listeners import Listeners
 from services.replica.nbd.pieces import cut_read, cut_status, pieces, whole
 from services.replica.nbd.protocol import Export, NbdRequest
+from services.replica.nbd.runs import Reads
 from services.replica.nbd.server import NbdServer
 from services.replica.nbd.wire import Command, CommandFlag
 from services.replica.peers.frames import (
@@ -51,11 +52,15 @@ from services.replica.peers.payloads import (
 from services.replica.replication.frontend import (
     Answer,
     AnswerMany,
+    AnswerReads,
+    Apart,
     ClientGone,
+    ClientReads,
     ClientRequests,
     Closing,
     Data,
     DataMany,
+    DataReads,
     Done,
     DoneMany,
     Effect,
@@ -167,6 +172,8 @@ class Frontend:
         self._next_number = 1
         self._asked: dict[int, tuple[Client | Split, NbdRequest, int]] = {}
         """By cookie: who waits for what, and since when."""
+        self._runs: dict[int, tuple[Client, Reads, int]] = {}
+        """As `_asked`, of reads that are answered together."""
         self._writes: dict[int, tuple[bytes, bytes]] = {}
         """By token: checksums and data of unanswered writes."""
         self._patches: dict[int, tuple[int, bytes]] = {}
@@ -196,6 +203,8 @@ class Frontend:
         self._effects: dict[type, Callable[[Any], str | None]] = {
             Answer: self._answer,
             AnswerMany: self._answer_many,
+            AnswerReads: self._answer_reads,
+            Apart: self._apart,
             SendRequest: self._send_request,
             SendMany: self._send_many,
             Release: self._release,
@@ -274,6 +283,14 @@ class Frontend:
         self._run(self._core.step(ClientRequests(asked), now_ns))
         self._arm(now_ns)
 
+    def submit_reads(self, client: Client, reads: Reads) -> None:
+        now_ns, cookie, together = time.monotonic_ns(), self._next_number, len(reads.handles)
+        self._next_number = cookie + together
+        self._runs[cookie] = (client, reads, now_ns)
+        self._count[Command.READ] += together
+        self._run(self._core.step(ClientReads(cookie, reads.blocks, reads.length // BLOCK_BYTES), now_ns))
+        self._arm(now_ns)
+
     def _pieces(
         self, client: Client, request: NbdRequest, payload: memoryview, now_ns: int
     ) -> list[tuple[int, int, int, int, bool, int]]:
@@ -302,6 +319,8 @@ class Frontend:
         def owned(owner: Client | Split) -> bool:
             return owner is client or (isinstance(owner, Split) and owner.client is client)
 
+        for run in [cookie for cookie, (owner, _, _) in self._runs.items() if owner is client]:
+            self._apart(Apart(run))
         cookies = {cookie for cookie, (owner, _, _) in self._asked.items() if owned(owner)}
         for cookie in cookies:
             del self._asked[cookie]
@@ -412,8 +431,14 @@ class Frontend:
 
     def _read_many(self, peer: str, frame: Frame) -> None:
         asks, sums, view = split_asks(frame)
-        data = memoryview(bytes(view))
-        wrong = verify(data, sums)
+        content = bytes(view)
+        wrong = verify(content, sums)
+        if not wrong and self._core.is_run(asks):
+            token = self._token()
+            self._contents[token] = content
+            self._heard(DataReads(peer, frame.x, asks[0][0], frame.epoch, token))
+            return
+        data = memoryview(content)
         contents, token, at = self._contents, self._next_number, 0
         reads: list[tuple[int, int, int]] = []
         for request, block, count in asks:
@@ -529,20 +554,52 @@ class Frontend:
         return "" if sent or isinstance(effect, SendClose) else effect.node
 
     def _answer_many(self, many: AnswerMany) -> None:
-        asked, writes, contents, answered = self._asked, self._writes, self._contents, self.figures.answered
-        feel, now_ns = self._felt.taken.append, time.monotonic_ns()
+        asked, writes, contents, traced = self._asked, self._writes, self._contents, self._traced
+        now_ns, counted = time.monotonic_ns(), list[tuple[int, int, int]]()
+        done: dict[Client, list[tuple[NbdRequest, bytes | memoryview]]] = {}
         for cookie, content, payload in many.answers:
             owner, request, asked_ns = asked[cookie]
-            if isinstance(owner, Split) or cookie in self._traced:
+            if isinstance(owner, Split) or cookie in traced:
                 self._answer(Answer(cookie, 0, content))
             else:
                 del asked[cookie]
-                owner.answer(request, 0, contents.pop(content) if content else b"")
-                took_ns = now_ns - asked_ns
-                answered(request.command, request.length, took_ns, 0)
-                feel(took_ns)
+                answer = (request, contents.pop(content) if content else b"")
+                if owner in done:
+                    done[owner].append(answer)
+                else:
+                    done[owner] = [answer]
+                counted.append((request[0], request[4], now_ns - asked_ns))
             if payload:
                 del writes[payload]
+        for client, answers in done.items():
+            client.answer_many(answers)
+        self.figures.answered_many(counted)
+        self._felt.taken += [took_ns for _, _, took_ns in counted]
+        self._tell_felt(now_ns)
+
+    def _apart(self, apart: Apart) -> None:
+        client, reads, asked_ns = self._runs.pop(apart.cookie)
+        for cookie, request in enumerate(reads.requests(), apart.cookie):
+            self._asked[cookie] = (client, request, asked_ns)
+
+    def _answer_reads(self, answer: AnswerReads) -> None:
+        cookie, token = answer
+        client, reads, asked_ns = self._runs[cookie]
+        together = len(reads.handles)
+        content = self._contents.pop(token)
+        if self._traced and not self._traced.keys().isdisjoint(range(cookie, cookie + together)):
+            self._apart(Apart(cookie))
+            for at in range(together):
+                token = self._token()
+                self._contents[token] = content[at * reads.length : (at + 1) * reads.length]
+                self._answer(Answer(cookie + at, 0, token))
+            return
+        del self._runs[cookie]
+        client.answer_reads(reads, content)
+        now_ns = time.monotonic_ns()
+        took_ns = now_ns - asked_ns
+        self.figures.answered_alike(Command.READ, reads.length, took_ns, together)
+        self._felt.taken += [took_ns] * together
         self._tell_felt(now_ns)
 
     def _answer(self, answer: Answer) -> None:

@@ -101,6 +101,15 @@ class NbdConnection:
         """Payloads are views into what was received: valid until the next `receive`."""
         self.replies: list[bytes] = [] if secured else [wire.greeting()]
 
+    @property
+    def size_bytes(self) -> int:
+        return self._export.size_bytes
+
+    @property
+    def at_request(self) -> bool:
+        """What comes next is a request's first byte."""
+        return self.phase == Phase.TRANSMISSION and not self._discard_bytes
+
     def receive(self, data: memoryview, requests_max: int, bytes_max: int) -> int:
         """Take what is complete in `data`; returns the bytes consumed. Stops early after `requests_max`
         requests, or when their payloads, both ways, have reached `bytes_max`."""
@@ -128,6 +137,21 @@ class NbdConnection:
         if self.structured:
             return [wire.data_chunk_header(request.handle, request.offset, request.length), data]
         return [wire.simple_reply(request.handle, 0), data]
+
+    def replies_to(self, done: Iterable[tuple[NbdRequest, bytes | memoryview]]) -> list[bytes | memoryview]:
+        """As `reply`, to requests that all succeeded, with their content."""
+        parts: list[bytes | memoryview] = []
+        append, pack, structured = parts.append, wire.SIMPLE_REPLY.pack, self.structured
+        for (command, _, handle, offset, length), data in done:
+            if command != _READ:
+                append(pack(wire.SIMPLE_REPLY_MAGIC, 0, handle))
+                continue
+            if structured:
+                append(wire.data_chunk_header(handle, offset, length))
+            else:
+                append(pack(wire.SIMPLE_REPLY_MAGIC, 0, handle))
+            append(data)
+        return parts
 
     # --- handshake ---
 
@@ -241,7 +265,7 @@ class NbdConnection:
     # --- transmission ---
 
     def _transmission(self, data: memoryview, requests_max: int, bytes_max: int) -> int:
-        at, end = 0, len(data)
+        at, end, size_bytes = 0, len(data), self._export.size_bytes
         self.wanted = _HEADER_BYTES
         while True:
             if self._discard_bytes:
@@ -261,12 +285,14 @@ class NbdConnection:
             if payload_bytes > REQUEST_BYTES_MAX:
                 self._close(f"a write of {length} bytes")
                 return end
-            errno, reason = self._fault(command, flags, offset, length)
-            if errno:
-                self.replies.append(self._error(handle, errno, reason))
-                self._discard_bytes = payload_bytes
-                at += _HEADER_BYTES
-                continue
+            whole = command <= _WRITE and not flags and 0 < length <= REQUEST_BYTES_MAX
+            if not whole or (offset | length) % wire.SECTOR_BYTES or offset + length > size_bytes:
+                errno, reason = self._fault(command, flags, offset, length)
+                if errno:
+                    self.replies.append(self._error(handle, errno, reason))
+                    self._discard_bytes = payload_bytes
+                    at += _HEADER_BYTES
+                    continue
             after = at + _HEADER_BYTES + payload_bytes
             if after > end:
                 self.wanted = _HEADER_BYTES + payload_bytes

@@ -14,6 +14,8 @@ import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
+from operator import add
 from typing import Any, NamedTuple
 
 from services.replica.peers.frames import COPY_PACKED, MANY_BLOCKS_MAX, PACKED_BLOCKS_MAX, Frame, FrameError, Type
@@ -113,37 +115,40 @@ def split_blocks(frame: Frame) -> tuple[memoryview, memoryview]:
 
 def pack_asks(asks: Sequence[tuple[int, int, int]]) -> bytes:
     """(request, block, count), 24 bytes each."""
-    return struct.pack(f"<{3 * len(asks)}Q", *[value for ask in asks for value in ask])
+    return struct.pack(f"<{3 * len(asks)}Q", *chain.from_iterable(asks))
 
 
 def unpack_asks(payload: memoryview | bytes) -> tuple[tuple[int, int, int], ...]:
     """One at least, none empty, no more blocks than may travel together."""
     if not payload or len(payload) % _ASK.size:
         raise FrameError(f"a list of requests is not {len(payload)} bytes long")
+    return _unpack_asks(payload)[0]
+
+
+def _unpack_asks(payload: memoryview | bytes) -> tuple[tuple[tuple[int, int, int], ...], int]:
+    """And how many blocks they are."""
     asks = tuple(_ASK.iter_unpack(payload))
-    _check_many([(block, count) for _, block, count in asks])
-    return asks
+    _, blocks, counts = zip(*asks, strict=True)
+    return asks, _check_many(blocks, counts)
 
 
-def _check_many(ranges: Sequence[tuple[int, int]]) -> int:
-    """How many blocks they are."""
-    blocks = 0
-    for block, count in ranges:
-        if not count or block + count > _BLOCKS_MAX:
-            raise FrameError(f"impossible range: block {block}, count {count}")
-        blocks += count
-    if blocks > MANY_BLOCKS_MAX:
-        raise FrameError(f"{blocks} blocks together where at most {MANY_BLOCKS_MAX} are allowed")
-    return blocks
+def _check_many(blocks: Sequence[int], counts: Sequence[int]) -> int:
+    """Ranges by their first blocks and their lengths: how many blocks they are."""
+    together = sum(counts)
+    if not all(counts) or max(map(add, blocks, counts)) > _BLOCKS_MAX:
+        raise FrameError("an impossible range among those that came together")
+    if together > MANY_BLOCKS_MAX:
+        raise FrameError(f"{together} blocks together where at most {MANY_BLOCKS_MAX} are allowed")
+    return together
 
 
 def split_asks(frame: Frame) -> tuple[tuple[tuple[int, int, int], ...], memoryview, memoryview]:
     """(asks, sums, data) of an IO_WRITES or IO_DATAS."""
     sums_from = frame.z * _ASK.size
-    if sums_from > len(frame.payload):
+    if not frame.z or sums_from > len(frame.payload):
         raise FrameError(f"{len(frame.payload)} bytes of payload do not hold {frame.z} requests")
-    asks = unpack_asks(frame.payload[:sums_from])
-    return asks, *_split_many(frame, sums_from, sum([count for _, _, count in asks]))
+    asks, together = _unpack_asks(frame.payload[:sums_from])
+    return asks, *_split_many(frame, sums_from, together)
 
 
 def split_writes(frame: Frame) -> tuple[tuple[tuple[int, int], ...], memoryview, memoryview]:
@@ -152,7 +157,7 @@ def split_writes(frame: Frame) -> tuple[tuple[tuple[int, int], ...], memoryview,
     if not frame.z or sums_from > len(frame.payload):
         raise FrameError(f"{len(frame.payload)} bytes of payload do not hold {frame.z} ranges")
     ranges = tuple(_RANGE.iter_unpack(frame.payload[:sums_from]))
-    return ranges, *_split_many(frame, sums_from, _check_many(ranges))
+    return ranges, *_split_many(frame, sums_from, _check_many(*zip(*ranges, strict=True)))
 
 
 def _split_many(frame: Frame, sums_from: int, blocks: int) -> tuple[memoryview, memoryview]:

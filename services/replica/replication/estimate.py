@@ -156,12 +156,20 @@ class Fit:
         """`before`: what is known of other nodes. No factor would make anything of a rate of nothing."""
         self._before = tuple(max(rate, low / 4) for rate, low in zip(before, least, strict=True))
         self._truths: deque[tuple[Rates, int]] = deque(maxlen=TRUTHS)
-        self.rates = self._before
+        self._rates: Rates | None = self._before
 
     def learn(self, parts: Rates, took_ns: int) -> None:
         if took_ns > 0:
             self._truths.append((parts, took_ns))
-            self.rates = fitted(self._truths, self._before)
+            self._rates = None
+
+    @property
+    def rates(self) -> Rates:
+        """Fitted when somebody asks: of a hundred volumes that return together each one's end would else keep the
+        applications waiting for milliseconds, for an estimate that nobody needs before the next node returns."""
+        if self._rates is None:
+            self._rates = fitted(self._truths, self._before)
+        return self._rates
 
     def of(self, parts: Rates) -> float:
         return sum(rate * part for rate, part in zip(self.rates, parts, strict=True))

@@ -29,12 +29,16 @@ from typing import Any
 from services.replica.replication.frontend_events import (
     Answer,
     AnswerMany,
+    AnswerReads,
+    Apart,
     ClientGone,
+    ClientReads,
     ClientRequest,
     ClientRequests,
     Closing,
     Data,
     DataMany,
+    DataReads,
     Done,
     DoneMany,
     Effect,
@@ -54,19 +58,23 @@ from services.replica.replication.frontend_events import (
     ServingHint,
     Tick,
 )
-from services.replica.replication.frontend_order import RequestOrder, Unanswered
+from services.replica.replication.frontend_order import RequestOrder, Run, Unanswered
 from services.replica.replication.frontend_search import PrimarySearch
 from stoscore.units import MIB, MS
 
 __all__ = [
     "Answer",
     "AnswerMany",
+    "AnswerReads",
+    "Apart",
     "ClientGone",
+    "ClientReads",
     "ClientRequest",
     "ClientRequests",
     "Closing",
     "Data",
     "DataMany",
+    "DataReads",
     "Done",
     "DoneMany",
     "Effect",
@@ -140,6 +148,7 @@ class FrontendCore:
         self._handlers: dict[type, Callable[[Any, int, list[Effect]], None]] = {
             ClientRequest: self._client_request,
             ClientRequests: self._client_requests,
+            ClientReads: self._client_reads,
             ClientGone: self._client_gone,
             LinkUp: self._link_up,
             LinkDown: self._link_down,
@@ -149,6 +158,7 @@ class FrontendCore:
             DoneMany: self._done_many,
             Data: self._data,
             DataMany: self._data_many,
+            DataReads: self._data_reads,
             ServingHint: self._serving_hint,
             Tick: self._tick,
             Closing: self._closing,
@@ -166,7 +176,8 @@ class FrontendCore:
 
     @property
     def unanswered(self) -> int:
-        return len(self._order.table)
+        order = self._order
+        return len(order.table) + sum([len(run.blocks) for run in order.runs.values()])
 
     @property
     def ended(self) -> bool:
@@ -183,7 +194,15 @@ class FrontendCore:
     def cookie(self, number: int) -> int | None:
         """Of the client's request that has this number; None when nobody waits for it."""
         request = self._order.table.get(number)
-        return None if request is None else request.cookie
+        if request is not None:
+            return request.cookie
+        run = self._order.run_of(number)
+        return None if run is None or run.cookie is None else run.cookie + number - run.number
+
+    def is_run(self, asks: tuple[tuple[int, int, int], ...]) -> bool:
+        """These (request, block, count) are a whole run in its order: what it brought can be told as DataReads."""
+        run = self._order.runs.get(asks[0][0])
+        return run is not None and run.asks == asks
 
     def use(self, nodes: Iterable[str]) -> None:
         """These hold the volume from now on, by the word of the primary that serves us or of who opened us."""
@@ -212,12 +231,15 @@ class FrontendCore:
                 sent_bytes += request.payload_bytes
             elif not request.blockers:
                 waiting.add(request.number)
+        for run in self._order.runs.values():
+            sent += len(run.blocks)
+            sent_bytes += run.payload_bytes
         assert sent == self._sent <= WINDOW_REQUESTS
         assert sent_bytes == self._sent_bytes
         assert self._sent_bytes <= WINDOW_BYTES or self._sent == 1
         assert self._session or not sent
         assert waiting == {request.number for request in self._ready}
-        assert not (self._ended and self._order.table)
+        assert not (self._ended and self.unanswered)
 
     # --- clients ---
 
@@ -225,7 +247,7 @@ class FrontendCore:
         self._client_requests(ClientRequests((event,)), now_ns, effects)
 
     def _client_requests(self, event: ClientRequests, now_ns: int, effects: list[Effect]) -> None:
-        add, ready = self._order.add, self._ready
+        add, ready, runs = self._order.add, self._ready, self._order.runs
         for cookie, kind, block, count, fua, token in event.requests:
             if self._ended:
                 effects.append(Answer(cookie, ESHUTDOWN, 0))
@@ -235,12 +257,46 @@ class FrontendCore:
             number = self._next_number
             self._next_number = number + 1
             request = Unanswered(number, cookie, kind, block, count, fua, token)
+            if runs:
+                for run in self._order.met(request):
+                    self._take_apart(run, effects)
             if add(request):
                 ready.append(request)
         if ready:
             self._pump(now_ns, effects)
 
+    def _client_reads(self, event: ClientReads, now_ns: int, effects: list[Effect]) -> None:
+        """As one while nothing holds any of them up."""
+        cookie, blocks, count = event
+        if self._session and self._takes_many and not self._ready:
+            run = Run(self._next_number, cookie, blocks, count)
+            if self._has_room_for(run) and self._order.add_run(run):
+                if not self._sent:
+                    self._stall_ns = now_ns + STALL_NS
+                self._next_number += len(blocks)
+                self._sent += len(blocks)
+                self._sent_bytes += run.payload_bytes
+                effects.append(SendMany(self._node, self._session, _READ, run.asks, ()))
+                return
+        effects.append(Apart(cookie))
+        singles = [(cookie + at, _READ, block, count, False, 0) for at, block in enumerate(blocks)]
+        self._client_requests(ClientRequests(singles), now_ns, effects)
+
+    def _has_room_for(self, run: Run) -> bool:
+        """In one message, and in the window."""
+        together, room_bytes = len(run.blocks), WINDOW_BYTES - self._sent_bytes
+        small = run.count <= SMALL_BLOCKS and together <= MANY and together * run.count <= MANY_BLOCKS
+        return small and self._sent + together <= WINDOW_REQUESTS and run.payload_bytes <= room_bytes
+
+    def _take_apart(self, run: Run, effects: list[Effect]) -> None:
+        self._order.take_apart(run)
+        if run.cookie is not None:
+            effects.append(Apart(run.cookie))
+
     def _client_gone(self, event: ClientGone, now_ns: int, effects: list[Effect]) -> None:
+        for run in self._order.runs.values():
+            if run.cookie in event.cookies:
+                run.cookie = None
         for request in self._order.table.values():
             if request.cookie in event.cookies:
                 request.cookie = None
@@ -255,13 +311,13 @@ class FrontendCore:
     def _link_up(self, event: LinkUp, now_ns: int, effects: list[Effect]) -> None:
         self._search.link_up(event.node)
         if self._session and event.node == self._node:
-            self._lose(now_ns)
+            self._lose(now_ns, effects)
         self._ask(now_ns, effects)
 
     def _link_down(self, event: LinkDown, now_ns: int, effects: list[Effect]) -> None:
         self._search.link_down(event.node)
         if self._session and event.node == self._node:
-            self._lose(now_ns)
+            self._lose(now_ns, effects)
         self._ask(now_ns, effects)
 
     def _opened(self, event: Opened, now_ns: int, effects: list[Effect]) -> None:
@@ -273,7 +329,7 @@ class FrontendCore:
             return
         if self._session:
             effects.append(SendClose(self._node, self._session))
-        self._lose_sent()
+        self._lose_sent(effects)
         self._node, self._session, self.epoch = event.node, event.session, event.epoch
         self.size_blocks = event.size_blocks
         self._takes_many = event.takes_many
@@ -285,7 +341,7 @@ class FrontendCore:
         if self._search.answered(event.node, event.session, now_ns):
             pass
         elif self._session and event.node == self._node and self._is_of_session(event.session):
-            self._lose(now_ns, refused_by=event.node)
+            self._lose(now_ns, effects, refused_by=event.node)
         else:
             return
         if event.code == RefusedCode.FENCED:
@@ -302,7 +358,7 @@ class FrontendCore:
             self.epoch = event.epoch
             if self._session:
                 effects.append(SendClose(self._node, self._session))
-                self._lose(now_ns)
+                self._lose(now_ns, effects)
             self._search.serving(event.node, now_ns)
         else:
             self._search.hint(event.node, now_ns)
@@ -330,15 +386,18 @@ class FrontendCore:
         """The number is the current session's, or that of a request that was sent on it."""
         request = self._order.table.get(number)
         is_probe = bool(self._probe) and number == self._probe
-        return number == self._session or is_probe or (request is not None and request.sent)
+        is_sent = request.sent if request is not None else self._order.run_of(number) is not None
+        return number == self._session or is_probe or is_sent
 
-    def _lose(self, now_ns: int, refused_by: str = "") -> None:
+    def _lose(self, now_ns: int, effects: list[Effect], refused_by: str = "") -> None:
         self._session = 0
-        self._lose_sent()
+        self._lose_sent(effects)
         self._search.begin(now_ns, refused_by)
 
-    def _lose_sent(self) -> None:
+    def _lose_sent(self, effects: list[Effect]) -> None:
         """Nobody is going to answer what was sent; all of it is sent again on the next session."""
+        for run in list(self._order.runs.values()):
+            self._take_apart(run, effects)
         for request in self._order.table.values():
             request.sent = False
         self._sent = self._sent_bytes = self._probe = 0
@@ -347,7 +406,7 @@ class FrontendCore:
     # --- requests at the primary ---
 
     def _done(self, event: Done, now_ns: int, effects: list[Effect]) -> None:
-        request = self._answered(event, now_ns)
+        request = self._answered(event, now_ns, effects)
         if request is not None:
             self._end_of(request, event.errno, effects)
             self._pump(now_ns, effects)
@@ -357,7 +416,7 @@ class FrontendCore:
             return
         table, answers = self._order.table, list[tuple[int, int, int]]()
         for number in event.requests:
-            request = table.get(number)
+            request = table.get(number) or self._of_run(number, effects)
             if request is None or not request.sent:
                 continue
             if request.reads or request.cookie is None:
@@ -379,7 +438,7 @@ class FrontendCore:
         current = self._is_current(event, now_ns)
         table, answers = self._order.table, list[tuple[int, int, int]]()
         for number, count, token in reads:
-            request = table.get(number) if current else None
+            request = table.get(number) or self._of_run(number, effects) if current else None
             plain = request is not None and request.sent and request.kind == _READ and request.count == count
             if plain and request is not None and request.cookie is not None:
                 self._leave(request)
@@ -390,8 +449,18 @@ class FrontendCore:
             effects.append(AnswerMany(answers))
             self._pump(now_ns, effects)
 
+    def _data_reads(self, event: DataReads, now_ns: int, effects: list[Effect]) -> None:
+        run = self._order.runs.pop(event.request, None) if self._is_current(event, now_ns) else None
+        if run is None:
+            effects.append(Release(event.token))
+            return
+        self._sent -= len(run.blocks)
+        self._sent_bytes -= run.payload_bytes
+        effects.append(Release(event.token) if run.cookie is None else AnswerReads(run.cookie, event.token))
+        self._pump(now_ns, effects)
+
     def _data(self, event: Data, now_ns: int, effects: list[Effect]) -> None:
-        request = self._answered(event, now_ns)
+        request = self._answered(event, now_ns, effects)
         if request is None or not request.reads:
             effects.append(Release(event.token))
         elif not _fits(request, event):
@@ -406,14 +475,22 @@ class FrontendCore:
             request.becomes_write()
             self._send(request, effects)
 
-    def _answered(self, event: Done | Data, now_ns: int) -> Unanswered | None:
+    def _answered(self, event: Done | Data, now_ns: int, effects: list[Effect]) -> Unanswered | None:
         """The request that this answers; None when it is not one of the current session."""
         if not self._is_current(event, now_ns):
             return None
-        request = self._order.table.get(event.request)
+        request = self._order.table.get(event.request) or self._of_run(event.request, effects)
         return request if request is not None and request.sent else None
 
-    def _is_current(self, event: Done | DoneMany | Data | DataMany, now_ns: int) -> bool:
+    def _of_run(self, number: int, effects: list[Effect]) -> Unanswered | None:
+        """The read with this number, whose run is not answered as one: it is taken apart."""
+        run = self._order.run_of(number)
+        if run is None:
+            return None
+        self._take_apart(run, effects)
+        return self._order.table[number]
+
+    def _is_current(self, event: Done | DoneMany | Data | DataMany | DataReads, now_ns: int) -> bool:
         """It comes from the primary of the session, and in no epoch before the newest."""
         if event.session != self._session or event.node != self._node or event.epoch < self.epoch:
             return False
@@ -487,6 +564,8 @@ class FrontendCore:
     def _end(self, effects: list[Effect]) -> None:
         self._ended = True
         self._session = 0
+        for run in list(self._order.runs.values()):
+            self._take_apart(run, effects)
         for request in self._order.table.values():
             if request.cookie is not None:
                 effects.append(Answer(request.cookie, ESHUTDOWN, 0))

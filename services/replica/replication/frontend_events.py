@@ -56,6 +56,16 @@ class ClientRequests(NamedTuple):
     requests: Sequence[tuple[int, int, int, int, bool, int]]
 
 
+class ClientReads(NamedTuple):
+    """Reads of one size that one wake-up brought: a *run*. It has one cookie, and is answered as one (`AnswerReads`),
+    unless the core says that its reads are `Apart`."""
+
+    cookie: int
+    blocks: Sequence[int]
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls here
+    """Blocks of each."""
+
+
 class ClientGone(NamedTuple):
     """These cookies need no answer any more. What they asked for still happens."""
 
@@ -136,6 +146,18 @@ class DataMany(NamedTuple):
     """(request, blocks, token)"""
 
 
+class DataReads(NamedTuple):
+    """What a whole run brought, verified by the shell, which keeps it under `token`; `FrontendCore.is_run` has said
+    that these are its reads, all of them and in their order."""
+
+    node: str
+    session: int
+    request: int
+    """of the first of them"""
+    epoch: int
+    token: int
+
+
 class ServingHint(NamedTuple):
     """`node` says that it serves the volume in `epoch`."""
 
@@ -154,6 +176,7 @@ class Closing(NamedTuple):
 Event = (
     ClientRequest
     | ClientRequests
+    | ClientReads
     | ClientGone
     | LinkUp
     | LinkDown
@@ -163,6 +186,7 @@ Event = (
     | DoneMany
     | Data
     | DataMany
+    | DataReads
     | ServingHint
     | Tick
     | Closing
@@ -230,10 +254,23 @@ class AnswerMany(NamedTuple):
     """(cookie, what a read brought or 0, payload of a write or 0), both of these to be forgotten afterwards"""
 
 
+class Apart(NamedTuple):
+    """The reads of this run go on one by one: the first has the run's cookie, the others those behind it."""
+
+    cookie: int
+
+
+class AnswerReads(NamedTuple):
+    """Reply to the client with what a whole run brought, to be forgotten afterwards."""
+
+    cookie: int
+    token: int
+
+
 class Release(NamedTuple):
     """The payload is not needed any more."""
 
     token: int
 
 
-Effect = SendOpen | SendRequest | SendMany | SendClose | Merge | Answer | AnswerMany | Release
+Effect = SendOpen | SendRequest | SendMany | SendClose | Merge | Apart | Answer | AnswerMany | AnswerReads | Release

@@ -8,11 +8,15 @@ too, so overlapping requests are served in the order in which they came.
 Nearly all requests overlap nothing, and that must cost next to nothing: small requests are found through a
 count per block, large ones through a short list. Only a request that does overlap is compared with every
 unanswered one, to learn whom it waits for.
+
+Small reads that came together and wait for nobody are one `Run`, in no index: looking them up one by one costs more
+than all else that is done for them here. Whatever changes a block that a run reads takes the run apart first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 
 from services.replica.replication.frontend_events import RequestKind
 from stoscore.units import BLOCK_BYTES
@@ -21,7 +25,7 @@ SMALL_BLOCKS = 32
 """Up to here a request is indexed block by block (128 KiB, the usual largest request of a filesystem)."""
 _WRITER = 1 << 32
 """Added to a block's count by each write; reads add 1."""
-_WRITE, _PATCH = int(RequestKind.WRITE), int(RequestKind.PATCH)
+_READ, _WRITE, _PATCH = int(RequestKind.READ), int(RequestKind.WRITE), int(RequestKind.PATCH)
 _LOOKS = (int(RequestKind.READ), int(RequestKind.STATUS))
 """What changes nothing."""
 
@@ -78,13 +82,80 @@ class Unanswered:
         )
 
 
+class Run:
+    """Reads of one size, sent to the current session in one message."""
+
+    __slots__ = ("asks", "blocks", "cookie", "count", "number", "payload_bytes")
+
+    def __init__(self, number: int, cookie: int, blocks: Sequence[int], count: int):
+        self.number = number
+        """Of the first; the others follow."""
+        self.cookie: int | None = cookie
+        """As `number`. None: the client is gone."""
+        self.blocks = blocks
+        self.count = count
+        self.payload_bytes = len(blocks) * count * BLOCK_BYTES
+        self.asks = tuple(zip(range(number, number + len(blocks)), blocks, repeat(count)))
+
+    def touched(self) -> Sequence[int]:
+        if self.count == 1:
+            return self.blocks
+        return [block for first in self.blocks for block in range(first, first + self.count)]
+
+    def meets(self, request: Unanswered) -> bool:
+        """They have a block in common."""
+        first, end = request.block - self.count, request.block + request.count
+        return any(first < block < end for block in self.blocks)
+
+    def singles(self) -> list[Unanswered]:
+        """Its reads as requests of their own."""
+        cookie = self.cookie
+        singles = [
+            Unanswered(number, None if cookie is None else cookie + at, _READ, block, count, False, 0)
+            for at, (number, block, count) in enumerate(self.asks)
+        ]
+        for single in singles:
+            single.sent = True
+        return singles
+
+
 class RequestOrder:
-    """All unanswered requests by number, oldest first, and who waits for whom."""
+    """All unanswered requests by number, and who waits for whom."""
 
     def __init__(self) -> None:
         self.table: dict[int, Unanswered] = {}
+        self.runs: dict[int, Run] = {}
+        """By the number of the first read. None of them overlaps anything in the table that changes a block."""
         self._blocks: dict[int, int] = {}
         self._large: dict[int, Unanswered] = {}
+
+    def add_run(self, run: Run) -> bool:
+        """False when one of its reads may have to wait: it is not added."""
+        if self._large:
+            return False
+        blocks, touched = self._blocks, run.touched()
+        if not blocks.keys().isdisjoint(touched) and any(blocks.get(block, 0) >= _WRITER for block in touched):
+            return False
+        self.runs[run.number] = run
+        return True
+
+    def met(self, request: Unanswered) -> list[Run]:
+        """The runs that `request` has to wait for: they are to be taken apart before it is added."""
+        return [] if request.looks else [run for run in self.runs.values() if run.meets(request)]
+
+    def run_of(self, number: int) -> Run | None:
+        """The run that has a read with this number."""
+        for run in self.runs.values():
+            if run.number <= number < run.number + len(run.blocks):
+                return run
+        return None
+
+    def take_apart(self, run: Run) -> None:
+        """Its reads are in the table from now on. Nothing in there changes their blocks, so they wait for nobody."""
+        del self.runs[run.number]
+        for single in run.singles():
+            self.table[single.number] = single
+            self._index(single)
 
     def add(self, request: Unanswered) -> bool:
         """True when it may be sent at once."""
@@ -109,7 +180,15 @@ class RequestOrder:
     def remove(self, request: Unanswered) -> Sequence[Unanswered]:
         """The request is answered; returns those that may be sent now, oldest first."""
         del self.table[request.number]
-        self._unindex(request)
+        if request.count == 1:  # as `_unindex`, for what nearly all are
+            blocks, block = self._blocks, request.block
+            left = blocks[block] - (1 if request.looks else _WRITER)
+            if left:
+                blocks[block] = left
+            else:
+                del blocks[block]
+        else:
+            self._unindex(request)
         if request.waiters is None:
             return ()
         freed = []
@@ -121,10 +200,11 @@ class RequestOrder:
 
     def sendable(self) -> list[Unanswered]:
         """All that wait for nobody, oldest first."""
-        return [request for request in self.table.values() if not request.blockers]
+        return sorted([request for request in self.table.values() if not request.blockers], key=_number)
 
     def clear(self) -> None:
         self.table.clear()
+        self.runs.clear()
         self._blocks.clear()
         self._large.clear()
 
@@ -143,6 +223,8 @@ class RequestOrder:
             else:
                 assert self._large[request.number] is request
         assert blocks == self._blocks
+        for run in self.runs.values():
+            assert all(request.looks or not run.meets(request) for request in earlier), "W3"
         assert len(self._large) == sum(request.count > SMALL_BLOCKS for request in earlier)
 
     def _is_clear(self, request: Unanswered) -> bool:
@@ -180,3 +262,7 @@ class RequestOrder:
                 blocks[block] = left
             else:
                 del blocks[block]
+
+
+def _number(request: Unanswered) -> int:
+    return request.number

@@ -147,14 +147,28 @@ class Healing:
         out: list[Effect] = []
         if done:
             out.append(Damage(self._me, "rotten", tuple(done.ranges()), wound.source.node))
+        out += self._let_go(wound)
         if not wound.blocks:
             del self._wounds[number]
             self.under_way = bool(self._wounds)
-            return out + [_again(waits) for waits in wound.waits]
+            return out
         if not wound.source.settled and wound.unsettled < UNSETTLED_MAX:
             wound.unsettled += 1
             return out + self._ask(wound, now_ns)
         return out + self._ask_next(wound, now_ns)
+
+    @staticmethod
+    def _let_go(wound: Wound) -> list[Effect]:
+        """What waits for none of the blocks that are left goes on. *A scrub found two rotten blocks, and a read of one
+        of them waited with it. That one was healed, the other was rotten on all copies, and both reads failed.*"""
+        waits, wound.waits = wound.waits, []
+        out: list[Effect] = []
+        for wait in waits:
+            if any(at in wound.blocks for block, count in _wanted(wait) for at in range(block, block + count)):
+                wound.waits.append(wait)
+            else:
+                out.append(_again(wait))
+        return out
 
     def _give_up(self, waits: Iterable[Waits]) -> list[Effect]:
         """Never the wrong content: the read fails, and what a peer lacks stays lacking."""
@@ -192,6 +206,10 @@ class Healing:
 
 def _holds(blocks: BlockMap, others: BlockMap) -> bool:
     return all(at in blocks for block, count in others.ranges() for at in range(block, block + count))
+
+
+def _wanted(waits: Waits) -> Sequence[Range]:
+    return ((waits.block, waits.count),) if isinstance(waits, AnswerRead) else waits.ranges
 
 
 def _again(waits: Waits) -> Effect:

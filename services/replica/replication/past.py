@@ -49,3 +49,13 @@ class Giving:
     past: Past
     asked_ns: int | None = None
     """Since when it owes the next word, once it has got all blocks."""
+
+    @property
+    def deadline_ns(self) -> int | None:
+        """When we stop waiting for that."""
+        return self.asked_ns + PATIENCE_NS if self.asked_ns is not None else None
+
+    def excuse(self, now_ns: int) -> None:
+        """We were paused ourselves."""
+        if self.asked_ns is not None:
+            self.asked_ns = now_ns

@@ -18,6 +18,12 @@ from services.replica.replication.estimate import Estimate
 from services.replica.replication.past import Giving
 from services.replica.replication.resync import Resync
 from services.replica.replication.scrub import FIRST_NUMBER, Scrub
+from stoscore.units import MS
+
+JOIN_RETRY_NS = 100 * MS
+JOIN_RETRY_NS_MAX = 2000 * MS
+FAILED_RETRY_NS = 2000 * MS
+FAILED_RETRY_NS_MAX = 8000 * MS
 
 Phase = Literal["away", "joining", "giving", "syncing", "synced", "settling", "flushing", "waiting", "live"]
 
@@ -112,6 +118,30 @@ class Peer:
     def comparing(self, number: int) -> Resync | None:
         """What the answer with this number belongs to."""
         return self.scrub if number >= FIRST_NUMBER else self.resync
+
+    def come_up(self, now_ns: int) -> None:
+        """Its link has."""
+        self.up = True
+        self.joins = self.drops = self.returns = 0
+        self.passed.clear()
+        self.heard_ns = now_ns
+
+    def ask_to_join(self, now_ns: int) -> int:
+        """The number that its answer is to have. Only the answer to the newest counts, so a pause shorter than the
+        round trip would ask for ever."""
+        self.phase = "joining"
+        self.join_number += 1
+        self.retry_at_ns = now_ns + min(JOIN_RETRY_NS << self.joins, JOIN_RETRY_NS_MAX)
+        self.joins = min(self.joins + 1, 10)
+        return self.join_number
+
+    def hold_off(self, now_ns: int) -> None:
+        """It is asked again after a while. Others wait while it catches up: one that fails again and again must not
+        stop them half of the time."""
+        self.phase = "joining"
+        self.retry_at_ns = now_ns + min(FAILED_RETRY_NS << self.drops, FAILED_RETRY_NS_MAX)
+        self.drops = min(self.drops + 1, 10)
+        self.heard_ns = self.retry_at_ns
 
     def lose(self) -> None:
         """The link ended: everything not confirmed is missed."""

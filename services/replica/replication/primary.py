@@ -6,16 +6,23 @@
 It serves only when every member of the required set has been compared with it (T2) or has left by a committed
 record. It never decides membership: it reports to the brain and is told who the members are, whom to require (S1)
 and whether enough of them are in sync for writes to be answered.
+
+Here is what a request, a peer's phase and a take-over need of each other. What has an order of its own is composed:
+
+    peer        one peer's phases, and when it is asked to join again
+    resync      what it may lack, compared and copied           costs      what that costs, foretold and paced
+    giving      the snapshots that it lacks                     sealing    a snapshot of all copies
+    mending     blocks that rot, or differ, on copies in sync   sessions   the frontend's
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from errno import EIO
 
 from services.replica.replication.blockmap import BlockMap, Range
-from services.replica.replication.budget import Key, Rank
+from services.replica.replication.costs import Costs
 from services.replica.replication.effects import (
     Answer,
     AnswerRead,
@@ -23,19 +30,14 @@ from services.replica.replication.effects import (
     AnswerStatus,
     CommitTail,
     Compare,
-    Damage,
     Effect,
     HashSeal,
     MarkRegions,
-    NotGiven,
     Release,
     ReportCaughtUp,
     ReportFailed,
     ReportFollows,
-    ReportGiven,
     ReportSettled,
-    ReportStep,
-    ResyncBegins,
     ResyncDone,
     SendCopy,
     StartedServing,
@@ -45,12 +47,12 @@ from services.replica.replication.effects import (
     SyncStore,
     Tell,
     UnmarkRegions,
-    WritesHeld,
 )
-from services.replica.replication.estimate import Estimate, Took, Work, bytes_of
+from services.replica.replication.estimate import Estimate
 from services.replica.replication.flushes import Flushes
 from services.replica.replication.gate import Gate, Op, op_of, ranges_of
-from services.replica.replication.healing import Healing, Source
+from services.replica.replication.giving import Giver
+from services.replica.replication.mending import Mending
 from services.replica.replication.messages import (
     SEQ_BITS,
     Ack,
@@ -68,14 +70,12 @@ from services.replica.replication.messages import (
     Join,
     Joined,
     OpenRefused,
-    Prepare,
     Prepared,
     Refusal,
     Request,
     RequestMany,
     Rooted,
     Rotten,
-    Seal,
     Sealed,
     ToPrimary,
     Write,
@@ -83,25 +83,20 @@ from services.replica.replication.messages import (
     Zero,
     first_seq,
 )
-from services.replica.replication.past import PATIENCE_NS as GIVING_PATIENCE_NS
-from services.replica.replication.past import RETURNS_MAX, Giving, Moment, Past
+from services.replica.replication.past import RETURNS_MAX, Moment, Past
 from services.replica.replication.peer import CatchingUp, Peer
 from services.replica.replication.recovery import Recovery, RecoveryLimits
 from services.replica.replication.replica import Share
-from services.replica.replication.resync import FANOUT, Resync, always
-from services.replica.replication.scrub import FIRST_NUMBER, Scrub
+from services.replica.replication.resync import Resync, always
+from services.replica.replication.scrub import FIRST_NUMBER
 from services.replica.replication.sealing import Order, Sealing, Stage
 from services.replica.replication.sessions import Sessions
 from services.replica.replication.withheld import Withheld, Writes
-from stoscore.units import MS, REGION_BLOCKS
+from stoscore.units import MS
 
 SELF_BIT = 1
 _READ, _STATUS, _FLUSH, _WRITE = Io.READ, Io.STATUS, Io.FLUSH, Io.WRITE
 _OPEN, _FAILED = Writes.OPEN, Writes.FAILED
-JOIN_RETRY_NS = 100 * MS
-JOIN_RETRY_NS_MAX = 2000 * MS
-FAILED_RETRY_NS = 2000 * MS
-FAILED_RETRY_NS_MAX = 8000 * MS
 PATIENCE_NS = 2000 * MS
 """A peer that owes an answer and gives none for so long is not in sync any more: its link and its beats live, its
 disk does not."""
@@ -146,8 +141,7 @@ class Primary:
         """`peers`: the nodes of the other data copies; `in_sync`: nodes of the record; `share`: our own; `recovery`:
         the node's."""
         self.me = me
-        self._volume = volume
-        self._recovery = recovery if recovery is not None else Recovery(RecoveryLimits())
+        self._costs = Costs(volume, recovery if recovery is not None else Recovery(RecoveryLimits()))
         self.epoch = epoch
         self.size_blocks = size_blocks
         self.gate = gate
@@ -177,17 +171,17 @@ class Primary:
         self._now_ns = 0
         self._sessions = Sessions(attached_node, attach_epoch)
         self._withheld: list[Withheld] = []
-        self._healing = Healing(me, self._sources)
+        self._mending = Mending(self)
+        self._healing = self._mending.healing
         self._sealing = Sealing(me)
-        self._pasts: tuple[Past, ...] = ()
-        """What our own copy can give to those that catch up, oldest first."""
+        self._giver = Giver(self)
         self._moving = False
         self._settled = False
         self.writes = 0
         self.reads = 0
         self.compared_blocks = 0
         self.copied_blocks = 0
-        self._refresh()
+        self.refresh()
 
     # ---- peers come and go ----------------------------------------------------------------------------
 
@@ -205,7 +199,7 @@ class Primary:
         gone = [node for node in self.peers if node not in wanted]
         new = sorted(wanted - set(self.peers))
         for node in gone:
-            self._recovery.budget.gone(self._key(node))
+            self._costs.gone(node)
             self._sealing.lost(node)
             del self.peers[node]
         out: list[Effect] = []
@@ -213,7 +207,7 @@ class Primary:
             self._add_peer(node, in_sync=False)
             if node in reachable:
                 out += self.peer_up(node, now_ns)
-        self._refresh()
+        self.refresh()
         return out + self._recheck() if gone else out
 
     def start(self, up: Iterable[str], now_ns: int) -> list[Effect]:
@@ -232,20 +226,13 @@ class Primary:
         peer = self.peers.get(node)
         if peer is None or peer.up:
             return []
-        peer.up = True
-        peer.joins = peer.drops = peer.returns = 0
-        peer.passed.clear()
-        peer.heard_ns = now_ns
+        peer.come_up(now_ns)
         return self._ask_to_join(peer, now_ns)
 
     def _ask_to_join(self, peer: Peer, now_ns: int) -> list[Effect]:
-        peer.phase = "joining"
-        peer.join_number += 1
-        # Only the answer to the newest counts, so a pause shorter than the round trip would ask for ever.
-        peer.retry_at_ns = now_ns + min(JOIN_RETRY_NS << peer.joins, JOIN_RETRY_NS_MAX)
-        peer.joins = min(peer.joins + 1, 10)
-        self._refresh()
-        return [Tell((peer.node,), Join(peer.join_number))]
+        number = peer.ask_to_join(now_ns)
+        self.refresh()
+        return [Tell((peer.node,), Join(number))]
 
     def peer_down(self, node: str, reason: str) -> list[Effect]:
         """The link ended, or the peer is silent."""
@@ -260,9 +247,9 @@ class Primary:
         required = peer.node in self._required or peer.phase == "waiting"
         peer.lose()
         self._sealing.lost(peer.node)
-        self._recovery.budget.gone(self._key(peer.node))
-        self._refresh()
-        out = self._after_healing(self._healing.lost(peer.node, self._now_ns))
+        self._costs.gone(peer.node)
+        self.refresh()
+        out = self._mending.lost(peer.node, self._now_ns)
         if required:
             # Said again though it was said before: the brain forgets a failure of a member that came back meanwhile.
             peer.failed = False
@@ -289,8 +276,8 @@ class Primary:
             elif node in self._required and peer.phase in ("waiting", "live"):
                 peer.phase = "live"
                 peer.failed = False
-        self._refresh()
-        return [*self._let_go(), *self._recheck(), *self._hurry()]
+        self.refresh()
+        return [*self._let_go(), *self._recheck(), *self._giver.hurry()]
 
     def _recheck(self) -> list[Effect]:
         """Who is needed has changed: what waited for somebody who is needed no more can be answered."""
@@ -301,7 +288,7 @@ class Primary:
             out += self._check_flush(ticket)
         return [*out, *self._advance(), *self._go_on_sealing()]
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
         """Derived: the bits that a write needs, who receives it, who misses it."""
         self._mask = SELF_BIT
         for node, peer in self.peers.items():
@@ -334,11 +321,11 @@ class Primary:
                     return [Release(token)]
                 return [Compare(node, number, level, asked[1], token, resync.of if resync else None)]
             case Fetched():
-                return self._after_healing(self._healing.fetched(node, message, now_ns))
+                return self._mending.fetched(node, message, now_ns)
             case Rotten(ranges):
-                return self._rotten_there(peer, ranges)
+                return self._mending.rotten_there(peer, ranges)
             case Prepared() | Sealed() | Rooted() if peer.giving is not None:
-                return self._given(peer, peer.giving, message)
+                return self._giver.given(peer, peer.giving, message, now_ns)
             case Prepared(number, ready):
                 self._sealing.prepared(node, number, now_ns, ready=ready)
                 return self._go_on_sealing()
@@ -348,30 +335,22 @@ class Primary:
             case Rooted(seq, root):
                 return [*self._sealing.rooted(node, seq, root, now_ns), *self._go_on_sealing()]
             case Copied(number) if number >= FIRST_NUMBER:
-                return self._copied_again(peer, number)
+                return self._mending.copied_again(peer, number)
             case Copied(number):
                 if peer.resync is None:
                     return []
                 if peer.resync.copying(number):
-                    self._recovery.budget.arrived(self._key(node))
+                    self._costs.arrived(node)
                 peer.resync.copied(number)
-                return self._pump(peer)
+                return self.pump(peer)
             case Failed(reason):
-                out: list[Effect] = []
-                if peer.giving is not None:
-                    peer.takes_none = True
-                    out.append(NotGiven(node, peer.giving.past.moment.snapshot, reason))
-                return out + self._drop(peer, reason, now_ns)
+                return [*self._giver.failed(peer, reason), *self.drop(peer, reason, now_ns)]
 
-    def _drop(self, peer: Peer, reason: str, now_ns: int) -> list[Effect]:
+    def drop(self, peer: Peer, reason: str, now_ns: int) -> list[Effect]:
         """Its link lives and it does not confirm: it may join again after a while."""
         lost = self._lose(peer, reason)
         if peer.up:
-            peer.phase = "joining"
-            # Others wait while it catches up: one that fails again and again must not stop them half of the time.
-            peer.retry_at_ns = now_ns + min(FAILED_RETRY_NS << peer.drops, FAILED_RETRY_NS_MAX)
-            peer.drops = min(peer.drops + 1, 10)
-            peer.heard_ns = peer.retry_at_ns
+            peer.hold_off(now_ns)
         return lost
 
     def _many_wait(self) -> bool:
@@ -386,18 +365,17 @@ class Primary:
         peer.takes_many, peer.takes_packed = message.takes_many, message.takes_packed
         peer.takes_past = message.takes_past
         if not peer.takes_many and self._many_wait():
-            self._refresh()
-            return self._drop(peer, "it has to wait for writes that its version does not know", self._now_ns)
+            self.refresh()
+            return self.drop(peer, "it has to wait for writes that its version does not know", self._now_ns)
         peer.unclean = message.unclean
         if message.unclean and not self.share.unclean and peer.node in self._required:
             # S3: it may have lost what it confirmed; none of its answers counts before it left and caught up.
             out += self._report_failed(peer, "its host lost power before everything was flushed")
         peer.missed.update(BlockMap(message.share))
         peer.joins = 0
-        past = self._lacks(peer)
-        return out + (self._give(peer, past) if past is not None else self._bring_up_to_date(peer))
+        return out + self._giver.begin(peer)
 
-    def _bring_up_to_date(self, peer: Peer) -> list[Effect]:
+    def bring_up_to_date(self, peer: Peer) -> list[Effect]:
         """From here on it receives every write."""
         peer.resync = Resync(peer.node, self.size_blocks, peer.missed, peer.missed_all)
         peer.missed, peer.missed_all = BlockMap(), False
@@ -406,13 +384,13 @@ class Primary:
         peer.phase = "syncing"
         out: list[Effect] = []
         self._healing.another_follows()
-        self._refresh()
+        self.refresh()
         for op in waiting:
             # Not in our own store yet, so a comparison can't find it missing; not sent on this link either.
             assert not isinstance(op.message, Copy)
             peer.unacked[op.seq] = ranges_of(op.message)
             out.append(Tell((peer.node,), op.message))
-        out += self._pump(peer)
+        out += self.pump(peer)
         if peer.failed or peer.node not in self._required:
             out.append(ReportFollows(peer.node))
         return out
@@ -424,40 +402,42 @@ class Primary:
         if peer is None or resync is None:
             return []
         resync.compared(number, differing)
-        return self._pump_scrub(peer) if resync is peer.scrub else self._pump(peer)
+        return self._mending.pump(peer) if resync is peer.scrub else self.pump(peer)
 
-    def _as_of(self) -> int:
+    def as_of(self) -> int:
         """Every write at or below is in our own store."""
         waiting = self.gate.first_waiting_seq()
         return self._next_seq - 1 if waiting is None else waiting - 1
 
-    def _pump(self, peer: Peer) -> list[Effect]:
+    def pump(self, peer: Peer) -> list[Effect]:
         resync = peer.resync
         assert resync is not None
         taking_over = not self.serving and not peer.failed and peer.node in self._required
-        out = self._foretell(peer, resync) if not taking_over and resync.sampled() else []
+        costs, in_sync = self._costs, len(self._required)
+        out: list[Effect] = []
+        if not taking_over and resync.sampled():
+            out += costs.foretell(peer, resync, in_sync, self._now_ns)
         # Applications wait for a take-over; what it copies is what was under way, and waits for nobody.
-        may_send = always if taking_over else self._may_send(peer, resync)
-        out += resync.pump(self._as_of(), may_send, self._recovery.copy_blocks)
+        may_send = always if taking_over else costs.may_send(peer, resync, in_sync, self._now_ns)
+        out += resync.pump(self.as_of(), may_send, costs.copy_blocks)
         if resync.done() and peer.giving is None and not taking_over:
             if not self.serving and peer.node not in self._required:
                 return out  # what our own tail names may be undone until then: `_serve` goes on with it
             resync.force(self._not_noted(peer))
-            out += resync.pump(self._as_of(), may_send, self._recovery.copy_blocks)
+            out += resync.pump(self.as_of(), may_send, costs.copy_blocks)
         if not resync.done():
             return out
         if peer.giving is None and peer.returns < RETURNS_MAX:
-            if self._lacks(peer) is not None:
-                return out + self._go_back(peer)
-            if self._may_lack(peer):
+            if self._giver.lacks(peer) is not None:
+                return out + self._giver.go_back(peer)
+            if self._giver.may_lack(peer):
                 return out
-        self._recovery.budget.gone(self._key(peer.node))
+        self._costs.gone(peer.node)
         self.compared_blocks += resync.blocks_compared
         self.copied_blocks += resync.blocks_sent
         peer.resync = None
         if peer.giving is not None:
-            peer.giving.asked_ns = self._now_ns
-            return [*out, Tell((peer.node,), Prepare(peer.join_number))]
+            return out + self._giver.prepare(peer, peer.giving, self._now_ns)
         if taking_over:
             out.append(ResyncDone(peer.node, resync.blocks_compared, resync.blocks_sent))
             peer.catching_up = None
@@ -470,113 +450,35 @@ class Primary:
         # it syncs, and only then the brain is asked to admit it.
         peer.phase = "settling"
         peer.settle_seq = self._next_seq - 1
-        self._refresh()
+        self.refresh()
         return out + self._settle(peer)
 
     # ---- what it lacks of the past ---------------------------------------------------------------------
 
-    def _missing(self, peer: Peer) -> list[Past]:
-        """The snapshots that it is to be given, oldest first."""
-        if not self._may_wait(peer):
-            return []
-        return [past for past in self._pasts if peer.node in past.nodes and past.moment.seal not in peer.passed]
+    @property
+    def snapshot_wanted(self) -> bool:
+        return self._sealing.wanted
 
-    def _lacks(self, peer: Peer) -> Past | None:
-        """The first that it will keep: a layer that its own record does not list goes as soon as it is sealed. *It said
-        its root hash, so it was a holder, and dropped the layer.*"""
-        return next((past for past in self._missing(peer) if past.moment.seal in peer.told), None)
+    @property
+    def copies_wanted(self) -> bool:
+        return self.writes_are is not _OPEN
 
-    def _may_lack(self, peer: Peer) -> bool:
-        """It has come to the present, and one is being taken without it, or is there and its record has not come to it:
-        it comes into the set when it has got that."""
-        return (self._sealing.wanted and self._may_wait(peer)) or bool(self._missing(peer))
-
-    def _may_wait(self, peer: Peer) -> bool:
-        """Nobody who counts is set back, and no application waits for the past: where writes are not answered until
-        there is one copy more, that comes first."""
-        counts = peer.node in self._required or self.writes_are is not _OPEN
-        return peer.takes_past and not peer.takes_none and not counts
-
-    def _give(self, peer: Peer, past: Past) -> list[Effect]:
-        """Make it what the volume was, whatever it is now."""
-        peer.phase, peer.giving, peer.missed_all = "giving", Giving(past), True
-        peer.resync = Resync(peer.node, self.size_blocks, BlockMap(), everything=True, of=past.moment)
-        self._refresh()
-        return [*self._pump(peer), ReportFollows(peer.node)]
-
-    def _given(self, peer: Peer, giving: Giving, message: Prepared | Sealed | Rooted) -> list[Effect]:
-        """It has every block of that moment: it seals, and its root hash says whether that is true."""
-        past = giving.past
-        if giving.asked_ns is None:
-            return []
-        giving.asked_ns = self._now_ns
-        match message:
-            case Prepared(number, ready) if number == peer.join_number:
-                if not ready:
-                    return self._pass_over(peer, giving, "it can't make another layer")
-                seal = Seal(past.moment.seal, self.commit, past.size_blocks, past.moment.snapshot)
-                return [Tell((peer.node,), seal)]
-            case Rooted(seq, root) if seq == past.moment.seal:
-                peer.passed.add(seq)
-                peer.giving = None
-                out: list[Effect] = [ReportGiven(peer.node, past.moment)]
-                if root != past.root:
-                    out = [NotGiven(peer.node, past.moment.snapshot, "its root hash is another")]
-                following = self._lacks(peer)
-                return out + (self._give(peer, following) if following is not None else self._bring_up_to_date(peer))
-        return []
-
-    def _hurry(self) -> list[Effect]:
-        """Whoever waits, or is set back, is needed now."""
-        out: list[Effect] = []
-        for peer in list(self.peers.values()) if self.writes_are is not _OPEN else ():
-            if peer.giving is not None:
-                out += self._join_again(peer, "writes wait for it")
-            elif self._is_parked(peer):
-                out += self._pump(peer)
-        return out
-
-    def _is_parked(self, peer: Peer) -> bool:
-        """It has come to the present, and may lack a snapshot."""
-        return peer.phase == "syncing" and peer.resync is not None and peer.resync.done()
+    def is_required(self, peer: Peer) -> bool:
+        return peer.node in self._required
 
     def past_unreadable(self, node: str, moment: Moment, now_ns: int) -> list[Effect]:
         """Our own copy can't give it."""
         self._now_ns = now_ns
-        peer = self.peers.get(node)
-        if peer is None or peer.giving is None or peer.giving.past.moment != moment:
-            return []
-        return self._pass_over(peer, peer.giving, "the snapshot can't be read here")
+        return self._giver.unreadable(node, moment)
 
-    def _pass_over(self, peer: Peer, giving: Giving, reason: str) -> list[Effect]:
-        """It goes on without that snapshot."""
-        moment = giving.past.moment
-        peer.passed.add(moment.seal)
-        return [NotGiven(peer.node, moment.snapshot, reason), *self._join_again(peer, reason)]
-
-    def _go_back(self, peer: Peer) -> list[Effect]:
-        """It has come to the present, or is about to, and is given a snapshot first."""
-        peer.returns += 1
-        return self._join_again(peer, "it is given a snapshot first")
-
-    def _join_again(self, peer: Peer, reason: str) -> list[Effect]:
-        """A new beginning: nothing that was said before it is on its way any more, either way."""
+    def join_again(self, peer: Peer, reason: str) -> list[Effect]:
         lost = self._lose(peer, reason)
         return lost + (self._ask_to_join(peer, self._now_ns) if peer.up else [])
 
     def told(self, nodes: Iterable[str], now_ns: int) -> list[Effect]:
-        """The brain: these members have stored a record with the snapshots that we know. Who has got nothing of the
-        present yet goes back at once, the others when they have come to it."""
+        """The brain: these members have stored a record with the snapshots that we know."""
         self._now_ns = now_ns
-        known, out = {past.moment.seal for past in self._pasts}, list[Effect]()
-        for peer in [peer for node in nodes if (peer := self.peers.get(node)) is not None]:
-            peer.told |= known
-            begins = peer.phase == "syncing" and peer.resync is not None and not peer.resync.has_begun
-            if self._is_parked(peer):
-                out += self._pump(peer)
-            elif begins and self._lacks(peer) is not None and peer.returns < RETURNS_MAX:
-                out += self._go_back(peer)
-        return out
+        return self._giver.told(nodes)
 
     def _not_noted(self, peer: Peer) -> list[Range]:
         """Blocks of our unconfirmed writes that it may hold by comparison alone: they are copied, once, equal or not,
@@ -594,65 +496,20 @@ class Primary:
 
     # ---- what catching up costs ------------------------------------------------------------------------
 
-    def _key(self, node: str) -> Key:
-        return self._volume, node
-
-    def _rank(self, resync: Resync) -> Rank:
-        return len(self._required), resync.rest()
-
-    def _may_send(self, peer: Peer, resync: Resync) -> Callable[[int], bool]:
-        key = self._key(peer.node)
-
-        def may_send(blocks: int) -> bool:
-            may = self._recovery.may_send(key, self._rank(resync), blocks, self._now_ns)
-            if not may and peer.catching_up is not None:
-                peer.catching_up.held_back = True
-            return may
-
-        return may_send
-
     def go_on_with(self, node: str, now_ns: int) -> list[Effect]:
         """The budget has room again, and this peer was refused."""
         peer = self.peers.get(node)
         if peer is None or peer.resync is None:
             return []
         self._now_ns = now_ns
-        return self._pump(peer)
-
-    def _foretell(self, peer: Peer, resync: Resync) -> list[Effect]:
-        """Once, before the first copy. Where all compared equal there is nothing to foretell."""
-        catching_up = peer.catching_up
-        if catching_up is None or catching_up.estimate is not None or resync.done():
-            return []
-        self._recovery.look(self._now_ns)
-        catching_up.estimate = self._estimate(peer.node, resync)
-        catching_up.began_ns, catching_up.compared_before = self._now_ns, resync.blocks_compared
-        return [ResyncBegins(peer.node, catching_up.estimate)]
+        return self.pump(peer)
 
     def estimate(self, node: str) -> Estimate | None:
         """What is left for this peer, as of now; None before anything is known, and when nothing is left."""
         peer = self.peers.get(node)
         if peer is None or peer.resync is None or not peer.resync.sampled():
             return None
-        return self._estimate(node, peer.resync)
-
-    def _estimate(self, node: str, resync: Resync) -> Estimate:
-        return self._recovery.estimate(self._key(node), self._rank(resync), resync.expected())
-
-    def _compare_with_truth(self, peer: Peer) -> list[Effect]:
-        catching_up, peer.catching_up = peer.catching_up, None
-        if catching_up is None:
-            return []
-        took_ns = self._now_ns - catching_up.began_ns
-        sent = bytes_of(catching_up.sent, catching_up.compared)
-        if catching_up.estimate is not None:
-            compared = catching_up.compared - catching_up.compared_before
-            work = Work(catching_up.sent, catching_up.pieces, compared)
-            foretold_ns = catching_up.estimate.duration_ns.likely
-            copied_ns = catching_up.copied_ns
-            took = Took(copied_ns - catching_up.began_ns, self._now_ns - copied_ns, catching_up.held_back)
-            self._recovery.learn(peer.node, work, took, foretold_ns)
-        return [ResyncDone(peer.node, catching_up.compared, catching_up.sent, sent, took_ns, catching_up.estimate)]
+        return self._costs.estimate(node, peer.resync, len(self._required))
 
     def _settle(self, peer: Peer) -> list[Effect]:
         if peer.phase != "settling" or any(seq <= peer.settle_seq for seq in peer.unacked):
@@ -703,7 +560,7 @@ class Primary:
             peer.failed = False
             peer.unclean = False
             peer.commit_sent = self.commit
-        self._refresh()
+        self.refresh()
         out: list[Effect] = [CommitTail(self.commit)]
         if members:
             out.append(Tell(tuple(peer.node for peer in members), CommitPoint(self.commit)))
@@ -714,8 +571,8 @@ class Primary:
                 peer.settle_seq = self._next_seq - 1
                 out += self._settle(peer)
             elif peer.resync is not None:
-                out += self._pump(peer)
-        self._refresh()
+                out += self.pump(peer)
+        self.refresh()
         out += self._go_on_sealing()
         return out + self._check_settled() if self._moving else out
 
@@ -996,14 +853,7 @@ class Primary:
         """By the committed record these are still wanted, and those are ready and held here."""
         self._now_ns = now_ns
         self._sealing.keep(frozenset(pending))
-        self._pasts = tuple(pasts)
-        listed, out = {past.moment for past in self._pasts}, list[Effect]()
-        for peer in list(self.peers.values()):
-            if peer.giving is not None and peer.giving.past.moment not in listed:
-                out += self._join_again(peer, "the snapshot was dropped")
-            elif self._is_parked(peer):
-                out += self._pump(peer)
-        return out + self._go_on_sealing()
+        return [*self._giver.keep(pasts), *self._go_on_sealing()]
 
     def seal_prepared(self, number: int, failure: str, now_ns: int) -> list[Effect]:
         """Our own store has its next layer, or can't have one."""
@@ -1031,8 +881,7 @@ class Primary:
     def _go_on_sealing(self) -> list[Effect]:
         """Whatever has become possible."""
         sealing, out, now_ns = self._sealing, list[Effect](), self._now_ns
-        comes = any(peer.phase in ("settling", "flushing") for peer in self.peers.values())
-        if sealing.stage is Stage.IDLE and sealing.next_order is not None and self.serving and not comes:
+        if sealing.stage is Stage.IDLE and sealing.next_order is not None and self.serving and not self._one_comes():
             out += sealing.begin(self._sealing_with(), self.size_blocks, now_ns)
         if sealing.stage is Stage.PREPARED and not self._moving:
             out += sealing.hold(now_ns)
@@ -1041,12 +890,7 @@ class Primary:
             self.gate.close()
             out += sealing.seal(seq, self.commit, now_ns)
         if sealing.stage is Stage.HASHING:
-            if sealing.held_since_ns is not None and sealing.order is not None:
-                held_ns, sealing.held_since_ns = now_ns - sealing.held_since_ns, None
-                out.append(WritesHeld(sealing.order.name, held_ns, sealing.unanswered))
-                if sealing.order.in_step:
-                    out.append(ReportStep(sealing.order.name, sealing.order.asked, "sealed"))
-            out += self._sealing_done()
+            out += [*sealing.tell_held(now_ns), *self._sealing_done()]
         if sealing.held and not sealing.holds:
             for link, asked in sealing.take_held():
                 if isinstance(asked, RequestMany):
@@ -1054,6 +898,10 @@ class Primary:
                 else:
                     out += self.request(link, asked, now_ns)
         return out
+
+    def _one_comes(self) -> bool:
+        """A copy is about to hold everything: waited for, it keeps the moment as well."""
+        return any(peer.phase in ("settling", "flushing") for peer in self.peers.values())
 
     def _sealing_with(self) -> set[str]:
         """Who holds everything, and confirms every new write: in sync, or about to be by the record on its way."""
@@ -1074,7 +922,7 @@ class Primary:
         report, others = found
         for node, reason in others.items():
             peer = self.peers[node]
-            out += self._drop(peer, reason, self._now_ns)
+            out += self.drop(peer, reason, self._now_ns)
             peer.missed_all = True
         return [*out, *report]
 
@@ -1118,8 +966,8 @@ class Primary:
                 out += self._check(entry)
         for older in self._flushes.older_than(ticket):
             out += self._flushed(peer.bit, older)
-        self._refresh()
-        done = [*self._compare_with_truth(peer), ReportCaughtUp(peer.node), *self._advance()]
+        self.refresh()
+        done = [*self._costs.compare_with_truth(peer, self._now_ns), ReportCaughtUp(peer.node), *self._advance()]
         return [*out, *done, *self._go_on_sealing()]
 
     def _flushed(self, bit: int, ticket: int) -> list[Effect]:
@@ -1139,104 +987,16 @@ class Primary:
     def rotten(self, blocks: Iterable[int], waits: AnswerRead | SendCopy | None, now_ns: int) -> list[Effect]:
         """Blocks of our own store do not match their checksum, and this waits for them."""
         self._now_ns = now_ns
-        return self._after_healing(self._healing.found(blocks, waits, now_ns))
+        return self._mending.rotten(blocks, waits, now_ns)
 
     def healed(self, number: int, blocks: Iterable[int], now_ns: int) -> list[Effect]:
         self._now_ns = now_ns
-        return self._after_healing(self._healing.healed(number, blocks, now_ns))
-
-    def _sources(self, ranges: Sequence[Range]) -> list[Source]:
-        """Who may hold these blocks of ours, the best first."""
-        following = [peer for peer in self.peers.values() if peer.receives()]
-        found = [Source(peer.node, self._is_settled(peer, ranges)) for peer in following]
-        return sorted(found, key=lambda source: not source.settled)
-
-    def _is_settled(self, peer: Peer, ranges: Sequence[Range]) -> bool:
-        """It holds what is committed of these blocks, and nothing else: it is in sync, and no write of them is on its
-        way to it or to our own store."""
-        if not self.serving or peer.phase != "live" or peer.node not in self._required:
-            return False
-        under_way = BlockMap(self._under_way(peer))
-        return not any(at in under_way for block, count in ranges for at in range(block, block + count))
-
-    def _under_way(self, peer: Peer) -> list[Range]:
-        waiting = [ranges_of(op.message) for op in self.gate.waiting_ops() if not isinstance(op.message, Copy)]
-        return [where for ranges in (*peer.unacked.values(), *waiting) for where in ranges]
-
-    def _after_healing(self, effects: list[Effect]) -> list[Effect]:
-        """A copy that waited is sent as of now, if it is still wanted; one that nobody can give is given up."""
-        out: list[Effect] = []
-        for effect in effects:
-            if not isinstance(effect, SendCopy):
-                out.append(effect)
-            elif self._is_wanted(effect):
-                out.append(replace(effect, as_of=self._as_of()))
-        failed, self._healing.failed = self._healing.failed, []
-        for copy in failed:
-            if self._is_wanted(copy):
-                out += self._no_copy(self.peers[copy.peer], copy.number)
-        return out
-
-    def _is_wanted(self, copy: SendCopy) -> bool:
-        peer = self.peers.get(copy.peer)
-        resync = peer.comparing(copy.number) if peer is not None else None
-        return resync is not None and resync.copying(copy.number) == copy.ranges
-
-    def _no_copy(self, peer: Peer, number: int) -> list[Effect]:
-        """Blocks that it lacks are rotten here, and nobody has them. One that is in sync keeps what it has; one that
-        catches up begins again later."""
-        if peer.scrub is not None and number >= FIRST_NUMBER:
-            return [Damage(peer.node, "rotten", peer.scrub.gave_up(number), ""), *self._pump_scrub(peer)]
-        return self._drop(peer, "blocks that it lacks are rotten here", self._now_ns)
-
-    def _rotten_there(self, peer: Peer, ranges: tuple[Range, ...]) -> list[Effect]:
-        """It can't read them; its checksums say nothing about that."""
-        if peer.resync is not None:
-            peer.resync.force(ranges)
-            return self._pump(peer)
-        if not self.serving or not peer.receives():
-            return []
-        self._scrub_of(peer).copy(ranges)
-        return self._pump_scrub(peer)
+        return self._mending.healed(number, blocks, now_ns)
 
     def compare(self, region: int, count: int, now_ns: int) -> list[Effect]:
-        """The scrub has come to these regions: are they the same on every member that is in sync?"""
+        """The scrub has come to these regions."""
         self._now_ns = now_ns
-        out: list[Effect] = []
-        end = min((region + count) * REGION_BLOCKS, self.size_blocks)
-        for peer in self.peers.values():
-            if not self.serving or peer.phase != "live" or peer.node not in self._required:
-                continue
-            scrub = self._scrub_of(peer)
-            span = FANOUT**scrub.level
-            first = region * REGION_BLOCKS // span
-            scrub.compare(scrub.level, (first, -(-end // span) - first), self._under_way(peer))
-            out += self._pump_scrub(peer)
-        return out
-
-    def _scrub_of(self, peer: Peer) -> Scrub:
-        if peer.scrub is None:
-            peer.scrub = Scrub(peer.node, self.size_blocks)
-        return peer.scrub
-
-    def _pump_scrub(self, peer: Peer) -> list[Effect]:
-        scrub = peer.scrub
-        assert scrub is not None
-        out = scrub.pump(self._as_of())
-        if scrub.done():
-            peer.scrub = None
-        return out
-
-    def _copied_again(self, peer: Peer, number: int) -> list[Effect]:
-        if peer.scrub is None:
-            return []
-        rotten, differing = peer.scrub.copied_blocks(number)
-        out: list[Effect] = []
-        if rotten:
-            out.append(Damage(peer.node, "rotten", rotten, self.me))
-        if differing:
-            out.append(Damage(peer.node, "differing", differing, self.me))
-        return out + self._pump_scrub(peer)
+        return self._mending.compare(region, count)
 
     # ---- time and the end -----------------------------------------------------------------------------
 
@@ -1252,8 +1012,8 @@ class Primary:
             patience = self._patience_ns(peer)
             if patience is not None:
                 due.append(patience)
-            if peer.giving is not None and peer.giving.asked_ns is not None:
-                due.append(peer.giving.asked_ns + GIVING_PATIENCE_NS)
+            if peer.giving is not None and peer.giving.deadline_ns is not None:
+                due.append(peer.giving.deadline_ns)
         if behind and self.serving:
             due.append(self._commit_at_ns + COMMIT_IDLE_NS)
         quiet = self.gate.quiet_at_ns()
@@ -1268,10 +1028,9 @@ class Primary:
         for peer in self.peers.values():
             patience = self._patience_ns(peer)
             if patience is not None and now_ns >= patience:
-                out += self._drop(peer, "it gives no answer", now_ns)
-            giving = peer.giving
-            if giving is not None and giving.asked_ns is not None and now_ns >= giving.asked_ns + GIVING_PATIENCE_NS:
-                out += self._pass_over(peer, giving, "it makes no layer of the snapshot")
+                out += self.drop(peer, "it gives no answer", now_ns)
+            if peer.giving is not None:
+                out += self._giver.time_passed(peer, peer.giving, now_ns)
         for peer in self.peers.values():
             if peer.up and peer.phase == "joining" and now_ns >= peer.retry_at_ns:
                 out += self._ask_to_join(peer, now_ns)
@@ -1288,7 +1047,7 @@ class Primary:
         out += self._sealing.time_passed(now_ns)
         for node in self._sealing.late(now_ns):
             self._sealing.lost(node)
-        return [*out, *self._after_healing(self._healing.time_passed(now_ns)), *self._go_on_sealing()]
+        return [*out, *self._mending.time_passed(now_ns), *self._go_on_sealing()]
 
     def _patience_ns(self, peer: Peer) -> int | None:
         """When we stop waiting for a member, or for one that is about to become one; None: it owes nothing."""
@@ -1313,8 +1072,8 @@ class Primary:
         """We were paused ourselves: everybody's time to answer begins now."""
         for peer in self.peers.values():
             peer.heard_ns = peer.flush_ns = now_ns
-            if peer.giving is not None and peer.giving.asked_ns is not None:
-                peer.giving.asked_ns = now_ns
+            if peer.giving is not None:
+                peer.giving.excuse(now_ns)
         for entry in self._window.values():
             entry.since_ns = now_ns
         self._flushes.excuse(now_ns)
@@ -1330,6 +1089,6 @@ class Primary:
         self._withheld.clear()
         self._healing.stop()
         for node in self.peers:
-            self._recovery.budget.gone(self._key(node))
+            self._costs.gone(node)
         self.serving = False
         return out

@@ -55,9 +55,11 @@ def top_level(size_blocks: int) -> int:
     return level
 
 
-def _level_nodes(size_blocks: int, level: int) -> int:
-    fanned: int = FANOUT**level
-    return -(-size_blocks // fanned)
+def nodes_over(level: int, first: int, end: int) -> Range:
+    """The nodes of that level that the blocks from `first` up to `end` lie below."""
+    span: int = FANOUT**level
+    start = first // span
+    return start, -(-end // span) - start
 
 
 class Resync:
@@ -77,7 +79,7 @@ class Resync:
             if level == 0:
                 self.todo.add(0, size_blocks)
             else:
-                self._ask_for(level, 0, _level_nodes(size_blocks, level))
+                self._ask_for(level, 0, nodes_over(level, 0, size_blocks)[1])
         self._comparing: dict[int, tuple[int, tuple[Range, ...]]] = {}
         self._differing: deque[Range] = deque()
         self._copying: dict[int, tuple[Range, ...]] = {}
@@ -209,7 +211,7 @@ class Resync:
             self._samples += 1
             self._share.add(compared, self._differs(differing), len(differing))
             return
-        limit = _level_nodes(self.size_blocks, level - 1)
+        limit = nodes_over(level - 1, 0, self.size_blocks)[1]
         self._shares_above.add(sum(count for _, count in ranges), sum(count for _, count in differing), len(differing))
         for node, count in differing:
             start = node * FANOUT

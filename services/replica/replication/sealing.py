@@ -29,6 +29,7 @@ from services.replica.replication.effects import (
     ReportStep,
     SealStore,
     Tell,
+    WritesHeld,
 )
 from services.replica.replication.messages import Prepare, Request, RequestMany, Seal
 from stoscore.units import SECOND
@@ -255,6 +256,14 @@ class Sealing:
         elif self.stage is Stage.SEALING:
             self.stage, self.holds = Stage.HASHING, False
             self.waits_for = self.taking_part - self.roots.keys()
+
+    def tell_held(self, now_ns: int) -> list[Effect]:
+        """Sealed everywhere, and writes go on: how long they waited, and in step, that this volume is done."""
+        if self.held_since_ns is None or self.order is None:
+            return []
+        held_ns, self.held_since_ns = now_ns - self.held_since_ns, None
+        out: list[Effect] = [WritesHeld(self.order.name, held_ns, self.unanswered)]
+        return [*out, ReportStep(self.order.name, self.order.asked, "sealed")] if self.order.in_step else out
 
     # ---- hashing --------------------------------------------------------------------------------------
 

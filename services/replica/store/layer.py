@@ -42,7 +42,7 @@ from services.replica.store.present import PresentMap
 from services.replica.store.root import root_of
 from services.replica.store.scattered import Part, Range
 from services.replica.store.sum_map import REGION_SUMS_BYTES, SumMap
-from services.replica.store.sums import ZERO_SUM, Buffer, all_zero, block_sums, has_zero, verify
+from services.replica.store.sums import ZERO_SUM, Buffer, all_zero, are_as, block_sums, has_zero, verify
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS, REGION_BYTES, SUM_BYTES
 
 
@@ -232,17 +232,45 @@ class Layer:
         return sums, data
 
     def read_scattered(self, ranges: Sequence[Range]) -> tuple[bytes, bytes | bytearray]:
-        """Read where they lie, verified together."""
+        """Read where they lie, verified together. What is absent is not read."""
+        if self.present is None and ranges:
+            blocks, counts = zip(*ranges, strict=True)
+            found = self._read_blocks(blocks) if max(counts) == 1 else None
+            if found is not None:
+                return found
         sums = self.sums.read_scattered(ranges)
-        if self.present is not None or has_zero(sums):
+        sparse = has_zero(sums)
+        if sparse and self.sums.suspect:
             return self._read_each(ranges)
         data = bytearray(len(sums) // SUM_BYTES * BLOCK_BYTES)
-        view, fd, where, start = memoryview(data), self._data_fd, self._where, 0
+        view, fd, where, layered, at = memoryview(data), self._data_fd, self._where, self.present is not None, 0
         for block, count in ranges:
-            end = start + count * BLOCK_BYTES
-            read_into(fd, view[start:end], block * BLOCK_BYTES, where)
-            start = end
+            end = at + count
+            if not sparse or not all_zero(sums[at * SUM_BYTES : end * SUM_BYTES]):
+                room = view[at * BLOCK_BYTES : end * BLOCK_BYTES]
+                if layered:
+                    self._fill(room, block, count)
+                else:
+                    read_into(fd, room, block * BLOCK_BYTES, where)
+            at = end
         return (sums, data) if block_sums(data) == sums else self._read_each(ranges)
+
+    def _read_blocks(self, blocks: Sequence[int]) -> tuple[bytes, bytes] | None:
+        """The usual case at the least cost: single blocks, all there and as their sums say. None: look closer."""
+        sums, fd, size, pread = self.sums.of_blocks(blocks), self._data_fd, BLOCK_BYTES, os.pread
+        if has_zero(sums):
+            return None
+        try:
+            found = [pread(fd, size, block * size) for block in blocks]
+        except OSError as error:
+            raise failed(f"read {len(blocks)} blocks of", self._where, error) from error
+        return (sums, b"".join(found)) if are_as(found, sums) else None
+
+    def _fill(self, room: memoryview, block: int, count: int) -> None:
+        """With the blocks' content, from the layers that have it."""
+        for layer, at, length in self.owners(block, count):
+            start = (at - block) * BLOCK_BYTES
+            read_into(layer._data_fd, room[start : start + length * BLOCK_BYTES], at * BLOCK_BYTES, layer._where)
 
     def _read_each(self, ranges: Sequence[Range]) -> tuple[bytes, bytes]:
         bad: list[int] = []

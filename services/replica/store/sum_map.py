@@ -134,6 +134,15 @@ class SumMap:
             found += sums[first * SUM_BYTES : (first + count) * SUM_BYTES]
         return bytes(found)
 
+    def of_blocks(self, blocks: Sequence[int]) -> bytes:
+        """As `read_scattered`, of single blocks."""
+        cache, size = self._cache, SUM_BYTES
+        try:
+            rows = [(cache[block // REGION_BLOCKS], block % REGION_BLOCKS * size) for block in blocks]
+        except KeyError:
+            return self.read_scattered([(block, 1) for block in blocks])
+        return b"".join([row[at : at + size] for row, at in rows])
+
     def write_part(self, part: Part, sums: memoryview) -> None:
         """The region's row from the first to the last of them, with what lies between them as it is."""
         cached = self._cache.get(part.region) or self._load(part.region)

@@ -8,6 +8,7 @@ are one tight loop over slices of one buffer, without an object per block that o
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 from xxhash import xxh3_64_intdigest
 
@@ -35,7 +36,7 @@ def block_sums(data: Buffer) -> bytes:
     view = memoryview(data)
     sums = [digest(view[at : at + BLOCK_BYTES]) for at in range(0, len(view), BLOCK_BYTES)]
     if not _SPECIAL.isdisjoint(sums):
-        sums = [_canonical(value, view, index) for index, value in enumerate(sums)]
+        sums = [_canonical(value, view, at) if value in _SPECIAL else value for at, value in enumerate(sums)]
     return struct.pack(f"<{len(sums)}Q", *sums)
 
 
@@ -48,6 +49,11 @@ def verify(data: Buffer, sums: Buffer) -> list[int]:
         raise ValueError(f"{len(sums) // SUM_BYTES} sums do not belong to {len(data)} bytes")
     pairs = zip(struct.iter_unpack("<Q", found), struct.iter_unpack("<Q", sums), strict=True)
     return [index for index, (have, want) in enumerate(pairs) if have != want]
+
+
+def are_as(blocks: Sequence[bytes], sums: bytes) -> bool:
+    """Each of these blocks has its sum, none of which is 0."""
+    return struct.pack(f"<{len(blocks)}Q", *map(xxh3_64_intdigest, blocks)) == sums
 
 
 def has_zero(sums: Buffer) -> bool:

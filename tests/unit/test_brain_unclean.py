@@ -1,0 +1,117 @@
+"""After a power loss: a clean voter with an older record, and two unclean ones, each with a newer one (S3)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from services.replica.brain import Brain, Voter
+from services.replica.brain import events as ev
+from services.replica.brain import messages as ms
+from services.replica.brain.unclean import ousted
+from tests.support.voters import LEASE, A, B, C, W, brain, record, sent, slot, step
+
+BEFORE = slot(record(A, B, C, in_sync=[C, A], primary=A), 4, 12)
+ALONE = slot(record(A, B, C, in_sync=[A], primary=A), 5, 15)
+"""A led by it, and B has stored it."""
+AGAIN = slot(ALONE.record, 6, 16)
+"""Elected once more, A stored it alone."""
+ELSEWHERE = (Voter("d", "d1"), Voter("e", "e1"))
+
+
+def stand(machine: Brain) -> int:
+    step(machine, ev.TimePassed(), LEASE)
+    assert machine.role == "pre-voting"
+    return machine.candidacy.asking_epoch
+
+
+def test_s3_a_clean_voter_follows_itself_out_by_a_record_that_its_leader_must_have_stored_as_well() -> None:
+    """No two of the three hold the same any more, though two did: C waited for A, and A for C to be unclean."""
+    c = brain(C, BEFORE, epoch=6)
+    asked = stand(c)
+    own_word = ms.PreVoteAnswer("v", A, C, asked, False, 6, "older", AGAIN, True, AGAIN.stamp, (A,))
+    step(c, ev.Received(own_word), LEASE)
+    assert c.state.slot == BEFORE, "that record may be on A alone"
+    step(c, ev.Received(ms.PreVoteAnswer("v", B, C, asked, False, 6, "older", ALONE, True, ALONE.stamp, (A,))), LEASE)
+    assert c.state.slot == ALONE and c.candidacy.election_at_ns is None
+
+    a = brain(A, AGAIN, epoch=6, unclean=True)
+    asked = stand(a)
+    for voter in (B, C):
+        answer = ms.PreVoteAnswer("v", voter, A, asked, True, 6, "", None, voter == B, ALONE.stamp, (A,))
+        step(a, ev.Received(answer), LEASE)
+    assert a.role == "voting"
+
+
+@pytest.mark.parametrize(
+    ("told", "by", "why"),
+    [
+        (ALONE.record, A, "its leader may be the only one that has it"),
+        (replace(ALONE.record, primary=None), B, "who led it nobody knows"),
+        (replace(ALONE.record, voters=(A, B, C, *ELSEWHERE)), B, "two are no majority of five"),
+    ],
+)
+def test_s3_a_clean_voter_does_not_follow_itself_out_by_what_may_not_be_committed(told, by, why) -> None:  # type: ignore[no-untyped-def]
+    assert ousted(C, False, BEFORE.record.in_sync, told, by=by, by_unclean=True), why
+
+
+def test_s3_a_witness_tells_of_the_record_that_a_leader_stored_too() -> None:
+    both, alone = record(A, C, W, primary=A), record(A, C, W, in_sync=[A], primary=A)
+    assert not ousted(C, False, both.in_sync, alone, by=W, by_unclean=True)
+
+
+def test_a3_a_candidate_takes_the_record_that_it_is_handed_by_whom_it_does_not_ask() -> None:
+    """A and B lose power. A led, and let go of C in a record that nobody else has; the one before made B a voter, and C
+    has not stored it: of the two voters that it knew it asked A for ever, and took nothing from B."""
+    without_b = slot(record(A, C, primary=A), 4, 10)
+    with_b = slot(record(A, C, B, primary=A), 4, 11)
+    c = brain(C, without_b, epoch=4)
+    stand(c)
+    step(c, ev.Received(ms.Refused("v", B, C, 4, with_b)), LEASE)
+    assert c.state.slot == with_b
+    due_ns = c.candidacy.election_at_ns
+    assert due_ns is not None
+    asked = sent(step(c, ev.TimePassed(), due_ns))
+    assert {message.target for message in asked if isinstance(message, ms.PreVote)} == {A, B}
+
+
+# ---- a record that its leader told of while it was clean ----------------------------------------------------------
+
+SHARED = slot(record(A, B, C, in_sync=[A, B], primary=A), 1, 5)
+LET_GO = slot(record(A, B, C, in_sync=[A], primary=A), 1, 6)
+"""A stored it alone, and was killed."""
+
+
+def test_s3_a_voter_takes_no_smaller_set_from_its_leader_s_own_word() -> None:
+    """C is behind and asks whoever is there for a newer record. A answers, clean, and loses power; C hears of it then.
+    Two of three held it, which C had never stored as an answer to a leader, and A led beside B, clean and in sync."""
+    c = brain(C, SHARED, epoch=1)
+    step(c, ev.Received(ms.Refused("v", A, C, 1, LET_GO)))
+    assert c.state.slot == SHARED
+
+    a = brain(A, LET_GO, epoch=1, unclean=True)
+    asked = stand(a)
+    question = ms.PreVote("v", A, C, asked, LET_GO.stamp, unclean=True)
+    (answer,) = (effect.message for effect in step(c, ev.Received(question), LEASE) if isinstance(effect, ev.Send))
+    assert isinstance(answer, ms.PreVoteAnswer) and answer.granted
+    step(a, ev.Received(answer), LEASE)
+    assert a.role == "pre-voting", "B may be clean, and in sync by what C holds"
+
+
+def test_who_told_of_a_smaller_set_of_its_own_leads_by_it_while_it_is_clean() -> None:
+    a, c = brain(A, LET_GO, epoch=1), brain(C, SHARED, epoch=1)
+    step(c, ev.Received(ms.Refused("v", A, C, 1, LET_GO)))
+    asked = stand(a)
+    for question in (ms.PreVote("v", A, C, asked, LET_GO.stamp), ms.Vote("v", A, C, asked, LET_GO.stamp)):
+        (answer,) = (effect.message for effect in step(c, ev.Received(question), LEASE) if isinstance(effect, ev.Send))
+        step(a, ev.Received(answer), LEASE)
+    assert a.role == "leader"
+
+
+@pytest.mark.parametrize("unclean", [False, True])
+def test_s3_a_member_takes_no_set_without_the_third_from_its_leader_s_own_word(unclean: bool) -> None:
+    """{A,B,C} in sync; A, clean, stores "in sync {A,B}" alone and tells B so. Both lose power."""
+    three, two = record(A, B, C, primary=A), record(A, B, C, in_sync=[A, B], primary=A)
+    assert ousted(B, unclean, three.in_sync, two, by=A, by_unclean=False)
+    assert not ousted(B, unclean, three.in_sync, two, by=C, by_unclean=False), "C has stored it as well"
