@@ -122,6 +122,7 @@ async def test_reads_that_come_together_heal_what_is_rotten_of_them(stage: Stage
 async def test_writes_that_come_together_are_on_every_copy_also_where_they_are_asked_one_by_one(stage: Stage) -> None:
     primary = stage.leader.of(stage.volume).primary
     assert primary is not None
+    copies = (stage.leader, stage.follower, stage.other)
     for takes_many in (True, False):
         primary.takes_many = takes_many
         ordered = primary.commit
@@ -129,7 +130,8 @@ async def test_writes_that_come_together_are_on_every_copy_also_where_they_are_a
         parts = [stage.content[at : at + BLOCK_BYTES] for at in range(0, len(stage.content), BLOCK_BYTES)]
         await asyncio.gather(*(stage.client.write(at * BLOCK_BYTES, part) for at, part in enumerate(parts)))
         await stage.client.flush()
-        assert all(stage.holds(node) for node in (stage.leader, stage.follower, stage.other))
+        # One that a busy machine has put behind is given what it missed.
+        await until(lambda: all(map(stage.holds, copies)), within_s=WITHIN_S)
         assert (primary.commit - ordered == BLOCKS) is not takes_many
 
 

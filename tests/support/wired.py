@@ -196,7 +196,8 @@ class Wired:
         return peer
 
     async def volume(self, *voters: str, played: tuple[str, ...] = (), witness: str = "") -> str:
-        """A volume that is led and serves; played voters have incarnations and nothing else."""
+        """A volume that is led and serves, and unless some are played, from all its copies; played voters have
+        incarnations and nothing else."""
         volume = secrets.token_hex(16)
         kinds = {name: "witness" if name == witness else "data" for name in (*voters, *played)}
         members = [
@@ -210,6 +211,9 @@ class Wired:
         for name in voters:
             self.nodes[name].found(record)
         await until(lambda: self._serving(volume), within_s=60)
+        if not played:
+            # Who was elected before a link was up began without that copy.
+            await until(lambda: self._serving(volume) and set(self.record(volume).in_sync) == set(data), within_s=60)
         return volume
 
     def _serving(self, volume: str) -> list[WiredNode]:
