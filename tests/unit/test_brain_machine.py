@@ -419,7 +419,9 @@ def test_s3_an_unclean_voter_takes_no_smaller_set_from_an_unclean_one() -> None:
     assert not ousted(B, False, three.in_sync, two, by=A, by_unclean=True), (
         "it is clean and in sync by both: it may lead"
     )
-    assert not ousted(B, True, (A, B), replace(two, in_sync=(A,)), by=A, by_unclean=True), "the others know no better"
+    assert ousted(B, True, (A, B), replace(two, in_sync=(A,)), by=A, by_unclean=True), "nor one without itself"
+    alone = replace(two, in_sync=(A,), primary=A)
+    assert not ousted(B, True, (A, B), alone, by=C, by_unclean=True), "two of three have it"
     assert ousted(C, False, three.in_sync, two, by=A, by_unclean=True)
 
 

@@ -115,3 +115,83 @@ def test_s3_a_member_takes_no_set_without_the_third_from_its_leader_s_own_word(u
     three, two = record(A, B, C, primary=A), record(A, B, C, in_sync=[A, B], primary=A)
     assert ousted(B, unclean, three.in_sync, two, by=A, by_unclean=False)
     assert not ousted(B, unclean, three.in_sync, two, by=C, by_unclean=False), "C has stored it as well"
+
+
+# ---- a record that an unclean voter told of -----------------------------------------------------------------------
+
+ALL = slot(record(A, B, C, primary=A), 1, 5)
+WITHOUT_C = slot(record(A, B, C, in_sync=[A, B], primary=A), 1, 6)
+"""A stored it alone, and lost power."""
+
+
+def refused_by_a(asked: int) -> ms.PreVoteAnswer:
+    return ms.PreVoteAnswer("v", A, B, asked, False, 1, "older", WITHOUT_C, True, WITHOUT_C.stamp, (A, B))
+
+
+def b_with_it() -> Brain:
+    """B has heard of it, and is about to stand with it."""
+    b = brain(B, ALL, epoch=1)
+    step(b, ev.Received(refused_by_a(stand(b))), LEASE)
+    return b
+
+
+def answered_by(voter: Brain, question: ms.PreVote | ms.Vote, *, unclean: bool = True) -> ms.BrainMessage:
+    (answer,) = (
+        effect.message for effect in step(voter, ev.Received(question), 2 * LEASE) if isinstance(effect, ev.Send)
+    )
+    assert isinstance(answer, ms.PreVoteAnswer | ms.VoteAnswer) and answer.unclean is unclean
+    return answer
+
+
+def test_s3_what_an_unclean_voter_told_is_stored_with_the_first_record_of_who_is_elected_by_it() -> None:
+    a, b = brain(A, WITHOUT_C, epoch=1, unclean=True), b_with_it()
+    assert b.state.slot == ALL
+    due_ns = b.candidacy.election_at_ns
+    assert due_ns is not None
+    step(b, ev.TimePassed(), due_ns)
+    asked = b.candidacy.asking_epoch
+    step(b, ev.Received(answered_by(a, ms.PreVote("v", B, A, asked, WITHOUT_C.stamp))), due_ns)
+    assert b.role == "voting" and b.state.slot == ALL
+    step(b, ev.Received(answered_by(a, ms.Vote("v", B, A, asked, WITHOUT_C.stamp))), due_ns)
+    assert b.role == "leader"
+    assert b.state.slot is not None
+    assert b.state.slot.record == replace(WITHOUT_C.record, primary=B)
+    assert b.state.slot.stamp > WITHOUT_C.stamp
+
+
+def test_s3_who_lost_power_with_what_an_unclean_voter_told_makes_no_majority_for_it() -> None:
+    """C, clean and in sync by the only record that two ever stored, has acknowledged writes that A and B lost."""
+    b = brain(B, b_with_it().state.slot, epoch=1, unclean=True)
+    a = brain(A, WITHOUT_C, epoch=1, unclean=True)
+    asked = stand(a)
+    step(a, ev.Received(answered_by(b, ms.PreVote("v", A, B, asked, WITHOUT_C.stamp, unclean=True))), LEASE)
+    assert a.role == "pre-voting", "the record before is known, and names C"
+    step(a, ev.Received(ms.PreVoteAnswer("v", C, A, asked, True, 1, "", None, True, ALL.stamp, (A, B, C))), LEASE)
+    assert a.role == "voting"
+
+
+def test_s3_nor_does_who_led_by_it_and_lost_power_before_anybody_else_stored_that() -> None:
+    led = slot(replace(WITHOUT_C.record, primary=B), 2, 7)
+    a, b = brain(A, WITHOUT_C, epoch=1, unclean=True), brain(B, led, epoch=2, unclean=True)
+    asked = stand(a)
+    told = ms.PreVoteAnswer("v", B, A, asked, False, 2, "older", led, True, led.stamp, (A, B))
+    step(a, ev.Received(told), LEASE)
+    assert a.state.slot == WITHOUT_C
+    due_ns = a.candidacy.election_at_ns
+    assert due_ns is not None
+    step(a, ev.TimePassed(), due_ns)
+    question = ms.PreVote("v", A, B, a.candidacy.asking_epoch, led.stamp, unclean=True)
+    step(a, ev.Received(answered_by(b, question)), due_ns)
+    assert a.role == "pre-voting", "C may be clean, and in sync by the record before"
+
+
+def test_s3_the_two_last_records_of_a_reign_tell_without_the_third_voter() -> None:
+    """A let go of B in a record that nobody else stored, and both lose power. Which one counts, neither can tell; by
+    both of them only A and B may be in sync."""
+    before = slot(WITHOUT_C.record, 1, 6)
+    after = slot(replace(WITHOUT_C.record, in_sync=(A,)), 1, 7)
+    for held, may in ((before, True), (slot(before.record, 1, 5), False), (ALL, False)):
+        a, b = brain(A, after, epoch=1, unclean=True), brain(B, held, epoch=1, unclean=True)
+        question = ms.PreVote("v", A, B, stand(a), after.stamp, unclean=True)
+        step(a, ev.Received(answered_by(b, question)), LEASE)
+        assert (a.role == "voting") is may

@@ -40,6 +40,8 @@ class Candidacy:
         self._late = 0
         """How often in a row somebody who is there had not answered when it was time to ask again."""
         self._must_be_unclean: tuple[Voter, ...] = ()
+        self._lent: Slot | None = None
+        """A record that an unclean voter told of: we stand with it while it is newer than ours (S3)."""
         self._released = 0
         """The latest epoch whose leader named us its successor. That it ended its service in it stays true for ever."""
 
@@ -106,6 +108,13 @@ class Candidacy:
             self._retry_at_ns = min(self._retry_at_ns, now_ns + self._local.timing.resend_ns)
 
     # ---- standing -------------------------------------------------------------------------------------
+
+    def _borrowed(self) -> Slot | None:
+        mine, lent = self._local.state.slot, self._lent
+        return lent if lent is not None and mine is not None and lent.stamp > mine.stamp else None
+
+    def _stood_with(self) -> Slot | None:
+        return self._borrowed() or self._local.state.slot
 
     def stand_named(self, epoch: int, now_ns: int, facts: Facts) -> None:
         """The leader of this epoch named us its successor (P5)."""
@@ -174,7 +183,7 @@ class Candidacy:
 
     def _ask(self, voter: Voter) -> None:
         local = self._local
-        slot = local.state.slot
+        slot = self._stood_with()
         assert slot is not None
         unclean, released = local.unclean, self._released
         local.send(ms.PreVote(slot.record.volume, local.me, voter, self.asking_epoch, slot.stamp, unclean, released))
@@ -227,10 +236,11 @@ class Candidacy:
 
     def _ask_to_vote(self, record: Record, voters: tuple[Voter, ...]) -> None:
         local = self._local
-        assert local.state.slot is not None
-        stamp, unclean, released = local.state.slot.stamp, local.unclean, self._released
+        slot = self._stood_with()
+        assert slot is not None
+        unclean, released = local.unclean, self._released
         for voter in voters:
-            local.send(ms.Vote(record.volume, local.me, voter, local.epoch, stamp, unclean, released))
+            local.send(ms.Vote(record.volume, local.me, voter, local.epoch, slot.stamp, unclean, released))
 
     def _ask_for_votes(self, now_ns: int) -> None:
         """A majority would vote for us: vote for ourselves, durably, and ask them to."""
@@ -260,9 +270,9 @@ class Candidacy:
             return
         if answer.asked != (self.asking_epoch if expected == "pre-voting" else local.epoch):
             return
-        newer, mine = answer.slot, local.state.slot
+        newer, mine = answer.slot, self._stood_with()
         if newer is not None and mine is not None and newer.stamp > mine.stamp:
-            self._learn(newer, mine, now_ns, by=answer.sender, by_unclean=answer.unclean)
+            self._learn(newer, now_ns, by=answer.sender, by_unclean=answer.unclean)
             return
         self.answers[answer.sender] = answer
         granted = tuple(voter for voter, given in sorted(self.answers.items()) if given.granted)
@@ -274,6 +284,9 @@ class Candidacy:
         unclean = tuple(voter for voter, given in sorted(self.answers.items()) if given.unclean)
         election = Election(local.me, local.epoch, record.voters, granted, refused, self._must_be_unclean, unclean)
         if election.judge().kind:
+            borrowed = self._borrowed()
+            if borrowed is not None:
+                local.store(borrowed)  # at once with the record that we propose after it
             self._leading.win(election, now_ns)
 
     def _answered_besides(
@@ -317,18 +330,23 @@ class Candidacy:
         answers = {v: answer for v, answer in self.answers.items() if isinstance(answer, ms.PreVoteAnswer)}
         self._must_be_unclean = tuple(voter for voter, answer in sorted(answers.items()) if answer.unclean)
         besides = {voter: answer for voter, answer in self._besides.items() if answer is not None}
-        return may_win(local.me, local.state.slot, answers, besides)
+        return may_win(local.me, local.state.slot, self._borrowed(), answers, besides)
 
-    def _learn(self, newer: Slot, mine: Slot, now_ns: int, *, by: Voter, by_unclean: bool) -> None:
-        """A refusal brought a newer record: store it as accepted, never as committed, and stand again (A3)."""
-        local = self._local
-        adoption = Adoption(local.me, local.unclean, mine.stamp, mine.record.in_sync, newer, by, by_unclean)
+    def _learn(self, newer: Slot, now_ns: int, *, by: Voter, by_unclean: bool) -> None:
+        """A refusal brought a newer record: take it as accepted, never as committed, and stand again (A3)."""
+        local, mine = self._local, self._local.state.slot
+        assert mine is not None
+        adoption = Adoption(local.me, local.unclean, mine, newer, by, by_unclean)
         verdict = adoption.judge()
         if not verdict.kind:
             return
-        if newer.stamp.epoch > local.epoch:
-            local.raise_epoch(newer.stamp.epoch, None)
-        local.store(newer)
+        if adoption.lent():
+            self._lent = newer
+            self.seen_epoch = max(self.seen_epoch, newer.stamp.epoch)
+        else:
+            if newer.stamp.epoch > local.epoch:
+                local.raise_epoch(newer.stamp.epoch, None)
+            local.store(newer)
         local.role = "follower"
         self.election_at_ns = None if local.may_not_stand() else self.start_ns(now_ns, None)
         local.tell(adoption, verdict)
@@ -342,7 +360,7 @@ class Candidacy:
         self._overtaken(message.epoch, message.sender, now_ns)
         if newer is not None and local.role != "leader" and newer.stamp > mine.stamp:
             # Who handed it on does not say whether it is clean: that matters to whoever is not.
-            self._learn(newer, mine, now_ns, by=message.sender, by_unclean=local.unclean)
+            self._learn(newer, now_ns, by=message.sender, by_unclean=local.unclean)
 
     def accepted(self, message: ms.Accepted, now_ns: int) -> None:
         """A voter stored a proposal of an epoch above ours, so somebody made it in our name. Its voters follow us there

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 
 from services.replica.brain.decisions import Verdict, recorded
 from services.replica.brain.quorum import majority
-from services.replica.brain.record import HardState, Record, Slot, Stamp, Voter
-from services.replica.brain.unclean import ousted
+from services.replica.brain.record import HardState, Record, Slot, Voter
+from services.replica.brain.unclean import is_lent, ousted
 from stoscore.units import in_seconds
 
 
@@ -164,22 +164,28 @@ class Election:
 @recorded
 @dataclass(frozen=True, slots=True)
 class Adoption:
-    """Whether the newer record that a refusal brought is stored: as accepted, never as committed (A3)."""
+    """Whether the newer record that a refusal brought is taken, as accepted, never as committed (A3): stored, or only
+    stood with."""
 
     me: Voter
     unclean: bool
-    mine: Stamp
-    in_sync: tuple[Voter, ...]
-    """Of our own record."""
+    mine: Slot
     newer: Slot
     by: Voter
     by_unclean: bool
 
+    def lent(self) -> bool:
+        return is_lent(self.mine, self.newer, self.by, by_unclean=self.by_unclean)
+
     def judge(self) -> Verdict:
-        if self.newer.stamp <= self.mine or ousted(
-            self.me, self.unclean, self.in_sync, self.newer.record, by=self.by, by_unclean=self.by_unclean
-        ):
+        mine, stamp = self.mine.stamp, self.newer.stamp
+        in_sync, newer = self.mine.record.in_sync, self.newer.record
+        if stamp <= mine or ousted(self.me, self.unclean, in_sync, newer, by=self.by, by_unclean=self.by_unclean):
             return Verdict("", "")
-        stamp = self.newer.stamp
-        what = f"stores version {stamp.version} of epoch {stamp.epoch}, which {self.by.node} has and we had not"
-        return Verdict("adopt", what, (f"to stand with version {self.mine.version} of epoch {self.mine.epoch}",))
+        version = f"version {stamp.version} of epoch {stamp.epoch}"
+        what = f"stores {version}, which {self.by.node} has and we had not"
+        turned_down = [f"to stand with version {mine.version} of epoch {mine.epoch}"]
+        if self.lent():
+            what = f"stands with {version}, of which {self.by.node} told"
+            turned_down.append(f"to store it: {self.by.node} lost power, and may be the only one that has it")
+        return Verdict("adopt", what, tuple(turned_down))

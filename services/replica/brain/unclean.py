@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from services.replica.brain.messages import PreVoteAnswer
 from services.replica.brain.quorum import majority
@@ -22,23 +23,34 @@ def ousted(me: Voter, unclean: bool, in_sync: tuple[Voter, ...], newer: Record, 
     the word of two of three beside B, clean, with acknowledged writes that A had lost. Or C took it, a voter that was
     behind and had asked A for its record, when A had lost power already.* Of anybody else's word it is on two already.
 
-    Of an unclean voter's record who is clean never follows itself out, but for one that two make a majority of and
-    that another one led: its leader stored it first, so it was committed. *A shrinks to {A}, with W, and stores the
-    next epoch's record of that alone; both lose power. C, clean, had slept, and held one that names it: no record was
-    on two any more, and A waited for C to be unclean, for ever.* Who is unclean gives such a record no weight against
-    another one either. *{A,B,C} in sync, A stores "in sync {A,B}" alone; A and B lose power. Did B take that from A's
-    refusal, a majority would hold it, and A would lead beside C, clean.* Who is clean and named by it takes it: that
-    one may lead, and the unclean leader may not. `in_sync`: of our own record."""
+    Of an unclean voter's record who is clean never follows itself out, but for one that is `on_two` of three. *A
+    shrinks to {A}, with W, and stores the next epoch's record of that alone; both lose power. C, clean, had slept, and
+    held one that names it: no record was on two any more, and A waited for C to be unclean, for ever.* Who is unclean
+    gives such a record no weight against another one either. *{A,B,C} in sync, A stores "in sync {A,B}" alone; A and B
+    lose power. Did B take that from A's refusal, a majority would hold it, and A would lead beside C, clean.* Who is
+    named by it is lent it. `in_sync`: of our own record."""
     of_leader = by == newer.primary
+    if by_unclean and not on_two(newer, by) and me not in newer.in_sync:
+        return True
     if unclean:
         return (by_unclean or of_leader) and any(voter != me and voter not in newer.in_sync for voter in in_sync)
-    if by_unclean:
-        return me not in newer.in_sync and (of_leader or newer.primary is None or _more_than_two(newer))
-    return of_leader and not newer.deleted and set(newer.in_sync) < set(in_sync)
+    return not by_unclean and of_leader and not newer.deleted and set(newer.in_sync) < set(in_sync)
 
 
-def _more_than_two(record: Record) -> bool:
-    return majority(len(record.voters)) > LED_AND_TOLD
+def on_two(newer: Record, by: Voter) -> bool:
+    """Two make a majority of its voters, and by whom it is told is not who led it: its leader stored it first, so it
+    was committed."""
+    return newer.primary not in (None, by) and majority(len(newer.voters)) <= LED_AND_TOLD
+
+
+def is_lent(mine: Slot, newer: Slot, by: Voter, *, by_unclean: bool) -> bool:
+    """What an unclean voter tells and may be the only one to have: whoever it names stands with it, and stores it with
+    the first record that it proposes when it is elected, not before. *{A,B,C} in sync, A stores "in sync {A,B}" alone
+    and loses power. B, clean, took that from A's refusal, and lost power before it led: two of three held it, which
+    nobody had ever stored as an answer to a leader, and A led beside C, clean, with acknowledged writes that A and B
+    had lost.*"""
+    alike = mine.stamp.generation == newer.stamp.generation and mine.record.voters == newer.record.voters
+    return by_unclean and alike and not newer.record.deleted and not on_two(newer.record, by)
 
 
 def may_hand_on(record: Record, member: Voter, *, unclean: bool) -> bool:
@@ -48,21 +60,28 @@ def may_hand_on(record: Record, member: Voter, *, unclean: bool) -> bool:
 
 
 def may_win(
-    me: Voter, slot: Slot, answers: Mapping[Voter, PreVoteAnswer], besides: Mapping[Voter, PreVoteAnswer]
+    me: Voter,
+    slot: Slot,
+    lent: Slot | None,
+    answers: Mapping[Voter, PreVoteAnswer],
+    besides: Mapping[Voter, PreVoteAnswer],
 ) -> bool:
     """An unclean replica stands only when every in-sync member answered that it is unclean too. The record that a
     majority holds at this moment tells who they are: no later one can be committed. Its own may be a smaller set that
-    it stored just before it lost power and nobody else did. Without such a majority every voter has to answer, and
-    whoever one of their records names counts as a member, but for records that are certainly replaced. (A majority
-    stored the last committed record; where no newer one is on a majority, one still has it.)
+    it stored just before it lost power and nobody else did. Without such a majority every voter has to answer, or the
+    two last records of a reign are known, and whoever one of their records names counts as a member, but for records
+    that are certainly replaced. (A majority stored the last committed record; where no newer one is on a majority, one
+    still has it.)
 
     A clean member by our own record, committed or not, holds every acknowledged write (S1, S4) and is handed that
     record: with it on two of three, what a majority held a moment ago tells nothing. *A admitted B, stored that alone
     and lost power. B was handed the record; C and B had answered with the one before, which names A alone: A led, and
     B, clean and in sync, held writes that A had lost.*
 
-    `besides`: the word of those whom our own record does not name any more."""
-    named = (answers[voter] for voter in slot.record.in_sync if voter in answers)
+    `slot` is our own, `lent` what we stand with instead, which we don't hold. `besides`: the word of those whom our own
+    record does not name any more."""
+    stood_with = (lent or slot).record.in_sync
+    named = (answers[voter] for voter in stood_with if voter in answers)
     if not all(answer.unclean for answer in named):
         return False
     voters = len(slot.record.voters)
@@ -70,12 +89,19 @@ def may_win(
     stamps = [stamp for stamp, _ in held]
     needed = majority(voters)
     committed = [in_sync for stamp, in_sync in held if stamp is not None and stamps.count(stamp) >= needed]
-    if not committed and len(answers) < voters - 1:
+    if not committed and len(answers) < voters - 1 and (len(held) < needed or not _two_last_known(held)):
         return False
-    sets = committed[:1] or _not_replaced(held)
+    sets = [stood_with, *(committed[:1] or _not_replaced(held))]
     members = {voter for in_sync in sets for voter in in_sync}
     told = {**besides, **answers}
     return all(voter == me or (voter in told and told[voter].unclean) for voter in members)
+
+
+def _two_last_known(held: list[tuple[Stamp | None, tuple[Voter, ...]]]) -> bool:
+    """The one before the last was committed, and of what came after the last a majority would have heard."""
+    stamps = {stamp for stamp, _ in held if stamp is not None}
+    newest = max(stamps)
+    return replace(newest, version=newest.version - 1) in stamps
 
 
 def _not_replaced(held: list[tuple[Stamp | None, tuple[Voter, ...]]]) -> list[tuple[Voter, ...]]:
