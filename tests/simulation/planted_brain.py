@@ -95,10 +95,15 @@ def lost_while_waiting() -> Patch:
     return patch.object(agenda.Agenda, "ask", lambda self, change: self.waiting.append(change))
 
 
+def lent_is_stored() -> Patch:
+    """S3: a record that an unclean voter told of is stored before anybody is elected by it."""
+    return patch.object(election, "is_lent", lambda *_, **__: False)
+
+
 def unclean_by_own_record() -> Patch:
     """S3: an unclean candidate believes its own record, committed or not."""
 
-    def may_win(me: Any, slot: Any, answers: Any, besides: Any) -> bool:
+    def may_win(me: Any, slot: Any, lent: Any, answers: Any, besides: Any) -> bool:
         return all(voter == me or (voter in answers and answers[voter].unclean) for voter in slot.record.in_sync)
 
     return patch.object(candidacy, "may_win", may_win)
@@ -115,10 +120,11 @@ def record_not_compared() -> Patch:
 
 
 def refusal_without_record() -> Patch:
-    """A3: a refusal does not carry the refuser's record."""
+    """A3: a refusal does not carry the refuser's record, nor does the answer to who asks for a newer one."""
     return both(
         patch.object(voting, "newer", lambda slot, stamp: None),
         patch.object(following, "newer", lambda slot, stamp: None),
+        patch.object(parting, "may_hand_on", lambda *_, **__: False),
     )
 
 
@@ -274,6 +280,7 @@ BRAIN: tuple[Plant, ...] = (
     vote_after_restart,
     promises_forgotten,
     lost_while_waiting,
+    lent_is_stored,
     unclean_by_own_record,
     record_not_compared,
     refusal_without_record,

@@ -15,56 +15,57 @@ from tests.simulation.workers import Failed, Workers
 from tests.simulation.world import Violation, World
 
 FOUND = {
-    "counted_from_receipt": 10,
-    "vote_before_durable": 10,
-    "reads_without_lease": 10,
-    "promises_forgotten": 10,
-    "own_copy_commits": 10,
-    "last_member_leaves": 10,
-    "drift_forgotten": 10,
-    "latest_set_only": 10,
-    "latest_proposal_only": 10,
-    "share_not_compared": 20,
-    "told_is_forgotten": 150,
-    "unmarked_early": 10,
-    "not_told_while_syncing": 10,
-    "goes_on_after_naming": 20,
-    "taken_for_dead": 250,
-    "trim_is_a_hint": 10,
-    "overlapping_sent": 10,
-    "attachment_not_compared": 20,
-    "tombstone_not_kept": 20,
+    "counted_from_receipt": 20,
+    "vote_before_durable": 20,
+    "reads_without_lease": 20,
+    "promises_forgotten": 50,
+    "own_copy_commits": 20,
+    "last_member_leaves": 20,
+    "drift_forgotten": 20,
+    "latest_set_only": 20,
+    "latest_proposal_only": 20,
+    "share_not_compared": 50,
+    "told_is_forgotten": 1000,
+    "unmarked_early": 50,
+    "not_told_while_syncing": 50,
+    "goes_on_after_naming": 50,
+    "taken_for_dead": 2000,
+    "trim_is_a_hint": 20,
+    "overlapping_sent": 20,
+    "attachment_not_compared": 100,
+    "tombstone_not_kept": 50,
     "failed_write_left_unequal": 1000,
-    "vote_after_restart": 30,
-    "map_starts_at_sent": 20,
-    "admitted_unsynced": 20,
-    "opened_unsettled": 20,
-    "never_resigns": 20,
-    "two_changes_at_once": 20,
-    "one_vote_is_enough": 20,
-    "own_vote_counted_twice": 100,
+    "vote_after_restart": 50,
+    "map_starts_at_sent": 100,
+    "admitted_unsynced": 50,
+    "opened_unsettled": 100,
+    "never_resigns": 50,
+    "two_changes_at_once": 100,
+    "one_vote_is_enough": 100,
+    "own_vote_counted_twice": 50,
     "behind_replica_stands": 20,
-    "unclean_confirms": 20,
-    "store_comes_back_empty": 150,
-    "copy_replaces_write": 30,
-    "old_epoch_stored": 150,
+    "unclean_confirms": 100,
+    "store_comes_back_empty": 200,
+    "copy_replaces_write": 500,
+    "old_epoch_stored": 2000,
     "own_share_not_compared": 100,
-    "gate_not_resent": 200,
-    "record_not_compared": 20,
+    "gate_not_resent": 500,
+    "record_not_compared": 50,
     "refusal_is_a_failed_copy": 400,
-    "refusal_without_record": 150,
-    "older_link_heard": 600,
-    "heals_unverified": 50,
-    "heals_unsettled": 50,
-    "sealed_under_its_name": 60,
-    "sealed_with_writes_under_way": 100,
-    "seal_under_way_dropped": 30,
-    "hole_in_a_given_layer": 40,
-    "set_back_and_not_compared": 180,
-    "budget_not_given_back": 10,
-    "refused_is_forgotten": 20,
+    "refusal_without_record": 200,
+    "older_link_heard": 2000,
+    "heals_unverified": 500,
+    "heals_unsettled": 500,
+    "sealed_under_its_name": 200,
+    "sealed_with_writes_under_way": 500,
+    "seal_under_way_dropped": 50,
+    "hole_in_a_given_layer": 50,
+    "set_back_and_not_compared": 500,
+    "budget_not_given_back": 100,
+    "refused_is_forgotten": 100,
 }
-"""Planted bug -> within how many seeds, from the first on: about four times what it took when this was written."""
+"""Planted bug -> within how many seeds, from the first on. Ten times as many as one needed when this was measured, on
+average of six: any change of the code deals the faults anew, and with a tenth of luck it is still found."""
 HIDDEN = {
     "order_at_the_gate": "a frontend sends no two writes that overlap (W3), so none passes another at the gate",
     "promise_outlives_vote": "a beat has to arrive within milliseconds after the promise before it has ended",
@@ -74,6 +75,7 @@ HIDDEN = {
     "written_while_sealed": "who is elected next has to write in the milliseconds in which a follower still seals",
     "given_untold": "a copy has stored the record before it has made the layer, nearly always",
     "set_back_in_sync": "a copy in sync that lacks a snapshot has to be compared in a take-over",
+    "lent_is_stored": "who was lent it has to lose power before it leads, beside a third that is clean",
     "unclean_by_own_record": "a voter that holds the newest record answers in time, nearly always",
 }
 """Planted bugs that take thousands of seeds, with what hides them; tests of the cores tell their stories."""
@@ -83,8 +85,9 @@ OVERRIDDEN = {
     "override_beside_a_majority": 80,
 }
 """The same for those of the operator's override, in runs that all have one."""
-QUICK_SEEDS = 20
-"""What may need more is in the slow suite."""
+OVERRIDDEN_SEEDS = 20
+QUICK_SEEDS = 100
+"""What may need more is in the slow suite. The search ends at the first find."""
 
 
 def violates(seed: int) -> tuple[int, bool]:
@@ -154,9 +157,9 @@ def test_found_where_an_operator_decides(plant: str, overriding: None) -> None:
 
 
 def test_an_override_loses_nothing_that_was_acknowledged(overriding: None) -> None:
-    total = campaign.run(range(1, QUICK_SEEDS + 1), campaign.jobs_default(), keep_going=False)
+    total = campaign.run(range(1, OVERRIDDEN_SEEDS + 1), campaign.jobs_default(), keep_going=False)
     assert [violation.seed for violation in total.violations] == []
-    assert total.coverage.decisions["override"] >= QUICK_SEEDS // 10
+    assert total.coverage.decisions["override"] >= OVERRIDDEN_SEEDS // 10
 
 
 def test_every_planted_bug_is_found_or_says_why_not() -> None:
