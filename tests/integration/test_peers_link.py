@@ -12,6 +12,7 @@ import uvloop
 
 from services.replica.peers import Frame, Link, Type, pack
 from services.replica.peers import link as link_module
+from services.replica.peers.frames import CONSIDERED_BYTES
 from stoscore.errors import Code, StosError
 from stoscore.units import MIB
 from tests.support.ca import TestAuthority
@@ -225,6 +226,16 @@ async def test_a_burst_is_handed_over_in_slices_whole_and_in_order(make: Make) -
     await until(lambda: len(n2.handler.seen) == count)
     assert n2.handler.ids(Type.IO_FLUSH) == list(range(count))
     assert n2.handler.calls >= count // link_module.SLICE_FRAMES
+
+
+async def test_what_takes_thought_is_handed_over_a_few_frames_at_a_time(make: Make) -> None:
+    """A node with a hundred volumes comes back: their hundred joins were one turn of 20 ms for everybody else."""
+    n1, n2 = await linked(make)
+    for number in range(100):
+        n1.network.send("n2", pack(Type.JOIN, id=number))
+    await until(lambda: len(n2.handler.seen) == 100)
+    assert n2.handler.ids(Type.JOIN) == list(range(100))
+    assert n2.handler.calls >= 100 // (link_module.SLICE_BYTES // CONSIDERED_BYTES)
 
 
 async def test_others_have_their_turn_while_one_sends_without_end(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,6 +190,13 @@ for a beat, nor a list that takes the loop seconds to walk."""
 
 assert PAYLOAD_BYTES_MAX.keys() == set(Type)
 
+_CONSIDERED = frozenset({
+    Type.CLAIMS, Type.CONFIRM, Type.BRAIN, Type.JOIN, Type.JOINED, Type.DIGEST, Type.DIGESTS, Type.COPIED,
+})  # fmt: skip
+CONSIDERED_BYTES = 256 * KIB
+"""What a frame weighs that a brain or a recovery thinks about, for up to half a millisecond: it brings next to nothing,
+and all volumes that two nodes share may send one at the same moment."""
+
 
 class Frame(NamedTuple):
     """One received frame. `payload` is a window into the receive buffer: read-only, and valid only until the
@@ -213,7 +220,9 @@ class Frame(NamedTuple):
 
 
 def weight(frame: Frame) -> int:
-    """The bytes that handling this frame moves: what it brought, and what it asks for."""
+    """The bytes that handling this frame moves, what it brought and what it asks for, or could have moved meanwhile."""
+    if frame.type in _CONSIDERED:
+        return CONSIDERED_BYTES + len(frame.payload)
     if frame.type == Type.IO_READ:
         return frame.z * BLOCK_BYTES
     if frame.type == Type.COPY:
