@@ -12,7 +12,7 @@ from random import Random
 from types import ModuleType
 from typing import Any
 
-from services.replica.driver import volume
+from services.replica.driver import news, volume
 from services.replica.replication import gate, peer, primary, resync
 from stoscore.units import MS, SECOND
 
@@ -26,6 +26,7 @@ KNOBS: dict[str, tuple[ModuleType, tuple[Any, ...]]] = {
     "COPY_BLOCKS": (resync, (1, 8, 64)),
     "COPIES_IN_FLIGHT": (resync, (1, 2, 8)),
     "DISK_PATIENCE_NS": (volume, (2 * SECOND, 8 * SECOND)),
+    "TOLD_AT_ONCE": (news, (1, 2, 16)),
 }
 """Name -> (module, values to draw from); the last value is production's."""
 

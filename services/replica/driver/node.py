@@ -19,6 +19,7 @@ from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
 from services.replica.brain.messages import BrainMessage
 from services.replica.driver.neighbours import Neighbours
+from services.replica.driver.news import News, Seen
 from services.replica.driver.orders import (
     REPLICA_OWNER,
     Data,
@@ -94,6 +95,7 @@ class Node:
         """What nobody has taken yet."""
         self.neighbours = Neighbours(name)
         """The nodes to exchange beats with."""
+        self.news = News()
         self.steps = 0
         """Rises with whatever a brain here may have changed by."""
         self._parked: set[str] = set()
@@ -174,14 +176,14 @@ class Node:
 
     def link_down(self, node: str, now_ns: int) -> None:
         if self.pairs.link_down(node, now_ns):
-            self._peer_down(node, "its link ended", now_ns)
+            self._spread(ev.PeerDown(node), now_ns, "its link ended")
 
     def pair_message(self, node: str, message: PairMessage, now_ns: int, *, by_bus: bool = False) -> None:
         heard = self.pairs.received(node, message, now_ns, partial(self._stores, node), by_bus=by_bus)
         if heard.up:
-            self._peer_up(node, now_ns)
+            self._spread(ev.PeerUp(node), now_ns)
         elif heard.on_bus:
-            self._tell_brains(node, ev.HeardOnBus(node), now_ns)
+            self._spread(ev.HeardOnBus(node), now_ns)
         for volume_id in heard.lost:
             if volume_id in self.volumes:
                 self._step(self.volumes[volume_id], ev.ClaimLost(node), now_ns)
@@ -202,30 +204,31 @@ class Node:
             and not permits.lead(volume.brain.state, volume.brain.leader, node)
         )
 
-    def _tell_brains(self, node: str, event: ev.Event, now_ns: int) -> None:
-        """Those that share a volume with the node."""
-        for volume in list(self.volumes.values()):
-            if volume.shares_with(node):
-                self._step(volume, event, now_ns)
+    def _spread(self, seen: Seen, now_ns: int, reason: str = "") -> None:
+        """To those that share a volume with the node, and those that do not know yet with whom they do."""
+        concerned = (v for v in self.volumes.values() if v.brain.record is None or v.shares_with(seen.node))
+        self.news.add(concerned, seen, reason, now_ns)
+        self._tell_news(now_ns)
 
-    def _peer_up(self, node: str, now_ns: int) -> None:
-        for volume in list(self.volumes.values()):
-            if volume.brain.record is None:
-                volume.brain.up.add(node)
-            elif volume.shares_with(node):
-                self._step(volume, ev.PeerUp(node), now_ns)
-                if volume.primary is not None:
-                    self._data(volume, volume.primary.peer_up(node, now_ns), now_ns)
+    def _tell_news(self, now_ns: int) -> None:
+        for volume, seen, reason in self.news.take():
+            if self.volumes.get(volume.id) is volume:
+                self._tell(volume, seen, reason, now_ns)
 
-    def _peer_down(self, node: str, reason: str, now_ns: int) -> None:
-        for volume in list(self.volumes.values()):
-            if volume.brain.record is None:
-                volume.brain.up.discard(node)
-            elif volume.shares_with(node):
-                # First, because whether a failed member may be let go depends on who is there.
-                self._step(volume, ev.PeerDown(node), now_ns)
-                if volume.primary is not None:
-                    self._data(volume, volume.primary.peer_down(node, reason), now_ns)
+    def _tell(self, volume: Volume, seen: Seen, reason: str, now_ns: int) -> None:
+        node, up = seen.node, volume.brain.up
+        if volume.brain.record is None:
+            if isinstance(seen, ev.PeerUp | ev.PeerDown):
+                (up.add if isinstance(seen, ev.PeerUp) else up.discard)(node)
+        elif volume.shares_with(node):
+            # First, because whether a failed member may be let go depends on who is there.
+            self._step(volume, seen, now_ns)
+            if volume.primary is None:
+                return
+            if isinstance(seen, ev.PeerUp):
+                self._data(volume, volume.primary.peer_up(node, now_ns), now_ns)
+            elif isinstance(seen, ev.PeerDown):
+                self._data(volume, volume.primary.peer_down(node, reason), now_ns)
 
     def brain_message(self, message: BrainMessage, now_ns: int) -> None:
         volume = self.volumes.get(message.volume)
@@ -648,6 +651,8 @@ class Node:
         """When `time_passed` is due. Without links and deadlines: None."""
         if self._touched:
             self._look_at_deadlines()
+        if self.news.due_ns is not None:
+            return self.news.due_ns
         soonest = self._soonest_ns
         if self.recovery.budget.hungry:
             room_ns = self.recovery.budget.next_deadline_ns()
@@ -682,6 +687,7 @@ class Node:
 
     def time_passed(self, now_ns: int) -> None:
         pairs = self.pairs
+        self._tell_news(now_ns)
         if pairs.beats_due(now_ns):
             self._touched |= self._busy
             self._busy.clear()
@@ -692,9 +698,9 @@ class Node:
             pairs.beat(self.neighbours.all, now_ns)
             self._look_at_disks(now_ns)
         for node in pairs.silent(self.neighbours.all, now_ns):
-            self._peer_down(node, "it is silent", now_ns)
+            self._spread(ev.PeerDown(node), now_ns, "it is silent")
         for node in pairs.silent_on_bus(now_ns):
-            self._tell_brains(node, ev.SilentOnBus(node), now_ns)
+            self._spread(ev.SilentOnBus(node), now_ns)
         for volume_id in sorted(volume_id for volume_id, due in self._due.items() if due <= now_ns):
             volume = self.volumes[volume_id]
             self._step(volume, ev.TimePassed(), now_ns)
