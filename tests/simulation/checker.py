@@ -15,7 +15,7 @@ from services.replica.brain import messages as ms
 from services.replica.driver import Node, Volume
 from services.replica.replication.effects import Damage
 from services.replica.replication.messages import SEQ_BITS, Io, Request
-from stoscore.units import BLOCK_BYTES, SECOND
+from stoscore.units import BLOCK_BYTES
 from tests.simulation.store import Disk
 
 if TYPE_CHECKING:
@@ -402,11 +402,10 @@ class Checker:
                 self._wrong("W2:", machine.name, "confirms a write of session", request.session, "beside", newest)
             self._acknowledged(machine.name, volume, epoch, request.block, contents or (0,) * request.count)
 
-    def fails(self, disk: Disk, request: Request, contents: tuple[int, ...]) -> None:
+    def fails(self, disk: Disk, request: Request, asked_ns: int) -> None:
         """Invariant 7: a read may fail where a block is rotten, or was when the read was asked, and nowhere else."""
         blocks = range(request.block, request.block + request.count)
-        lately_ns = self._world.now_ns - SECOND
-        rotten = any(block in disk.rotten or disk.restored_ns.get(block, -SECOND) > lately_ns for block in blocks)
+        rotten = any(block in disk.rotten or disk.restored_ns.get(block, asked_ns) > asked_ns for block in blocks)
         if request.io is Io.READ and not rotten:
             self._wrong("invariant 7:", disk.me.node, "fails", request, "and every block matches its checksum")
 

@@ -59,7 +59,8 @@ class Orders:
         self._next_token = 1
         self._envelopes: dict[tuple[str, str], tuple[Slot | None, Envelope]] = {}
         """(volume, node) -> the record that we hold, and both ends as it has them."""
-        self._asked: dict[tuple[int, int, int], tuple[Request, tuple[int, ...]]] = {}
+        self._asked: dict[tuple[int, int, int], tuple[Request, tuple[int, ...], int]] = {}
+        """(link, session, number) -> what was asked, with which content, when."""
         """(link, session, request) -> what a frontend asked of this primary, with its payload."""
         self.perform: dict[type, Callable[[Any], None]] = {
             ToPeer: lambda order: machine.wires.pair(order.node, order.message, by_bus=order.by_bus),
@@ -123,7 +124,7 @@ class Orders:
         return token
 
     def asked(self, link: int, request: Request, payload: tuple[int, ...]) -> None:
-        self._asked[link, request.session, request.request] = request, payload
+        self._asked[link, request.session, request.request] = request, payload, self._world.now_ns
 
     # ---- orders ---------------------------------------------------------------------------------------
 
@@ -268,10 +269,12 @@ class Orders:
         asked, checker = self._asked.pop(key, None), self._world.checker
         if asked is None:
             self._world.violated(f"{self._machine.name} answers {key} twice or unasked")
-        elif error:
-            checker.fails(disk, *asked)
+            return
+        request, payload, asked_ns = asked
+        if error:
+            checker.fails(disk, request, asked_ns)
         else:
-            checker.confirms(self._machine, disk.volume, order.epoch, *asked)
+            checker.confirms(self._machine, disk.volume, order.epoch, request, payload)
 
     def _answer_read(self, disk: Disk, order: Data, effect: fx.AnswerRead) -> None:
         """The content is read at once, the disk takes its time, the lease is looked at as the answer leaves (P4)."""

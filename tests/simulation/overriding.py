@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 AGAIN_NS = 300 * MS
+ASKED_MAX = 10
+"""So often nothing is given up; then the operator believes what is known of the copy."""
 
 
 def lose_the_majority(s: Struck) -> None:
@@ -54,7 +56,7 @@ def _is_sound(machine: Machine, volume: str, voter: Voter) -> bool:
     return machine.listening() and disk is not None and disk.me == voter and not (disk.unclean or disk.refuses)
 
 
-def _operate(world: World, volume: str, keeper: Voter, generation: int) -> None:
+def _operate(world: World, volume: str, keeper: Voter, generation: int, asked: int = 0) -> None:
     """Asks until the volume goes on: in a new generation, or because the old one could after all. Then the others are
     let out: until then they are fenced."""
     chosen = world.checker.volume(volume).chosen
@@ -68,12 +70,13 @@ def _operate(world: World, volume: str, keeper: Voter, generation: int) -> None:
             if not other.alive and other.name not in world.left_behind and not other.stopping:
                 other.start()
         return
-    world.schedule(AGAIN_NS, _operate, world, volume, keeper, generation)
+    world.schedule(AGAIN_NS, _operate, world, volume, keeper, generation, asked + 1)
     state = machine.node.volumes.get(volume) if machine.node is not None and machine.listening() else None
     if state is None or state.brain.record is None:
         return
     lost = [voter.node for voter in state.brain.record.voters if voter != keeper and _is_lost(world, volume, voter)]
-    accept = machine.disks[volume].unclean
+    # Another voter's record may say that it is behind, which was never committed: only who was there can know.
+    accept = machine.disks[volume].unclean or asked > ASKED_MAX
     sim = world.volumes[volume]
     if sim.frontend is not None:
         sim.frontend.replaced = True  # nobody is attached in a new generation

@@ -103,8 +103,8 @@ def lent_is_stored() -> Patch:
 def unclean_by_own_record() -> Patch:
     """S3: an unclean candidate believes its own record, committed or not."""
 
-    def may_win(me: Any, slot: Any, lent: Any, answers: Any, besides: Any) -> bool:
-        return all(voter == me or (voter in answers and answers[voter].unclean) for voter in slot.record.in_sync)
+    def may_win(me: Any, own: Any, lent: Any, voters: Any, answers: Any, besides: Any) -> bool:
+        return all(voter == me or (voter in answers and answers[voter].unclean) for voter in own.in_sync)
 
     return patch.object(candidacy, "may_win", may_win)
 

@@ -320,3 +320,21 @@ def test_read_that_waited_for_a_healed_block_beside_one_that_is_lost() -> None:
     was rotten on all copies, and the read failed with it. Told by test_replication_healing.py:
     test_a_read_goes_on_when_its_own_blocks_are_healed_whatever_else_was_found_with_them."""
     run(900007999)
+
+
+def test_operator_told_to_wait_for_two_of_whom_neither_may_lead() -> None:
+    """I4, S3. The witness was lost for good; one copy had lost power and held a record that let go of the other, the
+    other was clean and named by the record before. Neither could lead, and the override was refused. Told by test_brain_override.py: test_two_of_whom_neither_may_lead_elect_nobody."""
+    run(920000479)
+
+
+def test_read_that_waited_longer_than_its_block_stayed_rotten() -> None:
+    """The simulator's own: of the last copy, which nobody could heal, its operator restored a block while the read of
+    it still waited for a copy that had left."""
+    run(920001407)
+
+
+def test_deleted_volume_whose_last_member_was_never_named() -> None:
+    """A leader had a member made, and died before its record named it. The volume was deleted, everybody forgot it, and
+    whoever asked whether it is gone waited for that member. Told by test_volumes_deletion.py."""
+    run(920002840)

@@ -183,10 +183,13 @@ class SimVolume:
             self._ask(self.dice.choice(leaders))
 
     def _is_gone(self) -> bool:
-        """Deleted, and the word that it is was lost: whoever asks again finds no volume."""
+        """Deleted, and the word that it is was lost: whoever asks again finds no volume, or a member that was made and
+        never named."""
         chosen = self.world.checker.volume(self.id).chosen
-        deleted = self._deleting and chosen is not None and chosen.record.deleted
-        return deleted and not any(self.id in machine.disks for machine in self.world.machines.values())
+        if not self._deleting or chosen is None or not chosen.record.deleted:
+            return False
+        disks = [machine.disks[self.id] for machine in self.world.machines.values() if self.id in machine.disks]
+        return all(disk.state is not None and disk.state.slot is None for disk in disks)
 
     def _ask(self, machine: Machine) -> None:
         request = self.world.request()

@@ -69,6 +69,18 @@ def test_it_is_refused(question: Overriding, objection: str) -> None:
     assert objection in verdict.outcome
 
 
+def test_two_of_whom_neither_may_lead_elect_nobody() -> None:
+    """S3: A lost power and let go of B in a record that it stored alone, as far as B knows; B is clean. W alone could
+    tell, and is lost for good."""
+    beside = answers(A, stamp=Stamp(0, 3, 9), in_sync=(A,), unclean=True)
+    left = replace(QUESTION, me=B, voters=(A, B, W), in_sync=(A, B), lost=("w",), answers=(beside,))
+    assert "b is behind" in left.objection()
+    assert replace(left, accept_loss=True).judge().kind == "override"
+    assert "a majority answers" in replace(left, answers=(replace(beside, unclean=False),)).objection()
+    known = replace(left, unclean=True, answers=(replace(beside, stamp=Stamp(0, 3, 8)),))
+    assert "a majority answers" in known.objection(), "the record before was committed, and all that it names are here"
+
+
 def test_a_majority_without_the_clean_copy_can_not_elect_and_an_operator_may() -> None:
     """S3: A and B lost power, C with everything that was acknowledged never comes back."""
     left = replace(QUESTION, unclean=True, lost=("c",), answers=(answers(B, unclean=True),), in_sync=(A, B, C))

@@ -101,10 +101,12 @@ class Deletion:
 
 def is_gone(survey: Survey, nodes: list[str]) -> bool:
     """Whether the volume is deleted for good: every voter forgot it, or a majority is past the tombstone and
-    one still keeps it for those that are away."""
+    one still keeps it for those that are away. A member that was made and that no record named yet is nobody's: *it was
+    waited for, for ever, when all others had forgotten the volume.*"""
     deleted = {node for node, status in survey.current.items() if status.record is not None and status.record.deleted}
-    past = deleted | survey.missing
-    if past.issuperset(nodes) and not set(survey.statuses) - deleted:
+    unnamed = {node for node, status in survey.statuses.items() if status.record is None and not status.failure}
+    past = deleted | unnamed | survey.missing
+    if past.issuperset(nodes) and not set(survey.statuses) - deleted - unnamed:
         return True
     return bool(deleted) and survey.serving is None and len(past & set(nodes)) > len(nodes) // 2
 

@@ -13,7 +13,7 @@ from services.replica.brain.leading import Leading
 from services.replica.brain.local import Local
 from services.replica.brain.quorum import majority
 from services.replica.brain.record import Record, Slot, Voter
-from services.replica.brain.unclean import may_win
+from services.replica.brain.unclean import Word, may_win
 
 LATE_MAX = 4
 """Doublings of the pause before who answers late is asked again."""
@@ -324,13 +324,16 @@ class Candidacy:
     def _may_win_unclean(self) -> bool:
         local = self._local
         self._must_be_unclean = ()
-        assert local.state.slot is not None
-        if not local.unclean or local.state.slot.record.deleted:
+        mine, borrowed = local.state.slot, self._borrowed()
+        assert mine is not None
+        if not local.unclean or mine.record.deleted:
             return True  # of a tombstone nobody has lost any data
         answers = {v: answer for v, answer in self.answers.items() if isinstance(answer, ms.PreVoteAnswer)}
         self._must_be_unclean = tuple(voter for voter, answer in sorted(answers.items()) if answer.unclean)
         besides = {voter: answer for voter, answer in self._besides.items() if answer is not None}
-        return may_win(local.me, local.state.slot, self._borrowed(), answers, besides)
+        own = Word(mine.stamp, mine.record.in_sync, local.unclean)
+        lent = borrowed.record.in_sync if borrowed is not None else ()
+        return may_win(local.me, own, lent, len(mine.record.voters), answers, besides)
 
     def _learn(self, newer: Slot, now_ns: int, *, by: Voter, by_unclean: bool) -> None:
         """A refusal brought a newer record: take it as accepted, never as committed, and stand again (A3)."""

@@ -27,6 +27,7 @@ from services.replica.brain.parting import Parting
 from services.replica.brain.quorum import majority
 from services.replica.brain.record import ATTACH_EPOCH_MAX, EPOCH_MAX, GENERATION_MAX, Record, Slot, Stamp, Voter
 from services.replica.brain.snapshots import held_by_members
+from services.replica.brain.unclean import may_win
 
 EPOCHS_APART = 1 << 12
 ATTACH_EPOCHS_APART = 1 << 16
@@ -121,11 +122,24 @@ class Overriding:
         return ""
 
     def _elects(self) -> bool:
-        """By the newest record that is left: somebody in sync is clean, or all in sync are here and unclean (S3)."""
-        in_sync = self._newest_in_sync()
-        unclean = {answer.voter: answer.unclean for answer in self.answers} | {self.me: self.unclean}
-        here = [voter for voter in in_sync if voter in unclean]
-        return any(not unclean[voter] for voter in here) or len(here) == len(in_sync)
+        """One of those who are here would win, by what they say of themselves (S3). *A let go of N in a record that it
+        stored alone, and lost power; W is lost for good. A's record is newer than N's, and A may have lost what N,
+        clean, has not: neither could lead, and the operator was told to wait.*"""
+        words = {answer.voter: answer for answer in self.answers}
+        words[self.me] = Answer(self.me, self.stamp, self.in_sync, self.unclean)
+        return any(self._wins(candidate, words) for candidate in words)
+
+    def _wins(self, candidate: Voter, words: dict[Voter, Answer]) -> bool:
+        own, newest = words[candidate], max(words.values(), key=lambda word: word.stamp)
+        stood_with = newest if candidate in newest.in_sync else own
+        if candidate not in stood_with.in_sync:
+            return False
+        others = {voter: word for voter, word in words.items() if voter != candidate}
+        votes = 1 + sum(word.stamp <= stood_with.stamp for word in others.values())
+        if votes < majority(len(self.voters)):
+            return False
+        lent = () if stood_with is own else stood_with.in_sync
+        return not own.unclean or may_win(candidate, own, lent, len(self.voters), others, {})
 
     def _newest_in_sync(self) -> tuple[Voter, ...]:
         known = [(self.stamp, self.in_sync), *((answer.stamp, answer.in_sync) for answer in self.answers)]

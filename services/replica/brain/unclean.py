@@ -4,10 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import NamedTuple, Protocol
 
-from services.replica.brain.messages import PreVoteAnswer
 from services.replica.brain.quorum import majority
 from services.replica.brain.record import Record, Slot, Stamp, Voter
+
+
+class Said(Protocol):
+    """What a voter says of itself."""
+
+    @property
+    def stamp(self) -> Stamp | None: ...
+    @property
+    def in_sync(self) -> tuple[Voter, ...]: ...
+    @property
+    def unclean(self) -> bool: ...
+
+
+class Word(NamedTuple):
+    """Our own."""
+
+    stamp: Stamp
+    in_sync: tuple[Voter, ...]
+    unclean: bool
+
 
 LED_AND_TOLD = 2
 """A record that its leader stored and somebody else tells of."""
@@ -61,10 +81,11 @@ def may_hand_on(record: Record, member: Voter, *, unclean: bool) -> bool:
 
 def may_win(
     me: Voter,
-    slot: Slot,
-    lent: Slot | None,
-    answers: Mapping[Voter, PreVoteAnswer],
-    besides: Mapping[Voter, PreVoteAnswer],
+    own: Said,
+    lent: tuple[Voter, ...],
+    voters: int,
+    answers: Mapping[Voter, Said],
+    besides: Mapping[Voter, Said],
 ) -> bool:
     """An unclean replica stands only when every in-sync member answered that it is unclean too. The record that a
     majority holds at this moment tells who they are: no later one can be committed. Its own may be a smaller set that
@@ -78,20 +99,18 @@ def may_win(
     and lost power. B was handed the record; C and B had answered with the one before, which names A alone: A led, and
     B, clean and in sync, held writes that A had lost.*
 
-    `slot` is our own, `lent` what we stand with instead, which we don't hold. `besides`: the word of those whom our own
-    record does not name any more."""
-    stood_with = (lent or slot).record.in_sync
-    named = (answers[voter] for voter in stood_with if voter in answers)
+    `own`: what we hold, with so many voters. `lent`: who is in sync by the record that we stand with and don't hold.
+    `besides`: the word of those whom our own record does not name any more."""
+    named = (answers[voter] for voter in (*own.in_sync, *lent) if voter in answers)
     if not all(answer.unclean for answer in named):
         return False
-    voters = len(slot.record.voters)
-    held = [(slot.stamp, slot.record.in_sync), *((answer.stamp, answer.in_sync) for answer in answers.values())]
+    held = [(own.stamp, own.in_sync), *((answer.stamp, answer.in_sync) for answer in answers.values())]
     stamps = [stamp for stamp, _ in held]
     needed = majority(voters)
     committed = [in_sync for stamp, in_sync in held if stamp is not None and stamps.count(stamp) >= needed]
     if not committed and len(answers) < voters - 1 and (len(held) < needed or not _two_last_known(held)):
         return False
-    sets = [stood_with, *(committed[:1] or _not_replaced(held))]
+    sets = [lent, *(committed[:1] or _not_replaced(held))]
     members = {voter for in_sync in sets for voter in in_sync}
     told = {**besides, **answers}
     return all(voter == me or (voter in told and told[voter].unclean) for voter in members)
