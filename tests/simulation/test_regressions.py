@@ -324,7 +324,8 @@ def test_read_that_waited_for_a_healed_block_beside_one_that_is_lost() -> None:
 
 def test_operator_told_to_wait_for_two_of_whom_neither_may_lead() -> None:
     """I4, S3. The witness was lost for good; one copy had lost power and held a record that let go of the other, the
-    other was clean and named by the record before. Neither could lead, and the override was refused. Told by test_brain_override.py: test_two_of_whom_neither_may_lead_elect_nobody."""
+    other was clean and named by the record before. Neither could lead, and the override was refused.
+    Told by test_brain_override.py: test_two_of_whom_neither_may_lead_elect_nobody."""
     run(920000479)
 
 
