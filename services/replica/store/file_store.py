@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from operator import add
 from pathlib import Path
 
 from services.replica.store import growing
@@ -132,15 +133,18 @@ class FileStore:
             raise
 
     def write_many(self, seq: int, ranges: Sequence[tuple[int, int]], sums: Buffer, data: Buffer) -> None:
-        if len(data) != len(sums) * (BLOCK_BYTES // SUM_BYTES) or sum([count for _, count in ranges]) != len(sums) >> 3:
+        blocks, counts = zip(*ranges, strict=True)
+        if len(data) != len(sums) * (BLOCK_BYTES // SUM_BYTES) or sum(counts) != len(sums) >> 3:
             raise ValueError(f"{len(sums)} bytes of sums and {len(data)} of data for {len(ranges)} ranges")
-        for block, count in ranges:
-            if block < 0 or count < 1 or block + count > self.size_blocks:
+        if min(blocks) < 0 or min(counts) < 1 or max(map(add, blocks, counts)) > self.size_blocks:
+            for block, count in ranges:
                 self._check_range(block, count)
+        layer, tail, sums, data = self._layer, self._tail, bytes(sums), memoryview(data)
         try:
-            self._tail.append_many(seq, ranges)
-            self._layer.write_many(ranges, bytes(sums), memoryview(data), self._tail.pen)
-            self._tail.pen(0, 0)
+            tail.append_many(seq, ranges)
+            if max(counts) > 1 or not layer.write_blocks(blocks, sums, data, tail.pen_each(blocks[0], 1)):
+                layer.write_many(ranges, sums, data, tail.pen)
+            tail.pen(0, 0)
         except StoreError:
             self.unclean = True
             raise

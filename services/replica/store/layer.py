@@ -37,12 +37,21 @@ from services.replica.store.disk import (
 )
 from services.replica.store.extents import Extent, walk
 from services.replica.store.intent import regions_of
-from services.replica.store.port import CorruptBlocks
+from services.replica.store.port import CorruptBlocks, StoreError
 from services.replica.store.present import PresentMap
 from services.replica.store.root import root_of
 from services.replica.store.scattered import Part, Range
 from services.replica.store.sum_map import REGION_SUMS_BYTES, SumMap
-from services.replica.store.sums import ZERO_SUM, Buffer, all_zero, are_as, block_sums, has_zero, verify
+from services.replica.store.sums import (
+    ZERO_SUM,
+    Buffer,
+    all_zero,
+    are_as,
+    block_sums,
+    blocks_of,
+    has_zero,
+    verify,
+)
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS, REGION_BYTES, SUM_BYTES
 
 
@@ -167,6 +176,27 @@ class Layer:
                 write_at(fd, content[written:], offset + written, where)
             put_sums(block, sums[at * SUM_BYTES : end * SUM_BYTES])
             at = end
+
+    def write_blocks(self, blocks: Sequence[int], sums: bytes, data: memoryview, pen: Callable[[int], None]) -> bool:
+        """`write_many` of single blocks, in the usual case and at the least cost. False: it is another one, and nothing
+        is written."""
+        if self.present is not None or has_zero(sums):
+            return False
+        data_fd, sums_fd, put, whole = self._data_fd, self.files.sums, os.pwrite, BLOCK_BYTES + SUM_BYTES
+        each = struct.unpack(f"{SUM_BYTES}s" * len(blocks), sums)
+        try:
+            for block, total, content in zip(blocks, each, blocks_of(data), strict=True):
+                pen(block)
+                if put(data_fd, content, block * BLOCK_BYTES) + put(sums_fd, total, block * SUM_BYTES) < whole:
+                    self.write(block, total, content)
+        except StoreError:
+            self.sums.forget(blocks)
+            raise
+        except OSError as error:
+            self.sums.forget(blocks)
+            raise failed(f"write {len(blocks)} blocks of", self._where, error) from error
+        self.sums.written(blocks, each)
+        return True
 
     def write_part(self, part: Part, sums: memoryview, data: memoryview) -> None:
         """Ranges of one region: all their data, then their row of sums at once."""

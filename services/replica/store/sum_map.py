@@ -120,6 +120,23 @@ class SumMap:
             self._cache.pop(touched, None)
             self._dirty[touched] = 1
 
+    def written(self, blocks: Sequence[int], each: Sequence[bytes]) -> None:
+        """The sums of these blocks, which are in the file."""
+        cached, dirty, size = self._cache.get, self._dirty, SUM_BYTES
+        for block, total in zip(blocks, each, strict=True):
+            region = block // REGION_BLOCKS
+            dirty[region] = 1
+            row = cached(region)
+            if row is not None:
+                start = block % REGION_BLOCKS * size
+                row[start : start + size] = total
+
+    def forget(self, blocks: Sequence[int]) -> None:
+        """Some of these blocks have new sums in the file, and nobody knows which."""
+        for block in blocks:
+            self._cache.pop(block // REGION_BLOCKS, None)
+            self._dirty[block // REGION_BLOCKS] = 1
+
     def read_scattered(self, ranges: Sequence[Range]) -> bytes:
         """Of each range, one behind the other."""
         found = bytearray()

@@ -22,6 +22,7 @@ ZERO_BLOCK = bytes(BLOCK_BYTES)
 ZERO_SUM = bytes(SUM_BYTES)
 _ZERO_HASH: int = xxh3_64_intdigest(ZERO_BLOCK)
 _SPECIAL = frozenset((0, _ZERO_HASH))
+_PLACES = tuple([slice(at, at + BLOCK_BYTES) for at in range(0, 256 * BLOCK_BYTES, BLOCK_BYTES)])
 
 
 def block_sums(data: Buffer) -> bytes:
@@ -34,10 +35,18 @@ def block_sums(data: Buffer) -> bytes:
         if value not in _SPECIAL:
             return int(value).to_bytes(SUM_BYTES, "little")
     view = memoryview(data)
-    sums = [digest(view[at : at + BLOCK_BYTES]) for at in range(0, len(view), BLOCK_BYTES)]
+    sums = list(map(digest, blocks_of(view)))
     if not _SPECIAL.isdisjoint(sums):
         sums = [_canonical(value, view, at) if value in _SPECIAL else value for at, value in enumerate(sums)]
     return struct.pack(f"<{len(sums)}Q", *sums)
+
+
+def blocks_of(data: memoryview) -> list[memoryview]:
+    """Each by itself, a window as `data` is."""
+    count = len(data) // BLOCK_BYTES
+    if count <= len(_PLACES):
+        return list(map(data.__getitem__, _PLACES[:count]))
+    return [data[at : at + BLOCK_BYTES] for at in range(0, len(data), BLOCK_BYTES)]
 
 
 def verify(data: Buffer, sums: Buffer) -> list[int]:

@@ -26,7 +26,8 @@ from __future__ import annotations
 import mmap
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from xxhash import xxh3_64_intdigest
 
@@ -38,7 +39,8 @@ VERSION = 1
 HEADER_BYTES = 4096
 _ENTRY = struct.Struct("<QQQQ")
 _CHECKED = struct.Struct("<QQQQQ")
-_pack_entry, _put_entry, _ENTRY_BYTES = _ENTRY.pack, _CHECKED.pack_into, _CHECKED.size
+_ENTRY_BYTES = _CHECKED.size
+_pack_entry, _put_entry = _ENTRY.pack, struct.Struct(f"<{_ENTRY.size}sQ").pack_into
 FILE_BYTES = HEADER_BYTES + ENTRIES * _CHECKED.size
 _IDENTITY = struct.Struct("<8sII")
 _MAGIC = b"stostail"
@@ -58,7 +60,19 @@ def boot_tag(boot_id: str) -> int:
 class Tail:
     """The open ring. Event loop's thread, except `doubt` and `sync`."""
 
-    __slots__ = ("_commit", "_entries", "_fd", "_lost", "_map", "_number", "_penned", "_where", "highest")
+    __slots__ = (
+        "_commit",
+        "_fd",
+        "_held",
+        "_lost",
+        "_map",
+        "_number",
+        "_pen_next",
+        "_penned",
+        "_where",
+        "_writes",
+        "highest",
+    )
 
     def __init__(self, fd: int, where: str) -> None:
         # Read once through the descriptor: a bad sector is an error there, and a fatal signal in a map.
@@ -71,7 +85,11 @@ class Tail:
             self._map = mmap.mmap(fd, FILE_BYTES)
         except OSError as error:
             raise failed("map", where, error) from error
-        self._entries: deque[tuple[int, int, int]] = deque()
+        self._writes: deque[tuple[int, Sequence[tuple[int, int]]]] = deque()
+        """(seq, ranges) of the latest ones, as far as all of their entries are in the ring."""
+        self._held = 0
+        """Entries of these."""
+        self._pen_next: Callable[[int], None] = partial(_put_word, self._map, _PEN)
         self._number = 0
         self._commit = 0
         self._penned = -1
@@ -97,7 +115,8 @@ class Tail:
             self._number = number
             self.highest = max(self.highest, seq)
             if seq > self._commit:
-                self._entries.append((seq, block, count))
+                self._writes.append((seq, ((block, count),)))
+                self._held += 1
         if closed is not None:
             trusted = closed == (self.highest, self._commit)
         else:
@@ -112,7 +131,8 @@ class Tail:
         self.pen(0, 0)
         self._map[HEADER_BYTES:FILE_BYTES] = bytes(FILE_BYTES - HEADER_BYTES)
         _TWO.pack_into(self._map, _COMMIT, self._commit, self._commit ^ _MASK)
-        self._entries.clear()
+        self._writes.clear()
+        self._held = 0
         self._number = 0
         self._lost = 0
         self.adopt(boot_id)
@@ -126,15 +146,18 @@ class Tail:
 
     def append_many(self, seq: int, ranges: Sequence[tuple[int, int]]) -> None:
         """All of one write, before any of it is written."""
-        entries, image, number = self._entries, self._map, self._number
-        for _ in range(len(entries) + len(ranges) - ENTRIES):
-            self._lost = max(self._lost, entries.popleft()[0])
+        writes, image, number, put, pack = self._writes, self._map, self._number, _put_entry, _pack_entry
+        self._held += len(ranges)
+        while self._held > ENTRIES:
+            lost, gone = writes.popleft()
+            self._held -= len(gone)
+            self._lost = max(self._lost, lost)
             self._store(_LOST, self._lost)
         for block, count in ranges:
             number += 1
-            check = xxh3_64_intdigest(_pack_entry(number, seq, block, count))
-            _put_entry(image, HEADER_BYTES + number % ENTRIES * _ENTRY_BYTES, number, seq, block, count, check)
-            entries.append((seq, block, count))
+            entry = pack(number, seq, block, count)
+            put(image, HEADER_BYTES + number % ENTRIES * _ENTRY_BYTES, entry, xxh3_64_intdigest(entry))
+        writes.append((seq, ranges))
         self._number = number
         if seq > self.highest:
             self.highest = seq
@@ -144,15 +167,16 @@ class Tail:
             return
         self._commit = seq
         _TWO.pack_into(self._map, _COMMIT, seq, seq ^ _MASK)
-        entries = self._entries
-        while entries and entries[0][0] <= seq:
-            entries.popleft()
+        writes = self._writes
+        while writes and writes[0][0] <= seq:
+            self._held -= len(writes.popleft()[1])
 
     def entries(self) -> list[tuple[int, int, int]] | None:
         """(seq, block, count) above the commit point, by seq; None when some of them are not known."""
         if self.doubtful or self._lost > self._commit:
             return None
-        return sorted(entry for entry in self._entries if entry[0] > self._commit)
+        above = [(seq, ranges) for seq, ranges in self._writes if seq > self._commit]
+        return sorted((seq, block, count) for seq, ranges in above for block, count in ranges)
 
     def state(self) -> tuple[int, int]:
         return max(self.highest, self._commit), self._commit
@@ -178,6 +202,11 @@ class Tail:
         if count:
             _TWO.pack_into(self._map, _PEN, block, count)
         self._penned = count
+
+    def pen_each(self, block: int, count: int) -> Callable[[int], None]:
+        """As `pen`. What is returned names the next range of as many blocks."""
+        self.pen(block, count)
+        return self._pen_next
 
     def pen_range(self) -> tuple[int, int]:
         block, count = _TWO.unpack_from(self._map, _PEN)
