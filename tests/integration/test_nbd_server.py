@@ -339,6 +339,93 @@ async def test_whoever_asks_for_many_reads_and_hangs_up_leaves_nothing(frontend:
     assert not frontend._runs and not frontend._asked and not frontend._contents
 
 
+def written(*blocks: int, fill: int = 0) -> bytes:
+    """Writes in one piece; their handles count from 0."""
+    return b"".join([
+        struct.pack(">IHHQQI", 0x25609513, 0, Command.WRITE, handle, block * 4096, 4096)
+        + bytes([handle + fill + 1]) * 4096
+        for handle, block in enumerate(blocks)
+    ])  # fmt: skip
+
+
+async def errors_of(client: RawClient, count: int) -> dict[int, int]:
+    """Handle -> the error, 0: there is none."""
+    replies = [await client.reply() for _ in range(count)]
+    assert len({handle for _, handle in replies}) == count, "each is answered once"
+    return {handle: error for error, handle in replies}
+
+
+async def together(nodes: Nodes, frontend: Frontend) -> RawClient:
+    """A client whose primary knows requests that come together."""
+    nodes.opened_flags = OPENED_MANY
+    nodes.fail_over()
+    nodes.up.add("n1")
+    frontend.on_link_up("n1")
+    return await RawClient.connect(frontend.socket_path)
+
+
+def firsts(nodes: Nodes, count: int) -> list[int]:
+    """The first byte of each block."""
+    return [nodes.content[block * 4096] for block in range(count)]
+
+
+async def test_writes_that_come_together_are_asked_for_and_answered_together(nodes: Nodes, frontend: Frontend) -> None:
+    client = await together(nodes, frontend)
+    client.writer.write(written(*range(16)))
+    assert await errors_of(client, 16) == dict.fromkeys(range(16), 0)
+    assert firsts(nodes, 16) == list(range(1, 17))
+    assert nodes.together and frontend.status().writes == 16 and not frontend.status().in_flight
+    (duration,) = [sample for sample in frontend.figures.samples() if sample.name == "stos.volume.io.duration"]
+    assert sum(duration.counts) == 16
+    nodes.errno = 28
+    before = nodes.together
+    client.writer.write(written(*range(16), fill=20))
+    errors = await errors_of(client, 16)
+    assert sum(error == 28 for error in errors.values()) == nodes.together - before, "one of each message fails"
+    nodes.errno = 0
+    assert not frontend._writes and not frontend._runs and not frontend._asked
+    client.close()
+
+
+async def test_writes_that_come_together_are_sent_again_after_a_failover(nodes: Nodes, frontend: Frontend) -> None:
+    client = await together(nodes, frontend)
+    nodes.held = []
+    client.writer.write(written(*range(16)))
+    while frontend.status().in_flight < 16:
+        await asyncio.sleep(0.01)
+    assert set(firsts(nodes, 16)) == {0}
+    nodes.fail_over()
+    assert set((await errors_of(client, 16)).values()) == {0}
+    assert firsts(nodes, 16) == list(range(1, 17))
+    assert not frontend._writes and not frontend._runs and not frontend._asked
+    client.close()
+
+
+async def test_writes_to_one_block_that_come_together_are_done_in_their_order(nodes: Nodes, frontend: Frontend) -> None:
+    client = await together(nodes, frontend)
+    client.writer.write(written(3, 4, 3, 5, 3, 4))
+    assert set((await errors_of(client, 6)).values()) == {0}
+    assert firsts(nodes, 6) == [0, 0, 0, 5, 6, 4]
+    client.close()
+
+
+async def test_whoever_asks_for_many_writes_and_hangs_up_has_them_written(frontend: Frontend, nodes: Nodes) -> None:
+    client = await together(nodes, frontend)
+    nodes.held = []
+    client.writer.write(written(*range(16)))
+    while frontend.status().in_flight < 16:
+        await asyncio.sleep(0.01)
+    client.close()
+    while frontend.status().clients:
+        await asyncio.sleep(0.01)
+    held, nodes.held = nodes.held, None
+    for node, frame in held:
+        nodes.serve(node, frame)
+    assert firsts(nodes, 16) == list(range(1, 17))
+    assert frontend.status().in_flight == 0
+    assert not frontend._runs and not frontend._asked and not frontend._writes
+
+
 @pytest.mark.parametrize("flags", [0, OPENED_MANY])
 async def test_a_flood_of_requests_is_held_back_and_all_are_answered(
     frontend: Frontend, nodes: Nodes, flags: int

@@ -72,8 +72,8 @@ class Frontend:
         self._steps = 0
         self._cookie = number * SESSIONS
         self._tokens: dict[int, tuple[int, ...]] = {}
-        self._runs: dict[int, int] = {}
-        """Reads that are answered together: the first one's cookie -> how many they are."""
+        self._runs: dict[int, tuple[int, int]] = {}
+        """Requests that are answered together: the first one's cookie -> how many they are, and what they write."""
         self._timer_ns: int | None = None
         self._due_ns: list[int] = []
         """When the next requests are asked, where they travel together."""
@@ -177,7 +177,12 @@ class Frontend:
                             del self._tokens[payload]
                         self._answered(cookie, 0, self._tokens.pop(content) if content else ())
                 case fe.Apart(cookie):
-                    del self._runs[cookie]
+                    self._apart(cookie)
+                case fe.AnswerWrites(cookie, token):
+                    together, _ = self._runs.pop(cookie)
+                    for at in range(together):
+                        del self._tokens[token + at]
+                        self._answered(cookie + at, 0, ())
                 case fe.AnswerReads(cookie, token):
                     self._answered_together(cookie, self._tokens.pop(token))
                 case fe.SendOpen(node, session):
@@ -254,11 +259,31 @@ class Frontend:
         due, self._due_ns = len(self._due_ns), [due_ns for due_ns in self._due_ns if due_ns > soon_ns]
         together = [self._one_more() for _ in range(due - len(self._due_ns))]
         asked = [one for one in together if one is not None]
-        run = _leading_reads(asked)
+        run = _leading_run(asked)
         if run:
-            self._runs[run[0].cookie] = len(run)
-            self._step(fe.ClientReads(run[0].cookie, [read.block for read in run], run[0].count))
+            self._step(self._run(run))
         self._step(fe.ClientRequests(asked[len(run) :]))
+
+    def _run(self, run: Sequence[fe.ClientRequest]) -> fe.ClientReads | fe.ClientWrites:
+        """Tokens of writes follow each other, so that what all of them write may be cut apart again."""
+        first, blocks = run[0], [one.block for one in run]
+        if first.kind is fe.RequestKind.READ:
+            self._runs[first.cookie] = (len(run), 0)
+            return fe.ClientReads(first.cookie, blocks, first.count)
+        contents = [self._tokens.pop(one.token) for one in run]  # each by a token of its own until now
+        token = max((self._cookie, *self._tokens)) + 1
+        self._runs[first.cookie] = (len(run), token)
+        self._tokens |= dict.fromkeys(range(token, token + len(run)), ())
+        self._tokens[token] = tuple(content for each in contents for content in each)
+        return fe.ClientWrites(first.cookie, blocks, first.count, token)
+
+    def _apart(self, cookie: int) -> None:
+        together, token = self._runs.pop(cookie)
+        if token:
+            contents = self._tokens.pop(token)
+            count = len(contents) // together
+            for at in range(together):
+                self._tokens[token + at] = contents[at * count : (at + 1) * count]
 
     def _one_more(self) -> fe.ClientRequest | None:
         if not self.owner.wants_more():
@@ -283,7 +308,7 @@ class Frontend:
         return fe.ClientRequest(self._cookie, kind, block, count, fua, token)
 
     def _answered_together(self, cookie: int, contents: tuple[int, ...]) -> None:
-        together = self._runs.pop(cookie)
+        together, _ = self._runs.pop(cookie)
         count = len(contents) // together
         for at in range(together):
             self._answered(cookie + at, 0, contents[at * count : (at + 1) * count])
@@ -327,10 +352,10 @@ class Frontend:
         self._next()
 
 
-def _leading_reads(asked: Sequence[fe.ClientRequest]) -> list[fe.ClientRequest]:
-    """Those of one size with which the list begins, if there are several."""
-    if not asked or asked[0].kind != fe.RequestKind.READ:
+def _leading_run(asked: Sequence[fe.ClientRequest]) -> list[fe.ClientRequest]:
+    """The reads, or writes, of one size with which the list begins, if there are several."""
+    if not asked or asked[0].kind not in (fe.RequestKind.READ, fe.RequestKind.WRITE):
         return []
-    alike = (fe.RequestKind.READ, asked[0].count)
-    run = list(takewhile(lambda one: (one.kind, one.count) == alike, asked))
+    alike = (asked[0].kind, asked[0].count, False)
+    run = list(takewhile(lambda one: (one.kind, one.count, one.fua) == alike, asked))
     return run if len(run) > 1 else []

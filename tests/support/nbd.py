@@ -13,7 +13,7 @@ import pytest
 from services.replica.nbd import Frontend
 from services.replica.nbd.wire import Option
 from services.replica.peers.frames import FUA, HEADER, Frame, Type, pack
-from services.replica.peers.payloads import pack_asks, pack_extents, unpack_asks, unpack_u64s
+from services.replica.peers.payloads import pack_asks, pack_extents, pack_u64s, split_asks, unpack_asks, unpack_u64s
 from services.replica.store.extents import walk
 from services.replica.store.sums import block_sums
 from stoscore.units import MIB
@@ -34,7 +34,7 @@ class Nodes:
         self.frontend: Frontend | None = None
         self.flushes = self.fua_writes = 0
         self.together = 0
-        """Messages with reads that came together."""
+        """Messages with reads, or writes, that came together."""
         self.rotten = False
         self.errno = 0
         self.opened_flags = 0
@@ -82,6 +82,9 @@ class Nodes:
         if frame.type == Type.IO_READS:
             self.read_together(node, frame)
             return
+        if frame.type == Type.IO_WRITES:
+            self.write_together(node, frame)
+            return
         start, end = frame.y * 4096, (frame.y + frame.z) * 4096
         if frame.type == Type.IO_READ and not self.errno:
             data = bytes(self.content[start:end])
@@ -124,6 +127,22 @@ class Nodes:
         body = pack_asks(asks) + block_sums(data) + (b"\xff" + data[1:] if self.rotten else data)
         header = pack(Type.IO_DATAS, epoch=self.epoch, x=frame.x, z=len(asks), length=len(body))
         self.answer(node, header, body)
+
+    def write_together(self, node: str, frame: Frame) -> None:
+        """With an error, the first of them fails."""
+        self.together += 1
+        asks, sums, data = split_asks(frame)
+        assert block_sums(data) == sums
+        at = 0
+        for _, block, count in asks:
+            self.content[block * 4096 : (block + count) * 4096] = data[at * 4096 : (at + count) * 4096]
+            at += count
+        if self.errno:
+            request = asks[0][0]
+            self.answer(node, pack(Type.IO_DONE, epoch=self.epoch, id=request, x=frame.x, y=self.errno))
+            asks = asks[1:]
+        body = pack_u64s([request for request, _, _ in asks])
+        self.answer(node, pack(Type.IO_DONES, epoch=self.epoch, x=frame.x, length=len(body)), body)
 
     def answer(self, node: str, *parts: bytes) -> None:
         raw = b"".join(parts)

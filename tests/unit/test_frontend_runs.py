@@ -167,11 +167,10 @@ def test_a_refusal_that_names_one_of_its_reads_ends_the_session() -> None:
 def test_nobody_waits_for_the_run_of_a_client_that_is_gone() -> None:
     core = serving()
     sent, other = run(core, 10, 1, 2), run(core, 20, 3, 4)
-    core.step(ClientGone([10, 11]), 0)
-    assert core.cookie(sent.asks[1][0]) is None
+    assert core.step(ClientGone([10, 11]), 0) == [Apart(10)]
+    assert core.cookie(sent.asks[1][0]) is None and core.is_run(other.asks)
     assert core.step(DataReads("n1", sent.session, sent.asks[0][0], 1, 70), 0) == [Release(70)]
-    core.step(ClientGone([20, 21]), 0)
-    assert core.step(Done("n1", other.session, other.asks[0][0], 1, EIO), 0) == [], "and is not told that it is apart"
+    assert core.step(Done("n1", sent.session, sent.asks[0][0], 1, EIO), 0) == []
     core.validate()
 
 

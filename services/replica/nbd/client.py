@@ -21,7 +21,7 @@ from typing import Protocol, cast
 
 from services.replica.nbd.buffer import ReceiveBuffer
 from services.replica.nbd.protocol import Export, NbdConnection, NbdRequest, Phase
-from services.replica.nbd.runs import HEADER_BYTES, Reads, leading_reads
+from services.replica.nbd.runs import HEADER_BYTES, Reads, Writes, leading_run
 from services.replica.nbd.wire import Command
 from stoscore.units import KIB, MIB
 
@@ -42,8 +42,9 @@ class RequestHandler(Protocol):
     def submit(self, client: Client, requests: list[tuple[NbdRequest, memoryview]]) -> None:
         """All that one wake-up brought, in order. Payloads are valid during the call only."""
 
-    def submit_reads(self, client: Client, reads: Reads) -> None:
-        """Reads that came together. Answered together through `Client.answer_reads`, or one by one."""
+    def submit_run(self, client: Client, run: Reads | Writes) -> None:
+        """Requests that came together. Answered together through `Client.answer_reads` or `Client.answer_writes`, or
+        one by one."""
 
     def gone(self, client: Client) -> None:
         """Nothing of this client needs an answer any more."""
@@ -154,6 +155,16 @@ class Client(asyncio.BufferedProtocol):
         if not self._flush_scheduled:
             self._flush_soon()
 
+    def answer_writes(self, writes: Writes) -> None:
+        """As `answer`, to all of them, which succeeded."""
+        together = len(writes.handles)
+        self._unanswered -= together
+        self._answering += together
+        self._unanswered_bytes -= together * writes.length
+        self._replies.append(writes.replies())
+        if not self._flush_scheduled:
+            self._flush_soon()
+
     def answer_status(self, request: NbdRequest, extents: Iterable[tuple[int, bool]]) -> None:
         """Reply to a block status: (bytes, they hold data) from the request's offset on."""
         self._unanswered -= 1
@@ -234,7 +245,7 @@ class Client(asyncio.BufferedProtocol):
         if self._transport is None or self._transport.is_closing():
             return
         nbd = self._nbd
-        while len(self._buffer) > HEADER_BYTES and nbd.at_request and self._has_room() and self._take_reads():
+        while len(self._buffer) > HEADER_BYTES and nbd.at_request and self._has_room() and self._take_run():
             pass
         if self._has_room() and len(self._buffer):
             consumed = nbd.receive(
@@ -252,22 +263,22 @@ class Client(asyncio.BufferedProtocol):
             self._flush_soon()
         self._read_on(self._has_room())
 
-    def _take_reads(self) -> bool:
-        """Those that lie in front, if there are several alike."""
+    def _take_run(self) -> bool:
+        """The requests that lie in front, if there are several alike."""
         limits = self._limits
-        reads = leading_reads(
+        run = leading_run(
             self._buffer.unread(),
             self._nbd.size_bytes,
             limits.requests - self._unanswered,
             limits.in_flight_bytes - self._unanswered_bytes,
         )
-        if reads is None:
+        if run is None:
             return False
-        together = len(reads.handles)
+        together = len(run.handles)
         self._unanswered += together
-        self._unanswered_bytes += together * reads.length
-        self._door.handler.submit_reads(self, reads)
-        self._buffer.consumed(together * HEADER_BYTES, HEADER_BYTES)
+        self._unanswered_bytes += together * run.length
+        self._door.handler.submit_run(self, run)
+        self._buffer.consumed(run.received_bytes, HEADER_BYTES)
         return True
 
     def _read_on(self, reading: bool) -> None:

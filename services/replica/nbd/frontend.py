@@ -23,7 +23,7 @@ from services.replica.nbd.figures import IoFigures
 from services.replica.nbd.listeners import Listeners
 from services.replica.nbd.pieces import cut_read, cut_status, pieces, whole
 from services.replica.nbd.protocol import Export, NbdRequest
-from services.replica.nbd.runs import Reads
+from services.replica.nbd.runs import Reads, Writes
 from services.replica.nbd.server import NbdServer
 from services.replica.nbd.wire import Command, CommandFlag
 from services.replica.peers.frames import (
@@ -53,10 +53,12 @@ from services.replica.replication.frontend import (
     Answer,
     AnswerMany,
     AnswerReads,
+    AnswerWrites,
     Apart,
     ClientGone,
     ClientReads,
     ClientRequests,
+    ClientWrites,
     Closing,
     Data,
     DataMany,
@@ -84,7 +86,7 @@ from services.replica.store.sums import block_sums, verify
 from services.replica.traced import ONE_IN, frontend_span, key_of, sampled
 from stoscore.messages import FrontendStatus
 from stoscore.telemetry import get_logger
-from stoscore.units import BLOCK_BYTES
+from stoscore.units import BLOCK_BYTES, SUM_BYTES
 
 _FRAME = {
     int(RequestKind.READ): int(Type.IO_READ),
@@ -172,10 +174,10 @@ class Frontend:
         self._next_number = 1
         self._asked: dict[int, tuple[Client | Split, NbdRequest, int]] = {}
         """By cookie: who waits for what, and since when."""
-        self._runs: dict[int, tuple[Client, Reads, int]] = {}
-        """As `_asked`, of reads that are answered together."""
+        self._runs: dict[int, tuple[Client, Reads | Writes, int]] = {}
+        """As `_asked`, of requests that are answered together."""
         self._writes: dict[int, tuple[bytes, bytes]] = {}
-        """By token: checksums and data of unanswered writes."""
+        """By token: checksums and data of unanswered writes. A run's are under its cookie."""
         self._patches: dict[int, tuple[int, bytes]] = {}
         """By token: where in its block a patch goes, and what; until it is merged."""
         self._contents: dict[int, bytes | memoryview] = {}
@@ -204,6 +206,7 @@ class Frontend:
             Answer: self._answer,
             AnswerMany: self._answer_many,
             AnswerReads: self._answer_reads,
+            AnswerWrites: self._answer_writes,
             Apart: self._apart,
             SendRequest: self._send_request,
             SendMany: self._send_many,
@@ -283,12 +286,20 @@ class Frontend:
         self._run(self._core.step(ClientRequests(asked), now_ns))
         self._arm(now_ns)
 
-    def submit_reads(self, client: Client, reads: Reads) -> None:
-        now_ns, cookie, together = time.monotonic_ns(), self._next_number, len(reads.handles)
+    def submit_run(self, client: Client, run: Reads | Writes) -> None:
+        now_ns, cookie, together = time.monotonic_ns(), self._next_number, len(run.handles)
         self._next_number = cookie + together
-        self._runs[cookie] = (client, reads, now_ns)
-        self._count[Command.READ] += together
-        self._run(self._core.step(ClientReads(cookie, reads.blocks, reads.length // BLOCK_BYTES), now_ns))
+        self._runs[cookie] = (client, run, now_ns)
+        blocks, count = run.blocks, run.length // BLOCK_BYTES
+        event: Event
+        if isinstance(run, Writes):
+            self._count[Command.WRITE] += together
+            self._writes[cookie] = (block_sums(run.data), run.data)
+            event = ClientWrites(cookie, blocks, count, cookie)
+        else:
+            self._count[Command.READ] += together
+            event = ClientReads(cookie, blocks, count)
+        self._run(self._core.step(event, now_ns))
         self._arm(now_ns)
 
     def _pieces(
@@ -319,13 +330,14 @@ class Frontend:
         def owned(owner: Client | Split) -> bool:
             return owner is client or (isinstance(owner, Split) and owner.client is client)
 
-        for run in [cookie for cookie, (owner, _, _) in self._runs.items() if owner is client]:
-            self._apart(Apart(run))
         cookies = {cookie for cookie, (owner, _, _) in self._asked.items() if owned(owner)}
+        for first, (owner, run, _) in self._runs.items():
+            if owner is client:
+                cookies.update(range(first, first + len(run.handles)))
+        self._step(ClientGone(cookies))
         for cookie in cookies:
             del self._asked[cookie]
             self._traced.pop(cookie, None)
-        self._step(ClientGone(cookies))
 
     # --- the peer network ---
 
@@ -578,27 +590,54 @@ class Frontend:
         self._tell_felt(now_ns)
 
     def _apart(self, apart: Apart) -> None:
-        client, reads, asked_ns = self._runs.pop(apart.cookie)
-        for cookie, request in enumerate(reads.requests(), apart.cookie):
+        client, run, asked_ns = self._runs.pop(apart.cookie)
+        for cookie, request in enumerate(run.requests(), apart.cookie):
             self._asked[cookie] = (client, request, asked_ns)
+        if isinstance(run, Writes):
+            sums, data = self._writes.pop(apart.cookie)
+            length, sums_length = run.length, run.length // BLOCK_BYTES * SUM_BYTES
+            for at in range(len(run.handles)):
+                written = sums[at * sums_length : (at + 1) * sums_length], data[at * length : (at + 1) * length]
+                self._writes[apart.cookie + at] = written
 
     def _answer_reads(self, answer: AnswerReads) -> None:
         cookie, token = answer
-        client, reads, asked_ns = self._runs[cookie]
-        together = len(reads.handles)
+        client, run, asked_ns = self._runs[cookie]
+        assert isinstance(run, Reads)
         content = self._contents.pop(token)
-        if self._traced and not self._traced.keys().isdisjoint(range(cookie, cookie + together)):
+        if self._is_followed(cookie, run):
             self._apart(Apart(cookie))
-            for at in range(together):
+            for at in range(len(run.handles)):
                 token = self._token()
-                self._contents[token] = content[at * reads.length : (at + 1) * reads.length]
+                self._contents[token] = content[at * run.length : (at + 1) * run.length]
                 self._answer(Answer(cookie + at, 0, token))
             return
         del self._runs[cookie]
-        client.answer_reads(reads, content)
-        now_ns = time.monotonic_ns()
+        client.answer_reads(run, content)
+        self._answered_run(Command.READ, run, asked_ns)
+
+    def _answer_writes(self, answer: AnswerWrites) -> None:
+        cookie = answer.cookie
+        client, run, asked_ns = self._runs[cookie]
+        assert isinstance(run, Writes)
+        if self._is_followed(cookie, run):
+            self._apart(Apart(cookie))
+            for single in range(cookie, cookie + len(run.handles)):
+                del self._writes[single]
+                self._answer(Answer(single, 0, 0))
+            return
+        del self._runs[cookie], self._writes[cookie]
+        client.answer_writes(run)
+        self._answered_run(Command.WRITE, run, asked_ns)
+
+    def _is_followed(self, cookie: int, run: Reads | Writes) -> bool:
+        """One of its requests is: it has a span of its own."""
+        return bool(self._traced) and not self._traced.keys().isdisjoint(range(cookie, cookie + len(run.handles)))
+
+    def _answered_run(self, command: int, run: Reads | Writes, asked_ns: int) -> None:
+        now_ns, together = time.monotonic_ns(), len(run.handles)
         took_ns = now_ns - asked_ns
-        self.figures.answered_alike(Command.READ, reads.length, took_ns, together)
+        self.figures.answered_alike(command, run.length, took_ns, together)
         self._felt.taken += [took_ns] * together
         self._tell_felt(now_ns)
 

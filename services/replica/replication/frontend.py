@@ -30,11 +30,13 @@ from services.replica.replication.frontend_events import (
     Answer,
     AnswerMany,
     AnswerReads,
+    AnswerWrites,
     Apart,
     ClientGone,
     ClientReads,
     ClientRequest,
     ClientRequests,
+    ClientWrites,
     Closing,
     Data,
     DataMany,
@@ -66,11 +68,13 @@ __all__ = [
     "Answer",
     "AnswerMany",
     "AnswerReads",
+    "AnswerWrites",
     "Apart",
     "ClientGone",
     "ClientReads",
     "ClientRequest",
     "ClientRequests",
+    "ClientWrites",
     "Closing",
     "Data",
     "DataMany",
@@ -149,6 +153,7 @@ class FrontendCore:
             ClientRequest: self._client_request,
             ClientRequests: self._client_requests,
             ClientReads: self._client_reads,
+            ClientWrites: self._client_writes,
             ClientGone: self._client_gone,
             LinkUp: self._link_up,
             LinkDown: self._link_down,
@@ -197,12 +202,13 @@ class FrontendCore:
         if request is not None:
             return request.cookie
         run = self._order.run_of(number)
-        return None if run is None or run.cookie is None else run.cookie + number - run.number
+        return None if run is None else run.cookie + number - run.number
 
     def is_run(self, asks: tuple[tuple[int, int, int], ...]) -> bool:
-        """These (request, block, count) are a whole run in its order: what it brought can be told as DataReads."""
+        """These (request, block, count) are a whole run of reads in its order: what it brought can be told as
+        DataReads."""
         run = self._order.runs.get(asks[0][0])
-        return run is not None and run.asks == asks
+        return run is not None and not run.token and run.asks == asks
 
     def use(self, nodes: Iterable[str]) -> None:
         """These hold the volume from now on, by the word of the primary that serves us or of who opened us."""
@@ -266,21 +272,34 @@ class FrontendCore:
             self._pump(now_ns, effects)
 
     def _client_reads(self, event: ClientReads, now_ns: int, effects: list[Effect]) -> None:
-        """As one while nothing holds any of them up."""
         cookie, blocks, count = event
-        if self._session and self._takes_many and not self._ready:
-            run = Run(self._next_number, cookie, blocks, count)
-            if self._has_room_for(run) and self._order.add_run(run):
-                if not self._sent:
-                    self._stall_ns = now_ns + STALL_NS
-                self._next_number += len(blocks)
-                self._sent += len(blocks)
-                self._sent_bytes += run.payload_bytes
-                effects.append(SendMany(self._node, self._session, _READ, run.asks, ()))
-                return
-        effects.append(Apart(cookie))
-        singles = [(cookie + at, _READ, block, count, False, 0) for at, block in enumerate(blocks)]
-        self._client_requests(ClientRequests(singles), now_ns, effects)
+        if not self._send_run(Run(self._next_number, cookie, blocks, count), now_ns, effects):
+            singles = [(cookie + at, _READ, block, count, False, 0) for at, block in enumerate(blocks)]
+            effects.append(Apart(cookie))
+            self._client_requests(ClientRequests(singles), now_ns, effects)
+
+    def _client_writes(self, event: ClientWrites, now_ns: int, effects: list[Effect]) -> None:
+        cookie, blocks, count, token = event
+        if not self._send_run(Run(self._next_number, cookie, blocks, count, token), now_ns, effects):
+            singles = [(cookie + at, _WRITE, block, count, False, token + at) for at, block in enumerate(blocks)]
+            effects.append(Apart(cookie))
+            self._client_requests(ClientRequests(singles), now_ns, effects)
+
+    def _send_run(self, run: Run, now_ns: int, effects: list[Effect]) -> bool:
+        """As one while nothing holds any of them up."""
+        if not self._session or not self._takes_many or self._ready:
+            return False
+        if not self._has_room_for(run) or not self._order.add_run(run):
+            return False
+        if not self._sent:
+            self._stall_ns = now_ns + STALL_NS
+        together, token = len(run.blocks), run.token
+        self._next_number += together
+        self._sent += together
+        self._sent_bytes += run.payload_bytes
+        kind, tokens = (_WRITE, (token,)) if token else (_READ, ())
+        effects.append(SendMany(self._node, self._session, kind, run.asks, tokens))
+        return True
 
     def _has_room_for(self, run: Run) -> bool:
         """In one message, and in the window."""
@@ -290,13 +309,12 @@ class FrontendCore:
 
     def _take_apart(self, run: Run, effects: list[Effect]) -> None:
         self._order.take_apart(run)
-        if run.cookie is not None:
-            effects.append(Apart(run.cookie))
+        effects.append(Apart(run.cookie))
 
     def _client_gone(self, event: ClientGone, now_ns: int, effects: list[Effect]) -> None:
-        for run in self._order.runs.values():
+        for run in list(self._order.runs.values()):
             if run.cookie in event.cookies:
-                run.cookie = None
+                self._take_apart(run, effects)
         for request in self._order.table.values():
             if request.cookie in event.cookies:
                 request.cookie = None
@@ -414,8 +432,15 @@ class FrontendCore:
     def _done_many(self, event: DoneMany, now_ns: int, effects: list[Effect]) -> None:
         if not self._is_current(event, now_ns):
             return
+        requests, runs = event.requests, self._order.runs
+        run = runs.get(requests[0]) if runs and requests else None
+        if run is not None and run.token and tuple(requests) == tuple(run.numbers):
+            self._leave_run(run)
+            effects.append(AnswerWrites(run.cookie, run.token))
+            self._pump(now_ns, effects)
+            return
         table, answers = self._order.table, list[tuple[int, int, int]]()
-        for number in event.requests:
+        for number in requests:
             request = table.get(number) or self._of_run(number, effects)
             if request is None or not request.sent:
                 continue
@@ -450,13 +475,12 @@ class FrontendCore:
             self._pump(now_ns, effects)
 
     def _data_reads(self, event: DataReads, now_ns: int, effects: list[Effect]) -> None:
-        run = self._order.runs.pop(event.request, None) if self._is_current(event, now_ns) else None
-        if run is None:
+        run = self._order.runs.get(event.request) if self._is_current(event, now_ns) else None
+        if run is None or run.token:
             effects.append(Release(event.token))
             return
-        self._sent -= len(run.blocks)
-        self._sent_bytes -= run.payload_bytes
-        effects.append(Release(event.token) if run.cookie is None else AnswerReads(run.cookie, event.token))
+        self._leave_run(run)
+        effects.append(AnswerReads(run.cookie, event.token))
         self._pump(now_ns, effects)
 
     def _data(self, event: Data, now_ns: int, effects: list[Effect]) -> None:
@@ -483,7 +507,7 @@ class FrontendCore:
         return request if request is not None and request.sent else None
 
     def _of_run(self, number: int, effects: list[Effect]) -> Unanswered | None:
-        """The read with this number, whose run is not answered as one: it is taken apart."""
+        """The request with this number, whose run is not answered as one: it is taken apart."""
         run = self._order.run_of(number)
         if run is None:
             return None
@@ -515,6 +539,12 @@ class FrontendCore:
         freed = self._order.remove(request)
         if freed:
             self._ready += freed
+
+    def _leave_run(self, run: Run) -> None:
+        """As `_leave`, of all its requests. Nobody waited for any of them."""
+        self._order.remove_run(run)
+        self._sent -= len(run.blocks)
+        self._sent_bytes -= run.payload_bytes
 
     def _pump(self, now_ns: int, effects: list[Effect]) -> None:
         """Send what is ready as far as the window has room: small requests together, where there are several."""

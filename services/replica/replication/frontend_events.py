@@ -66,6 +66,17 @@ class ClientReads(NamedTuple):
     """Blocks of each."""
 
 
+class ClientWrites(NamedTuple):
+    """Writes of one size that one wake-up brought, as ClientReads; answered as one by `AnswerWrites`."""
+
+    cookie: int
+    blocks: Sequence[int]
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls here
+    token: int
+    """What all of them write, one behind the other. Apart, it is the first one's, and the others' are those behind
+    it."""
+
+
 class ClientGone(NamedTuple):
     """These cookies need no answer any more. What they asked for still happens."""
 
@@ -177,6 +188,7 @@ Event = (
     ClientRequest
     | ClientRequests
     | ClientReads
+    | ClientWrites
     | ClientGone
     | LinkUp
     | LinkDown
@@ -221,7 +233,7 @@ class SendMany(NamedTuple):
     asks: tuple[tuple[int, int, int], ...]
     """(request, block, count)"""
     tokens: tuple[int, ...]
-    """of writes"""
+    """What they write: of each, or one of all."""
 
 
 class SendClose(NamedTuple):
@@ -255,7 +267,7 @@ class AnswerMany(NamedTuple):
 
 
 class Apart(NamedTuple):
-    """The reads of this run go on one by one: the first has the run's cookie, the others those behind it."""
+    """The requests of this run go on one by one: the first has the run's cookie, the others those behind it."""
 
     cookie: int
 
@@ -267,10 +279,29 @@ class AnswerReads(NamedTuple):
     token: int
 
 
+class AnswerWrites(NamedTuple):
+    """Reply to the client that a whole run is done; what it wrote is to be forgotten afterwards."""
+
+    cookie: int
+    token: int
+
+
 class Release(NamedTuple):
     """The payload is not needed any more."""
 
     token: int
 
 
-Effect = SendOpen | SendRequest | SendMany | SendClose | Merge | Apart | Answer | AnswerMany | AnswerReads | Release
+Effect = (
+    SendOpen
+    | SendRequest
+    | SendMany
+    | SendClose
+    | Merge
+    | Apart
+    | Answer
+    | AnswerMany
+    | AnswerReads
+    | AnswerWrites
+    | Release
+)

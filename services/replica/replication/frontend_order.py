@@ -9,8 +9,9 @@ Nearly all requests overlap nothing, and that must cost next to nothing: small r
 count per block, large ones through a short list. Only a request that does overlap is compared with every
 unanswered one, to learn whom it waits for.
 
-Small reads that came together and wait for nobody are one `Run`, in no index: looking them up one by one costs more
-than all else that is done for them here. Whatever changes a block that a run reads takes the run apart first.
+Small reads, or small writes, that came together and wait for nobody are one `Run`. One that reads is in no index:
+looking its reads up one by one costs more than all else that is done for them here. Whatever has to wait for one of its
+requests takes the run apart first.
 """
 
 from __future__ import annotations
@@ -83,19 +84,22 @@ class Unanswered:
 
 
 class Run:
-    """Reads of one size, sent to the current session in one message."""
+    """Reads, or writes, of one size, sent to the current session in one message."""
 
-    __slots__ = ("asks", "blocks", "cookie", "count", "number", "payload_bytes")
+    __slots__ = ("asks", "blocks", "cookie", "count", "number", "numbers", "payload_bytes", "token")
 
-    def __init__(self, number: int, cookie: int, blocks: Sequence[int], count: int):
+    def __init__(self, number: int, cookie: int, blocks: Sequence[int], count: int, token: int = 0):
         self.number = number
         """Of the first; the others follow."""
-        self.cookie: int | None = cookie
-        """As `number`. None: the client is gone."""
+        self.numbers = range(number, number + len(blocks))
+        self.cookie = cookie
+        """As `number`."""
+        self.token = token
+        """What all of them write; 0: they are reads."""
         self.blocks = blocks
         self.count = count
         self.payload_bytes = len(blocks) * count * BLOCK_BYTES
-        self.asks = tuple(zip(range(number, number + len(blocks)), blocks, repeat(count)))
+        self.asks = tuple(zip(self.numbers, blocks, repeat(count)))
 
     def touched(self) -> Sequence[int]:
         if self.count == 1:
@@ -104,14 +108,17 @@ class Run:
 
     def meets(self, request: Unanswered) -> bool:
         """They have a block in common."""
+        if self.count == 1 == request.count:
+            return request.block in self.blocks
         first, end = request.block - self.count, request.block + request.count
         return any(first < block < end for block in self.blocks)
 
     def singles(self) -> list[Unanswered]:
-        """Its reads as requests of their own."""
-        cookie = self.cookie
+        """Its requests by themselves."""
+        cookie, token = self.cookie, self.token
+        kind = _WRITE if token else _READ
         singles = [
-            Unanswered(number, None if cookie is None else cookie + at, _READ, block, count, False, 0)
+            Unanswered(number, cookie + at, kind, block, count, False, token + at if token else 0)
             for at, (number, block, count) in enumerate(self.asks)
         ]
         for single in singles:
@@ -125,34 +132,51 @@ class RequestOrder:
     def __init__(self) -> None:
         self.table: dict[int, Unanswered] = {}
         self.runs: dict[int, Run] = {}
-        """By the number of the first read. None of them overlaps anything in the table that changes a block."""
+        """By the number of the first request. No request that changes a block has one in common with any of another
+        run, or of the table."""
         self._blocks: dict[int, int] = {}
         self._large: dict[int, Unanswered] = {}
 
     def add_run(self, run: Run) -> bool:
-        """False when one of its reads may have to wait: it is not added."""
+        """False when one of its requests may have to wait: it is not added."""
         if self._large:
             return False
         blocks, touched = self._blocks, run.touched()
-        if not blocks.keys().isdisjoint(touched) and any(blocks.get(block, 0) >= _WRITER for block in touched):
+        if run.token:
+            changed = set(touched)
+            if len(changed) < len(touched) or not changed.isdisjoint(blocks):
+                return False
+            if not all(changed.isdisjoint(other.touched()) for other in self.runs.values() if not other.token):
+                return False
+            blocks.update(dict.fromkeys(touched, _WRITER))
+        elif not blocks.keys().isdisjoint(touched) and any(blocks.get(block, 0) >= _WRITER for block in touched):
             return False
         self.runs[run.number] = run
         return True
 
+    def remove_run(self, run: Run) -> None:
+        """It is answered, or taken apart. Nobody waits for it."""
+        del self.runs[run.number]
+        if run.token:
+            blocks = self._blocks
+            for block in run.touched():
+                del blocks[block]
+
     def met(self, request: Unanswered) -> list[Run]:
         """The runs that `request` has to wait for: they are to be taken apart before it is added."""
-        return [] if request.looks else [run for run in self.runs.values() if run.meets(request)]
+        looks = request.looks
+        return [run for run in self.runs.values() if (run.token or not looks) and run.meets(request)]
 
     def run_of(self, number: int) -> Run | None:
-        """The run that has a read with this number."""
+        """The run that has a request with this number."""
         for run in self.runs.values():
-            if run.number <= number < run.number + len(run.blocks):
+            if number in run.numbers:
                 return run
         return None
 
     def take_apart(self, run: Run) -> None:
-        """Its reads are in the table from now on. Nothing in there changes their blocks, so they wait for nobody."""
-        del self.runs[run.number]
+        """Its requests are in the table from now on. Nothing in there conflicts with them, so they wait for nobody."""
+        self.remove_run(run)
         for single in run.singles():
             self.table[single.number] = single
             self._index(single)
@@ -222,9 +246,14 @@ class RequestOrder:
                     blocks[block] = blocks.get(block, 0) + unit
             else:
                 assert self._large[request.number] is request
+        for run in self.runs.values():
+            assert not any(run.token or not request.looks for request in earlier if run.meets(request)), "W3"
+            if run.token:
+                assert len(set(run.touched())) == len(run.touched()) and blocks.keys().isdisjoint(run.touched()), "W3"
+                blocks |= dict.fromkeys(run.touched(), _WRITER)
         assert blocks == self._blocks
         for run in self.runs.values():
-            assert all(request.looks or not run.meets(request) for request in earlier), "W3"
+            assert run.token or all(blocks.get(block, 0) < _WRITER for block in run.touched()), "W3"
         assert len(self._large) == sum(request.count > SMALL_BLOCKS for request in earlier)
 
     def _is_clear(self, request: Unanswered) -> bool:
