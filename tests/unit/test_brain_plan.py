@@ -128,6 +128,14 @@ def test_one_copy_more_lets_the_witness_go() -> None:
     assert shape(plan(added.record)) == ("abc", "abc", "")
 
 
+def test_nobody_goes_before_those_who_stay_know_each_other() -> None:
+    """B is slow and has not stored the record that admits C. W is the only one of whom it could hear of C."""
+    four = replace(PAIR, replicas=2, voters=(A, B, W, C), in_sync=(A, B, C))
+    assert plan(four, up="awc") == Step()
+    assert shape(plan(four, up="abwc")) == ("abc", "abc", "")
+    assert plan(replace(four, in_sync=(A, C)), up="awc") == Step(), "it may be back in a moment"
+
+
 def test_one_copy_more_than_three_gets_a_witness() -> None:
     four = replace(THREE, replicas=3, voters=(A, B, C, D), in_sync=(A, B, C, D))
     assert plan(four).home == "witness"

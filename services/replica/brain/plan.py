@@ -86,6 +86,12 @@ class Membership:
         """A majority of them answers, so the record that names them can be committed, and the next one too."""
         return sum(voter in self.answering for voter in voters) >= majority(len(voters))
 
+    def know(self, left: tuple[Voter, ...]) -> bool:
+        """Those who would be left and are not lost have stored this record: who goes takes along what it knew. *{A,C,W}
+        and C slow: A, W and D stored the record that admits D, W was not needed any more, and A died. C had never
+        heard of D, and believes no stranger: two of three were there, and nobody could lead.*"""
+        return all(voter in self.answering or voter in self.lost for voter in left)
+
 
 def next_step(members: Membership) -> Step:
     """The first of the rules that has something to do."""
@@ -242,7 +248,7 @@ def _remove(members: Membership, voter: Voter, reason: str) -> Step | None:
     record = members.record
     voters = tuple(other for other in record.voters if other != voter)
     in_sync = tuple(other for other in record.in_sync if other != voter)
-    if voter == members.me or not in_sync or not members.carries(voters):
+    if voter == members.me or not in_sync or not members.carries(voters) or not members.know(voters):
         return None
     removed = replace(record, voters=voters, in_sync=in_sync)
     kept = (f"to keep {voter.node} as well: an even number of voters carries no more failures",)
