@@ -64,11 +64,11 @@ class Performing:
                 else:
                     self._order(ToBrain(message))
             case ev.RaiseEpoch(epoch):
-                self._pairs.say(self._pairs.promises.raised(volume.id, epoch))
+                self._pairs.owe(self._pairs.promises.raised(volume.id, epoch))
                 if volume.replica is not None:
                     self._data(volume, volume.replica.raise_epoch(epoch), now_ns)
             case ev.LiftPromise(node, epoch):
-                self._pairs.say(self._pairs.promises.lift(volume.id, node, epoch))
+                self._pairs.owe(self._pairs.promises.lift(volume.id, node, epoch))
             case ev.Settle():
                 if volume.primary is not None:
                     self._data(volume, volume.primary.settle(), now_ns)
@@ -120,7 +120,7 @@ class Performing:
         slot = volume.brain.state.slot
         assert slot is not None
         others = tuple(member.node for member in slot.record.members if member.node != self._node.name)
-        self._pairs.say(self._pairs.promises.claim(volume.id, slot.stamp.generation, epoch, others))
+        self._pairs.claim(self._pairs.promises.claim(volume.id, slot.stamp.generation, epoch, others))
 
     def _lead(self, volume: Volume, slot: Slot, now_ns: int) -> None:
         brain, record = volume.brain, slot.record
@@ -147,7 +147,7 @@ class Performing:
         self._data(volume, volume.primary.start(up, now_ns), now_ns)
 
     def _stop_leading(self, volume: Volume, successor: str, now_ns: int) -> None:
-        self._pairs.say(self._pairs.promises.unclaim(volume.id))
+        self._pairs.claim(self._pairs.promises.unclaim(volume.id))
         volume.parked = []
         if volume.primary is not None:
             self._data(volume, volume.primary.stop(successor), now_ns)
