@@ -21,6 +21,7 @@ from benchmarks.delta.arena import COPIES, Site, open_site
 from benchmarks.delta.cases import Cost, started
 from benchmarks.delta.figures import Bound
 from benchmarks.delta.link import link_seconds
+from benchmarks.delta.traffic import Traffic
 from stoscore import subjects
 from stoscore.messages import DescribeReplicas, RecordModel, ReplicaStatus, ReplicaStatuses
 from stoscore.units import BLOCK_BYTES, MIB
@@ -58,8 +59,10 @@ async def storm(directory: Path) -> tuple[Cost, float, list[Bound]]:
         await _each(names, partial(_write, site))
         senders = Counter(one.primary.node for one in await _records(site, ids, there) if one.primary is not None)
         async with site.load(other.name, seed=1) as load:
+            looks = Traffic([site.pid(there[0])], site.peer_ports)
             quiet = time.monotonic()
             while time.monotonic() < quiet + QUIET_S:  # looked at as often as later: each look costs those looked at
+                looks.sample()
                 await _records(site, ids[:_LOOKED_AT], there)
                 await asyncio.sleep(_GLANCE_S)
             quiet_end = time.monotonic()
