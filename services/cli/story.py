@@ -142,7 +142,7 @@ def _move(event: DecisionEvent, inputs: Any) -> str:
 def _adoption(event: DecisionEvent, inputs: Any) -> str:
     stamp = inputs["newer"]["stamp"]
     told = f"version {stamp['version']} of epoch {stamp['epoch']}"
-    return f"{event.node} learned from {_node(inputs['by'])} of {told}, which it had not"
+    return f"{event.node} learned from {_node(inputs['tellers'][-1])} of {told}, which it had not"
 
 
 def _changed(event: DecisionEvent, inputs: Any) -> str:

@@ -245,7 +245,8 @@ class Handlers:
             self.refuse(peer, "brain", volume_id, "a brain message in another's name")
             return
         volume = self._node.volumes.get(volume_id)
-        why = permits.brain(volume.brain.state if volume is not None else None, message)
+        brain = volume.brain if volume is not None else None
+        why = permits.brain(brain.state, message, brain.candidacy.heard) if brain else permits.brain(None, message)
         if not why:
             self._node.brain_message(message, now_ns)
             return

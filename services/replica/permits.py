@@ -68,10 +68,11 @@ def lead(state: HardState, leader: Voter | None, node: str) -> str:
     return "" if any(voter is not None and voter.node == node for voter in known) else NOT_LEADER
 
 
-def brain(state: HardState | None, message: BrainMessage) -> str:
+def brain(state: HardState | None, message: BrainMessage, heard: Record | None = None) -> str:
     """Why a brain's message is not heard. Before the first record there is none to look into: then only a proposal
     counts that names both ends as members, and its sender had to know our incarnation. Who was a member once knows it
-    too, and may ask whether it still is one, answer when it is asked (S3), or learn that its generation is over."""
+    too, and may ask whether it still is one, answer when it is asked (S3), or learn that its generation is over.
+    `heard`: a newer record than ours, of which a member told."""
     if not _possible(message):
         return IMPOSSIBLE
     if state is None or state.slot is None:
@@ -79,6 +80,8 @@ def brain(state: HardState | None, message: BrainMessage) -> str:
     record = state.slot.record
     told = isinstance(message, Enquire | PreVoteAnswer) or generation_of(message) < state.slot.stamp.generation
     if message.sender in record.members or (told and message.target == state.me):
+        return ""
+    if heard is not None and message.sender in heard.members:
         return ""
     return STRANGER if record.member_on(message.sender.node) is None else INCARNATION
 

@@ -96,8 +96,8 @@ def lost_while_waiting() -> Patch:
 
 
 def lent_is_stored() -> Patch:
-    """S3: a record that an unclean voter told of is stored before anybody is elected by it."""
-    return patch.object(election, "is_lent", lambda *_, **__: False)
+    """S3: a record that somebody told of is stored before anybody is elected by it."""
+    return patch.object(election.Adoption, "stored", True)
 
 
 def unclean_by_own_record() -> Patch:
@@ -124,7 +124,7 @@ def refusal_without_record() -> Patch:
     return both(
         patch.object(voting, "newer", lambda slot, stamp: None),
         patch.object(following, "newer", lambda slot, stamp: None),
-        patch.object(parting, "may_hand_on", lambda *_, **__: False),
+        patch.object(parting, "newer", lambda slot, stamp: None),
     )
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from services.replica.brain import Facts, Stamp, Voter
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
-from services.replica.brain.unclean import ousted
 from tests.support.voters import LEASE, TIMING, A, B, C, W, accept, brain, elect, record, sent, slot, step
 
 ABW = slot(record(A, B, W))
@@ -218,14 +217,16 @@ def test_s3_an_unclean_candidate_hands_the_record_on_to_the_clean_member_that_it
     """A admits B, stores that record, and loses power before anybody else has it: A may not lead, B holds everything
     and does not know that it is in sync, and the volume would stand still for ever."""
     before = slot(record(A, B, C, in_sync=[A]), 2, 6)
-    admits = slot(record(A, B, C, in_sync=[A, B]), 2, 7)
+    admits = slot(record(A, B, C, in_sync=[A, B], primary=A), 2, 7)
     machine = brain(A, admits, epoch=2, unclean=True)
     step(machine, ev.TimePassed(), LEASE)
     (told,) = sent(step(machine, ev.Received(pre(B, before)), LEASE))
     assert told == ms.Refused("v", A, B, 2, admits)
     member = brain(B, before, epoch=2)
     step(member, ev.Received(told), LEASE)
-    assert member.state.slot == admits and member.candidacy.election_at_ns is not None
+    assert member.candidacy.election_at_ns is not None
+    asked = sent(step(member, ev.TimePassed(), member.candidacy.election_at_ns))
+    assert {message.stamp for message in asked if isinstance(message, ms.PreVote)} == {admits.stamp}
 
 
 def test_s3_an_unclean_candidate_does_not_lead_beside_the_clean_member_that_it_admits() -> None:
@@ -257,7 +258,7 @@ def test_s3_a_clean_member_does_not_follow_an_unclean_voter_out_of_the_set() -> 
 
 def test_a_clean_refuser_with_a_newer_record_is_believed() -> None:
     before = slot(record(A, B, C, in_sync=[A, B]), 2, 6)
-    newer = slot(record(A, B, C, in_sync=[A]), 2, 7)
+    newer = slot(record(A, B, C, in_sync=[A], primary=A), 2, 7)
     machine = brain(B, before, epoch=2)
     step(machine, ev.TimePassed(), LEASE)
     step(machine, ev.Received(ms.PreVoteAnswer("v", C, B, 3, False, 2, "older", newer, stamp=newer.stamp)), LEASE)
@@ -410,21 +411,6 @@ def test_i3_two_that_missed_the_last_word_of_a_deletion_tell_each_other_that_not
     assert ev.ForgetVolume() in step(b, ev.Received(ms.Unknown("v", A, B)))
 
 
-def test_s3_an_unclean_voter_takes_no_smaller_set_from_an_unclean_one() -> None:
-    """{A,B,C} in sync, A stores "in sync {A,B}" alone; A and B lose power. With B's a majority would hold A's record,
-    and C, clean, would count for nothing."""
-    three, two = record(A, B, C), replace(record(A, B, C), in_sync=(A, B))
-    assert ousted(B, True, three.in_sync, two, by=A, by_unclean=True)
-    assert not ousted(B, True, three.in_sync, two, by=A, by_unclean=False), "a clean voter has it"
-    assert not ousted(B, False, three.in_sync, two, by=A, by_unclean=True), (
-        "it is clean and in sync by both: it may lead"
-    )
-    assert ousted(B, True, (A, B), replace(two, in_sync=(A,)), by=A, by_unclean=True), "nor one without itself"
-    alone = replace(two, in_sync=(A,), primary=A)
-    assert not ousted(B, True, (A, B), alone, by=C, by_unclean=True), "two of three have it"
-    assert ousted(C, False, three.in_sync, two, by=A, by_unclean=True)
-
-
 def test_s3_who_is_clean_takes_no_smaller_set_without_itself_from_a_refusal() -> None:
     """{A,B} in sync, A stores "in sync {A}" alone and is killed. B would hold it as the second of three, and A could
     lead by that when it has lost power. The next leader by that record has it stored as a leader; where nobody has it,
@@ -441,14 +427,3 @@ def test_s3_who_is_clean_takes_no_smaller_set_without_itself_from_a_refusal() ->
     step(machine, ev.Received(ms.PreVoteAnswer("v", W, B, asked, True, 1)), LEASE)
     step(machine, ev.Received(ms.VoteAnswer("v", W, B, asked, True, asked)), LEASE)
     assert machine.role == "leader"
-
-
-def test_a_clean_voter_takes_a_newer_record_that_it_has_a_use_for() -> None:
-    both = record(A, B, W, primary=A)
-    alone, other = replace(both, in_sync=(A,)), replace(record(A, B, C, primary=A), in_sync=(A, C))
-    assert ousted(B, False, both.in_sync, alone, by=A, by_unclean=False)
-    assert not ousted(B, False, both.in_sync, alone, by=W, by_unclean=False), "two of three have it"
-    assert not ousted(B, False, both.in_sync, other, by=A, by_unclean=False), "or C, a stranger, got no vote of it"
-    assert not ousted(B, False, both.in_sync, replace(alone, deleted=True), by=A, by_unclean=False)
-    assert ousted(W, False, both.in_sync, alone, by=A, by_unclean=False), "A asks for its vote"
-    assert not ousted(W, False, alone.in_sync, both, by=A, by_unclean=False), "nobody is taken out"

@@ -9,7 +9,7 @@ import pytest
 from services.replica.brain import Brain, Voter
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
-from services.replica.brain.unclean import ousted
+from services.replica.brain.election import Adoption
 from tests.support.voters import LEASE, A, B, C, W, brain, record, sent, slot, step
 
 BEFORE = slot(record(A, B, C, in_sync=[C, A], primary=A), 4, 12)
@@ -44,21 +44,34 @@ def test_s3_a_clean_voter_follows_itself_out_by_a_record_that_its_leader_must_ha
     assert a.role == "voting"
 
 
+FIVE = replace(record(A, B, C, *ELSEWHERE), in_sync=(A,), primary=A)
+
+
 @pytest.mark.parametrize(
-    ("told", "by", "why"),
+    ("told", "tellers", "stored", "why"),
     [
-        (ALONE.record, A, "its leader may be the only one that has it"),
-        (replace(ALONE.record, primary=None), B, "who led it nobody knows"),
-        (replace(ALONE.record, voters=(A, B, C, *ELSEWHERE)), B, "two are no majority of five"),
+        (ALONE.record, (A,), False, "its leader may be the only one that has it"),
+        (ALONE.record, (B,), True, "and its leader has stored it first"),
+        (ALONE.record, (A, B), True, "one after the other"),
+        (replace(ALONE.record, primary=None), (B,), False, "who led it nobody knows"),
+        (replace(ALONE.record, primary=None), (B, A), True, "two of three have it"),
+        (FIVE, (B,), False, "two are no majority of five"),
+        (FIVE, (B, C), True, "three are"),
+        (record(A, C, W, in_sync=[A], primary=A), (W,), True, "a witness has stored it as well"),
+        (replace(ALONE.record, deleted=True), (A,), True, "of a tombstone nobody loses data"),
     ],
 )
-def test_s3_a_clean_voter_does_not_follow_itself_out_by_what_may_not_be_committed(told, by, why) -> None:  # type: ignore[no-untyped-def]
-    assert ousted(C, False, BEFORE.record.in_sync, told, by=by, by_unclean=True), why
+def test_s3_a_record_that_was_told_is_stored_when_a_majority_has_it(told, tellers, stored, why) -> None:  # type: ignore[no-untyped-def]
+    """C is not named by it: it follows itself out, or takes no notice."""
+    adoption = Adoption(C, BEFORE.stamp, slot(told, 5, 15), tellers)
+    assert adoption.stored is stored, why
+    assert bool(adoption.judge().kind) is stored
 
 
-def test_s3_a_witness_tells_of_the_record_that_a_leader_stored_too() -> None:
-    both, alone = record(A, C, W, primary=A), record(A, C, W, in_sync=[A], primary=A)
-    assert not ousted(C, False, both.in_sync, alone, by=W, by_unclean=True)
+def test_s3_who_is_named_by_a_record_that_was_told_stands_with_it() -> None:
+    told = Adoption(C, BEFORE.stamp, slot(record(A, B, C, primary=A), 5, 15), (A,))
+    assert not told.stored
+    assert told.judge().outcome == "stands with version 15 of epoch 5, of which a told"
 
 
 def test_a3_a_candidate_takes_the_record_that_it_is_handed_by_whom_it_does_not_ask() -> None:
@@ -107,14 +120,6 @@ def test_who_told_of_a_smaller_set_of_its_own_leads_by_it_while_it_is_clean() ->
         (answer,) = (effect.message for effect in step(c, ev.Received(question), LEASE) if isinstance(effect, ev.Send))
         step(a, ev.Received(answer), LEASE)
     assert a.role == "leader"
-
-
-@pytest.mark.parametrize("unclean", [False, True])
-def test_s3_a_member_takes_no_set_without_the_third_from_its_leader_s_own_word(unclean: bool) -> None:
-    """{A,B,C} in sync; A, clean, stores "in sync {A,B}" alone and tells B so. Both lose power."""
-    three, two = record(A, B, C, primary=A), record(A, B, C, in_sync=[A, B], primary=A)
-    assert ousted(B, unclean, three.in_sync, two, by=A, by_unclean=False)
-    assert not ousted(B, unclean, three.in_sync, two, by=C, by_unclean=False), "C has stored it as well"
 
 
 # ---- a record that an unclean voter told of -----------------------------------------------------------------------

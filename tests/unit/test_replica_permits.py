@@ -61,6 +61,8 @@ def test_a_brain_hears_voters_of_its_record_only() -> None:
         assert permits.brain(STATE, ms.Vote(VOLUME, voter, B, 8, SLOT.stamp, generation=1)) == ""
     for stranger in (Voter("x", "e" * 16), Voter("app", "e" * 16)):
         assert permits.brain(STATE, ms.Vote(VOLUME, stranger, B, 8, SLOT.stamp, generation=1)) == permits.STRANGER
+        heard = replace(RECORD, voters=(*RECORD.voters, stranger))
+        assert permits.brain(STATE, ms.Vote(VOLUME, stranger, B, 8, SLOT.stamp, generation=1), heard) == ""
     for other in (replace(A, incarnation="e" * 16), replace(A, kind="witness"), replace(W, kind="data")):
         assert permits.brain(STATE, ms.Vote(VOLUME, other, B, 8, SLOT.stamp, generation=1)) == permits.INCARNATION
 

@@ -12,7 +12,7 @@ from services.replica.brain.election import Adoption, Election, Facts, Standing,
 from services.replica.brain.leading import Leading
 from services.replica.brain.local import Local
 from services.replica.brain.quorum import majority
-from services.replica.brain.record import Record, Slot, Voter
+from services.replica.brain.record import Record, Slot, Stamp, Voter
 from services.replica.brain.unclean import Word, may_win
 
 LATE_MAX = 4
@@ -41,17 +41,28 @@ class Candidacy:
         """How often in a row somebody who is there had not answered when it was time to ask again."""
         self._must_be_unclean: tuple[Voter, ...] = ()
         self._lent: Slot | None = None
-        """A record that an unclean voter told of: we stand with it while it is newer than ours (S3)."""
+        """A record that somebody told of: we stand with it while it is newer than ours, and don't hold it (S3)."""
+        self._tellers: dict[Stamp, tuple[Voter, ...]] = {}
+        self._heard: Slot | None = None
+        """The newest record that somebody told of, whomever it names."""
         self._released = 0
         """The latest epoch whose leader named us its successor. That it ended its service in it stays true for ever."""
+
+    @property
+    def heard(self) -> Record | None:
+        """Whoever this one names is no stranger, though our own does not name him. *N was behind and had lost power; of
+        those who were left one told it of the record that makes M a voter, which may have been on that one alone. M
+        needed the vote of N, which did not know it.*"""
+        mine, heard = self._local.state.slot, self._heard
+        return heard.record if heard is not None and mine is not None and heard.stamp > mine.stamp else None
 
     # ---- when -----------------------------------------------------------------------------------------
 
     def start_ns(self, now_ns: int, gone: Voter | None) -> int:
         """When it is our turn, with `gone` not standing."""
-        local = self._local
-        assert local.record is not None
-        delay_ns = rank(local.record, local.me, gone) * local.timing.election_step_ns
+        local, record = self._local, self._record()
+        assert record is not None
+        delay_ns = rank(record, local.me, gone) * local.timing.election_step_ns
         if local.heard and not local.reaches_majority():
             delay_ns += local.timing.lease_ns  # whoever has links to a majority can also serve: it goes first
         return max(now_ns, local.silent_until_ns) + delay_ns
@@ -116,6 +127,14 @@ class Candidacy:
     def _stood_with(self) -> Slot | None:
         return self._borrowed() or self._local.state.slot
 
+    def _record(self) -> Record | None:
+        slot = self._stood_with()
+        return slot.record if slot is not None else None
+
+    def _others(self) -> tuple[Voter, ...]:
+        record = self._record()
+        return tuple(voter for voter in record.voters if voter != self._local.me) if record is not None else ()
+
     def stand_named(self, epoch: int, now_ns: int, facts: Facts) -> None:
         """The leader of this epoch named us its successor (P5)."""
         self._released = epoch
@@ -124,7 +143,7 @@ class Candidacy:
 
     def _stand(self, now_ns: int, facts: Facts) -> None:
         """Pre-vote first (A4); with a live promise, wait for its end."""
-        local, record = self._local, self._local.record
+        local, record = self._local, self._record()
         if record is None:
             self.election_at_ns = None
             return
@@ -162,7 +181,7 @@ class Candidacy:
             heard=tuple(sorted(local.heard)),
             promised_ns=max(0, promised_ns - now_ns),
             promised_to=facts.promised_to,
-            silent_ns=0 if local.alone() else max(0, local.silent_until_ns - now_ns),
+            silent_ns=0 if record.voters == (local.me,) else max(0, local.silent_until_ns - now_ns),
             disk_stalled=facts.disk_stalled,
         )
 
@@ -176,9 +195,9 @@ class Candidacy:
         self._besides = {}
         self._must_be_unclean = ()
         self._set_retry(record, now_ns)
-        for voter in local.others():
+        for voter in self._others():
             self._ask(voter)
-        if local.alone():
+        if record.voters == (local.me,):
             self._ask_for_votes(now_ns)
 
     def _ask(self, voter: Voter) -> None:
@@ -208,7 +227,7 @@ class Candidacy:
     def _answers_are_due(self) -> bool:
         """Of voters who are there, our own included, which comes when our disk has it."""
         local = self._local
-        asked = local.others() if local.role == "pre-voting" else (local.me, *local.others())
+        asked = self._others() if local.role == "pre-voting" else (local.me, *self._others())
         return any(voter == local.me or local.reaches(voter.node) for voter in asked if voter not in self.answers)
 
     def _ask_again(self, now_ns: int, facts: Facts) -> bool:
@@ -216,12 +235,12 @@ class Candidacy:
         primary at once, and the two nodes that were left answered late. Each candidate took that for a vote lost, and
         stood in the next epoch: with twice the work for everybody, and what was answered meanwhile of no worth. No
         volume was ever led again.*"""
-        local, record = self._local, self._local.record
+        local, record = self._local, self._record()
         if local.role != "voting" or record is None or self.seen_epoch > local.epoch:
             return False
         if local.unclean != self._asked_unclean:
             return False
-        waiting = tuple(voter for voter in local.others() if voter not in self.answers)
+        waiting = tuple(voter for voter in self._others() if voter not in self.answers)
         counted = all(given.granted and self._is_as_unclean(voter) for voter, given in self.answers.items())
         if not counted or not waiting or self._standing(record, now_ns, facts).course() != "stand":
             return False
@@ -245,20 +264,20 @@ class Candidacy:
     def _ask_for_votes(self, now_ns: int) -> None:
         """A majority would vote for us: vote for ourselves, durably, and ask them to."""
         local = self._local
-        assert local.state.slot is not None
-        record = local.state.slot.record
+        record = self._record()
+        assert record is not None
         local.raise_epoch(self.asking_epoch, local.me)
         local.role = "voting"
         self.answers = {}
         self._asked_unclean = local.unclean
         self._set_retry(record, now_ns)
-        self._ask_to_vote(record, local.others())
+        self._ask_to_vote(record, self._others())
         local.send(ms.VoteAnswer(record.volume, local.me, local.me, local.epoch, True, local.epoch))
 
     # ---- answers --------------------------------------------------------------------------------------
 
     def answered(self, answer: ms.PreVoteAnswer | ms.VoteAnswer, now_ns: int, facts: Facts) -> None:
-        local, record = self._local, self._local.record
+        local, record = self._local, self._record()
         expected = "pre-voting" if isinstance(answer, ms.PreVoteAnswer) else "voting"
         if record is None:
             return
@@ -272,7 +291,10 @@ class Candidacy:
             return
         newer, mine = answer.slot, self._stood_with()
         if newer is not None and mine is not None and newer.stamp > mine.stamp:
-            self._learn(newer, now_ns, by=answer.sender, by_unclean=answer.unclean)
+            self._learn(newer, answer.sender, now_ns)
+            return
+        if mine is not None and self._is_known(answer):
+            self._learn(mine, answer.sender, now_ns)
             return
         self.answers[answer.sender] = answer
         granted = tuple(voter for voter, given in sorted(self.answers.items()) if given.granted)
@@ -324,46 +346,65 @@ class Candidacy:
     def _may_win_unclean(self) -> bool:
         local = self._local
         self._must_be_unclean = ()
-        mine, borrowed = local.state.slot, self._borrowed()
+        mine, borrowed, record = local.state.slot, self._borrowed(), self._record()
         assert mine is not None
-        if not local.unclean or mine.record.deleted:
+        assert record is not None
+        if not local.unclean or record.deleted:
             return True  # of a tombstone nobody has lost any data
         answers = {v: answer for v, answer in self.answers.items() if isinstance(answer, ms.PreVoteAnswer)}
         self._must_be_unclean = tuple(voter for voter, answer in sorted(answers.items()) if answer.unclean)
         besides = {voter: answer for voter, answer in self._besides.items() if answer is not None}
         own = Word(mine.stamp, mine.record.in_sync, local.unclean)
         lent = borrowed.record.in_sync if borrowed is not None else ()
-        return may_win(local.me, own, lent, len(mine.record.voters), answers, besides)
+        return may_win(local.me, own, lent, len(record.voters), answers, besides)
 
-    def _learn(self, newer: Slot, now_ns: int, *, by: Voter, by_unclean: bool) -> None:
-        """A refusal brought a newer record: take it as accepted, never as committed, and stand again (A3)."""
+    def _learn(self, newer: Slot, by: Voter, now_ns: int) -> None:
+        """A refusal brought a newer record: stand again, with it."""
         local, mine = self._local, self._local.state.slot
         assert mine is not None
-        adoption = Adoption(local.me, local.unclean, mine, newer, by, by_unclean)
+        if self._heard is None or newer.stamp > self._heard.stamp:
+            self._heard = newer
+        adoption = self._told(newer, by, mine.stamp)
         verdict = adoption.judge()
         if not verdict.kind:
             return
-        if adoption.lent():
-            self._lent = newer
-            self.seen_epoch = max(self.seen_epoch, newer.stamp.epoch)
-        else:
+        if adoption.stored:
             if newer.stamp.epoch > local.epoch:
                 local.raise_epoch(newer.stamp.epoch, None)
             local.store(newer)
+        else:
+            self._lent = newer
+            self.seen_epoch = max(self.seen_epoch, newer.stamp.epoch)
         local.role = "follower"
-        self.election_at_ns = None if local.may_not_stand() else self.start_ns(now_ns, None)
+        record = self._record()
+        may = not local.failure and record is not None and local.me in record.in_sync
+        self.election_at_ns = self.start_ns(now_ns, None) if may else None
         local.tell(adoption, verdict)
+
+    def _told(self, newer: Slot, by: Voter, mine: Stamp) -> Adoption:
+        known = self._tellers.get(newer.stamp, ())
+        tellers = (*(voter for voter in known if voter != by), by)
+        self._tellers = {stamp: voters for stamp, voters in self._tellers.items() if stamp > mine}
+        self._tellers[newer.stamp] = tellers
+        return Adoption(self._local.me, mine, newer, tellers)
+
+    def _is_known(self, answer: ms.PreVoteAnswer | ms.VoteAnswer) -> bool:
+        """Somebody else has what we stand with, and so a majority: that counts for who is unclean (S3)."""
+        local, lent = self._local, self._borrowed()
+        mine = local.state.slot
+        if not local.unclean or lent is None or mine is None or getattr(answer, "stamp", None) != lent.stamp:
+            return False
+        return self._told(lent, answer.sender, mine.stamp).stored
 
     def refused(self, message: ms.Refused, now_ns: int) -> None:
         """A6: no failed copy. A5: a leader that sees a higher epoch resigns and may stand above it."""
         local = self._local
-        mine, newer = local.state.slot, message.slot
+        mine, newer = self._stood_with(), message.slot
         if mine is None or message.sender not in (newer or mine).record.voters:
             return  # who was removed long ago may know an epoch that means nothing here
         self._overtaken(message.epoch, message.sender, now_ns)
         if newer is not None and local.role != "leader" and newer.stamp > mine.stamp:
-            # Who handed it on does not say whether it is clean: that matters to whoever is not.
-            self._learn(newer, now_ns, by=message.sender, by_unclean=local.unclean)
+            self._learn(newer, message.sender, now_ns)
 
     def accepted(self, message: ms.Accepted, now_ns: int) -> None:
         """A voter stored a proposal of an epoch above ours, so somebody made it in our name. Its voters follow us there

@@ -7,8 +7,7 @@ from typing import Literal, NamedTuple
 
 from services.replica.brain.decisions import Verdict, recorded
 from services.replica.brain.quorum import majority
-from services.replica.brain.record import HardState, Record, Slot, Voter
-from services.replica.brain.unclean import is_lent, ousted
+from services.replica.brain.record import HardState, Record, Slot, Stamp, Voter
 from stoscore.units import in_seconds
 
 
@@ -164,28 +163,40 @@ class Election:
 @recorded
 @dataclass(frozen=True, slots=True)
 class Adoption:
-    """Whether the newer record that a refusal brought is taken, as accepted, never as committed (A3): stored, or only
-    stood with."""
+    """What becomes of a newer record that a refusal brought: it is never taken for committed (A3), unless a majority is
+    known to have it.
+
+    Who led it stored it first, and whoever else tells of it has it. Of those who make a majority it is stored. With any
+    other one whoever it names in sync only stands, and stores it together with the first record that it proposes when
+    it is elected: else a majority could hold what nobody ever stored as an answer to a leader, and when those have lost
+    power, one of them would lead by that (A1, S3). *{A,B,C} in sync, A stores "in sync {A,B}" alone and loses power. B
+    took that from A's refusal, and lost power before it led: two of three held it, and A led beside C, clean, with
+    acknowledged writes that A and B had lost. Or C, a voter that was behind, asked A for its record. Or B, whose own
+    record was older than the one that made C a member, was handed A's.*"""
 
     me: Voter
-    unclean: bool
-    mine: Slot
+    mine: Stamp
     newer: Slot
-    by: Voter
-    by_unclean: bool
+    tellers: tuple[Voter, ...]
+    """Who told of it, the latest last."""
 
-    def lent(self) -> bool:
-        return is_lent(self.mine, self.newer, self.by, by_unclean=self.by_unclean)
+    @property
+    def stored(self) -> bool:
+        record = self.newer.record
+        if record.deleted or self.newer.stamp.generation != self.mine.generation:
+            return True  # nobody loses data by a tombstone; of another generation nothing that was before counts (I4)
+        holders = {*self.tellers, record.primary}
+        return sum(voter in holders for voter in record.voters) >= majority(len(record.voters))
 
     def judge(self) -> Verdict:
-        mine, stamp = self.mine.stamp, self.newer.stamp
-        in_sync, newer = self.mine.record.in_sync, self.newer.record
-        if stamp <= mine or ousted(self.me, self.unclean, in_sync, newer, by=self.by, by_unclean=self.by_unclean):
+        stamp, by = self.newer.stamp, self.tellers[-1].node
+        if stamp <= self.mine:
             return Verdict("", "")
+        turned_down = f"to stand with version {self.mine.version} of epoch {self.mine.epoch}"
         version = f"version {stamp.version} of epoch {stamp.epoch}"
-        what = f"stores {version}, which {self.by.node} has and we had not"
-        turned_down = [f"to stand with version {mine.version} of epoch {mine.epoch}"]
-        if self.lent():
-            what = f"stands with {version}, of which {self.by.node} told"
-            turned_down.append(f"to store it: {self.by.node} lost power, and may be the only one that has it")
-        return Verdict("adopt", what, tuple(turned_down))
+        if self.stored:
+            return Verdict("adopt", f"stores {version}, which {by} has and we had not", (turned_down,))
+        if self.me not in self.newer.record.in_sync:
+            return Verdict("", "")
+        alone = f"to store it: {by} may be alone with it"
+        return Verdict("adopt", f"stands with {version}, of which {by} told", (turned_down, alone))

@@ -8,8 +8,7 @@ from services.replica.brain.candidacy import Candidacy
 from services.replica.brain.deletion import Deletion
 from services.replica.brain.leading import Leading
 from services.replica.brain.local import Local
-from services.replica.brain.record import Stamp
-from services.replica.brain.voting import newer
+from services.replica.brain.record import Stamp, newer
 
 
 class Following:

@@ -20,8 +20,7 @@ from services.replica.brain import messages as ms
 from services.replica.brain.decisions import Verdict, recorded
 from services.replica.brain.local import Local
 from services.replica.brain.messages import BrainMessage
-from services.replica.brain.record import Record, Slot, Stamp, Voter
-from services.replica.brain.unclean import may_hand_on
+from services.replica.brain.record import Record, Slot, Stamp, Voter, newer
 from stoscore.units import SECOND
 
 TOLD_TIMES_MAX = 6
@@ -126,8 +125,8 @@ class Parting:
         if message.sender not in slot.record.members:
             if local.committed == slot.stamp:
                 local.send(ms.Excluded(message.volume, local.me, message.sender, local.epoch, slot))
-        elif slot.stamp > message.stamp and may_hand_on(slot.record, message.sender, unclean=local.unclean):
-            local.send(ms.Refused(message.volume, local.me, message.sender, local.epoch, slot))
+        elif (mine := newer(slot, message.stamp)) is not None:
+            local.send(ms.Refused(message.volume, local.me, message.sender, local.epoch, mine))
 
     # ---- who goes -------------------------------------------------------------------------------------
 

@@ -235,6 +235,11 @@ class Slot:
         return Slot(Stamp(self.stamp.generation, epoch, self.stamp.version + 1), record)
 
 
+def newer(slot: Slot | None, stamp: Stamp) -> Slot | None:
+    """Our slot, for whoever comes with an older record (A3)."""
+    return slot if slot is not None and slot.stamp > stamp else None
+
+
 @dataclass(frozen=True, slots=True)
 class HardState:
     """What a voter must never forget, durable before any answer that depends on it (invariant 4, A4).

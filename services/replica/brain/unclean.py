@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from services.replica.brain.quorum import majority
-from services.replica.brain.record import Record, Slot, Stamp, Voter
+from services.replica.brain.record import Stamp, Voter
 
 
 class Said(Protocol):
@@ -27,56 +27,6 @@ class Word(NamedTuple):
     stamp: Stamp
     in_sync: tuple[Voter, ...]
     unclean: bool
-
-
-LED_AND_TOLD = 2
-"""A record that its leader stored and somebody else tells of."""
-
-
-def ousted(me: Voter, unclean: bool, in_sync: tuple[Voter, ...], newer: Record, *, by: Voter, by_unclean: bool) -> bool:
-    """The newer record takes somebody out of the in-sync set, and may never have been committed.
-
-    Of its leader's own word nobody takes a smaller set, but by what it proposes: while it is clean it stands itself,
-    asks for our vote, and has the record stored as a leader. Were we to take the record from its refusal, a majority
-    could hold it that never answered a leader (A1), and when it has lost power it would lead by that. *{A,B} in sync, A
-    stores "in sync {A}", nobody else does, and is killed: B took that from its refusal. Then A lost power, and led by
-    the word of two of three beside B, clean, with acknowledged writes that A had lost. Or C took it, a voter that was
-    behind and had asked A for its record, when A had lost power already.* Of anybody else's word it is on two already.
-
-    Of an unclean voter's record who is clean never follows itself out, but for one that is `on_two` of three. *A
-    shrinks to {A}, with W, and stores the next epoch's record of that alone; both lose power. C, clean, had slept, and
-    held one that names it: no record was on two any more, and A waited for C to be unclean, for ever.* Who is unclean
-    gives such a record no weight against another one either. *{A,B,C} in sync, A stores "in sync {A,B}" alone; A and B
-    lose power. Did B take that from A's refusal, a majority would hold it, and A would lead beside C, clean.* Who is
-    named by it is lent it. `in_sync`: of our own record."""
-    of_leader = by == newer.primary
-    if by_unclean and not on_two(newer, by) and me not in newer.in_sync:
-        return True
-    if unclean:
-        return (by_unclean or of_leader) and any(voter != me and voter not in newer.in_sync for voter in in_sync)
-    return not by_unclean and of_leader and not newer.deleted and set(newer.in_sync) < set(in_sync)
-
-
-def on_two(newer: Record, by: Voter) -> bool:
-    """Two make a majority of its voters, and by whom it is told is not who led it: its leader stored it first, so it
-    was committed."""
-    return newer.primary not in (None, by) and majority(len(newer.voters)) <= LED_AND_TOLD
-
-
-def is_lent(mine: Slot, newer: Slot, by: Voter, *, by_unclean: bool) -> bool:
-    """What an unclean voter tells and may be the only one to have: whoever it names stands with it, and stores it with
-    the first record that it proposes when it is elected, not before. *{A,B,C} in sync, A stores "in sync {A,B}" alone
-    and loses power. B, clean, took that from A's refusal, and lost power before it led: two of three held it, which
-    nobody had ever stored as an answer to a leader, and A led beside C, clean, with acknowledged writes that A and B
-    had lost.*"""
-    alike = mine.stamp.generation == newer.stamp.generation and mine.record.voters == newer.record.voters
-    return by_unclean and alike and not newer.record.deleted and not on_two(newer.record, by)
-
-
-def may_hand_on(record: Record, member: Voter, *, unclean: bool) -> bool:
-    """Whether a voter gives its record to a member that did not ask for its vote: an unclean one only to whom it names
-    in sync. Who gets it can't tell by whom it was told, and would not see that it is `ousted`."""
-    return not unclean or member in record.in_sync
 
 
 def may_win(

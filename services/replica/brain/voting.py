@@ -9,7 +9,7 @@ from services.replica.brain.decisions import Verdict
 from services.replica.brain.election import Facts
 from services.replica.brain.leading import Leading
 from services.replica.brain.local import Local
-from services.replica.brain.record import Slot, Stamp
+from services.replica.brain.record import Slot, newer
 
 
 class Voting:
@@ -109,8 +109,3 @@ class Voting:
 
 def _reason(verdict: Verdict) -> str:
     return verdict.outcome if verdict.kind == "refuse" else ""
-
-
-def newer(slot: Slot | None, stamp: Stamp) -> Slot | None:
-    """Our slot, for whoever comes with an older record (A3)."""
-    return slot if slot is not None and slot.stamp > stamp else None
