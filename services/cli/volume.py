@@ -389,9 +389,9 @@ def override(
     away would go on in the old generation. The volume is attached to nobody afterwards: check the file system on it
     before it is used.
 
-    All nodes are asked first. It is refused while the volume is served, while a majority answers, while any node that
-    has, or is to have, another copy is neither named nor answers, when one that is named answers with its copy, and,
-    without --accept-loss, when another node has a newer record than the copy named.
+    All nodes are asked first. It is refused while the volume is served, while a majority answers of which one may lead,
+    while any node that has, or is to have, another copy is neither named nor answers, when one that is named answers
+    with its copy, and, without --accept-loss, when another node has a newer record than the copy named.
 
     \b
       stos volume show data
