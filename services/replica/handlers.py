@@ -301,8 +301,8 @@ class Handlers:
         hosted = member[0]
         ranges, sums, data = split_writes(frame)
         size_blocks = hosted.blocks.size_blocks
-        for block, count in ranges:
-            if block + count > size_blocks:
+        if max(map(sum, ranges)) > size_blocks:
+            for block, count in ranges:
                 self._check_inside(hosted, block, count)
         if verify_sums(data, sums):
             raise FrameError("a write does not match its checksums")

@@ -38,7 +38,8 @@ _INCARNATION = re.compile(r"[0-9a-f]{16}", re.ASCII)
 
 def pack_ranges(ranges: Iterable[tuple[int, int]]) -> bytes:
     """(block, count) pairs, 16 bytes each."""
-    return b"".join([_RANGE.pack(block, count) for block, count in ranges])
+    row = tuple(chain.from_iterable(ranges))
+    return struct.pack(f"<{len(row)}Q", *row)
 
 
 def unpack_ranges(payload: memoryview | bytes) -> list[tuple[int, int]]:

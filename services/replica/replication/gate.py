@@ -32,7 +32,8 @@ def op_of(message: Write | WriteMany | Zero | Copy) -> Op:
     if isinstance(message, WriteMany):
         ranges = message.ranges  # none of them reaches further than from one region into the next
         touched = {block // REGION_BLOCKS for block, _ in ranges}
-        touched |= {(block + count - 1) // REGION_BLOCKS for block, count in ranges}
+        if any(count > 1 for _, count in ranges):
+            touched |= {(block + count - 1) // REGION_BLOCKS for block, count in ranges}
         return Op(message, message.seq, tuple(sorted(touched)))
     if isinstance(message, Copy):
         touched = {region for block, count in message.ranges for region in regions_of(block, count)}
@@ -58,6 +59,8 @@ class Gate:
         """Regions that a waiting operation touches."""
         self._latest: dict[int, tuple[int, int]] = dict.fromkeys(self.marked, (0, 0))
         """Region -> (number of its latest operation, highest seq)."""
+        self._highest = 0
+        """No seq in there is above it."""
         self._unsettled = set(self.marked)
         """Regions marked before this process: how high the writes in them go is not known yet."""
         self._last_write_ns = 0
@@ -86,6 +89,10 @@ class Gate:
     def _pass(self, op: Op) -> None:
         self.passed += 1
         latest, passed, seq = self._latest, self.passed, op.seq
+        if seq >= self._highest:
+            self._highest = seq
+            latest.update(dict.fromkeys(op.regions, (passed, seq)))
+            return
         for region in op.regions:
             before = latest.get(region)
             latest[region] = (passed, seq if before is None or before[1] < seq else before[1])
@@ -151,6 +158,7 @@ class Gate:
     def settle(self, seq: int) -> None:
         """No write of before this process has a number above `seq`. *Killed with w in hand, back and brought up to
         date, a replica unmarked the region as if w were old; it lost power, the primary died, nobody compared w.*"""
+        self._highest = max(self._highest, seq)
         for region in self._unsettled:
             if region in self._latest:
                 passed, latest = self._latest[region]

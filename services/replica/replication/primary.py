@@ -651,9 +651,10 @@ class Primary:
             return []
         self.writes += len(asks)
         self._beside += len(asks) - 1
-        ranges = tuple([(block, count) for _, block, count in asks])
+        requests, blocks, counts = zip(*asks, strict=True)
+        ranges = tuple(zip(blocks, counts, strict=True))
         seq = self._take_seq()
-        self._window[seq] = Entry(seq, link, session, tuple([request for request, _, _ in asks]), False, now_ns, ranges)
+        self._window[seq] = Entry(seq, link, session, requests, False, now_ns, ranges)
         return self._put(WriteMany(seq, self.commit, ranges, token), ranges, now_ns)
 
     def _turn_away(self, link: int, token: int, *answers: Done | OpenRefused) -> list[Effect]:

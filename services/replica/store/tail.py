@@ -28,6 +28,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import repeat
 
 from xxhash import xxh3_64_intdigest
 
@@ -146,17 +147,17 @@ class Tail:
 
     def append_many(self, seq: int, ranges: Sequence[tuple[int, int]]) -> None:
         """All of one write, before any of it is written."""
-        writes, image, number, put, pack = self._writes, self._map, self._number, _put_entry, _pack_entry
+        writes, image, number, put = self._writes, self._map, self._number, _put_entry
         self._held += len(ranges)
         while self._held > ENTRIES:
             lost, gone = writes.popleft()
             self._held -= len(gone)
             self._lost = max(self._lost, lost)
             self._store(_LOST, self._lost)
-        for block, count in ranges:
-            number += 1
-            entry = pack(number, seq, block, count)
-            put(image, HEADER_BYTES + number % ENTRIES * _ENTRY_BYTES, entry, xxh3_64_intdigest(entry))
+        numbers = range(number + 1, number + 1 + len(ranges))
+        entries = list(map(_pack_entry, numbers, repeat(seq), *zip(*ranges, strict=True)))
+        for number, entry, check in zip(numbers, entries, map(xxh3_64_intdigest, entries), strict=True):
+            put(image, HEADER_BYTES + number % ENTRIES * _ENTRY_BYTES, entry, check)
         writes.append((seq, ranges))
         self._number = number
         if seq > self.highest:
