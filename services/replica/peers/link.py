@@ -341,7 +341,7 @@ class Link(asyncio.BufferedProtocol):
             # Ours, and the loop reports it. A link that lost its place in the stream is of no use to anybody.
             self.close(f"internal: {type(error).__name__}: {error}", "internal")
             raise
-        if not self.open:
+        if not self.open or (self._reading and self.writable and not (wait_ns or self._backlog or self._end)):
             return
         if self._end and not self._backlog:
             self._forget("closed", self._end)

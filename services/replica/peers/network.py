@@ -101,7 +101,6 @@ class PeerNetwork:
         self._complaints: dict[str, str] = {}
         """Per peer the last reason why dialling failed: the same one is not logged a second time."""
         self._filled: list[Link] = []
-        self._flush_is_due = False
         self._loop: asyncio.AbstractEventLoop
         self.strangers: Counter[str] = Counter()
         """Connections turned away, by kind: certificate, tls, timeout, closed, pace, accept, identity, version,
@@ -233,10 +232,9 @@ class PeerNetwork:
     def link_filled(self, link: Link) -> None:
         """One flush for all links at the end of the wake-up: everything that the same poll delivered, from
         whatever sockets, is answered together."""
+        if not self._filled:
+            self._loop.call_soon(self.flush_all)
         self._filled.append(link)
-        if not self._flush_is_due:
-            self._flush_is_due = True
-            self._loop.call_soon(self._flush_due)
 
     def link_lost(self, link: Link, kind: str, reason: str, was_up: bool) -> None:
         self._reception.forget(link)
@@ -303,7 +301,3 @@ class PeerNetwork:
     def _about(self, link: Link, **more: str) -> dict[str, str]:
         direction = "outgoing" if link.outgoing else "incoming"
         return {"peer": link.peer, "direction": direction, "remote": link.remote, **more}
-
-    def _flush_due(self) -> None:
-        self._flush_is_due = False
-        self.flush_all()

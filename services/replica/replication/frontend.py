@@ -551,8 +551,9 @@ class FrontendCore:
         ready = self._ready
         if not self._session or not ready:
             return
-        many: dict[int, list[Unanswered]] = {_READ: [], _WRITE: []}
-        small = SMALL_BLOCKS if self._takes_many and len(ready) > 1 else 0
+        many: dict[int, list[Unanswered]] = {}
+        if self._takes_many and len(ready) > 1:
+            many = {_READ: [], _WRITE: []}
         while ready and self._sent < WINDOW_REQUESTS:
             request = ready[0]
             payload_bytes = request.payload_bytes
@@ -564,7 +565,7 @@ class FrontendCore:
             request.sent = True
             self._sent += 1
             self._sent_bytes += payload_bytes
-            if request.count <= small and request.kind in many and not request.fua:
+            if request.kind in many and request.count <= SMALL_BLOCKS and not request.fua:
                 many[request.kind].append(request)
             else:
                 self._send(request, effects)

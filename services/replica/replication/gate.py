@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from operator import itemgetter
 from typing import NamedTuple
 
 from services.replica.replication.blockmap import Range, regions_of
@@ -18,6 +19,9 @@ from stoscore.units import REGION_BLOCKS, SECOND
 QUIET_NS = 60 * SECOND
 """Longer than the pauses between what a file system writes back (5 and 30 s on Linux): each region whose mark was taken
 away costs its next write an fdatasync, on every copy. What a longer time costs is a comparison after a power loss."""
+
+
+_count = itemgetter(1)
 
 
 class Op(NamedTuple):
@@ -32,7 +36,7 @@ def op_of(message: Write | WriteMany | Zero | Copy) -> Op:
     if isinstance(message, WriteMany):
         ranges = message.ranges  # none of them reaches further than from one region into the next
         touched = {block // REGION_BLOCKS for block, _ in ranges}
-        if any(count > 1 for _, count in ranges):
+        if max(map(_count, ranges)) > 1:
             touched |= {(block + count - 1) // REGION_BLOCKS for block, count in ranges}
         return Op(message, message.seq, tuple(sorted(touched)))
     if isinstance(message, Copy):

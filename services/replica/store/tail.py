@@ -143,23 +143,32 @@ class Tail:
         self._store(_BOOT, boot_tag(boot_id))
 
     def append(self, seq: int, block: int, count: int) -> None:
-        self.append_many(seq, ((block, count),))
+        number = self._number + 1
+        self._holds(seq, ((block, count),))
+        entry = _pack_entry(number, seq, block, count)
+        place = HEADER_BYTES + number % ENTRIES * _ENTRY_BYTES
+        _put_entry(self._map, place, entry, xxh3_64_intdigest(entry))
+        self._number = number
 
     def append_many(self, seq: int, ranges: Sequence[tuple[int, int]]) -> None:
         """All of one write, before any of it is written."""
-        writes, image, number, put = self._writes, self._map, self._number, _put_entry
-        self._held += len(ranges)
-        while self._held > ENTRIES:
-            lost, gone = writes.popleft()
-            self._held -= len(gone)
-            self._lost = max(self._lost, lost)
-            self._store(_LOST, self._lost)
+        image, number, put = self._map, self._number, _put_entry
+        self._holds(seq, ranges)
         numbers = range(number + 1, number + 1 + len(ranges))
         entries = list(map(_pack_entry, numbers, repeat(seq), *zip(*ranges, strict=True)))
         for number, entry, check in zip(numbers, entries, map(xxh3_64_intdigest, entries), strict=True):
             put(image, HEADER_BYTES + number % ENTRIES * _ENTRY_BYTES, entry, check)
-        writes.append((seq, ranges))
         self._number = number
+
+    def _holds(self, seq: int, ranges: Sequence[tuple[int, int]]) -> None:
+        """Its entries come next, over those of the oldest."""
+        self._held += len(ranges)
+        while self._held > ENTRIES:
+            lost, gone = self._writes.popleft()
+            self._held -= len(gone)
+            self._lost = max(self._lost, lost)
+            self._store(_LOST, self._lost)
+        self._writes.append((seq, ranges))
         if seq > self.highest:
             self.highest = seq
 
