@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.replica.store import FileStore, Format, StoreError, block_sums
+from services.replica.store.disk import FOLIO_BYTES
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS, SUM_BYTES
 
 BLOCKS = (7, REGION_BLOCKS + 1, 3, 8, REGION_BLOCKS - 1)
@@ -106,3 +107,25 @@ def test_a_write_that_was_lost_from_the_ring_is_lost_as_a_whole(store: FileStore
     store.tail_commit(1)
     entries = store.tail_entries()
     assert entries is not None and entries[0][0] == 2
+
+
+@pytest.mark.parametrize("ranges", [((0, 40),), ((3, 16), (100, 1), (200, 16))])
+def test_no_call_writes_more_than_a_folio_should_hold(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch, ranges: tuple[tuple[int, int], ...]
+) -> None:
+    """Each later write of one of its blocks would pay for all of them."""
+    put, sizes = os.pwrite, list[int]()
+
+    def recorded(fd: int, data: bytes | memoryview, offset: int) -> int:
+        sizes.append(len(data))
+        return put(fd, data, offset)
+
+    data = os.urandom(sum(count for _, count in ranges) * BLOCK_BYTES)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", recorded)
+        store.write_many(2, ranges, block_sums(data), data)
+        store.write(500, block_sums(data), data)
+        store.write_scattered([(600, len(data) // BLOCK_BYTES)], block_sums(data), data)
+    assert max(sizes) == FOLIO_BYTES
+    assert b"".join(store.read(*where)[1] for where in ranges) == data
+    assert store.read(500, len(data) // BLOCK_BYTES)[1] == store.read(600, len(data) // BLOCK_BYTES)[1] == data

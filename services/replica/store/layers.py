@@ -25,7 +25,7 @@ from pathlib import Path
 
 from services.replica.store import growing, stack
 from services.replica.store.directory import open_file, share, sync_path, write_sparse, write_zeros
-from services.replica.store.disk import data_ranges, failed, read_at, write_at
+from services.replica.store.disk import data_ranges, failed, read_at, write_blocks_at
 from services.replica.store.format import Format
 from services.replica.store.layer import SHARED, Layer, LayerFiles, file_sizes
 from services.replica.store.port import NoSnapshot
@@ -395,6 +395,6 @@ def copy_allocated(source: int, target: Path, where: str) -> None:
     try:
         for low, high in data_ranges(source, 0, os.fstat(source).st_size):
             for at in range(low, high, _COPY_BYTES):
-                write_at(fd, read_at(source, min(_COPY_BYTES, high - at), at, where), at, str(target))
+                write_blocks_at(fd, read_at(source, min(_COPY_BYTES, high - at), at, where), at, str(target))
     finally:
         os.close(fd)
