@@ -136,9 +136,7 @@ class FileStore:
         blocks, counts = zip(*ranges, strict=True)
         if len(data) != len(sums) * (BLOCK_BYTES // SUM_BYTES) or sum(counts) != len(sums) >> 3:
             raise ValueError(f"{len(sums)} bytes of sums and {len(data)} of data for {len(ranges)} ranges")
-        if min(blocks) < 0 or min(counts) < 1 or max(map(add, blocks, counts)) > self.size_blocks:
-            for block, count in ranges:
-                self._check_range(block, count)
+        self._check_ranges(blocks, counts)
         layer, tail, sums, data = self._layer, self._tail, bytes(sums), memoryview(data)
         try:
             tail.append_many(seq, ranges)
@@ -185,9 +183,8 @@ class FileStore:
         return self._layer.read(block, count)
 
     def read_scattered(self, ranges: Sequence[Range]) -> tuple[bytes, bytes | bytearray]:
-        for block, count in ranges:
-            if block < 0 or count < 1 or block + count > self.size_blocks:
-                self._check_range(block, count)
+        if ranges:
+            self._check_ranges(*zip(*ranges, strict=True))
         return self._layer.read_scattered(ranges)
 
     def heal(self, block: int, sums: Buffer, data: Buffer, *, settled: bool) -> list[int]:
@@ -238,6 +235,11 @@ class FileStore:
 
     def allocated_bytes(self) -> int:
         return self._layers.allocated_bytes()
+
+    def _check_ranges(self, blocks: Sequence[int], counts: Sequence[int]) -> None:
+        if min(blocks) < 0 or min(counts) < 1 or max(map(add, blocks, counts)) > self.size_blocks:
+            for block, count in zip(blocks, counts, strict=True):
+                self._check_range(block, count)
 
     def _check_range(self, block: int, count: int) -> None:
         if block < 0 or count < 1 or block + count > self.size_blocks:
