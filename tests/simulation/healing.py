@@ -188,14 +188,16 @@ def _not_served(world: World, name: str, volume: SimVolume) -> str:
 
 def _no_primary(world: World, volume: str) -> str:
     """One of those that are well serves. A disk that hangs is noticed when it is asked for something (A5), and while
-    writes and flushes fail by the policy nobody asks it: the primary on it answers what there is to answer."""
+    writes and flushes fail by the policy, or the application has all that it wanted, nobody asks it: the primary on it
+    answers what there is to answer."""
     states = [(m, m.node.volumes[volume]) for m in world.machines.values() if m.node and volume in m.node.volumes]
+    idle = not world.volumes[volume].wants_more()
     serving = [(m, state) for m, state in states if state.primary is not None and state.primary.serving]
     primaries = [
         machine.name
         for machine, state in serving
         if machine.name not in world.left_behind
-        or (machine.disk_hangs and not machine.paused and state.brain.writes == "failing")
+        or (machine.disk_hangs and not machine.paused and (state.brain.writes == "failing" or idle))
     ]
     return "" if len(primaries) == 1 else f"{volume}: served by {primaries}"
 
