@@ -26,9 +26,7 @@ VOTERS = {
     "three copies and two witnesses": (A, B, C, W, X),
 }
 RUNS = 1500
-"""Of each, about ten seconds together."""
-FOUND_WITHIN = 2000
-"""Ten times as many runs as a planted bug needs on average."""
+"""Of each, about ten seconds of processor time together. A planted bug needs 100 to 190 on average."""
 ACTIONS = {"hear": 40, "wait": 25, "start": 14, "stop": 2, "lose power": 5, "cut off": 2, "heal": 6}
 ACTIONS_MAX = 70
 HEARD_MAX = 20
@@ -95,4 +93,4 @@ def test_nobody_leads_who_has_lost_what_a_clean_member_has(shape: str) -> None:
 @pytest.mark.parametrize("plant", [lent_is_stored, unclean_by_own_record], ids=lambda plant: plant.__name__)
 def test_a_rule_taken_out_is_missed(plant: Plant, shape: str) -> None:
     with plant():
-        assert any(objection(play(seed, VOTERS[shape])) for seed in range(FOUND_WITHIN))
+        assert any(objection(play(seed, VOTERS[shape])) for seed in range(RUNS))

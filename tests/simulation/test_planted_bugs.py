@@ -75,10 +75,11 @@ HIDDEN = {
     "written_while_sealed": "who is elected next has to write in the milliseconds in which a follower still seals",
     "given_untold": "a copy has stored the record before it has made the layer, nearly always",
     "set_back_in_sync": "a copy in sync that lacks a snapshot has to be compared in a take-over",
-    "lent_is_stored": "who was lent it has to lose power before it leads, beside a third that is clean",
-    "unclean_by_own_record": "a voter that holds the newest record answers in time, nearly always",
+    "lent_is_stored": "who was lent it has to lose power before it leads, beside a clean third, as in test_recovery.py",
+    "unclean_by_own_record": "who holds the newest record answers in time, nearly always, but not in test_recovery.py",
 }
-"""Planted bugs that take thousands of seeds, with what hides them; tests of the cores tell their stories."""
+"""Planted bugs that take thousands of seeds, with what hides them; tests of the cores tell their stories, or find them
+in `tests/properties`."""
 OVERRIDDEN = {
     "survivors_keep_their_votes": 40,
     "generation_not_compared": 80,

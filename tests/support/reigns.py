@@ -28,28 +28,35 @@ class Past:
     required: frozenset[Voter]
     """Who has every acknowledged write: the last committed in-sync set and every set proposed since (S1)."""
 
+    @property
+    def _needed(self) -> int:
+        """Besides the leader."""
+        return majority(len(self.stored)) - 1
+
     def reign(self, dice: Random, epoch: int) -> None:
-        needed = majority(len(self.stored)) - 1
         leader = dice.choice([voter for voter in self.stored if self._may_lead(voter)])
         granting = self._granting(leader)
-        for voter in (leader, *dice.sample(granting, dice.randint(needed, len(granting)))):
+        for voter in (leader, *dice.sample(granting, dice.randint(self._needed, len(granting)))):
             self.epochs[voter] = epoch
-        others = [voter for voter in self.stored if voter != leader]
         proposed = replace(self.stored[leader].record, primary=leader)
-        serves = False
-        for left in reversed(range(dice.randint(1, PROPOSALS_MAX))):
-            latest = self.stored[leader].next(epoch, proposed)
-            least = needed if left else 0
-            storing = dice.sample(others, dice.choice((least, least, dice.randint(least, len(others)))))
-            for voter in (leader, *storing):
-                self.stored[voter], self.epochs[voter] = latest, epoch
-            if len(storing) >= needed:
-                self.committed.append(latest)
-                self.required = frozenset(proposed.in_sync)
-                serves = True
-            elif serves:
-                self.required |= set(proposed.in_sync)
+        for _ in range(dice.randrange(PROPOSALS_MAX)):
+            self._propose(leader, epoch, proposed, self._storing(dice, leader, self._needed))
             proposed = after(dice, proposed, leader)
+        self._propose(leader, epoch, proposed, self._storing(dice, leader, 0))
+
+    def _storing(self, dice: Random, leader: Voter, least: int) -> list[Voter]:
+        others = [voter for voter in self.stored if voter != leader]
+        return dice.sample(others, dice.choice((least, least, dice.randint(least, len(others)))))
+
+    def _propose(self, leader: Voter, epoch: int, proposed: Record, storing: list[Voter]) -> None:
+        latest = self.stored[leader].next(epoch, proposed)
+        for voter in (leader, *storing):
+            self.stored[voter], self.epochs[voter] = latest, epoch
+        if len(storing) >= self._needed:
+            self.committed.append(latest)
+            self.required = frozenset(proposed.in_sync)
+        elif self.committed[-1].stamp.epoch == epoch:
+            self.required |= set(proposed.in_sync)
 
     def _granting(self, candidate: Voter) -> list[Voter]:
         stamp = self.stored[candidate].stamp
@@ -57,7 +64,7 @@ class Past:
 
     def _may_lead(self, voter: Voter) -> bool:
         in_sync = voter in self.stored[voter].record.in_sync
-        return in_sync and len(self._granting(voter)) + 1 >= majority(len(self.stored))
+        return in_sync and len(self._granting(voter)) >= self._needed
 
 
 def after(dice: Random, before: Record, leader: Voter) -> Record:
