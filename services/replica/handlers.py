@@ -431,6 +431,10 @@ class Handlers:
         token = 0
         if primary is not None and frame.type in _WITH_RANGE:
             wrong = _wrong_range(frame, primary.size_blocks)
+            if wrong and self._node.lease_until(self._node.volumes[hosted.volume]) <= now_ns:
+                # *It slept while its successor grew the volume, and told who writes there that it has no such place.*
+                self._turn_away(link, frame, hosted, primary)
+                return
             if wrong:
                 self._answer_error(link, frame, wrong)
                 return
@@ -469,12 +473,16 @@ class Handlers:
         assert hosted is not None and volume is not None
         if primary is not None and not serves:
             # Before its range is looked at: what lies outside the volume tells its size.
-            refused = ms.OpenRefused(frame.x, ms.Refusal.NOT_READY, newest=primary.newest_session)
-            link.send(*codec.pack_message(self.shell.envelope(hosted, primary.epoch, link.peer), refused))
+            self._turn_away(link, frame, hosted, primary)
             return None
         if primary is not None and primary.unanswered + len(volume.parked) >= WINDOW_REQUESTS_MAX:
             raise FrameError(f"more than {WINDOW_REQUESTS_MAX} requests without waiting for an answer")
         return hosted, primary, number
+
+    def _turn_away(self, link: Link, frame: Frame, hosted: Hosted, primary: Primary) -> None:
+        """Whoever asks looks for the primary, and asks it again."""
+        refused = ms.OpenRefused(frame.x, ms.Refusal.NOT_READY, newest=primary.newest_session)
+        link.send(*codec.pack_message(self.shell.envelope(hosted, primary.epoch, link.peer), refused))
 
     def _request_many(self, link: Link, frame: Frame, now_ns: int) -> None:
         """As one, unless anything is wrong with one of them or a copy does not know many: then one by one."""

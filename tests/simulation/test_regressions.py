@@ -339,3 +339,9 @@ def test_deleted_volume_whose_last_member_was_never_named() -> None:
     """A leader had a member made, and died before its record named it. The volume was deleted, everybody forgot it, and
     whoever asked whether it is gone waited for that member. Told by test_volumes_deletion.py."""
     run(920002840)
+
+
+def test_primary_that_slept_while_its_successor_grew_the_volume() -> None:
+    """P4. It woke up with the old size, and told who wrote to the new end that there is no such place: an answer that
+    needs the lease as that of a read does."""
+    run(950006049)
