@@ -6,8 +6,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.replica.replication.budget import BURST_NS, COPY_BYTES_MAX, Budget, Key, Limits
-from stoscore.units import BLOCK_BYTES, MIB, MS, SECOND
+from services.replica.replication.budget import BURST_NS, COPY_BYTES_MAX, STUCK_NS, Budget, Key, Limits
+from stoscore.units import BLOCK_BYTES, MIB, SECOND
 
 KEYS: tuple[Key, ...] = tuple((volume, node) for volume in ("v1", "v2", "v3") for node in ("n2", "n3"))
 BLOCKS = COPY_BYTES_MAX // BLOCK_BYTES
@@ -18,7 +18,7 @@ steps = st.lists(
         st.sampled_from(KEYS),
         st.integers(1, 3),
         st.integers(0, 1000),
-        st.integers(0, 30 * MS),
+        st.integers(0, STUCK_NS // 101),
     ),
     max_size=100,
 )
@@ -37,7 +37,7 @@ def test_it_never_lets_through_more_than_it_has(steps, rate: int, in_flight: int
             sent += COPY_BYTES_MAX
         elif step == "arrived" and flying.get(key):
             flying[key] -= 1
-            budget.arrived(key)
+            budget.arrived(key, now_ns)
         elif step == "gone":
             flying.pop(key, None)
             budget.gone(key)
@@ -67,7 +67,7 @@ def test_everybody_is_done_in_order_of_urgency_and_in_time(
     def pump(key: Key) -> None:
         while left[key] and budget.ask(key, (work[key][0], left[key]), BLOCKS, now_ns):
             left[key] -= 1
-            budget.arrived(key)
+            budget.arrived(key, now_ns)
         if not left[key] and key not in done:
             done.append(key)
             budget.gone(key)
@@ -96,8 +96,8 @@ def test_whoever_has_less_left_goes_first_and_room_is_not_kept_from_the_others()
     assert not budget.ask(large, (2, 836), BLOCKS, 0)
     assert not budget.ask(small, (2, 3), BLOCKS, 0)
     assert not budget.ask(other, (1, 5000), BLOCKS, 0)
-    assert budget.turn(0) is None and budget.next_deadline_ns() is None, "a confirmation has to come first"
-    budget.arrived(large)
+    assert budget.turn(0) is None and budget.next_deadline_ns() == STUCK_NS, "a confirmation has to come first"
+    budget.arrived(large, 0)
     assert budget.turn(0) == other, "it has one copy left in sync"
     assert budget.turn(0) == small
     assert budget.turn(0) == large
@@ -110,6 +110,24 @@ def test_a_lost_link_gives_back_what_was_under_way() -> None:
     assert not budget.ask(KEYS[1], (1, 9), BLOCKS, 0)
     budget.gone(KEYS[0])
     assert budget.turn(0) == KEYS[1]
-    budget.arrived(KEYS[0])
+    budget.arrived(KEYS[0], 0)
     assert budget.ask(KEYS[1], (1, 9), BLOCKS, 0) and budget.ask(KEYS[1], (1, 9), BLOCKS, 0)
     assert not budget.ask(KEYS[2], (1, 9), BLOCKS, 0), "a late confirmation makes no room"
+
+
+def test_who_confirms_nothing_any_more_keeps_nobody_waiting() -> None:
+    """A disk that hangs under a copy whose node lives."""
+    budget = Budget(Limits(copies_in_flight=2))
+    hung, other = KEYS[0], KEYS[1]
+    assert budget.ask(hung, (1, 9), BLOCKS, 0) and budget.ask(hung, (1, 9), BLOCKS, 0)
+    budget.arrived(hung, SECOND)
+    assert budget.ask(hung, (1, 9), BLOCKS, SECOND)
+    assert not budget.ask(other, (1, 9), BLOCKS, SECOND)
+    due_ns = budget.next_deadline_ns()
+    assert due_ns == SECOND + STUCK_NS
+    assert budget.turn(due_ns - 1) is None
+    assert budget.turn(due_ns) == other
+    assert budget.ask(other, (1, 9), BLOCKS, due_ns)
+    budget.arrived(hung, due_ns)
+    assert budget.ask(other, (1, 9), BLOCKS, due_ns)
+    assert not budget.ask(other, (1, 9), BLOCKS, due_ns), "what comes late after all makes no room again"

@@ -8,8 +8,8 @@ from typing import Any
 from unittest.mock import patch
 
 from services.replica.brain import membership, snapshots
+from services.replica.replication import budget, gate, healing, primary, replica, resync
 from services.replica.replication import effects as fx
-from services.replica.replication import gate, healing, primary, replica, resync
 from services.replica.replication.budget import Budget
 from services.replica.replication.frontend_order import Unanswered
 from services.replica.replication.giving import Giver
@@ -88,7 +88,12 @@ def unmarked_early() -> Patch:
 
 def budget_not_given_back() -> Patch:
     """Recovery: a copy that has arrived goes on counting as under way, so the next one is never allowed."""
-    return patch.object(Budget, "arrived", lambda self, key: None)
+    return both(patch.object(Budget, "arrived", lambda self, key, now_ns: None), stuck_keeps_its_place())
+
+
+def stuck_keeps_its_place() -> Patch:
+    """Recovery: a copy that confirms nothing any more, on a disk that hangs, keeps all others waiting."""
+    return patch.object(budget, "STUCK_NS", 1 << 62)
 
 
 def refused_is_forgotten() -> Patch:
@@ -370,5 +375,6 @@ DATA: tuple[Plant, ...] = (
     set_back_and_not_compared,
     set_back_in_sync,
     budget_not_given_back,
+    stuck_keeps_its_place,
     refused_is_forgotten,
 )

@@ -75,6 +75,7 @@ HIDDEN = {
     "written_while_sealed": "who is elected next has to write in the milliseconds in which a follower still seals",
     "given_untold": "a copy has stored the record before it has made the layer, nearly always",
     "set_back_in_sync": "a copy in sync that lacks a snapshot has to be compared in a take-over",
+    "stuck_keeps_its_place": "a copy on a disk that hangs has to be sent all that may be under way, before any other",
     "lent_is_stored": "who was lent it has to lose power before it leads, beside a clean third, as in test_recovery.py",
     "unclean_by_own_record": "who holds the newest record answers in time, nearly always, but not in test_recovery.py",
 }

@@ -345,3 +345,10 @@ def test_primary_that_slept_while_its_successor_grew_the_volume() -> None:
     """P4. It woke up with the old size, and told who wrote to the new end that there is no such place: an answer that
     needs the lease as that of a read does."""
     run(950006049)
+
+
+def test_copy_on_a_disk_that_hangs_and_that_is_sent_all_that_may_be_under_way() -> None:
+    """Recovery. Its node and its link lived, so what had been sent to it was never confirmed and never given up; the
+    other copy that came back waited behind it, and with it all writes. Told by test_recovery_budget.py:
+    test_who_confirms_nothing_any_more_keeps_nobody_waiting."""
+    run(950009228)

@@ -26,6 +26,9 @@ BURST_NS = 50 * MS
 COPY_BYTES_MAX = 64 * BLOCK_BYTES
 COPIES_IN_FLIGHT = 32
 """Of 256 KiB: what lies in the sockets ahead of an application's write is 8 MiB at most."""
+STUCK_NS = 2 * SECOND
+"""Who confirms nothing for so long holds no place any more. *A copy came back on a disk that hung: its node lived, its
+link too, and what had been sent to it was never confirmed. All others waited behind it, for ever.*"""
 UNLIMITED = 1024 * GIB
 
 
@@ -45,6 +48,8 @@ class Budget:
         self._filled_ns = 0
         self._flying: dict[Key, int] = {}
         self._sum = 0
+        self._confirmed_ns: dict[Key, int] = {}
+        """When it last confirmed one, or got the first: of those that have copies under way."""
         self.hungry: dict[Key, Rank] = {}
         """Who was refused and waits for its turn."""
 
@@ -79,28 +84,39 @@ class Budget:
         """May one copy of so many blocks leave now? Who is refused is told by `turn` when to ask again."""
         self._fill(now_ns)
         before = any(other != key and theirs < rank for other, theirs in self.hungry.items())
-        if before or not self._has_room():
+        if before or not self._has_room(now_ns):
             self.hungry[key] = rank
             return False
         self.hungry.pop(key, None)
         self._flying[key] = self._flying.get(key, 0) + 1
+        self._confirmed_ns.setdefault(key, now_ns)
         self._sum += 1
         self._tokens -= blocks * BLOCK_BYTES
         return True
 
-    def _has_room(self) -> bool:
+    def _has_room(self, now_ns: int) -> bool:
+        if self._sum >= self.copies_in_flight:
+            for key in [key for key, since_ns in self._confirmed_ns.items() if now_ns - since_ns >= STUCK_NS]:
+                self._lands(key)
         return self._tokens > 0 and self._sum < self.copies_in_flight
 
-    def arrived(self, key: Key) -> None:
+    def _lands(self, key: Key) -> None:
+        self._sum -= self._flying.pop(key, 0)
+        self._confirmed_ns.pop(key, None)
+
+    def arrived(self, key: Key, now_ns: int) -> None:
         """A copy was confirmed."""
         flying = self._flying.get(key, 0)
-        if flying:
+        if flying > 1:
             self._sum -= 1
             self._flying[key] = flying - 1
+            self._confirmed_ns[key] = now_ns
+        elif flying:
+            self._lands(key)
 
     def gone(self, key: Key) -> None:
         """It has everything, or its link ended: what it had under way counts no more, and it wants nothing."""
-        self._sum -= self._flying.pop(key, 0)
+        self._lands(key)
         self.hungry.pop(key, None)
 
     # ---- whose turn it is -----------------------------------------------------------------------------
@@ -115,15 +131,17 @@ class Budget:
         if not self.hungry:
             return None
         self._fill(now_ns)
-        if not self._has_room():
+        if not self._has_room(now_ns):
             return None
         first = min(self.hungry.items(), key=lambda item: (item[1], item[0]))[0]
         del self.hungry[first]
         return first
 
     def next_deadline_ns(self) -> int | None:
-        """When time alone makes room; None: nobody waits, or a confirmation has to come first."""
-        if not self.hungry or self._sum >= self.copies_in_flight:
+        """When time alone makes room; None: nobody waits."""
+        if not self.hungry:
             return None
+        if self._sum >= self.copies_in_flight:
+            return min(self._confirmed_ns.values()) + STUCK_NS
         missing = max(0, 1 - self._tokens)
         return self._filled_ns + -(-missing * SECOND // self._rate)

@@ -47,9 +47,9 @@ class Costs:
 
         return may_send
 
-    def arrived(self, node: str) -> None:
+    def arrived(self, node: str, now_ns: int) -> None:
         """One of its copies."""
-        self._recovery.budget.arrived(self._key(node))
+        self._recovery.budget.arrived(self._key(node), now_ns)
 
     def gone(self, node: str) -> None:
         """It is sent nothing more."""

@@ -340,7 +340,7 @@ class Primary:
                 if peer.resync is None:
                     return []
                 if peer.resync.copying(number):
-                    self._costs.arrived(node)
+                    self._costs.arrived(node, now_ns)
                 peer.resync.copied(number)
                 return self.pump(peer)
             case Failed(reason):
