@@ -51,7 +51,6 @@ FOUND = {
     "own_share_not_compared": 100,
     "gate_not_resent": 500,
     "record_not_compared": 50,
-    "refusal_is_a_failed_copy": 400,
     "refusal_without_record": 200,
     "older_link_heard": 2000,
     "heals_unverified": 500,
@@ -67,6 +66,7 @@ FOUND = {
 """Planted bug -> within how many seeds, from the first on. Ten times as many as one needed when this was measured, on
 average of six: any change of the code deals the faults anew, and with a tenth of luck it is still found."""
 HIDDEN = {
+    "refusal_is_a_failed_copy": "a leader whom a majority has left has no lease in a moment, and resigns by that",
     "order_at_the_gate": "a frontend sends no two writes that overlap (W3), so none passes another at the gate",
     "promise_outlives_vote": "a beat has to arrive within milliseconds after the promise before it has ended",
     "copies_not_noted": "a copy that nobody compares again has to differ from the next primary's block",
