@@ -427,3 +427,14 @@ def test_s3_who_is_clean_takes_no_smaller_set_without_itself_from_a_refusal() ->
     step(machine, ev.Received(ms.PreVoteAnswer("v", W, B, asked, True, 1)), LEASE)
     step(machine, ev.Received(ms.VoteAnswer("v", W, B, asked, True, asked)), LEASE)
     assert machine.role == "leader"
+
+
+def test_a6_a_leader_whose_epoch_is_over_takes_the_refusal_for_no_failed_copy() -> None:
+    machine = brain(A, slot(record(A, B, C)))
+    elect(machine, B)
+    accept(machine, B, C)
+    led = machine.state.slot
+    out = step(machine, ev.Received(ms.Refused("v", B, A, machine.epoch + 1)))
+    assert any(isinstance(effect, ev.StopLeading) for effect in out)
+    assert machine.role == "follower"
+    assert machine.state.slot == led, "B stays in sync"
