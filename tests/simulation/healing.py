@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from services.replica.brain import Record, Slot, Voter
 from services.replica.brain import events as ev
 from services.replica.brain.policy import needed_copies
+from services.replica.brain.quorum import majority
 from tests.simulation.faults import Struck
 
 if TYPE_CHECKING:
@@ -173,6 +174,22 @@ def obstacle(world: World, *, all_nodes: bool) -> str:
     return _left_over(world) if all_nodes else ""
 
 
+def is_an_operators(world: World, volume: str) -> bool:
+    """All whom the newest record names have lost power, too few have stored it to tell that it was committed, and one
+    that an older record names has not: nobody can know whether that one is behind (S3)."""
+    disks = [machine.disks[volume] for machine in world.machines.values() if volume in machine.disks]
+    held = [(disk, disk.state.slot) for disk in disks if disk.state is not None and disk.state.slot is not None]
+    if not held:
+        return False
+    newest = max((slot for _, slot in held), key=lambda slot: slot.stamp)
+    in_sync = newest.record.in_sync
+    if sum(slot.stamp == newest.stamp for _, slot in held) >= majority(len(newest.record.voters)):
+        return False
+    left_out = [disk for disk, slot in held if disk.me not in in_sync and disk.me in slot.record.in_sync]
+    named = [disk for disk, _ in held if disk.me in in_sync]
+    return all(disk.unclean for disk in named) and any(not disk.unclean for disk in left_out)
+
+
 def _not_served(world: World, name: str, volume: SimVolume) -> str:
     frontend = volume.frontend
     if volume.deleting:
@@ -230,7 +247,13 @@ def _not_in_sync(world: World, volume: str) -> str:
 def _can_change(world: World, record: Record) -> bool:
     """There is a node for one more member: every change of the members begins with one."""
     taken = {member.node for member in record.members if _has_store(world, record.volume, member)}
-    return any(m.name not in taken and record.volume not in m.unreadable for m in world.machines.values())
+    return any(m.name not in taken and _has_place(m, record) for m in world.machines.values())
+
+
+def _has_place(machine: Machine, record: Record) -> bool:
+    """For one more member: nothing of the volume is left there for ever."""
+    disk = machine.disks.get(record.volume)
+    return record.volume not in machine.unreadable and (disk is None or _knows_somebody(disk, record))
 
 
 def _told(record: Record) -> str:

@@ -352,3 +352,14 @@ def test_copy_on_a_disk_that_hangs_and_that_is_sent_all_that_may_be_under_way() 
     other copy that came back waited behind it, and with it all writes. Told by test_recovery_budget.py:
     test_who_confirms_nothing_any_more_keeps_nobody_waiting."""
     run(950009228)
+
+
+def test_five_voters_of_whom_nobody_can_tell_who_has_what_was_acknowledged() -> None:
+    """S3. Two of five had stored the newest record, the first of its reign, and all whom it names had lost power; one
+    whom an older record names had not. Nobody leads, rightly: an operator decides."""
+    run(970002692)
+
+
+def test_volume_that_nobody_may_lead_and_whose_application_got_no_further() -> None:
+    """The same of three voters, early in the run."""
+    run(981000060)
