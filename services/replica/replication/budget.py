@@ -13,6 +13,7 @@ that is done is one risk less.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from stoscore.units import BLOCK_BYTES, GIB, MS, SECOND
 
@@ -40,16 +41,22 @@ class Limits:
     copies_in_flight: int = COPIES_IN_FLIGHT
 
 
+class Flight(NamedTuple):
+    """Copies of one that are sent and not confirmed."""
+
+    copies: int
+    confirmed_ns: int
+    """When it last confirmed one, or got the first."""
+
+
 class Budget:
     def __init__(self, limits: Limits):
         self.copies_in_flight = limits.copies_in_flight
         self._rate = limits.bytes_per_s
         self._tokens = self.burst
         self._filled_ns = 0
-        self._flying: dict[Key, int] = {}
+        self._flying: dict[Key, Flight] = {}
         self._sum = 0
-        self._confirmed_ns: dict[Key, int] = {}
-        """When it last confirmed one, or got the first: of those that have copies under way."""
         self.hungry: dict[Key, Rank] = {}
         """Who was refused and waits for its turn."""
 
@@ -88,30 +95,29 @@ class Budget:
             self.hungry[key] = rank
             return False
         self.hungry.pop(key, None)
-        self._flying[key] = self._flying.get(key, 0) + 1
-        self._confirmed_ns.setdefault(key, now_ns)
+        flight = self._flying.get(key, Flight(0, now_ns))
+        self._flying[key] = flight._replace(copies=flight.copies + 1)
         self._sum += 1
         self._tokens -= blocks * BLOCK_BYTES
         return True
 
     def _has_room(self, now_ns: int) -> bool:
         if self._sum >= self.copies_in_flight:
-            for key in [key for key, since_ns in self._confirmed_ns.items() if now_ns - since_ns >= STUCK_NS]:
+            for key in [key for key, flight in self._flying.items() if now_ns - flight.confirmed_ns >= STUCK_NS]:
                 self._lands(key)
         return self._tokens > 0 and self._sum < self.copies_in_flight
 
     def _lands(self, key: Key) -> None:
-        self._sum -= self._flying.pop(key, 0)
-        self._confirmed_ns.pop(key, None)
+        flight = self._flying.pop(key, None)
+        self._sum -= flight.copies if flight is not None else 0
 
     def arrived(self, key: Key, now_ns: int) -> None:
         """A copy was confirmed."""
-        flying = self._flying.get(key, 0)
-        if flying > 1:
+        flight = self._flying.get(key)
+        if flight is not None and flight.copies > 1:
             self._sum -= 1
-            self._flying[key] = flying - 1
-            self._confirmed_ns[key] = now_ns
-        elif flying:
+            self._flying[key] = Flight(flight.copies - 1, now_ns)
+        else:
             self._lands(key)
 
     def gone(self, key: Key) -> None:
@@ -142,6 +148,6 @@ class Budget:
         if not self.hungry:
             return None
         if self._sum >= self.copies_in_flight:
-            return min(self._confirmed_ns.values()) + STUCK_NS
+            return min(flight.confirmed_ns for flight in self._flying.values()) + STUCK_NS
         missing = max(0, 1 - self._tokens)
         return self._filled_ns + -(-missing * SECOND // self._rate)
