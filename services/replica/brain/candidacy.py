@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from services.replica.brain import messages as ms
 from services.replica.brain.election import Adoption, Election, Facts, Standing, rank
+from services.replica.brain.hearsay import Hearsay
 from services.replica.brain.leading import Leading
 from services.replica.brain.local import Local
 from services.replica.brain.quorum import majority
-from services.replica.brain.record import Record, Slot, Stamp, Voter
+from services.replica.brain.record import Record, Slot, Voter
 from services.replica.brain.unclean import Word, may_win
 
 LATE_MAX = 4
@@ -40,11 +41,7 @@ class Candidacy:
         self._late = 0
         """How often in a row somebody who is there had not answered when it was time to ask again."""
         self._must_be_unclean: tuple[Voter, ...] = ()
-        self._lent: Slot | None = None
-        """A record that somebody told of: we stand with it while it is newer than ours, and don't hold it (S3)."""
-        self._tellers: dict[Stamp, tuple[Voter, ...]] = {}
-        self._heard: Slot | None = None
-        """The newest record that somebody told of, whomever it names."""
+        self._hearsay = Hearsay()
         self._released = 0
         """The latest epoch whose leader named us its successor. That it ended its service in it stays true for ever."""
 
@@ -53,8 +50,9 @@ class Candidacy:
         """Whoever this one names is no stranger, though our own does not name him. *N was behind and had lost power; of
         those who were left one told it of the record that makes M a voter, which may have been on that one alone. M
         needed the vote of N, which did not know it.*"""
-        mine, heard = self._local.state.slot, self._heard
-        return heard.record if heard is not None and mine is not None and heard.stamp > mine.stamp else None
+        mine = self._local.state.slot
+        told = self._hearsay.newest(mine.stamp) if mine is not None else None
+        return told.record if told is not None else None
 
     # ---- when -----------------------------------------------------------------------------------------
 
@@ -121,8 +119,9 @@ class Candidacy:
     # ---- standing -------------------------------------------------------------------------------------
 
     def _borrowed(self) -> Slot | None:
-        mine, lent = self._local.state.slot, self._lent
-        return lent if lent is not None and mine is not None and lent.stamp > mine.stamp else None
+        """What we stand with, and don't hold (S3)."""
+        mine = self._local.state.slot
+        return self._hearsay.naming(self._local.me, mine.stamp) if mine is not None else None
 
     def _stood_with(self) -> Slot | None:
         return self._borrowed() or self._local.state.slot
@@ -133,7 +132,7 @@ class Candidacy:
 
     def _others(self) -> tuple[Voter, ...]:
         record = self._record()
-        return tuple(voter for voter in record.voters if voter != self._local.me) if record is not None else ()
+        return record.others(self._local.me) if record is not None else ()
 
     def stand_named(self, epoch: int, now_ns: int, facts: Facts) -> None:
         """The leader of this epoch named us its successor (P5)."""
@@ -181,7 +180,7 @@ class Candidacy:
             heard=tuple(sorted(local.heard)),
             promised_ns=max(0, promised_ns - now_ns),
             promised_to=facts.promised_to,
-            silent_ns=0 if record.voters == (local.me,) else max(0, local.silent_until_ns - now_ns),
+            silent_ns=0 if not record.others(local.me) else max(0, local.silent_until_ns - now_ns),
             disk_stalled=facts.disk_stalled,
         )
 
@@ -197,7 +196,7 @@ class Candidacy:
         self._set_retry(record, now_ns)
         for voter in self._others():
             self._ask(voter)
-        if record.voters == (local.me,):
+        if not self._others():
             self._ask_for_votes(now_ns)
 
     def _ask(self, voter: Voter) -> None:
@@ -362,9 +361,7 @@ class Candidacy:
         """A refusal brought a newer record: stand again, with it."""
         local, mine = self._local, self._local.state.slot
         assert mine is not None
-        if self._heard is None or newer.stamp > self._heard.stamp:
-            self._heard = newer
-        adoption = self._told(newer, by, mine.stamp)
+        adoption = self._adoption(newer, by, mine)
         verdict = adoption.judge()
         if not verdict.kind:
             return
@@ -373,7 +370,6 @@ class Candidacy:
                 local.raise_epoch(newer.stamp.epoch, None)
             local.store(newer)
         else:
-            self._lent = newer
             self.seen_epoch = max(self.seen_epoch, newer.stamp.epoch)
         local.role = "follower"
         record = self._record()
@@ -381,20 +377,15 @@ class Candidacy:
         self.election_at_ns = self.start_ns(now_ns, None) if may else None
         local.tell(adoption, verdict)
 
-    def _told(self, newer: Slot, by: Voter, mine: Stamp) -> Adoption:
-        known = self._tellers.get(newer.stamp, ())
-        tellers = (*(voter for voter in known if voter != by), by)
-        self._tellers = {stamp: voters for stamp, voters in self._tellers.items() if stamp > mine}
-        self._tellers[newer.stamp] = tellers
-        return Adoption(self._local.me, mine, newer, tellers)
+    def _adoption(self, newer: Slot, by: Voter, mine: Slot) -> Adoption:
+        return Adoption(self._local.me, mine.stamp, newer, self._hearsay.add(newer, by, mine.stamp))
 
     def _is_known(self, answer: ms.PreVoteAnswer | ms.VoteAnswer) -> bool:
         """Somebody else has what we stand with, and so a majority: that counts for who is unclean (S3)."""
-        local, lent = self._local, self._borrowed()
-        mine = local.state.slot
-        if not local.unclean or lent is None or mine is None or getattr(answer, "stamp", None) != lent.stamp:
+        mine, lent = self._local.state.slot, self._borrowed()
+        if not self._local.unclean or lent is None or mine is None or getattr(answer, "stamp", None) != lent.stamp:
             return False
-        return self._told(lent, answer.sender, mine.stamp).stored
+        return self._adoption(lent, answer.sender, mine).stored
 
     def refused(self, message: ms.Refused, now_ns: int) -> None:
         """A6: no failed copy. A5: a leader that sees a higher epoch resigns and may stand above it."""

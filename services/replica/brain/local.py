@@ -194,8 +194,7 @@ class Local:
         return self.record is not None and self.record.voters == (self.me,)
 
     def others(self) -> tuple[Voter, ...]:
-        record = self.record
-        return tuple(voter for voter in record.voters if voter != self.me) if record else ()
+        return self.record.others(self.me) if self.record is not None else ()
 
     def other_members(self) -> tuple[Voter, ...]:
         """The other voters, and those who are to become some."""

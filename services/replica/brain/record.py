@@ -213,6 +213,10 @@ class Record:
         """Voters and those who are to become some: whoever the leader tells the record."""
         return self.voters + self.joining if self.joining else self.voters
 
+    def others(self, me: Voter) -> tuple[Voter, ...]:
+        """The voters but one."""
+        return tuple(voter for voter in self.voters if voter != me)
+
     def snapshot(self, name: str) -> Snapshot | None:
         return next((snapshot for snapshot in self.snapshots if snapshot.name == name), None)
 
