@@ -244,9 +244,7 @@ class Handlers:
         if message.sender.node != peer or message.volume != volume_id:
             self.refuse(peer, "brain", volume_id, "a brain message in another's name")
             return
-        volume = self._node.volumes.get(volume_id)
-        brain = volume.brain if volume is not None else None
-        why = permits.brain(brain.state, message, brain.candidacy.heard) if brain else permits.brain(None, message)
+        why = self._node.objection(message)
         if not why:
             self._node.brain_message(message, now_ns)
             return
@@ -431,12 +429,8 @@ class Handlers:
         token = 0
         if primary is not None and frame.type in _WITH_RANGE:
             wrong = _wrong_range(frame, primary.size_blocks)
-            if wrong and self._node.lease_until(self._node.volumes[hosted.volume]) <= now_ns:
-                # *It slept while its successor grew the volume, and told who writes there that it has no such place.*
-                self._turn_away(link, frame, hosted, primary)
-                return
             if wrong:
-                self._answer_error(link, frame, wrong)
+                self._answer_wrong(link, frame, hosted, primary, wrong, now_ns)
                 return
             if frame.type == Type.IO_WRITE:
                 sums, data = split_blocks(frame)
@@ -448,6 +442,16 @@ class Handlers:
         if frame.flags & TRACED:
             self._follow(frame, token, now_ns)
         self._node.request(hosted.volume, number, codec.unpack_request(frame, token), now_ns)
+
+    def _answer_wrong(
+        self, link: Link, frame: Frame, hosted: Hosted, primary: Primary, wrong: int, now_ns: int
+    ) -> None:
+        """Under the lease, as a read is answered (P4). *It slept while its successor grew the volume, and told who
+        writes there that it has no such place.*"""
+        if self._node.lease_until(self._node.volumes[hosted.volume]) > now_ns:
+            self._answer_error(link, frame, wrong)
+        else:
+            self._turn_away(link, frame, hosted, primary)
 
     def _follow_here(self, frame: Frame, message: ms.Zero | ms.Flush, now_ns: int) -> None:
         if isinstance(message, ms.Zero):

@@ -192,9 +192,7 @@ class Wires:
 
     def hear_brain(self, message: ms.BrainMessage) -> None:
         machine = self._machine
-        volume = machine.live.volumes.get(message.volume)
-        brain = volume.brain if volume is not None else None
-        why = permits.brain(brain.state, message, brain.candidacy.heard) if brain else permits.brain(None, message)
+        why = machine.live.objection(message)
         if not why:
             machine.live.brain_message(message, machine.clock_ns())
             return

@@ -249,6 +249,13 @@ class Node:
             elif isinstance(seen, ev.PeerDown):
                 self._data(volume, volume.primary.peer_down(node, reason), now_ns)
 
+    def objection(self, message: BrainMessage) -> str:
+        """Why a brain's message is not heard, or ""."""
+        volume = self.volumes.get(message.volume)
+        if volume is None:
+            return permits.brain(None, message)
+        return permits.brain(volume.brain.state, message, volume.brain.candidacy.heard)
+
     def brain_message(self, message: BrainMessage, now_ns: int) -> None:
         volume = self.volumes.get(message.volume)
         if volume is not None:
