@@ -387,12 +387,18 @@ async def test_writes_that_come_together_are_asked_for_and_answered_together(nod
     client.close()
 
 
-async def test_writes_that_come_together_are_sent_again_after_a_failover(nodes: Nodes, frontend: Frontend) -> None:
+async def sixteen_under_way(nodes: Nodes, frontend: Frontend) -> RawClient:
+    """Writes that came together and that nobody has answered."""
     client = await together(nodes, frontend)
     nodes.held = []
     client.writer.write(written(*range(16)))
     while frontend.status().in_flight < 16:
         await asyncio.sleep(0.01)
+    return client
+
+
+async def test_writes_that_come_together_are_sent_again_after_a_failover(nodes: Nodes, frontend: Frontend) -> None:
+    client = await sixteen_under_way(nodes, frontend)
     assert set(firsts(nodes, 16)) == {0}
     nodes.fail_over()
     assert set((await errors_of(client, 16)).values()) == {0}
@@ -410,11 +416,7 @@ async def test_writes_to_one_block_that_come_together_are_done_in_their_order(no
 
 
 async def test_whoever_asks_for_many_writes_and_hangs_up_has_them_written(frontend: Frontend, nodes: Nodes) -> None:
-    client = await together(nodes, frontend)
-    nodes.held = []
-    client.writer.write(written(*range(16)))
-    while frontend.status().in_flight < 16:
-        await asyncio.sleep(0.01)
+    client = await sixteen_under_way(nodes, frontend)
     client.close()
     while frontend.status().clients:
         await asyncio.sleep(0.01)
