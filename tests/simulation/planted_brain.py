@@ -109,6 +109,18 @@ def unclean_by_own_record() -> Patch:
     return patch.object(candidacy, "may_win", may_win)
 
 
+def regained_votes_for_itself() -> Patch:
+    """S3: who stands with an older record than it holds counts its own vote."""
+    real = election.votes_needed
+
+    def votes_needed(voters: int, *, regained: bool) -> int:
+        return real(voters, regained=False)
+
+    return both(
+        patch.object(election, "votes_needed", votes_needed), patch.object(candidacy, "votes_needed", votes_needed)
+    )
+
+
 def record_not_compared() -> Patch:
     """A1: a vote does not look at the candidate's record."""
     real = ballot.refusal
@@ -282,6 +294,7 @@ BRAIN: tuple[Plant, ...] = (
     lost_while_waiting,
     lent_is_stored,
     unclean_by_own_record,
+    regained_votes_for_itself,
     record_not_compared,
     refusal_without_record,
     two_changes_at_once,

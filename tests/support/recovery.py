@@ -18,6 +18,9 @@ from stoscore.units import MS
 from tests.support.reigns import Past
 from tests.support.voters import LEASE, NO_FACTS, TIMING, hard
 
+SETTLED_STEP_NS = 50 * MS
+SETTLED_STEPS = 200
+
 
 @dataclass
 class Recovery:
@@ -96,6 +99,25 @@ class Recovery:
         if sender == target or not (lost or {sender, target} & self.cut):
             self.tell(f"{sender.node} -> {target.node}: {message.kind}")
             self._step(target, ev.Received(message))
+
+    def settle(self) -> None:
+        """Everybody is there, and hears everybody."""
+        for voter in tuple(self.cut):
+            self.heal(voter)
+        for voter in self.disks:
+            if voter not in self.brains:
+                self.start(voter)
+        for _ in range(SETTLED_STEPS):
+            while self.on_the_way and self.led is None:
+                self.deliver(0, lost=False)
+            if self.led is not None:
+                return
+            self.wait(SETTLED_STEP_NS, tuple(self.brains))
+
+    def somebody_may_lead(self) -> bool:
+        """Invariant 8: a clean in-sync replica is left."""
+        last = max(self.committed, key=lambda each: each.stamp)
+        return any(voter not in self.unclean for voter in last.record.in_sync)
 
     # ---- inside ---------------------------------------------------------------------------------------
 

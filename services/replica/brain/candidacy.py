@@ -8,11 +8,10 @@ suspects the leader --> waits its turn --> pre-voting --majority would--> voting
 from __future__ import annotations
 
 from services.replica.brain import messages as ms
-from services.replica.brain.election import Adoption, Election, Facts, Standing, rank
-from services.replica.brain.hearsay import Hearsay
+from services.replica.brain.election import Adoption, Election, Facts, Regaining, Standing, rank, votes_needed
+from services.replica.brain.hearsay import Hearsay, Told
 from services.replica.brain.leading import Leading
 from services.replica.brain.local import Local
-from services.replica.brain.quorum import majority
 from services.replica.brain.record import Record, Slot, Voter
 from services.replica.brain.unclean import Word, may_win
 
@@ -42,6 +41,8 @@ class Candidacy:
         """How often in a row somebody who is there had not answered when it was time to ask again."""
         self._must_be_unclean: tuple[Voter, ...] = ()
         self._hearsay = Hearsay()
+        self._asking_with: Slot | None = None
+        """While we ask for votes."""
         self._released = 0
         """The latest epoch whose leader named us its successor. That it ended its service in it stays true for ever."""
 
@@ -75,7 +76,7 @@ class Candidacy:
         self.election_at_ns = self.start_ns(now_ns, None)
 
     def next_deadline_ns(self) -> int | None:
-        return self._retry_at_ns if self._local.role in ("pre-voting", "voting") else self.election_at_ns
+        return self._retry_at_ns if self._is_asking() else self.election_at_ns
 
     def follow(self, leader: Voter, now_ns: int) -> None:
         """It proposes. Who reaches us and has claimed the volume is heard to end: by silence, or by claiming it
@@ -83,7 +84,7 @@ class Candidacy:
         lost power before its claim had arrived, and was back before it was missed: its new process had nothing to take
         back. The only clean copy in sync followed it for ever, and nobody else could stand.*"""
         local = self._local
-        if local.may_not_stand() or (local.reaches(leader.node) and local.facts.claimed_by == leader.node):
+        if self.may_not_stand() or (local.reaches(leader.node) and local.facts.claimed_by == leader.node):
             self.election_at_ns = None
         else:
             self.election_at_ns = self.start_ns(now_ns + local.timing.lease_ns, leader)
@@ -94,14 +95,14 @@ class Candidacy:
         if record is None or local.role != "follower":
             return
         leader = local.followed()
-        if leader is None or leader.node != node or leader == local.me or local.may_not_stand():
+        if leader is None or leader.node != node or leader == local.me or self.may_not_stand():
             return
         start = self.start_ns(max(now_ns, facts.promised_until_ns), leader)
         self.election_at_ns = start if self.election_at_ns is None else min(self.election_at_ns, start)
 
     def time_passed(self, now_ns: int, facts: Facts) -> None:
         local = self._local
-        if local.role in ("pre-voting", "voting"):
+        if self._is_asking():
             if now_ns >= self._retry_at_ns:
                 self._late = self._late + 1 if self._answers_are_due() else 0
                 if not self._ask_again(now_ns, facts):
@@ -112,19 +113,51 @@ class Candidacy:
 
     def came(self, now_ns: int) -> None:
         """A voter is there again: it may give the vote that was missing, and is not kept waiting."""
-        if self._local.role in ("pre-voting", "voting"):
+        if self._is_asking():
             self._late = 0
             self._retry_at_ns = min(self._retry_at_ns, now_ns + self._local.timing.resend_ns)
 
+    def may_not_stand(self) -> str:
+        """With what it would stand with. *Told of the record that admits it, and clean, N voted for another one, which
+        died. By its own record N may not stand, so it waited for a leader; and the others, who had lost writes, for
+        N.*"""
+        return self._local.may_not_stand(self._stood_with())
+
     # ---- standing -------------------------------------------------------------------------------------
 
-    def _borrowed(self) -> Slot | None:
-        """What we stand with, and don't hold (S3)."""
-        mine = self._local.state.slot
-        return self._hearsay.naming(self._local.me, mine.stamp) if mine is not None else None
-
     def _stood_with(self) -> Slot | None:
-        return self._borrowed() or self._local.state.slot
+        """The same from the first question to the last vote."""
+        local, mine = self._local, self._local.state.slot
+        if mine is None or self._is_asking():
+            return self._asking_with
+        return self._hearsay.naming(local.me, mine.stamp) or self._regained(mine) or mine
+
+    def _borrowed(self) -> Slot | None:
+        """What we stand with and don't hold, when it is newer than what we do (S3)."""
+        mine, stood_with = self._local.state.slot, self._stood_with()
+        return stood_with if mine is not None and stood_with is not None and stood_with.stamp > mine.stamp else None
+
+    def _is_regained(self) -> bool:
+        """What we stand with is older than what we hold."""
+        mine, stood_with = self._local.state.slot, self._stood_with()
+        return mine is not None and stood_with is not None and stood_with.stamp < mine.stamp
+
+    def _regained(self, mine: Slot) -> Slot | None:
+        told = self._hearsay.older(self._local.me, mine)
+        return told.slot if told is not None and self._regaining(mine, told).judge().kind else None
+
+    def _regaining(self, mine: Slot, told: Told) -> Regaining:
+        local = self._local
+        return Regaining(
+            me=local.me,
+            mine=mine.stamp,
+            in_sync=mine.record.in_sync,
+            older=told.slot.stamp,
+            by=told.by[-1],
+            committed=local.committed == mine.stamp,
+            unclean=local.unclean,
+            failure=local.failure,
+        )
 
     def _record(self) -> Record | None:
         slot = self._stood_with()
@@ -188,6 +221,7 @@ class Candidacy:
         local = self._local
         self.election_at_ns = None
         local.leader = None
+        self._asking_with = self._stood_with()
         local.role = "pre-voting"
         self.asking_epoch = epoch
         self.answers = {}
@@ -303,11 +337,11 @@ class Candidacy:
             return
         refused = tuple((v.node, given.reason) for v, given in sorted(self.answers.items()) if not given.granted)
         unclean = tuple(voter for voter, given in sorted(self.answers.items()) if given.unclean)
-        election = Election(local.me, local.epoch, record.voters, granted, refused, self._must_be_unclean, unclean)
+        regained, must = self._is_regained(), self._must_be_unclean
+        election = Election(local.me, local.epoch, record.voters, granted, refused, must, unclean, regained)
         if election.judge().kind:
-            borrowed = self._borrowed()
-            if borrowed is not None:
-                local.store(borrowed)  # at once with the record that we propose after it
+            if mine is not None and mine != local.state.slot:
+                local.store(mine)  # at once with the record that we propose after it
             self._leading.win(election, now_ns)
 
     def _answered_besides(
@@ -329,10 +363,13 @@ class Candidacy:
             # A promise made since we asked: it binds our own vote as well (P1, P3).
             local.role = "follower"
             self.election_at_ns = self.start_ns(facts.promised_until_ns, local.followed())
-        elif would >= majority(len(record.voters)) and self._may_win_unclean():
+        elif self._would_win(would, record) and self._may_win_unclean():
             self._ask_for_votes(now_ns)
         else:
             self._hand_on(answer, record)
+
+    def _would_win(self, votes: int, record: Record) -> bool:
+        return votes >= votes_needed(len(record.voters), regained=self._is_regained())
 
     def _hand_on(self, answer: ms.PreVoteAnswer, record: Record) -> None:
         """An unclean candidate may be the only one that stored the record which admits a clean member. That member
@@ -364,6 +401,7 @@ class Candidacy:
         adoption = self._adoption(newer, by, mine)
         verdict = adoption.judge()
         if not verdict.kind:
+            self._learn_older(mine, now_ns)
             return
         if adoption.stored:
             if newer.stamp.epoch > local.epoch:
@@ -377,8 +415,24 @@ class Candidacy:
         self.election_at_ns = self.start_ns(now_ns, None) if may else None
         local.tell(adoption, verdict)
 
+    def _learn_older(self, mine: Slot, now_ns: int) -> None:
+        """Stand with it, if it is newer than what we stand with and names us."""
+        local, told = self._local, self._hearsay.older(self._local.me, mine)
+        if told is None or (self._is_asking() and told.slot == self._asking_with):
+            return
+        regaining = self._regaining(mine, told)
+        verdict = regaining.judge()
+        if verdict.kind:
+            local.role = "follower"
+            start_ns = self.start_ns(now_ns, None)
+            self.election_at_ns = start_ns if self.election_at_ns is None else min(start_ns, self.election_at_ns)
+            local.tell_once(regaining, verdict)
+
+    def _is_asking(self) -> bool:
+        return self._local.role in ("pre-voting", "voting")
+
     def _adoption(self, newer: Slot, by: Voter, mine: Slot) -> Adoption:
-        return Adoption(self._local.me, mine.stamp, newer, self._hearsay.add(newer, by, mine.stamp))
+        return Adoption(self._local.me, mine.stamp, newer, self._hearsay.add(newer, by, self._local.me, mine.stamp))
 
     def _is_known(self, answer: ms.PreVoteAnswer | ms.VoteAnswer) -> bool:
         """Somebody else has what we stand with, and so a majority: that counts for who is unclean (S3)."""
@@ -390,12 +444,12 @@ class Candidacy:
     def refused(self, message: ms.Refused, now_ns: int) -> None:
         """A6: no failed copy. A5: a leader that sees a higher epoch resigns and may stand above it."""
         local = self._local
-        mine, newer = self._stood_with(), message.slot
-        if mine is None or message.sender not in (newer or mine).record.voters:
+        mine, told, stood_with = local.state.slot, message.slot, self._stood_with()
+        if mine is None or stood_with is None or message.sender not in (told or stood_with).record.voters:
             return  # who was removed long ago may know an epoch that means nothing here
         self._overtaken(message.epoch, message.sender, now_ns)
-        if newer is not None and local.role != "leader" and newer.stamp > mine.stamp:
-            self._learn(newer, message.sender, now_ns)
+        if told is not None and local.role != "leader" and (told.stamp > stood_with.stamp or told.stamp < mine.stamp):
+            self._learn(told, message.sender, now_ns)
 
     def accepted(self, message: ms.Accepted, now_ns: int) -> None:
         """A voter stored a proposal of an epoch above ours, so somebody made it in our name. Its voters follow us there

@@ -133,6 +133,12 @@ class Standing:
         return Verdict("stand", f"asks for votes in epoch {self.asked_epoch}", waiting)
 
 
+def votes_needed(voters: int, *, regained: bool) -> int:
+    """Our own among them. With a record that is older than what we hold, a majority besides us: none of those has
+    stored anything newer, nor will, so it is not committed (A1)."""
+    return majority(voters) + regained
+
+
 @recorded
 @dataclass(frozen=True, slots=True)
 class Election:
@@ -149,9 +155,11 @@ class Election:
     """Whose pre-vote said that it is unclean, as we are: it may be clean by now, and its vote says so (S3)."""
     unclean: tuple[Voter, ...] = ()
     """Whose vote, given or not, says so too."""
+    regained: bool = False
+    """We stand with an older record than we hold."""
 
     def judge(self) -> Verdict:
-        if self.me not in self.granted or len(self.granted) < majority(len(self.voters)):
+        if self.me not in self.granted or len(self.granted) < votes_needed(len(self.voters), regained=self.regained):
             return Verdict("", "")
         if not set(self.must_be_unclean) <= set(self.unclean):
             return Verdict("", "")
@@ -200,3 +208,37 @@ class Adoption:
             return Verdict("", "")
         alone = f"to store it: {by} may be alone with it"
         return Verdict("adopt", f"stands with {version}, of which {by} told", (turned_down, alone))
+
+
+@recorded
+@dataclass(frozen=True, slots=True)
+class Regaining:
+    """Whether to stand with a record that is older than our own: it names us in sync, our own leaves us out, and as far
+    as we know that one has never been committed.
+
+    We hold every acknowledged write if it has not, and may be the only one that is sure to (S1). Whether it has, those
+    tell who vote for us: a majority besides us that has stored nothing newer, so our own vote counts for nothing. *Five
+    voters, A and B in sync; A proposed to go on without B, which only B stored, and all lost power. A, which had lost
+    writes, waited for B, in sync and clean by what the other three held; and B, left out by its own record, never
+    stood.*"""
+
+    me: Voter
+    mine: Stamp
+    in_sync: tuple[Voter, ...]
+    """By our own record."""
+    older: Stamp
+    by: Voter
+    """Who told of it."""
+    committed: bool
+    """Our own record, as far as we were told."""
+    unclean: bool
+    failure: str
+
+    def judge(self) -> Verdict:
+        if self.committed or self.unclean or self.failure or self.me in self.in_sync or self.older >= self.mine:
+            return Verdict("", "")
+        version = f"version {self.older.version} of epoch {self.older.epoch}"
+        own = f"version {self.mine.version} of epoch {self.mine.epoch}"
+        return Verdict(
+            "adopt", f"stands with {version}, of which {self.by.node} told", (f"to take {own} for committed",)
+        )

@@ -140,7 +140,7 @@ class HandOver:
         self._leading.stop(successor=successor.node)
         local.leader = successor
         self._named = _Named(request, successor, epoch, local.now_ns + 4 * local.timing.lease_ns)
-        if not local.may_not_stand():
+        if not self._candidacy.may_not_stand():
             self._candidacy.stand_from(local.now_ns + local.timing.lease_ns)
 
     # ---- the others -----------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ class HandOver:
             return
         local.lift_promise(message.sender.node, message.epoch)
         local.leader = message.successor
-        if not local.may_not_stand():
+        if not self._candidacy.may_not_stand():
             start_ns = local.now_ns + local.timing.lease_ns
             self._candidacy.election_at_ns = self._candidacy.start_ns(start_ns, message.successor)
 

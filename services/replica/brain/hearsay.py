@@ -1,4 +1,8 @@
-"""Records that were told of and that this voter does not hold: what to stand with, whom to hear, and who told."""
+"""Records that were told of and that this voter does not hold: what to stand with, whom to hear, and who told.
+
+Newer ones than its own may be committed (A3). An older one that names it in sync may be the last that is: its own,
+which leaves it out, may never have come to a majority.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +21,17 @@ class Told(NamedTuple):
 
 
 class Hearsay:
-    """One voter's. What is no newer than its own record counts no more."""
+    """One voter's."""
 
     def __init__(self) -> None:
         self._told: dict[Stamp, Told] = {}
 
-    def add(self, slot: Slot, by: Voter, mine: Stamp) -> tuple[Voter, ...]:
+    def add(self, slot: Slot, by: Voter, me: Voter, mine: Stamp) -> tuple[Voter, ...]:
         """Everybody who has told of it."""
         known = self._told.get(slot.stamp, Told(slot, ()))
         told = Told(slot, (*(voter for voter in known.by if voter != by), by))
-        newer = {stamp: other for stamp, other in self._told.items() if stamp > mine} | {slot.stamp: told}
-        self._told = dict(sorted(newer.items())[-TOLD_MAX:])
+        others = {at: other for at, other in self._told.items() if at > mine or me in other.slot.record.in_sync}
+        self._told = dict(sorted((others | {slot.stamp: told}).items())[-TOLD_MAX:])
         return told.by
 
     def newest(self, mine: Stamp) -> Slot | None:
@@ -38,6 +42,19 @@ class Hearsay:
         """The newest that names us in sync."""
         slots = [told.slot for stamp, told in self._told.items() if stamp > mine]
         return self._newest([slot for slot in slots if me in slot.record.in_sync])
+
+    def older(self, me: Voter, mine: Slot) -> Told | None:
+        """The newest that names us in sync, of the same voters: what either is committed by, the other sees."""
+        if mine.record.deleted:
+            return None
+        told = [
+            told
+            for stamp, told in self._told.items()
+            if (stamp.generation == mine.stamp.generation and stamp < mine.stamp)
+            and me in told.slot.record.in_sync
+            and set(told.slot.record.voters) == set(mine.record.voters)
+        ]
+        return max(told, key=lambda each: each.slot.stamp, default=None)
 
     @staticmethod
     def _newest(slots: list[Slot]) -> Slot | None:

@@ -186,9 +186,11 @@ class Local:
     def record(self) -> Record | None:
         return self.state.slot.record if self.state.slot else None
 
-    def may_not_stand(self) -> str:
-        """Why, or "" when it may."""
-        return f"its disk failed: {self.failure}" if self.failure else may_stand(self.state)
+    def may_not_stand(self, stood_with: Slot | None = None) -> str:
+        """Why, or "" when it may. With another record than its own: one that it was told of."""
+        if self.failure:
+            return f"its disk failed: {self.failure}"
+        return may_stand(self.state if stood_with is None else replace(self.state, slot=stood_with))
 
     def alone(self) -> bool:
         return self.record is not None and self.record.voters == (self.me,)

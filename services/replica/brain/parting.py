@@ -120,7 +120,11 @@ class Parting:
         than its own record (A3). *{A,B,W}: A and W commit that B is in sync again, B has not stored that, A dies. W
         never stands, and by its own record B may not: nobody asked for a vote, so nobody was refused with a record.*"""
         local, slot = self._local, self._local.state.slot
-        if slot is None or slot.stamp < message.stamp:
+        if slot is None:
+            return
+        if slot.stamp < message.stamp:
+            if message.sender in slot.record.in_sync:  # its own may leave it out, and never come to a majority
+                local.send(ms.Refused(message.volume, local.me, message.sender, local.epoch, slot))
             return
         if message.sender not in slot.record.members:
             if local.committed == slot.stamp:

@@ -78,7 +78,7 @@ class Voting:
             local.vote_for(ballot.candidate)
         local.leader = None
         local.role = "follower"
-        if not local.may_not_stand():
+        if not self._candidacy.may_not_stand():
             # The winner speaks up soon; if it dies first, we stand.
             patience_ns = 2 * local.timing.lease_ns
             self._candidacy.election_at_ns = self._candidacy.start_ns(now_ns, ballot.candidate) + patience_ns
