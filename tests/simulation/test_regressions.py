@@ -371,3 +371,10 @@ def test_member_left_out_by_a_record_that_only_it_and_its_leader_had_stored(seed
     whom the record names lost power. They waited for that member, clean and in sync by what is committed, and by its
     own record it did not stand. Told by test_brain_regaining.py."""
     run(seed)
+
+
+def test_voter_that_lost_power_in_the_middle_of_a_create_that_did_not_go_on() -> None:
+    """The simulator's own: it stopped to found the volume when a majority had agreed. A volume is ready, and used, when
+    every voter has stored the first record: the third was back without one, and could not vote when another was away.
+    Told by test_volumes_creation.py: test_a_create_is_done_when_every_voter_has_the_first_record."""
+    run(1100004681)

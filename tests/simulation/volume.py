@@ -8,7 +8,7 @@ from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
-from services.replica.brain import Record
+from services.replica.brain import Record, Voter
 from services.replica.brain import events as ev
 from services.replica.driver import Reply
 from services.replica.replication.frontend import RequestKind
@@ -72,19 +72,25 @@ class SimVolume:
         )  # fmt: skip
 
     def found(self) -> None:
-        """The first record goes to every voter, again until each has it: a create that is interrupted goes on."""
+        """The first record goes to every voter, again until each has it: a create that is interrupted goes on. *It went
+        on until a majority had agreed. The third voter had lost power in the middle, never had a record, and could not
+        vote when the leader was away (seed 1100004681).*"""
         record = self.first_record()
         for voter in self.plan.voters:
             machine = self.world.machines[voter.node]
             state = machine.node.volumes.get(self.id) if machine.node is not None and not machine.paused else None
             if state is not None and state.brain.record is None and state.brain.me == voter:
                 machine.ask(self.id, ev.Founded(record))
-        chosen = self.world.checker.volume(self.id).chosen
-        if chosen is None:
+        if self.id in self.world.volumes and not all(map(self._has_record, self.plan.voters)):
             self.world.schedule(2 * TEND_NS, self.found)
         if not self._founded:
             self._founded = True
             self._tend()
+
+    def _has_record(self, voter: Voter) -> bool:
+        """On disk; who lost its directory gets none any more (I1)."""
+        disk = self.world.machines[voter.node].disks.get(self.id)
+        return disk is None or disk.me != voter or (disk.state is not None and disk.state.slot is not None)
 
     # ---- the application ------------------------------------------------------------------------------
 
