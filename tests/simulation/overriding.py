@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from services.replica.brain import Record, Voter
 from services.replica.brain import events as ev
 from services.replica.brain.quorum import majority
+from services.replica.driver import Reply
 from stoscore.units import MS
 from tests.simulation.faults import LOST_GRACE_NS_MAX, Struck
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 AGAIN_NS = 300 * MS
 ASKED_MAX = 10
 """So often nothing is given up; then the operator believes what is known of the copy."""
+SILENT = "silent, and not named as lost: "
 
 
 def lose_the_majority(s: Struck) -> None:
@@ -31,6 +33,8 @@ def lose_the_majority(s: Struck) -> None:
         return
     if world.plan.grace_ns > LOST_GRACE_NS_MAX:
         return  # who comes back in time to vote after all has it replace what is lost, in its grace
+    if volume in world.deciding:
+        return
     record = chosen.record
     keepers = [voter for voter in record.in_sync if _is_sound(world.machines[voter.node], volume, voter)]
     if not keepers or len(record.voters) < 2:
@@ -47,8 +51,8 @@ def lose_the_majority(s: Struck) -> None:
         if voter not in kept and disk is not None and disk.me == voter:
             machine.lose_store(volume, unreadable=False)
     world.overridden.add(volume)
-    world.deciding.add(volume)
-    _operate(world, volume, keeper, chosen.stamp.generation)
+    operator = world.deciding[volume] = Operator(world, volume, keeper, chosen.stamp.generation)
+    operator.look()
 
 
 def _is_sound(machine: Machine, volume: str, voter: Voter) -> bool:
@@ -56,31 +60,71 @@ def _is_sound(machine: Machine, volume: str, voter: Voter) -> bool:
     return machine.listening() and disk is not None and disk.me == voter and not (disk.unclean or disk.refuses)
 
 
-def _operate(world: World, volume: str, keeper: Voter, generation: int, asked: int = 0) -> None:
-    """Asks until the volume goes on: in a new generation, or because the old one could after all. Then the others are
-    let out: until then they are fenced."""
-    chosen = world.checker.volume(volume).chosen
-    if volume not in world.volumes or chosen is None:
-        world.deciding.discard(volume)
-        return
-    machine = world.machines[keeper.node]
-    if chosen.stamp.generation > generation or _goes_on(world, chosen.record):
-        world.deciding.discard(volume)
-        for other in world.machines.values():
-            if not other.alive and other.name not in world.left_behind and not other.stopping:
+class Operator:
+    """Asks until the volume goes on: in a new generation, or because the old one could after all."""
+
+    def __init__(self, world: World, volume: str, keeper: Voter, generation: int):
+        self._world = world
+        self._volume = volume
+        self._keeper = keeper
+        self._generation = generation
+        self._asked = 0
+        self._requests: set[int] = set()
+        self._silent: list[str] = []
+        """Nodes that the last answer called so, and that were not named as lost."""
+
+    def look(self) -> None:
+        world, volume, keeper = self._world, self._volume, self._keeper
+        chosen = world.checker.volume(volume).chosen
+        if volume not in world.volumes or chosen is None:
+            del world.deciding[volume]
+            return
+        if chosen.stamp.generation > self._generation or _goes_on(world, chosen.record):
+            del world.deciding[volume]
+            self._let_out()
+            return
+        world.schedule(AGAIN_NS, self.look)
+        machine = world.machines[keeper.node]
+        state = machine.node.volumes.get(volume) if machine.node is not None and machine.listening() else None
+        if state is None or state.brain.record is None:
+            return
+        self._fence()
+        lost = [voter.node for voter in state.brain.record.voters if voter != keeper and _is_lost(world, volume, voter)]
+        # Another voter's record may say that it is behind, which was never committed: only who was there can know.
+        accept = machine.disks[volume].unclean or self._asked > ASKED_MAX
+        sim = world.volumes[volume]
+        if sim.frontend is not None:
+            sim.frontend.replaced = True  # nobody is attached in a new generation
+        request = world.request()
+        self._requests.add(request)
+        self._asked += 1
+        machine.ask(volume, ev.OverrideAsked(request, tuple(lost), "they are gone", accept))
+
+    def replied(self, machine: Machine, reply: Reply) -> bool:
+        if reply.request not in self._requests:
+            return False
+        self._requests.remove(reply.request)
+        _, found, nodes = reply.error.partition(SILENT)
+        self._silent = nodes.split(", ") if found else []
+        return True
+
+    def _fence(self) -> None:
+        """Who lives and says nothing, when nothing is left to be repaired: its node is stopped, and so may be named.
+        *A voter slept through the changes that made the keeper a member, and those whom it knows are lost: it hears no
+        stranger, however often it is asked.*"""
+        world = self._world
+        if world.faulty or self._asked <= ASKED_MAX or self._keeper.node in world.left_behind:
+            return
+        for node in self._silent:
+            world.log("fences", node, self._volume)
+            world.machines[node].kill(power=False)
+        self._silent = []
+
+    def _let_out(self) -> None:
+        """Until the volume goes on, the others are fenced."""
+        for other in self._world.machines.values():
+            if not other.alive and other.name not in self._world.left_behind and not other.stopping:
                 other.start()
-        return
-    world.schedule(AGAIN_NS, _operate, world, volume, keeper, generation, asked + 1)
-    state = machine.node.volumes.get(volume) if machine.node is not None and machine.listening() else None
-    if state is None or state.brain.record is None:
-        return
-    lost = [voter.node for voter in state.brain.record.voters if voter != keeper and _is_lost(world, volume, voter)]
-    # Another voter's record may say that it is behind, which was never committed: only who was there can know.
-    accept = machine.disks[volume].unclean or asked > ASKED_MAX
-    sim = world.volumes[volume]
-    if sim.frontend is not None:
-        sim.frontend.replaced = True  # nobody is attached in a new generation
-    machine.ask(volume, ev.OverrideAsked(world.request(), tuple(lost), "they are gone", accept))
 
 
 def _goes_on(world: World, record: Record) -> bool:

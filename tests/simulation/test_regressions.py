@@ -376,5 +376,12 @@ def test_member_left_out_by_a_record_that_only_it_and_its_leader_had_stored(seed
 def test_voter_that_lost_power_in_the_middle_of_a_create_that_did_not_go_on() -> None:
     """The simulator's own: it stopped to found the volume when a majority had agreed. A volume is ready, and used, when
     every voter has stored the first record: the third was back without one, and could not vote when another was away.
-    Told by test_volumes_creation.py: test_a_create_is_done_when_every_voter_has_the_first_record."""
+    Told by test_volumes_life.py: test_a_volume_that_elected_without_its_last_voter_is_finished."""
     run(1100004681)
+
+
+def test_operator_who_named_nobody_that_lives_and_was_refused_for_ever() -> None:
+    """The simulator's own: a voter had slept through the changes that made the copy which goes on a member, and all
+    whom it knows were lost. It hears no stranger, so it was silent, and it lives, so it was never named. An operator
+    who reads that fences its node first."""
+    run(324018452)

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from services.replica.brain import Voter
 from services.replica.brain.events import Explain
@@ -35,6 +35,9 @@ from tests.simulation.register import Registers
 from tests.simulation.store import Disk
 from tests.simulation.story import line, of_violation
 from tests.simulation.volume import SimVolume
+
+if TYPE_CHECKING:
+    from tests.simulation.overriding import Operator
 
 SOME_HEALED_NS = 20 * SECOND
 """A majority and one clean copy of every volume are there: this long until each is served again."""
@@ -102,7 +105,7 @@ class World:
         """(volume, block) of all that has ever rotten."""
         self.overridden: set[str] = set()
         """Volumes that an operator had go on without their majority."""
-        self.deciding: set[str] = set()
+        self.deciding: dict[str, Operator] = {}
         """Those where it has not happened yet."""
         self.undecided: set[str] = set()
         """Volumes of which no voter can know who has what was acknowledged (S3), once everything has healed."""
@@ -193,7 +196,8 @@ class World:
         return any((volume, at) in self.rotted for at in range(block, block + count))
 
     def replied(self, machine: Machine, reply: Reply) -> None:
-        any(volume.replied(machine, reply) for volume in [*self.volumes.values(), *self.tombs.values()])
+        asking: list[SimVolume | Operator] = [*self.volumes.values(), *self.tombs.values(), *self.deciding.values()]
+        any(one.replied(machine, reply) for one in asking)
 
     def decided(self, node: str, volume: str, explain: Explain) -> None:
         self.coverage.decided(explain.kind)
