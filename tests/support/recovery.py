@@ -102,7 +102,7 @@ class Recovery:
 
     def settle(self) -> None:
         """Everybody is there, and hears everybody."""
-        for voter in tuple(self.cut):
+        for voter in sorted(self.cut):
             self.heal(voter)
         for voter in self.disks:
             if voter not in self.brains:

@@ -8,8 +8,8 @@ suspects the leader --> waits its turn --> pre-voting --majority would--> voting
 from __future__ import annotations
 
 from services.replica.brain import messages as ms
-from services.replica.brain.election import Adoption, Election, Facts, Regaining, Standing, rank, votes_needed
-from services.replica.brain.hearsay import Hearsay, Told
+from services.replica.brain.election import Election, Facts, Standing, rank, votes_needed
+from services.replica.brain.hearsay import Hearsay
 from services.replica.brain.leading import Leading
 from services.replica.brain.local import Local
 from services.replica.brain.record import Record, Slot, Voter
@@ -40,7 +40,7 @@ class Candidacy:
         self._late = 0
         """How often in a row somebody who is there had not answered when it was time to ask again."""
         self._must_be_unclean: tuple[Voter, ...] = ()
-        self._hearsay = Hearsay()
+        self._hearsay = Hearsay(local)
         self._asking_with: Slot | None = None
         """While we ask for votes."""
         self._released = 0
@@ -51,8 +51,7 @@ class Candidacy:
         """Whoever this one names is no stranger, though our own does not name him. *N was behind and had lost power; of
         those who were left one told it of the record that makes M a voter, which may have been on that one alone. M
         needed the vote of N, which did not know it.*"""
-        mine = self._local.state.slot
-        told = self._hearsay.newest(mine.stamp) if mine is not None else None
+        told = self._hearsay.newest()
         return told.record if told is not None else None
 
     # ---- when -----------------------------------------------------------------------------------------
@@ -127,10 +126,7 @@ class Candidacy:
 
     def _stood_with(self) -> Slot | None:
         """The same from the first question to the last vote."""
-        local, mine = self._local, self._local.state.slot
-        if mine is None or self._is_asking():
-            return self._asking_with
-        return self._hearsay.naming(local.me, mine.stamp) or self._regained(mine) or mine
+        return self._asking_with if self._is_asking() else self._hearsay.to_stand_with()
 
     def _borrowed(self) -> Slot | None:
         """What we stand with and don't hold, when it is newer than what we do (S3)."""
@@ -141,23 +137,6 @@ class Candidacy:
         """What we stand with is older than what we hold."""
         mine, stood_with = self._local.state.slot, self._stood_with()
         return mine is not None and stood_with is not None and stood_with.stamp < mine.stamp
-
-    def _regained(self, mine: Slot) -> Slot | None:
-        told = self._hearsay.older(self._local.me, mine)
-        return told.slot if told is not None and self._regaining(mine, told).judge().kind else None
-
-    def _regaining(self, mine: Slot, told: Told) -> Regaining:
-        local = self._local
-        return Regaining(
-            me=local.me,
-            mine=mine.stamp,
-            in_sync=mine.record.in_sync,
-            older=told.slot.stamp,
-            by=told.by[-1],
-            committed=local.committed == mine.stamp,
-            unclean=local.unclean,
-            failure=local.failure,
-        )
 
     def _record(self) -> Record | None:
         slot = self._stood_with()
@@ -398,7 +377,7 @@ class Candidacy:
         """A refusal brought a newer record: stand again, with it."""
         local, mine = self._local, self._local.state.slot
         assert mine is not None
-        adoption = self._adoption(newer, by, mine)
+        adoption = self._hearsay.add(newer, by, mine)
         verdict = adoption.judge()
         if not verdict.kind:
             self._learn_older(mine, now_ns)
@@ -417,10 +396,10 @@ class Candidacy:
 
     def _learn_older(self, mine: Slot, now_ns: int) -> None:
         """Stand with it, if it is newer than what we stand with and names us."""
-        local, told = self._local, self._hearsay.older(self._local.me, mine)
+        local, told = self._local, self._hearsay.older(mine)
         if told is None or (self._is_asking() and told.slot == self._asking_with):
             return
-        regaining = self._regaining(mine, told)
+        regaining = self._hearsay.regaining(told, mine)
         verdict = regaining.judge()
         if verdict.kind:
             local.role = "follower"
@@ -431,15 +410,12 @@ class Candidacy:
     def _is_asking(self) -> bool:
         return self._local.role in ("pre-voting", "voting")
 
-    def _adoption(self, newer: Slot, by: Voter, mine: Slot) -> Adoption:
-        return Adoption(self._local.me, mine.stamp, newer, self._hearsay.add(newer, by, self._local.me, mine.stamp))
-
     def _is_known(self, answer: ms.PreVoteAnswer | ms.VoteAnswer) -> bool:
         """Somebody else has what we stand with, and so a majority: that counts for who is unclean (S3)."""
         mine, lent = self._local.state.slot, self._borrowed()
         if not self._local.unclean or lent is None or mine is None or getattr(answer, "stamp", None) != lent.stamp:
             return False
-        return self._adoption(lent, answer.sender, mine).stored
+        return self._hearsay.add(lent, answer.sender, mine).stored
 
     def refused(self, message: ms.Refused, now_ns: int) -> None:
         """A6: no failed copy. A5: a leader that sees a higher epoch resigns and may stand above it."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from services.replica.brain.election import Adoption, Regaining
+from services.replica.brain.local import Local
 from services.replica.brain.record import Slot, Stamp, Voter
 
 TOLD_MAX = 16
@@ -23,27 +25,37 @@ class Told(NamedTuple):
 class Hearsay:
     """One voter's."""
 
-    def __init__(self) -> None:
+    def __init__(self, local: Local) -> None:
+        self._local = local
         self._told: dict[Stamp, Told] = {}
 
-    def add(self, slot: Slot, by: Voter, me: Voter, mine: Stamp) -> tuple[Voter, ...]:
-        """Everybody who has told of it."""
-        known = self._told.get(slot.stamp, Told(slot, ()))
+    def add(self, slot: Slot, by: Voter, mine: Slot) -> Adoption:
+        """And what becomes of it beside our own."""
+        me, known = self._local.me, self._told.get(slot.stamp, Told(slot, ()))
         told = Told(slot, (*(voter for voter in known.by if voter != by), by))
-        others = {at: other for at, other in self._told.items() if at > mine or me in other.slot.record.in_sync}
+        others = {at: it for at, it in self._told.items() if at > mine.stamp or me in it.slot.record.in_sync}
         self._told = dict(sorted((others | {slot.stamp: told}).items())[-TOLD_MAX:])
-        return told.by
+        return Adoption(me, mine.stamp, slot, told.by)
 
-    def newest(self, mine: Stamp) -> Slot | None:
-        """Whomever it names."""
-        return self._newest([told.slot for stamp, told in self._told.items() if stamp > mine])
+    def newest(self) -> Slot | None:
+        """Newer than our own, whomever it names."""
+        mine = self._local.state.slot
+        slots = [told.slot for stamp, told in self._told.items() if mine is not None and stamp > mine.stamp]
+        return max(slots, key=lambda slot: slot.stamp, default=None)
 
-    def naming(self, me: Voter, mine: Stamp) -> Slot | None:
-        """The newest that names us in sync."""
-        slots = [told.slot for stamp, told in self._told.items() if stamp > mine]
-        return self._newest([slot for slot in slots if me in slot.record.in_sync])
+    def to_stand_with(self) -> Slot | None:
+        """The newest that names us in sync; an older one than our own where that may never be committed; or our own."""
+        mine = self._local.state.slot
+        if mine is None:
+            return None
+        named = [told for told in self._told.values() if self._local.me in told.slot.record.in_sync]
+        newest = max(named, key=lambda told: told.slot.stamp, default=None)
+        if newest is not None and newest.slot.stamp > mine.stamp:
+            return newest.slot
+        regained = self.older(mine)
+        return regained.slot if regained is not None and self.regaining(regained, mine).judge().kind else mine
 
-    def older(self, me: Voter, mine: Slot) -> Told | None:
+    def older(self, mine: Slot) -> Told | None:
         """The newest that names us in sync, of the same voters: what either is committed by, the other sees."""
         if mine.record.deleted:
             return None
@@ -51,11 +63,20 @@ class Hearsay:
             told
             for stamp, told in self._told.items()
             if (stamp.generation == mine.stamp.generation and stamp < mine.stamp)
-            and me in told.slot.record.in_sync
+            and self._local.me in told.slot.record.in_sync
             and set(told.slot.record.voters) == set(mine.record.voters)
         ]
         return max(told, key=lambda each: each.slot.stamp, default=None)
 
-    @staticmethod
-    def _newest(slots: list[Slot]) -> Slot | None:
-        return max(slots, key=lambda slot: slot.stamp, default=None)
+    def regaining(self, told: Told, mine: Slot) -> Regaining:
+        local = self._local
+        return Regaining(
+            me=local.me,
+            mine=mine.stamp,
+            in_sync=mine.record.in_sync,
+            older=told.slot.stamp,
+            by=told.by[-1],
+            committed=local.committed == mine.stamp,
+            unclean=local.unclean,
+            failure=local.failure,
+        )
