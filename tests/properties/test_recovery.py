@@ -1,6 +1,7 @@
 """After power losses, whatever was stored before and whoever comes back when, nobody leads who has lost acknowledged
 writes while a clean member of the in-sync set may still return (S3); and when everybody is back, somebody leads, unless
-all who may lead have lost power (invariant 8).
+all who may lead have lost power (invariant 8). One recovery in some ten thousand is left in which nobody can tell
+whether the clean member is in sync (ARCHITECTURE.md, "What was told is lent"); none of these is.
 """
 
 from __future__ import annotations

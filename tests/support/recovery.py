@@ -62,9 +62,10 @@ class Recovery:
             self._meet(voter)
 
     def stop(self, voter: Voter) -> None:
+        """What is on the way to it may reach the process after it."""
         self.tell(f"{voter.node} stops")
         del self.brains[voter]
-        self.on_the_way = [message for message in self.on_the_way if message.target != voter]
+        self.on_the_way = [it for it in self.on_the_way if not it.sender == it.target == voter]
         self._part(voter)
 
     def lose_power(self, voter: Voter) -> None:

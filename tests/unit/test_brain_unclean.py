@@ -10,7 +10,7 @@ from services.replica.brain import Brain, Voter
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
 from services.replica.brain.election import Adoption
-from tests.support.voters import LEASE, A, B, C, W, brain, record, sent, slot, step
+from tests.support.voters import LEASE, TIMING, A, B, C, W, brain, hard, record, sent, slot, step
 
 BEFORE = slot(record(A, B, C, in_sync=[C, A], primary=A), 4, 12)
 ALONE = slot(record(A, B, C, in_sync=[A], primary=A), 5, 15)
@@ -200,3 +200,14 @@ def test_s3_the_two_last_records_of_a_reign_tell_without_the_third_voter() -> No
         question = ms.PreVote("v", A, B, stand(a), after.stamp, unclean=True)
         step(a, ev.Received(answered_by(b, question)), LEASE)
         assert (a.role == "voting") is may
+
+
+def test_s3_a_pre_vote_answer_to_the_process_before_counts_for_nothing() -> None:
+    """It said that B is unclean, as B was when it was asked; A has lost power since, and B has been compared."""
+    a = Brain(hard(A, ALONE, epoch=6), TIMING, now_ns=7, fresh=True, unclean=True)
+    asked = stand(a)
+    late = ms.PreVoteAnswer("v", B, A, asked, True, 6, "", None, True, ALONE.stamp, (A,), began_ns=3)
+    step(a, ev.Received(late), LEASE)
+    assert a.role == "pre-voting" and not a.candidacy.answers
+    step(a, ev.Received(replace(late, began_ns=7)), LEASE)
+    assert B in a.candidacy.answers or a.role == "voting"

@@ -216,8 +216,9 @@ class Candidacy:
         local = self._local
         slot = self._stood_with()
         assert slot is not None
-        unclean, released = local.unclean, self._released
-        local.send(ms.PreVote(slot.record.volume, local.me, voter, self.asking_epoch, slot.stamp, unclean, released))
+        volume, epoch = slot.record.volume, self.asking_epoch
+        asked = ms.PreVote(volume, local.me, voter, epoch, slot.stamp, local.unclean, self._released, local.began_ns)
+        local.send(asked)
 
     def _ask_besides(self, answer: ms.PreVoteAnswer, record: Record) -> None:
         """S3: our own record may never have been committed, and whoever it removed be the one with every acknowledged

@@ -44,7 +44,7 @@ class Local:
         self.now_ns = now_ns
         self.facts = Facts()
         """Time and facts of the step in progress."""
-        self._started_ns = now_ns
+        self.began_ns = now_ns
         self._gone_ns: dict[str, int] = {}
         self._now: list[ev.Effect] = []
         self._after: list[ev.Effect] = []
@@ -143,7 +143,7 @@ class Local:
         """How long it has been silent on every way. While we were paused its words waited in our sockets."""
         if self.reaches(node):
             return 0
-        return self.now_ns - max(self._gone_ns.get(node, self._started_ns), self.facts.awake_since_ns)
+        return self.now_ns - max(self._gone_ns.get(node, self.began_ns), self.facts.awake_since_ns)
 
     def followed(self) -> Voter | None:
         """Whom we follow, or followed last as far as the record tells."""
@@ -154,7 +154,7 @@ class Local:
         leader, facts = self.followed(), self.facts
         if leader is None or leader == self.me or self.reaches(leader.node):
             return 0
-        return self.now_ns - max(facts.leader_heard_ns, facts.awake_since_ns, self._started_ns)
+        return self.now_ns - max(facts.leader_heard_ns, facts.awake_since_ns, self.began_ns)
 
     def attached_absent_ns(self) -> int:
         """The same for the node that the volume is attached to, which need not be a voter (P6). We listen to it since

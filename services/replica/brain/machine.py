@@ -268,9 +268,11 @@ class Brain:
                 self.voting.pre_vote(message, now_ns, facts)
             case ms.Vote():
                 self.voting.vote(message, now_ns, facts)
-            case ms.PreVoteAnswer() | ms.VoteAnswer():
-                if isinstance(message, ms.PreVoteAnswer):
+            case ms.PreVoteAnswer():
+                if message.began_ns == self.local.began_ns:
                     self.override.answered(message)
+                    self.candidacy.answered(message, now_ns, facts)
+            case ms.VoteAnswer():
                 self.candidacy.answered(message, now_ns, facts)
             case ms.Propose():
                 self.following.propose(message, now_ns)

@@ -53,6 +53,8 @@ class PreVote(OfGeneration):
     unclean: bool = False
     released: int = 0
     """The epoch whose leader named the sender its successor (P5); 0: none did."""
+    began_ns: int = 0
+    """When the process that asks began, by its own clock."""
     kind: Literal["pre-vote"] = "pre-vote"
 
 
@@ -73,6 +75,8 @@ class PreVoteAnswer(OfGeneration):
     unclean: bool = False
     stamp: Stamp | None = None
     in_sync: tuple[Voter, ...] = ()
+    began_ns: int = 0
+    """As it was asked: what another process asked, before this one lost power, tells nothing about now (S3)."""
     kind: Literal["pre-vote-answer"] = "pre-vote-answer"
 
 

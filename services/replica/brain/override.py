@@ -196,7 +196,8 @@ class Override:
         self._again_ns = local.now_ns + local.timing.resend_ns
         epoch = max(local.epoch, self._candidacy.seen_epoch) + 1
         for voter in voters:
-            local.send(ms.PreVote(slot.record.volume, local.me, voter, epoch, slot.stamp, local.unclean))
+            asked = ms.PreVote(slot.record.volume, local.me, voter, epoch, slot.stamp, local.unclean, 0, local.began_ns)
+            local.send(asked)
 
     def answered(self, message: ms.PreVoteAnswer) -> None:
         """Whatever it was asked for: it is alive. A newer record may name voters that ours does not."""

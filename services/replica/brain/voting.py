@@ -41,6 +41,7 @@ class Voting:
             local.unclean,
             slot.stamp,
             slot.record.in_sync,
+            message.began_ns,
         )
         local.send(answer)
 
