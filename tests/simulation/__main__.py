@@ -59,6 +59,8 @@ def many(seeds: range, jobs: int, *, keep_going: bool, story: int) -> int:
         print(f"again: python -m tests.simulation --seed {result.seed} --verbose")
     if total.violations and not keep_going:
         print(campaign.story(total.violations[0].seed, story))
+    if total.undecided:
+        print(f"a volume waited for an operator: {', '.join(map(str, sorted(total.undecided)))}")
     missing = total.coverage.missing(DECISIONS) if total.seeds >= ENOUGH_SEEDS else []
     if missing:
         print(f"no seed reached these decisions: {', '.join(missing)}")

@@ -35,6 +35,8 @@ class Result:
     faults: int
     cpu_s: float
     coverage: Coverage
+    undecided: bool = False
+    """A volume was set aside in the end, because nobody but an operator could decide (S3)."""
 
 
 def run_seed(seed: int) -> Result:
@@ -68,6 +70,7 @@ def _run_seed(seed: int) -> Result:
         len(world.plan.faults),
         time.process_time() - started,
         world.coverage,
+        bool(world.undecided),
     )
 
 
@@ -80,6 +83,8 @@ class Total:
     elections: int = 0
     cpu_s: float = 0.0
     violations: list[Result] = field(default_factory=list)
+    undecided: list[int] = field(default_factory=list)
+    """Seeds."""
     coverage: Coverage = field(default_factory=Coverage)
 
     def add(self, result: Result) -> None:
@@ -90,6 +95,8 @@ class Total:
         self.coverage.add(result.coverage)
         if result.violation:
             self.violations.append(result)
+        if result.undecided:
+            self.undecided.append(result.seed)
 
     def merge(self, other: Total) -> None:
         self.seeds += other.seeds
@@ -97,6 +104,7 @@ class Total:
         self.elections += other.elections
         self.cpu_s += other.cpu_s
         self.violations += other.violations
+        self.undecided += other.undecided
         self.coverage.add(other.coverage)
 
 
