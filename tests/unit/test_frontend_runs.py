@@ -24,31 +24,17 @@ from services.replica.replication.frontend import (
     Effect,
     FrontendCore,
     LinkDown,
-    LinkUp,
-    Opened,
     Refused,
     RefusedCode,
     Release,
     RequestKind,
     SendClose,
     SendMany,
-    SendOpen,
     SendRequest,
 )
+from tests.support.frontends import opened, serving
 
 READ, WRITE, ZERO = int(RequestKind.READ), int(RequestKind.WRITE), int(RequestKind.ZERO)
-
-
-def serving(*, takes_many: bool = True) -> FrontendCore:
-    core = FrontendCore(("n1", "n2"))
-    opened(core, "n1", 1, takes_many=takes_many)
-    return core
-
-
-def opened(core: FrontendCore, node: str, epoch: int, *, takes_many: bool = True) -> list[Effect]:
-    (asked,) = core.step(LinkUp(node), 0)
-    assert isinstance(asked, SendOpen)
-    return core.step(Opened(node, asked.session, epoch, 1 << 20, takes_many), 0)
 
 
 def ask(core: FrontendCore, cookie: int, *blocks: int, count: int = 1) -> list[Effect]:

@@ -17,28 +17,14 @@ from services.replica.replication.frontend import (
     Effect,
     FrontendCore,
     LinkDown,
-    LinkUp,
-    Opened,
     Release,
     RequestKind,
     SendMany,
-    SendOpen,
     SendRequest,
 )
+from tests.support.frontends import opened, serving
 
 READ, WRITE, PATCH, ZERO, FLUSH, STATUS = (int(kind) for kind in RequestKind)
-
-
-def opened(core: FrontendCore, node: str, epoch: int, *, takes_many: bool = True) -> list[Effect]:
-    (asked,) = core.step(LinkUp(node), 0)
-    assert isinstance(asked, SendOpen)
-    return core.step(Opened(node, asked.session, epoch, 1 << 20, takes_many), 0)
-
-
-def serving(*, takes_many: bool = True) -> FrontendCore:
-    core = FrontendCore(("n1", "n2"))
-    opened(core, "n1", 1, takes_many=takes_many)
-    return core
 
 
 def one(cookie: int, kind: int = WRITE, block: int = 0, count: int = 1, *, fua: bool = False) -> ClientRequest:

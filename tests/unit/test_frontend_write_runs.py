@@ -22,31 +22,17 @@ from services.replica.replication.frontend import (
     Effect,
     FrontendCore,
     LinkDown,
-    LinkUp,
-    Opened,
     Release,
     RequestKind,
     SendClose,
     SendMany,
-    SendOpen,
     SendRequest,
 )
+from tests.support.frontends import opened, serving
 
 READ, WRITE, PATCH, ZERO, STATUS = (
     int(kind) for kind in (RequestKind.READ, RequestKind.WRITE, RequestKind.PATCH, RequestKind.ZERO, RequestKind.STATUS)
 )
-
-
-def serving() -> FrontendCore:
-    core = FrontendCore(("n1", "n2"))
-    opened(core, "n1", 1)
-    return core
-
-
-def opened(core: FrontendCore, node: str, epoch: int) -> list[Effect]:
-    (asked,) = core.step(LinkUp(node), 0)
-    assert isinstance(asked, SendOpen)
-    return core.step(Opened(node, asked.session, epoch, 1 << 20, True), 0)
 
 
 def ask(core: FrontendCore, cookie: int, *blocks: int, count: int = 1) -> list[Effect]:
