@@ -24,6 +24,8 @@ AGAIN_NS = 300 * MS
 ASKED_MAX = 10
 """So often nothing is given up; then the operator believes what is known of the copy."""
 SILENT = "silent, and not named as lost: "
+SILENT_MAX = 2
+"""So often the same nodes are called silent, when nothing is left to be repaired, and are waited for."""
 
 
 def lose_the_majority(s: Struck) -> None:
@@ -71,15 +73,14 @@ class Operator:
         self._asked = 0
         self._requests: set[int] = set()
         self._silent: list[str] = []
-        """Nodes that the last answer called so, and that were not named as lost."""
+        """Nodes that the last answer called so, and that were not named as lost, since nothing is left to repair."""
+        self._silent_times = 0
 
     def look(self) -> None:
         world, volume, keeper = self._world, self._volume, self._keeper
         chosen = world.checker.volume(volume).chosen
-        if volume not in world.volumes or chosen is None:
-            del world.deciding[volume]
-            return
-        if chosen.stamp.generation > self._generation or _goes_on(world, chosen.record):
+        over = volume not in world.volumes or chosen is None or chosen.stamp.generation > self._generation
+        if over or (chosen is not None and _goes_on(world, chosen.record)):
             del world.deciding[volume]
             self._let_out()
             return
@@ -104,8 +105,11 @@ class Operator:
         if reply.request not in self._requests:
             return False
         self._requests.remove(reply.request)
-        _, found, nodes = reply.error.partition(SILENT)
-        self._silent = nodes.split(", ") if found else []
+        if reply.code == "FAILED_PRECONDITION" and not self._world.faulty:
+            _, found, nodes = reply.error.partition(SILENT)
+            silent = nodes.split(", ") if found else []
+            self._silent_times = self._silent_times + 1 if silent == self._silent else 1
+            self._silent = silent
         return True
 
     def _fence(self) -> None:
@@ -113,15 +117,15 @@ class Operator:
         *A voter slept through the changes that made the keeper a member, and those whom it knows are lost: it hears no
         stranger, however often it is asked.*"""
         world = self._world
-        if world.faulty or self._asked <= ASKED_MAX or self._keeper.node in world.left_behind:
+        if self._silent_times <= SILENT_MAX or self._keeper.node in world.left_behind:
             return
         for node in self._silent:
             world.log("fences", node, self._volume)
             world.machines[node].kill(power=False)
-        self._silent = []
+        self._silent, self._silent_times = [], 0
 
     def _let_out(self) -> None:
-        """Until the volume goes on, the others are fenced."""
+        """Until the volume goes on, or is deleted at once in its new generation, the others are fenced."""
         for other in self._world.machines.values():
             if not other.alive and other.name not in self._world.left_behind and not other.stopping:
                 other.start()

@@ -385,3 +385,8 @@ def test_operator_who_named_nobody_that_lives_and_was_refused_for_ever() -> None
     whom it knows were lost. It hears no stranger, so it was silent, and it lives, so it was never named. An operator
     who reads that fences its node first."""
     run(324018452)
+
+
+def test_volume_that_is_deleted_at_once_after_its_override() -> None:
+    """The simulator's own: the operator looked a moment later, found no volume, and left fenced what was fenced."""
+    run(750003802)
