@@ -95,6 +95,6 @@ class Seals:
         volume = self._shell.node.volumes.get(hosted.volume)
         if hosted.store is None or hosted.failure or volume is None or volume.committed is None:
             return
-        sealed = hosted.store.sealed
-        if sealed:
-            hosted.layers.drop(unwanted(sealed, volume.committed, volume.brain.record))
+        sealed, stored = hosted.store.sealed, volume.brain.state.slot
+        if sealed and stored is not None:
+            hosted.layers.drop(unwanted(sealed, volume.committed, stored))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -184,8 +185,7 @@ class Machine:
         assert disk.state is not None
         # As the shell does: longer promises than any before are made only when a restart knows of them (P3).
         lease = max(disk.state.lease_max_ns, self.live.timing.lease_ns)
-        state = HardState(disk.state.me, disk.state.epoch, disk.state.voted_for, disk.state.slot, lease)
-        disk.state = self.world.checker.written(state)
+        disk.state = self.world.checker.written(replace(disk.state, lease_max_ns=lease))
         disk.closed = False
         self.lanes[volume] = VolumeLanes(self, disk)
         marked = frozenset(disk.marked)

@@ -157,7 +157,8 @@ class Orders:
         disk, volume = self._machine.disks.get(volume_id), self._machine.live.volumes.get(volume_id)
         if disk is None or disk.failure or volume is None or volume.committed is None or not disk.sealed:
             return
-        layers = unwanted(list(disk.sealed), volume.committed, volume.brain.record)
+        stored = volume.brain.state.slot
+        layers = unwanted(list(disk.sealed), volume.committed, stored) if stored is not None else []
         if layers:
             self._world.checker.drops(disk, layers)
             self._machine.lanes[volume_id].drop(layers)

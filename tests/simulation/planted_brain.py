@@ -210,7 +210,7 @@ def tombstone_not_kept() -> Patch:
     """I3: a voter forgets the tombstone as soon as its own data are gone."""
 
     def data_erased(self: deletion.Deletion) -> None:
-        self.erased = True
+        self._local.give_back()
         self._local.at_once(ev.ForgetVolume())
 
     return patch.object(deletion.Deletion, "data_erased", data_erased)

@@ -390,3 +390,19 @@ def test_operator_who_named_nobody_that_lives_and_was_refused_for_ever() -> None
 def test_volume_that_is_deleted_at_once_after_its_override() -> None:
     """The simulator's own: the operator looked a moment later, found no volume, and left fenced what was fenced."""
     run(750003802)
+
+
+def test_two_that_were_started_again_after_they_had_given_their_data_back() -> None:
+    """I3. The leader of the tombstone heard of both and forgot the volume; its last word was lost, and neither of the
+    two knew any more that its data were gone, so neither told the other, and nobody else may lead.
+    Told by test_brain_machine.py: test_i3_that_the_data_are_gone_is_remembered_by_the_next_process."""
+    run(1100004275)
+
+
+def test_layer_that_a_record_counts_on_which_a_copy_had_not_heard_to_be_committed() -> None:
+    """K4. A copy stored the record that lists a snapshot, and the next one, by which it is dropped, before any word
+    that the first is committed. By the one before and the latest nobody needed the layer; by the one in force somebody
+    may.
+    Told by test_driver_snapshots.py: test_what_the_latest_record_that_is_stored_does_without_stays_until_..., and by
+    test_brain_machine.py: test_a_follower_learns_of_the_record_that_is_replaced_that_it_was_committed."""
+    run(1100004541)

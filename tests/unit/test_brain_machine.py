@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from services.replica.brain import Facts, Stamp, Voter
+from services.replica.brain import Brain, Facts, HardState, Stamp, Voter
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
-from tests.support.voters import LEASE, TIMING, A, B, C, W, accept, brain, elect, record, sent, slot, step
+from tests.support.voters import LEASE, NO_FACTS, TIMING, A, B, C, W, accept, brain, elect, record, sent, slot, step
 
 ABW = slot(record(A, B, W))
 ABC = slot(record(A, B, C))
@@ -409,6 +409,44 @@ def test_i3_two_that_missed_the_last_word_of_a_deletion_tell_each_other_that_not
     assert answer == ms.Erased("v", C, B, 2)
     assert ev.ForgetVolume() not in step(b, ev.Received(answer)), "A may hold data"
     assert ev.ForgetVolume() in step(b, ev.Received(ms.Unknown("v", A, B)))
+
+
+def test_i3_that_the_data_are_gone_is_remembered_by_the_next_process() -> None:
+    """B and C have given their data back and are started again. The leader has forgotten the volume, as both had said
+    so, and by the tombstone nobody else may lead."""
+    gone = slot(replace(record(A, B, C, in_sync=[A], primary=A), deleted=True), 2, 6)
+    machines = []
+    for voter in (B, C):
+        machine = brain(voter, gone, epoch=2, fresh=False)
+        step(machine, ev.Received(ms.Committed("v", A, voter, 2, gone.stamp)))
+        batch = machine.step(ev.DataErased(), 0, NO_FACTS)
+        assert ev.Send(ms.Erased("v", voter, A, 2)) in batch.after and batch.durable is not None
+        again = HardState.decode(batch.durable.encode())
+        machines.append(Brain(again, TIMING, now_ns=0, fresh=False))
+    b, c = machines
+    assert b.erased and c.erased
+    step(b, ev.Received(ms.Unknown("v", A, B)))
+    (answer,) = sent(step(c, ev.Received(ms.Enquire("v", B, C, 2, gone.stamp))))
+    assert answer == ms.Erased("v", C, B, 2)
+    assert ev.ForgetVolume() in step(b, ev.Received(answer))
+
+
+def test_a_witness_has_nothing_to_give_back() -> None:
+    gone = slot(replace(record(A, B, W, in_sync=[A], primary=A), deleted=True), 2, 6)
+    witness = brain(W, gone, epoch=2, fresh=False)
+    out = step(witness, ev.Received(ms.Committed("v", A, W, 2, gone.stamp)))
+    assert sent(out) == [ms.Erased("v", W, A, 2)] and ev.EraseData() not in out
+
+
+def test_a_follower_learns_of_the_record_that_is_replaced_that_it_was_committed() -> None:
+    """Changes come so close upon each other that each proposal is there before the word about the one before."""
+    first, second = slot(record(A, B, C, primary=A), 2, 6), slot(record(A, B, C, primary=A), 2, 7)
+    machine = brain(B, slot(record(A, B, C), 1, 5), epoch=1)
+    step(machine, ev.Received(ms.Propose("v", A, B, 2, first, None)))
+    out = step(machine, ev.Received(ms.Propose("v", A, B, 2, second, first.stamp)))
+    assert ev.RecordCommitted(first) in out and machine.committed == first.stamp
+    assert machine.state.slot == second
+    assert step(machine, ev.Received(ms.Committed("v", A, B, 2, second.stamp))) == [ev.RecordCommitted(second)]
 
 
 def test_s3_who_is_clean_takes_no_smaller_set_without_itself_from_a_refusal() -> None:

@@ -15,14 +15,20 @@ from services.replica.brain.record import Voter
 class Deletion:
     """How far one voter, and the others as far as it heard, are with giving their data back."""
 
-    def __init__(self, local: Local, *, erased: bool):
+    def __init__(self, local: Local):
         self._local = local
-        self.erased = erased
         self.erased_voters: set[Voter] = set()
         self._gone: set[Voter] = set()
         """Members whose nodes have nothing of the volume any more."""
         self._holding: set[Voter] = set()
         """Members that hold the same tombstone."""
+
+    @property
+    def erased(self) -> bool:
+        """Our own data are gone. A witness has none."""
+        local = self._local
+        is_witness = local.me.kind == "witness" and local.record is not None and local.record.deleted
+        return local.state.erased or is_witness
 
     def begin(self) -> None:
         """The tombstone is committed."""
@@ -32,7 +38,7 @@ class Deletion:
             self._local.when_durable(ev.EraseData())
 
     def data_erased(self) -> None:
-        self.erased = True
+        self._local.give_back()
         self.say_erased()
 
     def say_erased(self) -> None:

@@ -38,13 +38,15 @@ class Following:
         local.role = "follower"
         local.leader = message.sender
         if stored is None or slot.stamp > stored.stamp:
+            # Of the record that is replaced nobody else may tell us. *One change came after the other, and a follower
+            # that had stored all of them knew of none that it was committed.*
+            self.told_committed(message.committed)
             local.store(slot)
         self._candidacy.follow(message.sender, now_ns)
-        if message.committed is not None:
-            self.told_committed(message.committed)
+        self.told_committed(message.committed)
         local.send(ms.Accepted(message.volume, local.me, message.sender, local.epoch, slot.stamp))
 
-    def told_committed(self, stamp: Stamp) -> None:
+    def told_committed(self, stamp: Stamp | None) -> None:
         local, slot = self._local, self._local.state.slot
         if slot is None or slot.stamp != stamp:
             return

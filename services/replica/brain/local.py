@@ -1,7 +1,7 @@
 """What the concerns of one voter share: its hard state, whom it follows, whom it can reach, and the step in progress.
 
 A step collects effects in two lists: what is done at once, and what waits until the hard state is durable (A4). Only
-`store` and `raise_epoch` change the hard state, so nothing that depends on it can be forgotten to be made durable.
+what stands under "the hard state" changes it, so nothing that depends on it can be forgotten to be made durable.
 """
 
 from __future__ import annotations
@@ -211,6 +211,11 @@ class Local:
         """In the epoch that is stored already, in which nobody has our vote yet."""
         assert self.state.voted_for is None
         self.state = replace(self.state, voted_for=candidate)
+        self._dirty = True
+
+    def give_back(self) -> None:
+        """The data of a deleted volume are gone."""
+        self.state = replace(self.state, erased=True)
         self._dirty = True
 
     def raise_epoch(self, epoch: int, voted_for: Voter | None) -> None:

@@ -47,16 +47,14 @@ from services.replica.brain.voting import Voting
 class Brain:
     """The decision logic of one volume at one voter."""
 
-    def __init__(
-        self, state: HardState, timing: Timing, *, now_ns: int, fresh: bool, unclean: bool = False, erased: bool = False
-    ):
+    def __init__(self, state: HardState, timing: Timing, *, now_ns: int, fresh: bool, unclean: bool = False):
         """`fresh`: this process made the replica, so no process before can have promised anything."""
         timing.validate()
         silence_ns = 0 if fresh else now_ns + timing.silence_ns(max(state.lease_max_ns, timing.lease_ns))
         self.local = Local(state, timing, silence_ns, now_ns=now_ns, unclean=unclean)
         self.snapshots = Snapshots(self.local)
         self.agenda = Agenda(self.local, self.snapshots)
-        self.deletion = Deletion(self.local, erased=erased)
+        self.deletion = Deletion(self.local)
         self.parting = Parting(self.local, now_ns)
         self.leading = Leading(self.local, self.agenda, self.deletion, self.parting, self.snapshots)
         self.candidacy = Candidacy(self.local, self.leading)

@@ -249,7 +249,12 @@ class HardState:
     """What a voter must never forget, durable before any answer that depends on it (invariant 4, A4).
 
     `lease_max_ns` is the longest lease that this voter may ever have promised: how long it keeps silent after
-    a restart (P3)."""
+    a restart (P3).
+
+    `erased`: of a deleted volume the data are given back, and who heard that may have forgotten the tombstone (I3).
+    *Two said so and were started again before the last word; the leader had forgotten the volume. Neither knew any more
+    that it had nothing left, so neither told the other, and both kept the tombstone for ever.* Not written before: an
+    older version understands the state."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     me: Voter
@@ -257,6 +262,7 @@ class HardState:
     voted_for: Voter | None
     slot: Slot | None
     lease_max_ns: int
+    erased: Annotated[bool, Field(exclude_if=lambda erased: not erased)] = False
 
     def encode(self) -> bytes:
         return _HARD_STATE.dump_json(self)

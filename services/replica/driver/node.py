@@ -127,8 +127,7 @@ class Node:
         self, volume: str, state: HardState, now_ns: int, *, marked: frozenset[int], unclean: bool, fresh: bool
     ) -> None:
         """A voter of this node: found on disk, or just made (`fresh`)."""
-        erased = state.slot is not None and state.slot.record.deleted and state.me.kind == "witness"
-        brain = Brain(state, self.timing, now_ns=now_ns, fresh=fresh, unclean=unclean, erased=erased)
+        brain = Brain(state, self.timing, now_ns=now_ns, fresh=fresh, unclean=unclean)
         replica = Replica(marked) if state.me.kind == "data" else None
         if replica is not None:
             replica.epoch = state.epoch

@@ -205,8 +205,6 @@ class Performing:
         if volume.primary is not None:
             self._data(volume, volume.primary.stop(), now_ns)
             volume.primary = None
-        if volume.replica is None:
-            self._step(volume, ev.DataErased(), now_ns)
-            return
+        assert volume.replica is not None, "a witness has no data"
         self._data(volume, volume.replica.leave(), now_ns)
         self._order(Erase(volume.id))

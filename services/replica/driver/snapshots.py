@@ -44,20 +44,24 @@ def snapshot_event(report: fx.ReportSealed | fx.ReportNotSealed, record: Record 
     return ev.SnapshotSealed(report.name, report.asked, report.seq, size_bytes, f"{report.root:016x}", holders)
 
 
-def unwanted(layers: Iterable[str], committed: Slot, stored: Record | None) -> list[str]:
+def unwanted(layers: Iterable[str], committed: Slot, stored: Slot) -> list[str]:
     """The sealed layers that no snapshot needs. One that was sealed in the committed record's epoch, or later, may be
-    about to become ready, as long as a snapshot of its name is pending by any of the two records; one of an earlier
-    epoch that the committed record does not list never will be, for every record to come descends from that one.
+    about to become ready, as long as a snapshot of its name is pending; one of an earlier epoch that the committed
+    record does not list never will be, for every record to come descends from that one.
+
+    When a later record is stored than the one that we know to be committed, one between them may be in force. *A copy
+    held a snapshot by the committed record, which it had not heard to be committed, and stored the next one, without
+    it. That one was never committed; the copy had dropped the layer, and went on as one of its holders.*
 
     An epoch that we only voted in says nothing: who wins it may have stored a record of the epoch before that makes the
     snapshot ready, and that we have not heard of."""
-    records = [committed.record] if stored is None else [committed.record, stored]
+    records = (committed.record, stored.record)
     ready = {known.layer for record in records for known in record.snapshots if known.state == "ready"}
-    names = {name for record in records for name, _ in pending(record)}
+    names, latest = {name for name, _ in pending(committed.record)}, stored.stamp == committed.stamp
     return [
         layer
         for layer in layers
-        if layer not in ready and not (_name(layer) in names and _epoch(layer) >= committed.stamp.epoch)
+        if layer not in ready and (_epoch(layer) < committed.stamp.epoch or (latest and _name(layer) not in names))
     ]
 
 
