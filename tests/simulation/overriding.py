@@ -35,6 +35,8 @@ def lose_the_majority(s: Struck) -> None:
         return
     if world.plan.grace_ns > LOST_GRACE_NS_MAX:
         return  # who comes back in time to vote after all has it replace what is lost, in its grace
+    if world.volumes[volume].deleting:
+        return  # who holds the tombstone takes those who have lost it for done, whether it was committed or not (I3)
     if volume in world.deciding:
         return
     record = chosen.record
