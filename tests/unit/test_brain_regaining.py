@@ -9,6 +9,7 @@ import pytest
 from services.replica.brain import Brain, Voter
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
+from services.replica.brain.override import Answer, Overriding
 from tests.support.voters import LEASE, A, B, C, W, brain, record, sent, slot, step
 
 D, E = Voter("d", "d1"), Voter("e", "e1")
@@ -109,3 +110,65 @@ def test_s3_who_was_told_of_the_record_that_admits_it_stands_by_it_after_a_vote_
     step(b, ev.Received(ms.Vote("v", A, B, 4, admitted.stamp)), LEASE)
     assert b.state.voted_for == A
     assert b.candidacy.election_at_ns is not None
+
+
+def test_s3_a_candidacy_with_a_newer_record_is_not_broken_off_for_an_older_one() -> None:
+    """A, which lost writes, was the first to answer, with what it alone had: B asked anew each time, for ever."""
+    back, out_again = slot(BOTH.record, 4, 24), slot(ALONE.record, 4, 25)
+    b = brain(B, ALONE, epoch=4)
+    told(b, E)
+    told(b, D, back)
+    asked = stand(b)
+    refusal = ms.PreVoteAnswer("v", A, B, asked, False, 4, "older", out_again, True, out_again.stamp, (A,))
+    step(b, ev.Received(refusal), 4 * LEASE)
+    told(b, E)
+    assert b.role == "pre-voting"
+    for voter in (C, D):
+        step(b, ev.Received(ms.PreVoteAnswer("v", voter, B, asked, True, 4)), 4 * LEASE)
+    assert b.role == "voting"
+
+
+def test_s3_nor_with_one_older_than_any_that_it_knows_to_be_committed() -> None:
+    b = brain(B, ALONE, epoch=4)
+    step(b, ev.Received(ms.Committed("v", A, B, 4, ALONE.stamp)))
+    step(b, ev.Received(ms.Propose("v", A, B, 4, slot(ALONE.record, 4, 24), ALONE.stamp)))
+    told(b, C)
+    assert b.candidacy.may_not_stand() == "it is not in sync"
+
+
+def test_it_asks_again_later_than_whoever_its_own_record_names() -> None:
+    """B and D had the same place, each in its own record, and asked at once, again and again: nobody won."""
+    before = slot(record(A, B, C, D, E, in_sync=[A, B, D], primary=A), 4, 22)
+    without_b = slot(replace(before.record, in_sync=(A, D)), 4, 23)
+    b, d = brain(B, without_b, epoch=4), brain(D, without_b, epoch=4)
+    told(b, C, before)
+    stand(b)
+    stand(d)
+    assert (b.candidacy.next_deadline_ns() or 0) > (d.candidacy.next_deadline_ns() or 0)
+
+
+def test_i4_an_override_is_refused_while_who_is_left_out_may_be_elected() -> None:
+    """A is lost for good: B has the votes of C, D and E."""
+    question = Overriding(
+        me=C,
+        stamp=BOTH.stamp,
+        epoch=5000,
+        voters=(A, B, C, D, E),
+        in_sync=BOTH.record.in_sync,
+        unclean=False,
+        deleted=False,
+        attach_epoch=0,
+        failure="",
+        leads=False,
+        promised_ns=0,
+        promised_to="",
+        lost=("a",),
+        above=0,
+        accept_loss=True,
+        answers=(
+            Answer(B, ALONE.stamp, ALONE.record.in_sync, unclean=False),
+            *(Answer(voter, BOTH.stamp, BOTH.record.in_sync, unclean=False) for voter in (D, E)),
+        ),
+        reason="gone",
+    )
+    assert question.objection() == "a majority answers, and one of them may lead: the volume elects by itself"

@@ -60,7 +60,7 @@ class Candidacy:
         """When it is our turn, with `gone` not standing."""
         local, record = self._local, self._record()
         assert record is not None
-        delay_ns = rank(record, local.me, gone) * local.timing.election_step_ns
+        delay_ns = (rank(record, local.me, gone) + self._behind()) * local.timing.election_step_ns
         if local.heard and not local.reaches_majority():
             delay_ns += local.timing.lease_ns  # whoever has links to a majority can also serve: it goes first
         return max(now_ns, local.silent_until_ns) + delay_ns
@@ -137,6 +137,13 @@ class Candidacy:
         """What we stand with is older than what we hold."""
         mine, stood_with = self._local.state.slot, self._stood_with()
         return mine is not None and stood_with is not None and stood_with.stamp < mine.stamp
+
+    def _behind(self) -> int:
+        """How many take their turn before those who stand with an older record than they hold. *B, left out by the
+        newer one, had the place in the older one that D, behind it, had in the newer one. C and E came back, both asked
+        at once, and again after the same pause: D, who would have won, had its own vote and B had theirs, for ever.*"""
+        record = self._record()
+        return len(record.in_sync) if record is not None and self._is_regained() else 0
 
     def _record(self) -> Record | None:
         slot = self._stood_with()
@@ -233,7 +240,7 @@ class Candidacy:
 
     def _set_retry(self, record: Record, now_ns: int) -> None:
         local = self._local
-        turn = record.in_sync.index(local.me) if local.me in record.in_sync else 0
+        turn = (record.in_sync.index(local.me) if local.me in record.in_sync else 0) + self._behind()
         resend_ns = local.timing.resend_ns << min(self._late, LATE_MAX)
         self._retry_at_ns = now_ns + resend_ns + turn * (local.timing.election_step_ns // 2)
 
@@ -396,9 +403,11 @@ class Candidacy:
         local.tell(adoption, verdict)
 
     def _learn_older(self, mine: Slot, now_ns: int) -> None:
-        """Stand with it, if it is newer than what we stand with and names us."""
+        """Stand with the newest of those that name us, unless we do."""
         local, told = self._local, self._hearsay.older(mine)
-        if told is None or (self._is_asking() and told.slot == self._asking_with):
+        if told is None or told.slot != self._hearsay.to_stand_with():
+            return  # it may not, or stands with a newer one
+        if self._is_asking() and told.slot == self._asking_with:
             return
         regaining = self._hearsay.regaining(told, mine)
         verdict = regaining.judge()

@@ -224,19 +224,24 @@ class Regaining:
 
     me: Voter
     mine: Stamp
+    voters: int
     in_sync: tuple[Voter, ...]
     """By our own record."""
     older: Stamp
     by: Voter
     """Who told of it."""
-    committed: bool
-    """Our own record, as far as we were told."""
+    committed: Stamp | None
+    """The latest that is, as far as we were told."""
     unclean: bool
     failure: str
 
     def judge(self) -> Verdict:
-        if self.committed or self.unclean or self.failure or self.me in self.in_sync or self.older >= self.mine:
+        if self.unclean or self.failure or self.me in self.in_sync or self.older >= self.mine:
             return Verdict("", "")
+        if self.committed is not None and self.older < self.committed:
+            return Verdict("", "")
+        if self.voters - 2 < majority(self.voters):
+            return Verdict("", "")  # our own record is on its leader as well
         version = f"version {self.older.version} of epoch {self.older.epoch}"
         own = f"version {self.mine.version} of epoch {self.mine.epoch}"
         return Verdict(

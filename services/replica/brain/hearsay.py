@@ -73,10 +73,11 @@ class Hearsay:
         return Regaining(
             me=local.me,
             mine=mine.stamp,
+            voters=len(mine.record.voters),
             in_sync=mine.record.in_sync,
             older=told.slot.stamp,
             by=told.by[-1],
-            committed=local.committed == mine.stamp,
+            committed=local.committed,
             unclean=local.unclean,
             failure=local.failure,
         )

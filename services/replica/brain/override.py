@@ -127,7 +127,15 @@ class Overriding:
         clean, has not: neither could lead, and the operator was told to wait.*"""
         words = {answer.voter: answer for answer in self.answers}
         words[self.me] = Answer(self.me, self.stamp, self.in_sync, self.unclean)
-        return any(self._wins(candidate, words) for candidate in words)
+        return any(self._wins(candidate, words) or self._regains(candidate, words) for candidate in words)
+
+    def _regains(self, candidate: Voter, words: dict[Voter, Answer]) -> bool:
+        """With an older record than its own (`election.Regaining`)."""
+        own, others = words[candidate], [word for voter, word in words.items() if voter != candidate]
+        naming = [word.stamp for word in others if word.stamp < own.stamp and candidate in word.in_sync]
+        if own.unclean or candidate in own.in_sync or not naming:
+            return False
+        return sum(word.stamp <= max(naming) for word in others) >= majority(len(self.voters))
 
     def _wins(self, candidate: Voter, words: dict[Voter, Answer]) -> bool:
         own, newest = words[candidate], max(words.values(), key=lambda word: word.stamp)
