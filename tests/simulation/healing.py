@@ -175,17 +175,17 @@ def obstacle(world: World, *, all_nodes: bool) -> str:
 
 
 def is_an_operators(world: World, volume: str) -> bool:
-    """All whom the newest record names have lost power, too few have stored it to tell that it was committed, and one
-    that an older record names has not: nobody can know whether that one is behind (S3)."""
+    """All whom the newest record names have lost power, one that it does not name has not, and no record is on a
+    majority any more: nobody can know whether that one is behind (S3)."""
     disks = [machine.disks[volume] for machine in world.machines.values() if volume in machine.disks]
     held = [(disk, disk.state.slot) for disk in disks if disk.state is not None and disk.state.slot is not None]
     if not held:
         return False
     newest = max((slot for _, slot in held), key=lambda slot: slot.stamp)
-    in_sync = newest.record.in_sync
-    if sum(slot.stamp == newest.stamp for _, slot in held) >= majority(len(newest.record.voters)):
+    in_sync, stamps = newest.record.in_sync, [slot.stamp for _, slot in held]
+    if any(stamps.count(stamp) >= majority(len(newest.record.voters)) for stamp in stamps):
         return False
-    left_out = [disk for disk, slot in held if disk.me not in in_sync and disk.me in slot.record.in_sync]
+    left_out = [disk for disk, _ in held if disk.me not in in_sync and disk.me.kind == "data"]
     named = [disk for disk, _ in held if disk.me in in_sync]
     return all(disk.unclean for disk in named) and any(not disk.unclean for disk in left_out)
 

@@ -12,7 +12,7 @@ from services.replica.brain import messages as ms
 from services.replica.brain.override import Answer, Overriding
 from tests.support.voters import LEASE, A, B, C, W, brain, record, sent, slot, step
 
-D, E = Voter("d", "d1"), Voter("e", "e1")
+D, E, X = Voter("d", "d1"), Voter("e", "e1"), Voter("x", "x1")
 BOTH = slot(record(A, B, C, D, E, in_sync=[A, B], primary=A), 4, 22)
 """Committed: three and more have it."""
 ALONE = slot(replace(BOTH.record, in_sync=(A,)), 4, 23)
@@ -172,3 +172,20 @@ def test_i4_an_override_is_refused_while_who_is_left_out_may_be_elected() -> Non
         reason="gone",
     )
     assert question.objection() == "a majority answers, and one of them may lead: the volume elects by itself"
+
+
+@pytest.mark.parametrize(
+    ("voters", "needed"), [((A, B, W), None), ((A, B, C, D), 3), ((A, B, C, D, E), 4), ((A, B, C, D, E, W, X), 5)]
+)
+def test_s3_so_many_votes_that_who_is_left_is_no_majority(voters: tuple[Voter, ...], needed: int | None) -> None:
+    """Of three it never wins: its own record is on its leader as well, so only one is left who may vote for it."""
+    before = slot(record(*voters, in_sync=[A, B], primary=A), 4, 22)
+    b = brain(B, slot(replace(before.record, in_sync=(A,)), 4, 23), epoch=4)
+    told(b, voters[-1], before)
+    assert bool(b.candidacy.may_not_stand()) == (needed is None)
+    if needed is not None:
+        asked = stand(b)
+        for already, voter in enumerate(voters[2:], 1):
+            assert (b.role == "voting") == (already >= needed)
+            step(b, ev.Received(ms.PreVoteAnswer("v", voter, B, asked, True, 4, stamp=before.stamp)), 4 * LEASE)
+        assert b.role == "voting"

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from services.replica.brain import Brain, Voter
+from services.replica.brain import Brain, Stamp, Voter
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
 from services.replica.brain.election import Adoption
+from services.replica.brain.unclean import Word, may_win
 from tests.support.voters import LEASE, TIMING, A, B, C, W, brain, hard, record, sent, slot, step
 
 BEFORE = slot(record(A, B, C, in_sync=[C, A], primary=A), 4, 12)
@@ -211,3 +212,15 @@ def test_s3_a_pre_vote_answer_to_the_process_before_counts_for_nothing() -> None
     assert a.role == "pre-voting" and not a.candidacy.answers
     step(a, ev.Received(replace(late, began_ns=7)), LEASE)
     assert B in a.candidacy.answers or a.role == "voting"
+
+
+def test_s3_nobody_who_answers_may_have_the_last_committed_record_any_more() -> None:
+    """Half of four hold one record and half the other, both without B: it is clean, and was in sync by the last that
+    was committed."""
+    four = (A, B, C, ELSEWHERE[0])
+    first, second = Stamp(0, 3, 14), Stamp(0, 4, 15)
+    in_sync = (A, C, ELSEWHERE[0])
+    said = {A: Word(first, in_sync, True), ELSEWHERE[0]: Word(second, in_sync, True)}
+    own = Word(second, in_sync, True)
+    assert not may_win(C, own, (), len(four), {**said, B: Word(first, in_sync, False)}, {})
+    assert may_win(C, own, (), len(four), {**said, B: Word(first, in_sync, True)}, {})

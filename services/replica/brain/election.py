@@ -134,9 +134,9 @@ class Standing:
 
 
 def votes_needed(voters: int, *, regained: bool) -> int:
-    """Our own among them. With a record that is older than what we hold, a majority besides us: none of those has
-    stored anything newer, nor will, so it is not committed (A1)."""
-    return majority(voters) + regained
+    """Our own among them. With a record that is older than what we hold, so many besides us that those who are left
+    are no majority: who votes has stored nothing newer and never will, so nothing newer is committed (A1)."""
+    return max(majority(voters), voters - majority(voters) + 2) if regained else majority(voters)
 
 
 @recorded
@@ -217,10 +217,9 @@ class Regaining:
     as we know that one has never been committed.
 
     We hold every acknowledged write if it has not, and may be the only one that is sure to (S1). Whether it has, those
-    tell who vote for us: a majority besides us that has stored nothing newer, so our own vote counts for nothing. *Five
-    voters, A and B in sync; A proposed to go on without B, which only B stored, and all lost power. A, which had lost
-    writes, waited for B, in sync and clean by what the other three held; and B, left out by its own record, never
-    stood.*"""
+    tell who vote for us (`votes_needed`). *Five voters, A and B in sync; A proposed to go on without B, which only B
+    stored, and all lost power. A, which had lost writes, waited for B, in sync and clean by what the other three held;
+    and B, left out by its own record, never stood.*"""
 
     me: Voter
     mine: Stamp
@@ -240,8 +239,8 @@ class Regaining:
             return Verdict("", "")
         if self.committed is not None and self.older < self.committed:
             return Verdict("", "")
-        if self.voters - 2 < majority(self.voters):
-            return Verdict("", "")  # our own record is on its leader as well
+        if self.voters - 1 < votes_needed(self.voters, regained=True):
+            return Verdict("", "")  # our own record is on its leader as well, who won't vote for us
         version = f"version {self.older.version} of epoch {self.older.epoch}"
         own = f"version {self.mine.version} of epoch {self.mine.epoch}"
         return Verdict(

@@ -20,7 +20,7 @@ from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
 from services.replica.brain.candidacy import Candidacy
 from services.replica.brain.decisions import Verdict, recorded
-from services.replica.brain.election import Facts
+from services.replica.brain.election import Facts, votes_needed
 from services.replica.brain.leading import Leading
 from services.replica.brain.local import Local
 from services.replica.brain.parting import Parting
@@ -135,7 +135,8 @@ class Overriding:
         naming = [word.stamp for word in others if word.stamp < own.stamp and candidate in word.in_sync]
         if own.unclean or candidate in own.in_sync or not naming:
             return False
-        return sum(word.stamp <= max(naming) for word in others) >= majority(len(self.voters))
+        votes = 1 + sum(word.stamp <= max(naming) for word in others)
+        return votes >= votes_needed(len(self.voters), regained=True)
 
     def _wins(self, candidate: Voter, words: dict[Voter, Answer]) -> bool:
         own, newest = words[candidate], max(words.values(), key=lambda word: word.stamp)

@@ -39,10 +39,12 @@ def may_win(
 ) -> bool:
     """An unclean replica stands only when every in-sync member answered that it is unclean too. The record that a
     majority holds at this moment tells who they are: no later one can be committed. Its own may be a smaller set that
-    it stored just before it lost power and nobody else did. Without such a majority every voter has to answer, or the
-    two last records of a reign are known, and whoever one of their records names counts as a member, but for records
-    that are certainly replaced. (A majority stored the last committed record; where no newer one is on a majority, one
-    still has it.)
+    it stored just before it lost power and nobody else did. Without such a majority the two last records of a reign
+    tell: whoever one of them names counts as a member. Where these are not known either, every voter has to answer and
+    every copy to be unclean, named or not: nobody may have the last committed record any more. *Four voters, all in
+    sync; A proposed to go on without B, which B stored. D was told of that, was elected with it, and stored its own
+    first record, as C did. A, C and D lost power: half had the one record and half the other, both without B, which was
+    clean and held writes that the three had lost.*
 
     A clean member by our own record, committed or not, holds every acknowledged write (S1, S4) and is handed that
     record: with it on two of three, what a majority held a moment ago tells nothing. *A admitted B, stored that alone
@@ -60,8 +62,11 @@ def may_win(
     committed = [in_sync for stamp, in_sync in held if stamp is not None and stamps.count(stamp) >= needed]
     if not committed and len(answers) < voters - 1 and (len(held) < needed or not _two_last_known(held)):
         return False
-    sets = [lent, *(committed[:1] or _not_replaced(held))]
-    members = {voter for in_sync in sets for voter in in_sync}
+    known = committed[:1] or _not_replaced(held)
+    members = {voter for in_sync in (lent, *known) for voter in in_sync}
+    if not known:
+        members |= {voter for _, in_sync in held for voter in in_sync}
+        members |= {voter for voter in answers if voter.kind == "data"}
     told = {**besides, **answers}
     return all(voter == me or (voter in told and told[voter].unclean) for voter in members)
 
@@ -75,11 +80,12 @@ def _two_last_known(held: list[tuple[Stamp | None, tuple[Voter, ...]]]) -> bool:
 
 def _not_replaced(held: list[tuple[Stamp | None, tuple[Voter, ...]]]) -> list[tuple[Voter, ...]]:
     """A leader proposes its next record when the one before is committed: of two records of the newest epoch, all that
-    come before the second last are replaced for good. *A, {A} in sync, detaches and loses power; nobody else has stored
-    that, B holds the record before, W an old one that names B: without this A waited for B to be unclean, for ever.*"""
+    come before the second last are replaced for good. Of one alone nothing is known. *A, {A} in sync, detaches and
+    loses power; nobody else has stored that, B holds the record before, W an old one that names B: without this A
+    waited for B to be unclean, for ever.*"""
     known = [(stamp, in_sync) for stamp, in_sync in held if stamp is not None]
     newest = max(stamp for stamp, _ in known)
     reign = [stamp for stamp, _ in known if (stamp.generation, stamp.epoch) == (newest.generation, newest.epoch)]
     if min(reign) == newest:
-        return [in_sync for _, in_sync in held]
+        return []
     return [in_sync for stamp, in_sync in known if stamp in reign and stamp.version >= newest.version - 1]
