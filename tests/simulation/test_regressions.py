@@ -406,3 +406,9 @@ def test_layer_that_a_record_counts_on_which_a_copy_had_not_heard_to_be_committe
     Told by test_driver_snapshots.py: test_what_the_latest_record_that_is_stored_does_without_stays_until_..., and by
     test_brain_machine.py: test_a_follower_learns_of_the_record_that_is_replaced_that_it_was_committed."""
     run(1100004541)
+
+
+def test_primary_on_a_disk_that_hangs_and_that_is_asked_for_nothing_for_long() -> None:
+    """Invariant 8. Ten of the twenty seconds passed before anybody asked it for a sync, eight until that was late, and
+    the last one was not enough to elect another primary and to let the hanging copy go. The bound was wrong."""
+    run(1400000136)

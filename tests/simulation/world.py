@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from services.replica.brain import Voter
 from services.replica.brain.events import Explain
 from services.replica.driver import Reply
+from services.replica.driver.volume import DISK_PATIENCE_NS
 from services.replica.replication.effects import Damage
 from stoscore.units import MS, SECOND
 from tests.simulation import knobs, nemesis
@@ -297,7 +298,10 @@ class World:
         self.faulty = False
         self.left_behind = leave_behind(self)
         self._heal(set(self.left_behind))
-        healed = self.run_until(self.now_ns + SOME_HEALED_NS, lambda: not obstacle(self, all_nodes=False))
+        # Whose disk hangs is noticed so long after it was asked for something, which it may never be before the end.
+        hung = any(self.machines[name].disk_hangs for name in self.left_behind)
+        until_ns = self.now_ns + SOME_HEALED_NS + (DISK_PATIENCE_NS + SOME_HEALED_NS if hung else 0)
+        healed = self.run_until(until_ns, lambda: not obstacle(self, all_nodes=False))
         # What was in the sockets of a paused node may have committed a record that needs who is left behind.
         if not healed and enough(self, set(self.left_behind)):
             self.violated(f"invariant 8: no progress without {sorted(self.left_behind)}: {self._obstacle(False)}")
