@@ -253,7 +253,7 @@ def _can_change(world: World, record: Record) -> bool:
 def _has_place(machine: Machine, record: Record) -> bool:
     """For one more member: nothing of the volume is left there for ever."""
     disk = machine.disks.get(record.volume)
-    return record.volume not in machine.unreadable and (disk is None or _knows_somebody(disk, record))
+    return record.volume not in machine.unreadable and (disk is None or _knows_somebody(machine.world, disk, record))
 
 
 def _told(record: Record) -> str:
@@ -270,16 +270,22 @@ def _left_over(world: World) -> str:
             if volume in world.tombs:
                 if chosen is not None and _can_be_forgotten(world, chosen.record, disk.me):
                     return f"{volume}: deleted, and its directory on {machine.name} is there"
-            elif chosen is not None and disk.me not in chosen.record.members and _knows_somebody(disk, chosen.record):
+            elif (
+                chosen is not None
+                and disk.me not in chosen.record.members
+                and _knows_somebody(world, disk, chosen.record)
+            ):
                 return f"{volume}: {machine.name} is no member, and its directory is there"
     return ""
 
 
-def _knows_somebody(disk: Disk, record: Record) -> bool:
-    """A member of the last record that it knows is still one. Of a volume whose members were all replaced while it
-    was away it believes nobody: a stolen identity outside the volume can make nobody erase data (I3)."""
+def _knows_somebody(world: World, disk: Disk, record: Record) -> bool:
+    """A member of the last record that it knows is still one, and has its store: else it says nothing. Of a volume
+    whose members were all replaced while it was away it believes nobody: a stolen identity outside the volume can make
+    nobody erase data (I3)."""
     slot = disk.state.slot if disk.state is not None else None
-    return slot is None or not set(slot.record.members).isdisjoint(record.members)
+    members = {member for member in record.members if _has_store(world, record.volume, member)}
+    return slot is None or not members.isdisjoint(slot.record.members)
 
 
 def _can_be_forgotten(world: World, record: Record, me: Voter) -> bool:

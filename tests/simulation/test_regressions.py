@@ -412,3 +412,9 @@ def test_primary_on_a_disk_that_hangs_and_that_is_asked_for_nothing_for_long() -
     """Invariant 8. Ten of the twenty seconds passed before anybody asked it for a sync, eight until that was late, and
     the last one was not enough to elect another primary and to let the hanging copy go. The bound was wrong."""
     run(1400000136)
+
+
+def test_copy_that_is_lost_for_good_and_no_place_for_another_one() -> None:
+    """On the only nodes left lay older members, to whom one member was no stranger: the one whose directory is lost, so
+    nobody could tell them that they are none any more (I3). The judge took their nodes for places."""
+    run(1400009299)
