@@ -418,3 +418,10 @@ def test_copy_that_is_lost_for_good_and_no_place_for_another_one() -> None:
     """On the only nodes left lay older members, to whom one member was no stranger: the one whose directory is lost, so
     nobody could tell them that they are none any more (I3). The judge took their nodes for places."""
     run(1400009299)
+
+
+def test_deletion_whose_word_was_lost_beside_a_member_that_was_excluded_long_ago() -> None:
+    """Invariant 8. All voters had forgotten the volume; one that had been away since it was excluded had not, and knows
+    nobody any more. Whoever asked again whether it is gone waited for that one, for ever.
+    Told by test_volumes_deletion.py."""
+    run(1400009725)

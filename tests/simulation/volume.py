@@ -189,13 +189,19 @@ class SimVolume:
             self._ask(self.dice.choice(leaders))
 
     def _is_gone(self) -> bool:
-        """Deleted, and the word that it is was lost: whoever asks again finds no volume, or a member that was made and
-        never named."""
+        """Deleted, and the word that it is was lost: whoever asks again finds no volume, a member that was made and
+        never named, or one that was excluded and that nobody can lead. As `stoscore.volumes.deletion.is_gone`."""
         chosen = self.world.checker.volume(self.id).chosen
         if not self._deleting or chosen is None or not chosen.record.deleted:
             return False
-        disks = [machine.disks[self.id] for machine in self.world.machines.values() if self.id in machine.disks]
-        return all(disk.state is not None and disk.state.slot is None for disk in disks)
+        disks = {m.name: m.disks[self.id] for m in self.world.machines.values() if self.id in m.disks}
+        states = {node: disk.state for node, disk in disks.items()}
+        records = {node: state.slot.record for node, state in states.items() if state is not None and state.slot}
+        if None in states.values() or any(voter.node in records for voter in chosen.record.voters):
+            return False
+        return not any(
+            sum(it.node in records for it in record.voters) * 2 > len(record.voters) for record in records.values()
+        )
 
     def _ask(self, machine: Machine) -> None:
         request = self.world.request()

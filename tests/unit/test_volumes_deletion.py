@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from stoscore.errors import not_found, unavailable
-from stoscore.messages import RecordModel, ReplicaStatus
+from stoscore.messages import RecordModel, ReplicaStatus, VoterModel
 from stoscore.volumes.deletion import is_gone
 from stoscore.volumes.survey import Survey
 
 NODES = ["n1", "n2", "n3"]
 
 
-def holds(node: str, *, deleted: bool | None, failure: str = "") -> ReplicaStatus:
+def holds(node: str, *, deleted: bool | None, failure: str = "", voters: tuple[str, ...] = ()) -> ReplicaStatus:
     """`deleted` None: it has no record."""
     record = None
     if deleted is not None:
@@ -24,7 +24,7 @@ def holds(node: str, *, deleted: bool | None, failure: str = "") -> ReplicaStatu
             generation=0,
             epoch=1,
             version=1,
-            voters=[],
+            voters=[VoterModel(node=voter, incarnation="0" * 16) for voter in voters],
             in_sync=[],
             deleted=deleted,
         )
@@ -60,3 +60,19 @@ def test_a_majority_is_past_the_tombstone_and_one_keeps_it_for_the_third() -> No
     for node, answer in zip(NODES, (holds("n1", deleted=True), NOTHING, SILENT), strict=True):
         survey.add(node, answer)
     assert is_gone(survey, NODES)
+
+
+@pytest.mark.parametrize(
+    ("voters", "gone"),
+    [(("n4", "n1", "n2"), True), (("n4", "n1", "n5"), False)],
+    ids=["of whom most hold nothing", "of whom others may"],
+)
+def test_all_have_forgotten_it_but_one_that_was_excluded_and_takes_these_for_voters(
+    voters: tuple[str, ...], gone: bool
+) -> None:
+    """It was away when the volume was deleted, and the word that it is was lost: `stos volume rm` never ended."""
+    survey = Survey()
+    for node in NODES:
+        survey.add(node, NOTHING)
+    survey.add("n4", holds("n4", deleted=False, voters=voters))
+    assert is_gone(survey, NODES) is gone

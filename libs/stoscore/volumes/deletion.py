@@ -102,13 +102,20 @@ class Deletion:
 def is_gone(survey: Survey, nodes: list[str]) -> bool:
     """Whether the volume is deleted for good: every voter forgot it, or a majority is past the tombstone and
     one still keeps it for those that are away. A member that was made and that no record named yet is nobody's: *it was
-    waited for, for ever, when all others had forgotten the volume.*"""
+    waited for, for ever, when all others had forgotten the volume.* Nor is one counted that was excluded and was away
+    ever since, as long as most of those whom it takes for voters hold nothing."""
     deleted = {node for node, status in survey.current.items() if status.record is not None and status.record.deleted}
     unnamed = {node for node, status in survey.statuses.items() if status.record is None and not status.failure}
     past = deleted | unnamed | survey.missing
-    if past.issuperset(nodes) and not set(survey.statuses) - deleted - unnamed:
+    left = [status for node, status in survey.statuses.items() if node not in past]
+    if past.issuperset(nodes) and not any(_can_be_led(status, past) for status in left):
         return True
     return bool(deleted) and survey.serving is None and len(past & set(nodes)) > len(nodes) // 2
+
+
+def _can_be_led(status: ReplicaStatus, past: set[str]) -> bool:
+    voters = status.record.voters if status.record is not None else ()
+    return sum(voter.node in past for voter in voters) <= len(voters) // 2
 
 
 def _check_detached(entry: CatalogueEntry, serving: ReplicaStatus | None) -> None:
