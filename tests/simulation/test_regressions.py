@@ -425,3 +425,16 @@ def test_deletion_whose_word_was_lost_beside_a_member_that_was_excluded_long_ago
     nobody any more. Whoever asked again whether it is gone waited for that one, for ever.
     Told by test_volumes_deletion.py."""
     run(1400009725)
+
+
+def test_leader_of_a_deletion_that_waits_for_a_member_that_forgot_the_volume_on_the_others_word() -> None:
+    """Invariant 8. It had heard from the others, and not from its leader, that their data are gone. The leader repeated
+    that the tombstone is committed, to a node without the volume, and no node answered that.
+    Told by test_driver.py: test_who_is_told_of_a_committed_record_and_has_no_such_volume_says_so."""
+    run(1500006598)
+
+
+def test_last_word_of_a_deletion_that_comes_twice_while_the_hard_state_is_stored() -> None:
+    """The directory was removed a second time.
+    Told by test_brain_machine.py: test_i3_the_leader_of_a_tombstone_asks_again_whether_the_data_are_gone."""
+    run(1500007601)

@@ -362,6 +362,7 @@ def test_i3_the_leader_of_a_tombstone_asks_again_whether_the_data_are_gone() -> 
     assert later is not None and later > due
     out = sent(step(machine, ev.Received(ms.Erased("v", B, A, 1)), due))
     assert {message.target for message in out if isinstance(message, ms.Forget)} == {B, C}
+    assert step(machine, ev.Received(ms.Erased("v", C, A, 1)), due) == [], "while the hard state is being stored"
 
 
 def test_i3_whoever_was_in_sync_at_the_deletion_may_lead_it_to_its_end() -> None:

@@ -184,3 +184,11 @@ def test_who_was_paused_itself_gives_a_new_link_its_time_again() -> None:
     late_ns = 10 * TIMING.suspect_ns
     found = hung_up_at(node, 2 * late_ns, late_ns)
     assert late_ns + TIMING.suspect_ns < found["c"] <= late_ns + TIMING.suspect_ns + TIMING.beat_ns
+
+
+def test_who_is_told_of_a_committed_record_and_has_no_such_volume_says_so() -> None:
+    """Seed 1500006598: it had forgotten a deleted volume on the others' word, and its leader waits for its own."""
+    node = make(slot(record(A, B, C)))
+    node.brain_message(ms.Committed("gone", B, A, 1, slot(record(A, B, C), 1, 2).stamp), 0)
+    (order,) = node.take()
+    assert isinstance(order, ToBrain) and order.message == ms.Unknown("gone", A, B)

@@ -22,6 +22,8 @@ class Deletion:
         """Members whose nodes have nothing of the volume any more."""
         self._holding: set[Voter] = set()
         """Members that hold the same tombstone."""
+        self._ended = False
+        """The last word is said, once: voters repeat theirs while our hard state is on its way to the disk."""
 
     @property
     def erased(self) -> bool:
@@ -57,7 +59,8 @@ class Deletion:
         self.erased_voters.add(message.sender)
         if local.role != "leader":
             self._forget_alone()
-        elif self.erased_voters == set(record.members):
+        elif self.erased_voters == set(record.members) and not self._ended:
+            self._ended = True
             for voter in local.other_members():
                 local.send(ms.Forget(record.volume, local.me, voter, local.epoch))
             local.when_durable(ev.ForgetVolume())

@@ -51,8 +51,10 @@ from services.replica.replication.recovery import Recovery, RecoveryLimits
 from services.replica.replication.replica import Replica, Share
 
 NO_FACTS = Facts()
-_ASKS_A_MEMBER = ms.PreVote | ms.Propose | ms.Excluded | ms.Enquire
-"""Said to a member; where there is none, it is answered so. Who is lost, not removed, is no answer (I1)."""
+_ASKS_A_MEMBER = ms.PreVote | ms.Propose | ms.Committed | ms.Excluded | ms.Enquire
+"""Said to a member; where there is none, it is answered so. Who is lost, not removed, is no answer (I1). *A member
+heard from the others, and not from its leader, that their data are gone, and forgot the volume; the leader, which waits
+for that member's word, repeats that the tombstone is committed, and nobody told it.*"""
 Report = (
     fx.ReportFailed
     | fx.ReportFollows
