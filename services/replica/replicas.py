@@ -132,6 +132,12 @@ class Replicas:
         making = self._making.get(request.volume)
         if making is not None:
             return await asyncio.shield(making)
+        if (self._directory / request.volume).exists():
+            # What was asked of its disk is answered first: none of that may be taken for the new member's.
+            raise unavailable(
+                "an earlier member of the volume is not yet removed here",
+                "ask again in a moment; if it stays so, the node's log says why",
+            )
         self._check_room(request)
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._making[request.volume] = future

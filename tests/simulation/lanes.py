@@ -31,7 +31,8 @@ class Job:
 
 
 class Lane:
-    """Ends with its process; the call that is under way then may have been done or not."""
+    """Ends with its process; the call that is under way then may have been done or not. And with its directory: a voter
+    is removed when its calls are done, and only then another one may be made there."""
 
     def __init__(self, machine: Machine, disk: Disk, *, data: bool):
         self._machine = machine
@@ -55,7 +56,7 @@ class Lane:
     def _finish(self, job: Job, life: int) -> None:
         """The disk goes on while the process is paused; only the process hears of it later."""
         machine = self._machine
-        if life != machine.life or machine.node is None:
+        if life != machine.life or machine.node is None or machine.disks.get(self._disk.volume) is not self._disk:
             return
         if machine.disk_hangs:
             machine.hanging.append(lambda: self._finish(job, life))

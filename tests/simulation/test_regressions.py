@@ -438,3 +438,15 @@ def test_last_word_of_a_deletion_that_comes_twice_while_the_hard_state_is_stored
     """The directory was removed a second time.
     Told by test_brain_machine.py: test_i3_the_leader_of_a_tombstone_asks_again_whether_the_data_are_gone."""
     run(1500007601)
+
+
+def test_write_that_rotted_on_the_only_copy_that_had_it() -> None:
+    """Invariant 8. Two members in sync held what was there before; a beat that was late when everything healed made
+    them leave the set, and then nobody had the block. The judge had let its operator look once."""
+    run(1600004284)
+
+
+def test_member_that_is_made_where_an_earlier_ones_disk_calls_are_under_way() -> None:
+    """The simulated disk answered the new member for the old one: marks that it had never made. A directory is removed
+    when all calls are done, and a member is only made where none is (test_replica_homes.py)."""
+    run(1600007021)

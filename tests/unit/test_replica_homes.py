@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -166,6 +167,23 @@ async def test_a_member_is_made_once_and_an_earlier_one_does_not_join_again(repl
     assert await replicas.create(request(joins=False)) == made, "a create that is repeated"
     with pytest.raises(StosError, match="has member"):
         await replicas.create(request())
+
+
+async def test_where_an_earlier_member_is_being_removed_none_is_made_before_its_disk_has_answered(
+    replicas: Replicas,
+) -> None:
+    await replicas.create(request())
+    hosted, disk, answered = replicas._shell.hosted.pop(VOLUME), threading.Event(), list[str]()
+    replicas._node.forget(VOLUME)
+    hosted.run(disk.wait, lambda failure: answered.append("mark"))
+    removed = asyncio.create_task(replicas.remove(hosted))
+    with pytest.raises(StosError, match="is not yet removed here") as refused:
+        await replicas.create(request())
+    assert refused.value.code is Code.UNAVAILABLE
+    disk.set()
+    await removed
+    assert answered == ["mark"]
+    await replicas.create(request())
 
 
 async def test_p3_no_voters_silence_begins_before_all_are_open(tmp_path: Path, replicas: Replicas) -> None:
