@@ -503,7 +503,7 @@ class Handlers:
         if primary is None or max([block + count for _, block, count in asks]) > size:
             together = False
         else:
-            together = io is ms.Io.READ or (primary.takes_many and not verify_sums(data, sums))
+            together = io is ms.Io.READ or (primary.peers.takes_many and not verify_sums(data, sums))
         if together:
             token = self.shell.hold(sums, data) if data else 0
             if frame.flags & TRACED:

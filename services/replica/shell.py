@@ -591,7 +591,7 @@ class Shell:
     def _follow_flush(self, hosted: Hosted, ticket: int, now_ns: int) -> None:
         """A client's flush, if it is followed, is this sync from now on, here and at the other copies."""
         volume = self.node.volumes.get(hosted.volume)
-        asked = volume.primary.flush_of(ticket) if volume is not None and volume.primary is not None else None
+        asked = volume.primary.flushes.asked_by(ticket) if volume is not None and volume.primary is not None else None
         if asked is not None:
             self.traced.became(hosted.raw, *asked, syncing(hosted.raw, ticket), now_ns)
 

@@ -114,7 +114,7 @@ def _resync(primary: Primary, peer: Peer, now_ns: int) -> ResyncStatus:
         bytes_left=left * BLOCK_BYTES,
         blocks_sent=sent,
         bytes_sent=sent * BLOCK_BYTES,
-        estimate=_estimate(primary.estimate(peer.node)),
+        estimate=_estimate(primary.catch_up.estimate(peer)),
         foretold=_estimate(catching_up.estimate) if catching_up is not None else None,
         elapsed_ms=(now_ns - catching_up.began_ns) // MS if catching_up is not None else 0,
     )

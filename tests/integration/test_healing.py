@@ -124,15 +124,15 @@ async def test_writes_that_come_together_are_on_every_copy_also_where_they_are_a
     assert primary is not None
     copies = (stage.leader, stage.follower, stage.other)
     for takes_many in (True, False):
-        primary.takes_many = takes_many
-        ordered = primary.commit
+        primary.peers.takes_many = takes_many
+        ordered = primary.window.commit
         stage.content = random.Random(takes_many).randbytes(BLOCKS * BLOCK_BYTES)
         parts = [stage.content[at : at + BLOCK_BYTES] for at in range(0, len(stage.content), BLOCK_BYTES)]
         await asyncio.gather(*(stage.client.write(at * BLOCK_BYTES, part) for at, part in enumerate(parts)))
         await stage.client.flush()
         # One that a busy machine has put behind is given what it missed.
         await until(lambda: all(map(stage.holds, copies)), within_s=WITHIN_S)
-        assert (primary.commit - ordered == BLOCKS) is not takes_many
+        assert (primary.window.commit - ordered == BLOCKS) is not takes_many
 
 
 async def test_swapped_old_and_lost_blocks_are_rot_as_well(stage: Stage) -> None:

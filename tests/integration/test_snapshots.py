@@ -160,11 +160,11 @@ async def test_a_copy_that_grew_for_a_lost_record_leads_a_volume_of_the_records_
         voters = [VoterModel(node=v.node, incarnation=v.incarnation) for v in wires.record(volume).voters]
         larger = OpenFrontend(volume=volume, name="vol", size_bytes=2 * SIZE, attach_epoch=epoch, voters=voters)
         opened = await wires.nodes["app"].frontends.open(larger, "admin/ann")
-        ordered = primary.commit
+        ordered = primary.window.commit
         async with await NbdClient.connect(opened.socket, "vol") as client:
             with pytest.raises(NbdError):
                 await client.write(SIZE, bytes(BLOCK_BYTES))
-            assert primary.commit == ordered, "no copy was asked for what it has no room for"
+            assert primary.window.commit == ordered, "no copy was asked for what it has no room for"
             await client.write(SIZE - BLOCK_BYTES, b"x" * BLOCK_BYTES)
-        assert primary.commit == ordered + 1
+        assert primary.window.commit == ordered + 1
         await until(lambda: len(wires.record(volume).in_sync) == 3, within_s=WITHIN_S)

@@ -11,11 +11,13 @@ from services.replica.brain import membership, snapshots
 from services.replica.replication import budget, gate, healing, primary, replica, resync
 from services.replica.replication import effects as fx
 from services.replica.replication.budget import Budget
+from services.replica.replication.catch_up import CatchUp
 from services.replica.replication.frontend_order import Unanswered
 from services.replica.replication.giving import Giver
 from services.replica.replication.mending import Mending
 from services.replica.replication.messages import Ack, Done, Rooted, Zero
 from services.replica.replication.peer import Peer
+from services.replica.replication.peers import SELF_BIT
 from services.replica.replication.sessions import Sessions
 from services.replica.replication.withheld import Writes
 from services.replica.store import Cure
@@ -50,12 +52,12 @@ def old_epoch_stored() -> Patch:
 
 def share_not_compared() -> Patch:
     """D1, T2: what the peer itself may hold unconfirmed is not compared."""
-    real = primary.Primary._joined
+    real = CatchUp.joined
 
-    def joined(self: primary.Primary, peer: Any, message: Any) -> Any:
+    def joined(self: CatchUp, peer: Any, message: Any) -> Any:
         return real(self, peer, replace(message, share=()))
 
-    return patch.object(primary.Primary, "_joined", joined)
+    return patch.object(CatchUp, "joined", joined)
 
 
 def own_share_not_compared() -> Patch:
@@ -71,13 +73,13 @@ def own_share_not_compared() -> Patch:
 
 def admitted_unsynced() -> Patch:
     """S4: a replica enters the set without fdatasync."""
-    real = primary.Primary._settle
+    real = CatchUp.flush_settled
 
-    def settle(self: primary.Primary, peer: Any) -> Any:
+    def flush_settled(self: CatchUp, peer: Any) -> Any:
         out = real(self, peer)
-        return [*out, *self._caught_up(peer, peer.flush_ticket)] if out else out
+        return [*out, *self.caught_up(peer)] if out else out
 
-    return patch.object(primary.Primary, "_settle", settle)
+    return patch.object(CatchUp, "flush_settled", flush_settled)
 
 
 def unmarked_early() -> Patch:
@@ -123,12 +125,12 @@ def copies_not_noted() -> Patch:
 
 def unclean_confirms() -> Patch:
     """S3: what an unclean peer confirms counts."""
-    real = primary.Primary._joined
+    real = CatchUp.joined
 
-    def joined(self: primary.Primary, peer: Any, message: Any) -> Any:
+    def joined(self: CatchUp, peer: Any, message: Any) -> Any:
         return real(self, peer, replace(message, unclean=False))
 
-    return patch.object(primary.Primary, "_joined", joined)
+    return patch.object(CatchUp, "joined", joined)
 
 
 def order_at_the_gate() -> Patch:
@@ -146,7 +148,7 @@ def opened_unsettled() -> Patch:
     """W2: a newer session begins before the older one's writes are settled."""
 
     def open_now(self: primary.Primary) -> Any:
-        return [] if self._sessions.opening is None else self._sessions.open()
+        return [] if self.sessions.opening is None else self.sessions.open()
 
     return patch.object(primary.Primary, "_open_when_settled", open_now)
 
@@ -240,11 +242,11 @@ def failed_write_left_unequal() -> Patch:
     def require(self: primary.Primary, nodes: Any, writes: Writes = Writes.OPEN) -> Any:
         out = real(self, nodes, writes)
         if writes is Writes.FAILED:
-            for entry in self._window.values():
-                if entry.acked & primary.SELF_BIT and not entry.settled:
+            for entry in self.window.entries.values():
+                if entry.acked & SELF_BIT and not entry.settled:
                     entry.settled = True
                     out += [fx.Answer(entry.link, Done(entry.session, request, EIO)) for request in entry.requests]
-            out += self._advance()
+            out += self.window.advance()
         return out
 
     return patch.object(primary.Primary, "require", require)

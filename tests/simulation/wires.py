@@ -311,7 +311,7 @@ class Wires:
             singles.append((Request(many.session, request, many.io, block, count, False, many.token), part))
         primary = machine.live.volumes[volume].primary
         outside = any(block + count > self._size(volume) for _, block, count in many.asks)
-        if primary is None or outside or not (many.io is Io.READ or primary.takes_many):
+        if primary is None or outside or not (many.io is Io.READ or primary.peers.takes_many):
             for single, part in singles:
                 self._request(link, sender, (kind, volume, target, attach_epoch, single, part))
             return

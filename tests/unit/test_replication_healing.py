@@ -56,7 +56,7 @@ def test_a_read_waits_until_its_rotten_blocks_are_healed() -> None:
     damage, again = primary.healed(1, [1, 2], 0)
     assert damage == fx.Damage("a", "rotten", ((1, 2),), "b")
     assert again == fx.AnswerRead(LINK, 1, 1, 0, 4, heals=1)
-    assert primary.next_deadline_ns() is None or not primary._healing.under_way
+    assert primary.next_deadline_ns() is None or not primary.healing.under_way
 
 
 def test_whoever_has_it_rotten_too_is_passed_over_and_without_anybody_the_read_fails() -> None:

@@ -73,7 +73,8 @@ def all_equal(primary: Primary, asked: list[fx.Effect]) -> list[fx.Effect]:
 def sealed(primary: Primary, past: Past, root: int | None = None) -> list[fx.Effect]:
     """It has the blocks: it makes a layer and says its root hash."""
     asked = primary.receive("c", Prepared(primary.peers["c"].join_number, True), 0)
-    assert messages(asked, Seal) == [Seal(past.moment.seal, primary.commit, past.size_blocks, past.moment.snapshot)]
+    seal = Seal(past.moment.seal, primary.window.commit, past.size_blocks, past.moment.snapshot)
+    assert messages(asked, Seal) == [seal]
     assert primary.receive("c", Sealed(past.moment.seal), 0) == []
     return primary.receive("c", Rooted(past.moment.seal, past.root if root is None else root), 0)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from services.replica.replication import effects as fx
-from services.replica.replication.gate import Gate
 from services.replica.replication.messages import (
     Ack,
     CommitPoint,
@@ -25,7 +24,8 @@ from services.replica.replication.messages import (
     Write,
     first_seq,
 )
-from services.replica.replication.primary import PATIENCE_NS, Primary
+from services.replica.replication.patience import PATIENCE_NS
+from services.replica.replication.primary import Primary
 from services.replica.replication.replica import Replica, Share
 from services.replica.replication.sealing import BESIDE_PATIENCE_NS, Stage
 from tests.support.replicas import BASE, EPOCH, LINK, join, make_primary, of, serving, write
@@ -392,10 +392,8 @@ def test_t1_the_next_primarys_writes_wait_for_the_seal_of_the_one_before() -> No
 
 
 def test_a_follower_that_leads_next_stores_nothing_either() -> None:
-    gate = Gate((0, 1))
-    gate.close()
     primary = make_primary(())
-    primary.gate = gate
+    primary.gate.close()
     primary.start([], 0)
     primary.open(LINK, "n", 1, 1)
     assert not of(fx.StoreWrite, write(primary, 1))

@@ -183,7 +183,7 @@ def test_s3_an_unclean_member_leaves_first_and_its_answers_count_for_nothing() -
     primary.receive("b", Ack((BASE + 1,)), 0)
     primary.peers["b"].up = True
     primary.peers["b"].lose()
-    primary._ask_to_join(primary.peers["b"], 0)
+    primary.catch_up.ask_to_join(primary.peers["b"], 0)
     out = join(primary, "b", replace(CLEAN, ranges=((0, 1024),), unclean=True))
     assert fx.ReportFailed("b", "its host lost power before everything was flushed") in out
     (sync, _) = primary.request(LINK, Request(1, 2, Io.FLUSH, 0, 0), 0)

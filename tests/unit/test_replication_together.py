@@ -107,7 +107,7 @@ def joins(primary: Primary, *, takes_many: bool) -> list[fx.Effect]:
 def test_a_copy_of_an_older_version_ends_it_for_all(takes_many: bool) -> None:
     primary = serving()
     joins(primary, takes_many=takes_many)
-    assert primary.takes_many is takes_many
+    assert primary.peers.takes_many is takes_many
 
 
 def test_a_copy_of_an_older_version_waits_until_nothing_that_it_does_not_know_waits_for_a_mark() -> None:
@@ -115,7 +115,7 @@ def test_a_copy_of_an_older_version_waits_until_nothing_that_it_does_not_know_wa
     ask(primary)
     out = joins(primary, takes_many=False)
     assert not any(isinstance(effect, fx.Tell) for effect in out)
-    assert (primary.peers["b"].phase, primary.takes_many) == ("joining", False)
+    assert (primary.peers["b"].phase, primary.peers.takes_many) == ("joining", False)
     primary.marked((0,), 0)
     again = primary.time_passed(primary.peers["b"].retry_at_ns)
     assert fx.Tell(("b",), Join(primary.peers["b"].join_number)) in again
@@ -130,7 +130,7 @@ def test_a_copy_of_an_older_version_waits_until_nothing_that_it_does_not_know_wa
     primary.receive("c", Prepared(1, True), 0)
     assert ask(primary) == []
     out = joins(primary, takes_many=False)
-    assert (primary.peers["b"].phase, primary.takes_many) == ("joining", False)
+    assert (primary.peers["b"].phase, primary.peers.takes_many) == ("joining", False)
     out += primary.sealed(BASE + 1, 0) + primary.receive("c", Sealed(BASE + 1), 0)
     told = [effect.peers for effect in out if isinstance(effect, fx.Tell) and isinstance(effect.message, WriteMany)]
     assert told == [("c",)]

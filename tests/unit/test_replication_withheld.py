@@ -81,9 +81,9 @@ def test_w4_a_failed_write_is_equal_on_every_in_sync_copy_before_it_is_answered(
     write(write_under_way, 1)
     write_under_way.peer_down("c", "gone")
     assert answers(write_under_way.require(["a", "b"], Writes.FAILED)) == [], "b may not have it"
-    assert write_under_way.commit == BASE
+    assert write_under_way.window.commit == BASE
     assert answers(write_under_way.receive("b", Ack((BASE + 1,)), 0)) == [Done(1, 1, EIO)]
-    assert write_under_way.commit == BASE + 1
+    assert write_under_way.window.commit == BASE + 1
 
 
 def test_a_new_write_fails_at_once_and_touches_no_copy() -> None:

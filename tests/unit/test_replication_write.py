@@ -17,7 +17,8 @@ from services.replica.replication.messages import (
     Write,
     Zero,
 )
-from services.replica.replication.primary import COMMIT_IDLE_NS, PATIENCE_NS
+from services.replica.replication.patience import PATIENCE_NS
+from services.replica.replication.primary import COMMIT_IDLE_NS
 from tests.support.replicas import BASE, LINK, serving, write
 
 PEERS = ("b", "c")
@@ -42,7 +43,7 @@ def test_answers_leave_as_they_are_confirmed_and_the_commit_point_in_order() -> 
     write(primary, 1)
     write(primary, 2, 9)
     assert primary.receive("b", Ack((BASE + 2,)), 0) == [fx.Answer(LINK, Done(1, 2, 0))]
-    assert primary.commit == BASE
+    assert primary.window.commit == BASE
     out = primary.receive("b", Ack((BASE + 1,)), 0)
     assert out == [fx.Answer(LINK, Done(1, 1, 0)), fx.CommitTail(BASE + 2)]
 

@@ -8,7 +8,7 @@ for, and how it goes, is told in `past`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Protocol
 
 from services.replica.replication.blockmap import BlockMap
@@ -16,34 +16,37 @@ from services.replica.replication.effects import Effect, NotGiven, ReportFollows
 from services.replica.replication.messages import Prepare, Prepared, Rooted, Seal, Sealed
 from services.replica.replication.past import RETURNS_MAX, Giving, Moment, Past
 from services.replica.replication.peer import Peer
+from services.replica.replication.peers import Peers
 from services.replica.replication.resync import Resync
+from services.replica.replication.sealing import Sealing
+from services.replica.replication.window import Window
+from services.replica.replication.withheld import Answers, Writes
 
 
 class Reign(Protocol):
     """The primary, as far as this concerns it."""
 
     @property
-    def peers(self) -> Mapping[str, Peer]: ...
+    def peers(self) -> Peers: ...
 
     @property
     def size_blocks(self) -> int: ...
 
     @property
-    def commit(self) -> int: ...
+    def window(self) -> Window: ...
 
     @property
-    def snapshot_wanted(self) -> bool:
-        """One is to be taken, or is being taken."""
+    def answers(self) -> Answers: ...
 
     @property
-    def copies_wanted(self) -> bool:
-        """Writes are not answered until one copy more is in sync."""
+    def sealing(self) -> Sealing: ...
 
-    def is_required(self, peer: Peer) -> bool:
-        """A write may need it."""
+    def join_again(self, peer: Peer, reason: str) -> list[Effect]:
+        """A new beginning: nothing that was said before it is on its way any more, either way."""
 
-    def refresh(self) -> None:
-        """A peer's phase has changed."""
+
+class Resyncing(Protocol):
+    """How a copy is made equal."""
 
     def pump(self, peer: Peer) -> list[Effect]:
         """Go on comparing and copying."""
@@ -51,15 +54,14 @@ class Reign(Protocol):
     def bring_up_to_date(self, peer: Peer) -> list[Effect]:
         """To the present."""
 
-    def join_again(self, peer: Peer, reason: str) -> list[Effect]:
-        """A new beginning: nothing that was said before it is on its way any more, either way."""
-
 
 class Giver:
     """One reign's."""
 
-    def __init__(self, reign: Reign):
+    def __init__(self, reign: Reign, resyncing: Resyncing):
         self._reign = reign
+        self._peers = reign.peers
+        self._resyncing = resyncing
         self._pasts: tuple[Past, ...] = ()
         """What our own copy can give, oldest first."""
 
@@ -68,8 +70,13 @@ class Giver:
     def may_wait(self, peer: Peer) -> bool:
         """Nobody who counts is set back, and no application waits for the past: where writes are not answered until
         there is one copy more, that comes first."""
-        counts = self._reign.is_required(peer) or self._reign.copies_wanted
+        counts = self._peers.is_required(peer) or self._copies_wanted
         return peer.takes_past and not peer.takes_none and not counts
+
+    @property
+    def _copies_wanted(self) -> bool:
+        """Writes are not answered until one copy more is in sync."""
+        return self._reign.answers.writes_are is not Writes.OPEN
 
     def missing(self, peer: Peer) -> list[Past]:
         """The snapshots that it is to be given, oldest first."""
@@ -85,21 +92,21 @@ class Giver:
     def may_lack(self, peer: Peer) -> bool:
         """It has come to the present, and one is being taken without it, or is there and its record has not come to it:
         it comes into the set when it has got that."""
-        return (self._reign.snapshot_wanted and self.may_wait(peer)) or bool(self.missing(peer))
+        return (self._reign.sealing.wanted and self.may_wait(peer)) or bool(self.missing(peer))
 
     # ---- one snapshot for one copy ----------------------------------------------------------------------
 
     def begin(self, peer: Peer) -> list[Effect]:
         """With the next snapshot that it lacks, or else with the present."""
         past = self.lacks(peer)
-        return self.give(peer, past) if past is not None else self._reign.bring_up_to_date(peer)
+        return self.give(peer, past) if past is not None else self._resyncing.bring_up_to_date(peer)
 
     def give(self, peer: Peer, past: Past) -> list[Effect]:
         """Make it what the volume was, whatever it is now."""
         peer.phase, peer.giving, peer.missed_all = "giving", Giving(past), True
         peer.resync = Resync(peer.node, self._reign.size_blocks, BlockMap(), everything=True, of=past.moment)
-        self._reign.refresh()
-        return [*self._reign.pump(peer), ReportFollows(peer.node)]
+        self._peers.refresh()
+        return [*self._resyncing.pump(peer), ReportFollows(peer.node)]
 
     def prepare(self, peer: Peer, giving: Giving, now_ns: int) -> list[Effect]:
         """It has every block of that moment."""
@@ -116,7 +123,7 @@ class Giver:
             case Prepared(number, ready) if number == peer.join_number:
                 if not ready:
                     return self._pass_over(peer, giving, "it can't make another layer")
-                seal = Seal(past.moment.seal, self._reign.commit, past.size_blocks, past.moment.snapshot)
+                seal = Seal(past.moment.seal, self._reign.window.commit, past.size_blocks, past.moment.snapshot)
                 return [Tell((peer.node,), seal)]
             case Rooted(seq, root) if seq == past.moment.seal:
                 peer.passed.add(seq)
@@ -141,7 +148,7 @@ class Giver:
 
     def unreadable(self, node: str, moment: Moment) -> list[Effect]:
         """Our own copy can't give it."""
-        peer = self._reign.peers.get(node)
+        peer = self._peers.get(node)
         if peer is None or peer.giving is None or peer.giving.past.moment != moment:
             return []
         return self._pass_over(peer, peer.giving, "the snapshot can't be read here")
@@ -159,22 +166,22 @@ class Giver:
         """By the committed record these are ready, and held here."""
         self._pasts = tuple(pasts)
         listed, out = {past.moment for past in self._pasts}, list[Effect]()
-        for peer in list(self._reign.peers.values()):
+        for peer in list(self._peers.values()):
             if peer.giving is not None and peer.giving.past.moment not in listed:
                 out += self._reign.join_again(peer, "the snapshot was dropped")
             elif _is_parked(peer):
-                out += self._reign.pump(peer)
+                out += self._resyncing.pump(peer)
         return out
 
     def told(self, nodes: Iterable[str]) -> list[Effect]:
         """These members have stored a record with the snapshots that we know. Who has got nothing of the present yet
         goes back at once, the others when they have come to it."""
         known, out = {past.moment.seal for past in self._pasts}, list[Effect]()
-        for peer in [peer for node in nodes if (peer := self._reign.peers.get(node)) is not None]:
+        for peer in [peer for node in nodes if (peer := self._peers.get(node)) is not None]:
             peer.told |= known
             begins = peer.phase == "syncing" and peer.resync is not None and not peer.resync.has_begun
             if _is_parked(peer):
-                out += self._reign.pump(peer)
+                out += self._resyncing.pump(peer)
             elif begins and self.lacks(peer) is not None and peer.returns < RETURNS_MAX:
                 out += self.go_back(peer)
         return out
@@ -182,11 +189,11 @@ class Giver:
     def hurry(self) -> list[Effect]:
         """Whoever waits, or is set back, is needed now."""
         out: list[Effect] = []
-        for peer in list(self._reign.peers.values()) if self._reign.copies_wanted else ():
+        for peer in list(self._peers.values()) if self._copies_wanted else ():
             if peer.giving is not None:
                 out += self._reign.join_again(peer, "writes wait for it")
             elif _is_parked(peer):
-                out += self._reign.pump(peer)
+                out += self._resyncing.pump(peer)
         return out
 
     def time_passed(self, peer: Peer, giving: Giving, now_ns: int) -> list[Effect]:

@@ -7,18 +7,21 @@ a member's differs, the scrub sees    sent again (`scrub`)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from services.replica.replication.blockmap import BlockMap, Range
+from services.replica.replication.catch_up import CatchUp
 from services.replica.replication.effects import AnswerRead, Damage, Effect, SendCopy
 from services.replica.replication.gate import Gate, ranges_of
 from services.replica.replication.healing import Healing, Source
 from services.replica.replication.messages import Copy, Fetched
 from services.replica.replication.peer import Peer
+from services.replica.replication.peers import Peers
 from services.replica.replication.resync import nodes_over
 from services.replica.replication.scrub import FIRST_NUMBER, Scrub
+from services.replica.replication.window import Window
 from stoscore.units import REGION_BLOCKS
 
 
@@ -29,7 +32,7 @@ class Reign(Protocol):
     def me(self) -> str: ...
 
     @property
-    def peers(self) -> Mapping[str, Peer]: ...
+    def peers(self) -> Peers: ...
 
     @property
     def serving(self) -> bool: ...
@@ -40,14 +43,11 @@ class Reign(Protocol):
     @property
     def gate(self) -> Gate: ...
 
-    def is_required(self, peer: Peer) -> bool:
-        """A write may need it."""
+    @property
+    def window(self) -> Window: ...
 
-    def as_of(self) -> int:
-        """Every write at or below is in our own store."""
-
-    def pump(self, peer: Peer) -> list[Effect]:
-        """Go on comparing and copying to one that catches up."""
+    @property
+    def catch_up(self) -> CatchUp: ...
 
     def drop(self, peer: Peer, reason: str, now_ns: int) -> list[Effect]:
         """Its link lives and it can't be in sync: it may join again after a while."""
@@ -93,7 +93,7 @@ class Mending:
         return not any(at in under_way for block, count in ranges for at in range(block, block + count))
 
     def _is_in_sync(self, peer: Peer) -> bool:
-        return self._reign.serving and peer.phase == "live" and self._reign.is_required(peer)
+        return self._reign.serving and peer.phase == "live" and self._reign.peers.is_required(peer)
 
     def _under_way(self, peer: Peer) -> list[Range]:
         waiting = self._reign.gate.waiting_ops()
@@ -107,7 +107,7 @@ class Mending:
             if not isinstance(effect, SendCopy):
                 out.append(effect)
             elif self._is_wanted(effect):
-                out.append(replace(effect, as_of=self._reign.as_of()))
+                out.append(replace(effect, as_of=self._reign.window.as_of()))
         failed, self.healing.failed = self.healing.failed, []
         for copy in failed:
             if self._is_wanted(copy):
@@ -132,7 +132,7 @@ class Mending:
         """It can't read them; its checksums say nothing about that."""
         if peer.resync is not None:
             peer.resync.force(ranges)
-            return self._reign.pump(peer)
+            return self._reign.catch_up.pump(peer)
         if not self._reign.serving or not peer.receives():
             return []
         self._scrub_of(peer).copy(ranges)
@@ -160,7 +160,7 @@ class Mending:
         """Go on with what is compared with it, or sent again."""
         scrub = peer.scrub
         assert scrub is not None
-        out = scrub.pump(self._reign.as_of())
+        out = scrub.pump(self._reign.window.as_of())
         if scrub.done():
             peer.scrub = None
         return out

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from services.replica.replication.blockmap import BlockMap, Range
+from services.replica.replication.effects import Effect, ReportFailed
 from services.replica.replication.estimate import Estimate
 from services.replica.replication.past import Giving
 from services.replica.replication.resync import Resync
@@ -161,3 +162,16 @@ class Peer:
             self.missed.update(self.scrub.unfinished()[0])
             self.scrub = None
         self.phase = "away"
+
+    def report_failed(self, reason: str) -> list[Effect]:
+        """To the brain, once until it is admitted again."""
+        if self.failed:
+            return []
+        self.failed = True
+        return [ReportFailed(self.node, reason)]
+
+    def excuse(self, now_ns: int) -> None:
+        """We were paused ourselves: its time to answer begins now."""
+        self.heard_ns = self.flush_ns = now_ns
+        if self.giving is not None:
+            self.giving.excuse(now_ns)

@@ -12,9 +12,10 @@ for is sent again by its frontend, so an answer that is withheld dies with its s
 from __future__ import annotations
 
 from enum import IntEnum
+from errno import EIO
 from typing import NamedTuple
 
-from services.replica.replication.effects import Answer
+from services.replica.replication.effects import Answer, Effect
 from services.replica.replication.messages import Done
 
 
@@ -36,3 +37,28 @@ class Withheld(NamedTuple):
 
     def done(self, errno: int = 0) -> Answer:
         return Answer(self.link, Done(self.session, self.request, errno))
+
+
+class Answers:
+    """To what everybody required has."""
+
+    def __init__(self, writes_are: Writes):
+        self.writes_are = writes_are
+        self.withheld: list[Withheld] = []
+
+    def give(self, answer: Withheld) -> list[Effect]:
+        if self.writes_are is Writes.HELD:
+            self.withheld.append(answer)
+            return []
+        return [answer.done(EIO if self.writes_are is Writes.FAILED else 0)]
+
+    def take(self) -> list[Withheld]:
+        """What was withheld and need not be any longer."""
+        if self.writes_are is Writes.HELD:
+            return []
+        taken, self.withheld = self.withheld, []
+        return taken
+
+    def drop(self) -> None:
+        """The session has ended."""
+        self.withheld.clear()
