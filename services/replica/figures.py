@@ -93,7 +93,7 @@ class Figures:
         primary = volume.primary
         if primary is None or volume.brain.role != "leader":
             return
-        lease_ns = max(0, self._node.lease_until(volume) - now_ns)
+        lease_ns = max(0, self._node.leases.until(volume) - now_ns)
         yield Sample("stos.volume.serving", int(primary.serving and lease_ns > 0), about)
         yield Sample("stos.volume.in_sync", len(record.in_sync), about)
         yield Sample("stos.volume.copies", record.replicas + 1, about)

@@ -448,7 +448,7 @@ class Handlers:
     ) -> None:
         """Under the lease, as a read is answered (P4). *It slept while its successor grew the volume, and told who
         writes there that it has no such place.*"""
-        if self._node.lease_until(self._node.volumes[hosted.volume]) > now_ns:
+        if self._node.leases.until(self._node.volumes[hosted.volume]) > now_ns:
             self._answer_error(link, frame, wrong)
         else:
             self._turn_away(link, frame, hosted, primary)

@@ -75,7 +75,7 @@ class Resyncing:
             return
         differing = [] if theirs == ours else different(effect.ranges, ours, theirs)
         now_ns = boot_time_ns()
-        self._shell.node.compared(hosted.volume, order.epoch, effect.peer, effect.number, differing, now_ns)
+        self._shell.node.disk.compared(hosted.volume, order.epoch, effect.peer, effect.number, differing, now_ns)
 
     def _send_copy(self, hosted: Hosted, order: Data, effect: fx.SendCopy) -> None:
         blocks = _blocks(hosted, effect.of)
@@ -89,7 +89,7 @@ class Resyncing:
                 self._past_unreadable(hosted, order, effect, str(error))
                 return
             self._shell.rot.saw(hosted, error.blocks)
-            self._shell.node.unreadable(hosted.volume, order.epoch, effect, error.blocks, boot_time_ns())
+            self._shell.node.disk.unreadable(hosted.volume, order.epoch, effect, error.blocks, boot_time_ns())
             return
         message = ms.Copy(effect.number, effect.as_of, effect.ranges, 0)
         envelope = self._shell.envelope(hosted, order.epoch, effect.peer)
@@ -103,7 +103,7 @@ class Resyncing:
     def _past_unreadable(self, hosted: Hosted, order: Data, effect: fx.Compare | fx.SendCopy, reason: str) -> None:
         assert effect.of is not None
         log.error("%s can't be given: %s", effect.of.snapshot, reason, extra={"volume": hosted.volume})
-        self._shell.node.past_unreadable(hosted.volume, order.epoch, effect.peer, effect.of, boot_time_ns())
+        self._shell.node.disk.past_unreadable(hosted.volume, order.epoch, effect.peer, effect.of, boot_time_ns())
 
     def _packed(self, hosted: Hosted, peer: str, data: Parts) -> bytes:
         """These blocks, smaller; empty where they are to be sent as they are."""

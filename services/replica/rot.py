@@ -75,13 +75,13 @@ class Rot:
         link.send(*codec.pack_message(self._shell.envelope(hosted, order.epoch, link.peer), message, payload))
         if bad:
             self.saw(hosted, bad)
-            self._shell.node.rotten(hosted.volume, bad, boot_time_ns())
+            self._shell.node.disk.rotten(hosted.volume, bad, boot_time_ns())
 
     def _heal(self, hosted: Hosted, order: Data, effect: fx.Heal) -> None:
         sums, data = self._shell.payloads.pop(effect.token)
         whole = heal_copy(hosted.blocks, effect.ranges, sums, data, settled=effect.settled)
         self._shell.counted.healed_blocks += hosted.health.heal(whole)
-        self._shell.node.healed(hosted.volume, order.epoch, effect.number, whole, boot_time_ns())
+        self._shell.node.disk.healed(hosted.volume, order.epoch, effect.number, whole, boot_time_ns())
 
     def _damage(self, hosted: Hosted, order: Data, effect: fx.Damage) -> None:
         blocks = [at for block, count in effect.blocks for at in range(block, block + count)]

@@ -42,7 +42,7 @@ class Seals:
             if failure is not None:
                 self._shell.fail(hosted, str(failure))
             else:
-                self._shell.node.seal_prepared(hosted.volume, order.owner, effect.number, why_not, boot_time_ns())
+                self._shell.node.disk.seal_prepared(hosted.volume, order.owner, effect.number, why_not, boot_time_ns())
             self._shell.settle()
 
         hosted.layers.prepare(told)
@@ -52,7 +52,7 @@ class Seals:
             if failure is not None:
                 self._shell.fail(hosted, str(failure))
             else:
-                self._shell.node.sealed(hosted.volume, effect.seq, boot_time_ns())
+                self._shell.node.disk.sealed(hosted.volume, effect.seq, boot_time_ns())
                 self.drop_unwanted(hosted)
             self._shell.settle()
 
@@ -62,11 +62,11 @@ class Seals:
         def told(root: int | None, failure: Failure) -> None:
             if isinstance(failure, Unproved):
                 log.warning("%s has no root hash: %s", effect.snapshot, failure, extra={"volume": hosted.volume})
-                self._shell.node.hashed(hosted.volume, order.owner, effect.seq, None, boot_time_ns())
+                self._shell.node.disk.hashed(hosted.volume, order.owner, effect.seq, None, boot_time_ns())
             elif failure is not None:
                 self._shell.fail(hosted, str(failure))
             elif root is not None:
-                self._shell.node.hashed(hosted.volume, order.owner, effect.seq, root, boot_time_ns())
+                self._shell.node.disk.hashed(hosted.volume, order.owner, effect.seq, root, boot_time_ns())
             self._shell.settle()
 
         hosted.layers.hash(layer_name(effect.snapshot, effect.seq), effect.size_blocks, told)

@@ -287,7 +287,7 @@ class Shell:
             if self.stopped:
                 return
             if failure is None:
-                self.node.saved(order.volume, ticket, boot_time_ns())
+                self.node.disk.saved(order.volume, ticket, boot_time_ns())
             else:
                 self.fail(hosted, f"hard state: {failure}", votes=False)
             self.settle()
@@ -300,7 +300,7 @@ class Shell:
 
         def told(failure: Failure) -> None:
             if failure is None:
-                self.node.erased(order.volume, boot_time_ns())
+                self.node.disk.erased(order.volume, boot_time_ns())
             else:
                 log.error("could not give the space back: %s", failure, extra={"volume": order.volume})
             self.settle()
@@ -367,7 +367,7 @@ class Shell:
         if hosted.store is not None and not hosted.failure:
             hosted.run(hosted.store.set_unclean, lambda failure: None)
         hosted.failure, hosted.votes = reason, votes
-        self.node.store_changed(hosted.volume, boot_time_ns(), unclean=True, failure=reason, votes=votes)
+        self.node.disk.store_changed(hosted.volume, boot_time_ns(), unclean=True, failure=reason, votes=votes)
 
     # ---- sending --------------------------------------------------------------------------------------
 
@@ -470,10 +470,10 @@ class Shell:
             sums, data = hosted.blocks.read(effect.block, effect.count)
         except CorruptBlocks as error:
             self.rot.saw(hosted, error.blocks)
-            self.node.unreadable(hosted.volume, order.epoch, effect, error.blocks, boot_time_ns())
+            self.node.disk.unreadable(hosted.volume, order.epoch, effect, error.blocks, boot_time_ns())
             return
-        if self.node.lease_until(volume) <= boot_time_ns():  # P4: after the disk, as the answer leaves
-            self.node.park(hosted.volume, effect)
+        if self.node.leases.until(volume) <= boot_time_ns():  # P4: after the disk, as the answer leaves
+            self.node.leases.park(volume, effect)
             return
         link.send(*codec.pack_read(envelope, effect.session, effect.request, effect.block, sums, data))
         if self.traced.requests:
@@ -493,8 +493,8 @@ class Shell:
             for request, block, count in asks:
                 self._answer_read(hosted, order, fx.AnswerRead(number, session, request, block, count))
             return
-        if self.node.lease_until(volume) <= boot_time_ns():  # P4, as for one
-            self.node.park(hosted.volume, effect)
+        if self.node.leases.until(volume) <= boot_time_ns():  # P4, as for one
+            self.node.leases.park(volume, effect)
             return
         link.send(*codec.pack_reads(self.envelope(hosted, order.epoch), session, asks, sums, memoryview(data)))
         if self.traced.requests:
@@ -507,8 +507,8 @@ class Shell:
         if link is None or volume is None or primary is None or primary.epoch != order.epoch or not primary.serving:
             return
         extents = hosted.blocks.extents(effect.block, effect.count)
-        if self.node.lease_until(volume) <= boot_time_ns():  # P4, as for a read
-            self.node.park(hosted.volume, effect)
+        if self.node.leases.until(volume) <= boot_time_ns():  # P4, as for a read
+            self.node.leases.park(volume, effect)
             return
         envelope = self.envelope(hosted, order.epoch)
         link.send(*codec.pack_status(envelope, effect.session, effect.request, effect.block, extents))
@@ -559,7 +559,7 @@ class Shell:
         def told(regions: tuple[int, ...], failure: Failure) -> None:
             keep_if_slow("store.mark", hosted.volume, boot_time_ns() - asked_ns, failure)
             if failure is None:
-                self.node.marked(hosted.volume, regions, boot_time_ns())
+                self.node.disk.marked(hosted.volume, regions, boot_time_ns())
             else:
                 self.fail(hosted, str(failure))
             self.settle()
@@ -579,11 +579,11 @@ class Shell:
                 self.fail(hosted, str(failure))
             else:
                 if any(wait.cleans for wait in waits):
-                    self.node.store_changed(hosted.volume, now_ns, unclean=hosted.blocks.unclean)
+                    self.node.disk.store_changed(hosted.volume, now_ns, unclean=hosted.blocks.unclean)
                 for wait in waits:
                     if self.traced.work:
                         self.traced.synced(syncing(hosted.raw, wait.ticket), now_ns)
-                    self.node.synced(hosted.volume, wait.owner, wait.ticket, now_ns)
+                    self.node.disk.synced(hosted.volume, wait.owner, wait.ticket, now_ns)
             self.settle()
 
         hosted.sync(SyncWait(order.owner, effect.ticket, effect.cleans), told)
@@ -606,7 +606,7 @@ class Shell:
     def compare(self, volume: str, region: int, count: int) -> None:
         """The scrub has read these regions: with the other copies, if the volume is led here."""
         if not self.stopped:
-            self.node.compare(volume, region, count, boot_time_ns())
+            self.node.disk.compare(volume, region, count, boot_time_ns())
             self.settle()
 
     def disk_failed(self, hosted: Hosted, reason: str) -> None:
@@ -620,7 +620,7 @@ class Shell:
         hosted = self.hosted.get(volume)
         if hosted is not None and not hosted.failure and not self.stopped:
             self.rot.saw(hosted, blocks)
-            self.node.rotten(volume, blocks, boot_time_ns())
+            self.node.disk.rotten(volume, blocks, boot_time_ns())
             self.settle()
 
     def _release(self, hosted: Hosted, order: Data, effect: fx.Release) -> None:

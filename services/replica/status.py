@@ -48,7 +48,7 @@ def replica_status(node: Node, volume: Volume, hosted: Hosted, now_ns: int) -> R
 
 def serves(node: Node, volume: Volume, now_ns: int) -> bool:
     primary = volume.primary
-    return primary is not None and primary.serving and node.lease_until(volume) > now_ns
+    return primary is not None and primary.serving and node.leases.until(volume) > now_ns
 
 
 def snapshot_views(record: Record) -> tuple[SnapshotView, ...]:

@@ -159,7 +159,7 @@ class Stage(World):
         state = node.volumes.get(steps.VOLUME) if node is not None else None
         if node is None or state is None or state.primary is None or not state.primary.serving:
             return False
-        return node.lease_until(state) > self.machines[name].clock_ns()
+        return node.leases.until(state) > self.machines[name].clock_ns()
 
     def _directories(self) -> str:
         held = [name for name, machine in self.machines.items() if steps.VOLUME in machine.disks]

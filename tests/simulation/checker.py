@@ -325,7 +325,7 @@ class Checker:
         node, brain = machine.live, volume.brain
         if brain.role != "leader" or brain.record is None:
             return
-        until = node.lease_until(volume)
+        until = node.leases.until(volume)
         if until <= machine.clock_ns():
             return
         newest = self.volume(volume.id).newest

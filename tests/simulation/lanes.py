@@ -88,7 +88,7 @@ class VolumeLanes:
 
         def end(_: Any) -> None:
             machine.orders.state_durable(disk, state)
-            machine.run(lambda: machine.live.saved(disk.volume, ticket, machine.clock_ns()))
+            machine.run(lambda: machine.live.disk.saved(disk.volume, ticket, machine.clock_ns()))
 
         self._states.add(Job("save", 1, lambda: state, end))
 
@@ -106,7 +106,7 @@ class VolumeLanes:
 
         def end(taken: tuple[int, ...]) -> None:
             disk.mark(taken)
-            machine.run(lambda: machine.live.marked(disk.volume, taken, machine.clock_ns()))
+            machine.run(lambda: machine.live.disk.marked(disk.volume, taken, machine.clock_ns()))
 
         self._blocks.add(Job("mark", 1, begin, end))
 
@@ -135,9 +135,9 @@ class VolumeLanes:
     def _synced(self, waits: list[tuple[int, fx.SyncStore]], cleans: bool) -> None:
         machine, volume, now = self._machine, self._disk.volume, self._machine.clock_ns()
         if cleans:
-            machine.live.store_changed(volume, now, unclean=self._disk.unclean)
+            machine.live.disk.store_changed(volume, now, unclean=self._disk.unclean)
         for owner, effect in waits:
-            machine.live.synced(volume, owner, effect.ticket, now)
+            machine.live.disk.synced(volume, owner, effect.ticket, now)
 
     # ---- snapshots ------------------------------------------------------------------------------------
 
@@ -146,7 +146,8 @@ class VolumeLanes:
         machine, disk = self._machine, self._disk
 
         def told(failure: str) -> None:
-            machine.run(lambda: machine.live.seal_prepared(disk.volume, owner, number, failure, machine.clock_ns()))
+            told_of = disk.volume, owner, number, failure
+            machine.run(lambda: machine.live.disk.seal_prepared(*told_of, machine.clock_ns()))
 
         def synced(snapshot: dict[int, int]) -> None:
             disk.synced(snapshot)
@@ -166,7 +167,7 @@ class VolumeLanes:
         def end(sealing: tuple[str, Any]) -> None:
             disk.seal(*sealing)
             machine.log(disk.volume, "has sealed", layer)
-            machine.run(lambda: machine.live.sealed(disk.volume, seq, machine.clock_ns()))
+            machine.run(lambda: machine.live.disk.sealed(disk.volume, seq, machine.clock_ns()))
             machine.run(lambda: machine.orders.drop_unwanted(disk.volume))
 
         self._blocks.add(Job("seal", 2, lambda: (layer, disk.freeze()), end))
@@ -178,7 +179,7 @@ class VolumeLanes:
             if layer not in disk.sealed:
                 return  # dropped meanwhile: nobody wants to know
             root = disk.sealed[layer].root(effect.size_blocks)
-            machine.run(lambda: machine.live.hashed(disk.volume, owner, effect.seq, root, machine.clock_ns()))
+            machine.run(lambda: machine.live.disk.hashed(disk.volume, owner, effect.seq, root, machine.clock_ns()))
 
         self._beside.add(Job("hash", 1, lambda: None, end))
 
@@ -205,7 +206,7 @@ class VolumeLanes:
             disk.dirty.clear()
             disk.rotten.clear()
             disk.sealed.clear()
-            machine.run(lambda: machine.live.erased(disk.volume, machine.clock_ns()))
+            machine.run(lambda: machine.live.disk.erased(disk.volume, machine.clock_ns()))
 
         self._blocks.add(Job("write", 1, lambda: None, end))
 

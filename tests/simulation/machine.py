@@ -198,8 +198,8 @@ class Machine:
             if volume not in self.live.volumes or disk.failure:
                 continue
             if disk.rotten:
-                self.live.rotten(volume, sorted(disk.rotten), self.clock_ns())
-            self.live.compare(volume, 0, -(-disk.size_blocks // REGION_BLOCKS), self.clock_ns())
+                self.live.disk.rotten(volume, sorted(disk.rotten), self.clock_ns())
+            self.live.disk.compare(volume, 0, -(-disk.size_blocks // REGION_BLOCKS), self.clock_ns())
 
     def _share_of(self, volume: str) -> Any:
         return self.disks[volume].share()
@@ -344,8 +344,8 @@ class Machine:
                 self._pumping = False
             if self.node is None:
                 return
-        if self._looked[0] != node.steps or self._looked[1] != self.promises_heard:
-            self._looked = node.steps, self.promises_heard
+        if self._looked[0] != node.stepping.steps or self._looked[1] != self.promises_heard:
+            self._looked = node.stepping.steps, self.promises_heard
             self.world.checker.look(self)
         if self._watched:
             self._look_out()

@@ -219,7 +219,7 @@ class Orders:
         machine.log(volume, "its disk fails:", reason)
         disk.fail(reason)
         disk.votes = votes
-        machine.live.store_changed(volume, machine.clock_ns(), unclean=True, failure=reason, votes=votes)
+        machine.live.disk.store_changed(volume, machine.clock_ns(), unclean=True, failure=reason, votes=votes)
 
     def _envelope(self, disk: Disk, node: str) -> Envelope:
         """Both ends' incarnations (I1) and the generation (I4), as this replica's record has them."""
@@ -284,7 +284,7 @@ class Orders:
             contents = disk.read(effect.block, effect.count)
         except Rotten as rotten:
             machine.log(volume, "can't read:", rotten)
-            machine.live.unreadable(volume, order.epoch, effect, rotten.blocks, machine.clock_ns())
+            machine.live.disk.unreadable(volume, order.epoch, effect, rotten.blocks, machine.clock_ns())
             return
 
         def leave() -> None:
@@ -324,9 +324,9 @@ class Orders:
             return False
         if not state.primary.serving:
             return False
-        if machine.live.lease_until(state) <= machine.clock_ns():
+        if machine.live.leases.until(state) <= machine.clock_ns():
             machine.log("parks", volume, effect)
-            machine.live.park(volume, effect)
+            machine.live.leases.park(state, effect)
             return False
         return True
 
@@ -397,7 +397,7 @@ class Orders:
                 else:
                     differing.append((at, 1))
         machine = self._machine
-        machine.live.compared(disk.volume, order.epoch, effect.peer, effect.number, differing, machine.clock_ns())
+        machine.live.disk.compared(disk.volume, order.epoch, effect.peer, effect.number, differing, machine.clock_ns())
 
     def _send_copy(self, disk: Disk, order: Data, effect: fx.SendCopy) -> None:
         machine = self._machine
@@ -411,7 +411,7 @@ class Orders:
                 payload = tuple(kept.get(b, 0) for block, count in effect.ranges for b in range(block, block + count))
         except Rotten as rotten:
             machine.log(disk.volume, "can't copy:", rotten)
-            machine.live.unreadable(disk.volume, order.epoch, effect, rotten.blocks, machine.clock_ns())
+            machine.live.disk.unreadable(disk.volume, order.epoch, effect, rotten.blocks, machine.clock_ns())
             return
         self._send_data(disk, order, effect.peer, Copy(effect.number, effect.as_of, effect.ranges, 1), payload)
 
@@ -421,7 +421,7 @@ class Orders:
             return False
         machine = self._machine
         machine.log(disk.volume, "has not", effect.of)
-        machine.live.past_unreadable(disk.volume, order.epoch, effect.peer, effect.of, machine.clock_ns())
+        machine.live.disk.past_unreadable(disk.volume, order.epoch, effect.peer, effect.of, machine.clock_ns())
         return True
 
     # ---- rot ------------------------------------------------------------------------------------------
@@ -433,7 +433,7 @@ class Orders:
         self._reply(disk, order, effect.link, fetched, tuple(content for at in good for content in disk.read(at, 1)))
         bad = sorted(set(blocks) - set(good))
         if bad:
-            self._machine.live.rotten(disk.volume, bad, self._machine.clock_ns())
+            self._machine.live.disk.rotten(disk.volume, bad, self._machine.clock_ns())
 
     def _heal(self, disk: Disk, order: Data, effect: fx.Heal) -> None:
         blocks = [at for block, count in effect.ranges for at in range(block, block + count)]
@@ -441,7 +441,7 @@ class Orders:
         whole = [at for at, content in offered if disk.heal(at, content, settled=effect.settled)]
         machine = self._machine
         machine.log(disk.volume, "heals", whole, "of", effect)
-        machine.live.healed(disk.volume, order.epoch, effect.number, whole, machine.clock_ns())
+        machine.live.disk.healed(disk.volume, order.epoch, effect.number, whole, machine.clock_ns())
 
     def _damage(self, disk: Disk, order: Data, effect: fx.Damage) -> None:
         self._machine.log(disk.volume, effect)

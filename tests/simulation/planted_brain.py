@@ -28,6 +28,8 @@ from services.replica.brain import (
 )
 from services.replica.brain import events as ev
 from services.replica.brain.promises import FOREVER_NS, BeatAnswer
+from services.replica.driver.leases import Leases
+from services.replica.driver.stepping import Stepping
 from services.replica.driver.volume import Pending
 from tests.simulation.machine import Machine
 from tests.simulation.patches import Patch, Plant, both
@@ -50,22 +52,22 @@ def counted_from_receipt() -> Patch:
 def vote_before_durable() -> Patch:
     """A4: what depends on the hard state leaves before it is durable."""
 
-    def step_now(self: driver.Node, volume: driver.Volume, event: Any, now_ns: int) -> None:
+    def step_now(self: Stepping, volume: driver.Volume, event: Any, now_ns: int) -> None:
         batch = volume.brain.step(event, now_ns, self._facts(volume, now_ns))
-        self._touched.add(volume.id)
+        self._deadlines.touched.add(volume.id)
         for effect in (*batch.now, *batch.after):
             self._perform(volume, effect, now_ns)
         if batch.durable is not None:
             volume.tickets += 1
             volume.pending.append(Pending(volume.tickets, batch.durable.epoch, []))
-            self.ordered.append(driver.Save(volume.id, volume.tickets, batch.durable))
+            self._order(driver.Save(volume.id, volume.tickets, batch.durable))
 
-    return patch.object(driver.Node, "_step_now", step_now)
+    return patch.object(Stepping, "_step_now", step_now)
 
 
 def reads_without_lease() -> Patch:
     """P4: reads are answered whether the lease holds or not."""
-    return patch.object(driver.Node, "lease_until", lambda self, volume: FOREVER_NS)
+    return patch.object(Leases, "until", lambda self, volume: FOREVER_NS)
 
 
 def vote_after_restart() -> Patch:

@@ -293,7 +293,7 @@ class Wires:
             self._request_many(link, sender, message)
             return
         if primary is not None and request.io is not Io.FLUSH and request.block + request.count > self._size(volume):
-            if machine.live.lease_until(machine.live.volumes[volume]) <= machine.clock_ns():
+            if machine.live.leases.until(machine.live.volumes[volume]) <= machine.clock_ns():
                 self._refuse_session(link, volume, request.session, Refusal.NOT_READY)
                 return
             self.answer(link, (volume, (0, 0, 0), primary.epoch, Done(request.session, request.request, EINVAL), ()))

@@ -81,6 +81,6 @@ class BusyCluster(PureCluster):
             volume, ticket = order.volume, order.ticket
             done_ns = max(self.now_ns, self._disk_free_ns.get(name, 0)) + self._save_ns
             self._disk_free_ns[name] = done_ns
-            self._come(done_ns, name, lambda: node.saved(volume, ticket, self.now_ns))
+            self._come(done_ns, name, lambda: node.disk.saved(volume, ticket, self.now_ns))
         else:
             super()._perform(name, node, order)

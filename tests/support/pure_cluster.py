@@ -122,7 +122,7 @@ class PureCluster:
         for name in sorted(self.nodes.keys() - self.down):
             node, state = self.nodes[name], self.nodes[name].volumes.get(volume)
             serves = state is not None and state.primary is not None and state.primary.serving
-            if state is not None and serves and node.lease_until(state) > self.now_ns:
+            if state is not None and serves and node.leases.until(state) > self.now_ns:
                 serving.append(name)
         assert len(serving) <= 1, serving
         return serving[0] if serving else ""
@@ -169,7 +169,7 @@ class PureCluster:
                 if self.bus or not by_bus:
                     self._later(target, lambda: self.nodes[target].brain_message(message, self.now_ns))
             case Save(volume, ticket, _):
-                self._later(name, lambda: node.saved(volume, ticket, self.now_ns))
+                self._later(name, lambda: node.disk.saved(volume, ticket, self.now_ns))
             case Data(volume, epoch, effects, owner):
                 for effect in effects:
                     self._data(name, node, volume, epoch, effect, owner)
@@ -198,11 +198,11 @@ class PureCluster:
             case fx.AnswerDigests(link, number, level, _):
                 self._data(name, node, volume, epoch, fx.Answer(link, Digests(number, level, 1)), owner)
             case fx.Compare(peer, number):  # all copies are empty, so nothing ever differs
-                self._later(name, lambda: node.compared(volume, epoch, peer, number, [], self.now_ns))
+                self._later(name, lambda: node.disk.compared(volume, epoch, peer, number, [], self.now_ns))
             case fx.MarkRegions(regions):
-                self._later(name, lambda: node.marked(volume, regions, self.now_ns))
+                self._later(name, lambda: node.disk.marked(volume, regions, self.now_ns))
             case fx.SyncStore(ticket):
-                self._later(name, lambda: node.synced(volume, owner, ticket, self.now_ns))
+                self._later(name, lambda: node.disk.synced(volume, owner, ticket, self.now_ns))
 
     def _tell(self, name: str, peer: str, volume: str, epoch: int, message: Any) -> None:
         replica, number = self.nodes[peer], self._numbers[name]

@@ -66,7 +66,7 @@ class Rig:
             said += [order.message for order in orders if isinstance(order, ToBrain)]
             saves = [order for order in orders if hasattr(order, "ticket")]
             for save in saves:
-                self.node.saved(VOLUME, save.ticket, now_ns)  # type: ignore[union-attr]
+                self.node.disk.saved(VOLUME, save.ticket, now_ns)  # type: ignore[union-attr]
         return said
 
 

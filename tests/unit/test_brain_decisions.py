@@ -86,7 +86,7 @@ def eventful() -> PureCluster:
     made.until(lambda: made.primary() in ("a", "c"))
     leader = made.primary()
     made.until(lambda: "b" not in made.in_sync(leader))
-    made.nodes[leader].store_changed("v", made.now_ns, unclean=True, failure="no space left on device")
+    made.nodes[leader].disk.store_changed("v", made.now_ns, unclean=True, failure="no space left on device")
     other = "c" if leader == "a" else "a"
     made.until(lambda: made.primary() == other)
     made.ask(other, ev.DetachAsked(7, None))

@@ -38,7 +38,7 @@ def save_all(node: Node) -> None:
     """The disk is quick: until nothing waits for it."""
     while saves := [order for order in node.take() if isinstance(order, Save)]:
         for save in saves:
-            node.saved("v", save.ticket, 0)
+            node.disk.saved("v", save.ticket, 0)
 
 
 def test_what_depends_on_the_hard_state_waits_for_it() -> None:
@@ -48,7 +48,7 @@ def test_what_depends_on_the_hard_state_waits_for_it() -> None:
     assert isinstance(save, Save) and save.state.voted_for == B
     node.brain_message(ms.Vote("v", B, A, 1, slot(record(A, B, C)).stamp), 0)
     assert kinds(node.take()) == [], "nothing newer overtakes it"
-    node.saved("v", save.ticket, 0)
+    node.disk.saved("v", save.ticket, 0)
     assert kinds(node.take()) == [ToBrain, ToBrain]
 
 
@@ -63,7 +63,7 @@ def test_who_is_about_to_store_a_record_follows_afterwards() -> None:
     (save,) = [order for order in node.take() if isinstance(order, Save)]
     node.to_replica("v", 1, "b", 1, Join(1), 0)
     assert not [order for order in node.take() if isinstance(order, Data)]
-    node.saved("v", save.ticket, 0)
+    node.disk.saved("v", save.ticket, 0)
     effects = [effect for order in node.take() if isinstance(order, Data) for effect in order.effects]
     assert [effect.message.number for effect in effects if isinstance(effect, fx.Answer)] == [1]
 
@@ -93,7 +93,7 @@ def test_every_save_holds_what_came_before_it() -> None:
         saves = [order for order in node.take() if isinstance(order, Save)]
         for save in saves:
             epochs.append((save.ticket, save.state.epoch, save.state.slot.stamp.version))  # type: ignore[union-attr]
-            node.saved("v", save.ticket, 0)
+            node.disk.saved("v", save.ticket, 0)
     assert epochs == sorted(epochs) and epochs[-1][1:] == (1, 2)
     assert node.role(node.volumes["v"]) == "primary"
 
@@ -127,7 +127,7 @@ def test_who_uses_a_volume_is_told_when_its_copies_move() -> None:
     more = same.next(volume.brain.epoch, replace(same.record, joining=(B,)))
     told = []
     for committed in (same, more):
-        node._perform(volume, ev.RecordCommitted(committed), 0)
+        node.stepping._perform(volume, ev.RecordCommitted(committed), 0)
         told.append([order.node for order in node.take() if isinstance(order, TellServing)])
     assert told == [[], ["x"]]
 

@@ -101,7 +101,7 @@ def test_what_is_stored_late_is_confirmed_right_before_the_next_answer_to_a_beat
     assert early.entries == {}
     node.brain_message(ms.Propose("v", B, A, 1, slot(record(A, B, C, primary=B), 1, 2), None), 0)
     for save in [order for order in node.take() if isinstance(order, Save)]:
-        node.saved("v", save.ticket, 0)
+        node.disk.saved("v", save.ticket, 0)
     assert to_b(node) == []
     node.pair_message("b", Beat(1, 9, 1), 0)
     confirm, answer = to_b(node)

@@ -2,37 +2,32 @@
 
     shell --fact, now--> Node --> Brain / Primary / Replica / Promises --> orders --> shell
 
-The simulator runs this file unchanged with other adapters. An order of a brain that depends on its hard state waits
-here until that state is durable, and so does everything after it (invariant 4).
+The simulator runs it unchanged with other adapters. Here is what the cores are made of and who is told what; what a
+brain's step and its effects come to is `stepping` and `performing`, what the disk answers `disk`, whether a read may be
+answered `leases`, and when time alone is a fact `deadlines`.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import get_args
 
 from services.replica import permits
-from services.replica.brain import Beat, Brain, Claims, Detector, Facts, HardState, PairMessage, Promises, Timing
+from services.replica.brain import Beat, Brain, Claims, Detector, HardState, PairMessage, Promises, Timing
 from services.replica.brain import events as ev
 from services.replica.brain import messages as ms
 from services.replica.brain.messages import BrainMessage
+from services.replica.driver.deadlines import Deadlines
+from services.replica.driver.disk import Disk
+from services.replica.driver.leases import Leases
 from services.replica.driver.neighbours import Neighbours
 from services.replica.driver.news import News, Seen
-from services.replica.driver.orders import (
-    REPLICA_OWNER,
-    Data,
-    Order,
-    Save,
-    TellServing,
-    ToBrain,
-    ToPeer,
-)
+from services.replica.driver.orders import REPLICA_OWNER, Data, Order, TellServing, ToBrain, ToPeer
 from services.replica.driver.pairs import Pairs
 from services.replica.driver.performing import Performing
-from services.replica.driver.snapshots import snapshot_event
-from services.replica.driver.volume import EarlyJoin, Lease, Pending, Volume
+from services.replica.driver.reports import REPORTS, Report, event_of
+from services.replica.driver.stepping import Stepping
+from services.replica.driver.volume import EarlyJoin, Volume
 from services.replica.replication import effects as fx
 from services.replica.replication.messages import (
     Failed,
@@ -46,27 +41,13 @@ from services.replica.replication.messages import (
     ToPrimary,
     ToReplica,
 )
-from services.replica.replication.past import Moment
 from services.replica.replication.recovery import Recovery, RecoveryLimits
 from services.replica.replication.replica import Replica, Share
 
-NO_FACTS = Facts()
 _ASKS_A_MEMBER = ms.PreVote | ms.Propose | ms.Committed | ms.Excluded | ms.Enquire
 """Said to a member; where there is none, it is answered so. Who is lost, not removed, is no answer (I1). *A member
 heard from the others, and not from its leader, that their data are gone, and forgot the volume; the leader, which waits
 for that member's word, repeats that the tombstone is committed, and nobody told it.*"""
-Report = (
-    fx.ReportFailed
-    | fx.ReportFollows
-    | fx.ReportCaughtUp
-    | fx.ReportSettled
-    | fx.ReportSealed
-    | fx.ReportNotSealed
-    | fx.ReportStep
-    | fx.ReportGiven
-)
-"""Effects for the brain."""
-_REPORTS = get_args(Report)
 _PLAIN = frozenset({
     fx.Tell, fx.Answer, fx.AnswerRead, fx.AnswerReadMany, fx.StoreWrite, fx.StoreWriteMany, fx.CommitTail,
 })  # fmt: skip
@@ -101,27 +82,14 @@ class Node:
         self.neighbours = Neighbours(name)
         """The nodes to exchange beats with."""
         self.news = News()
-        self.steps = 0
-        """Rises with whatever a brain here may have changed by."""
-        self._parked: set[str] = set()
-        """Volumes with reads that wait for their lease."""
-        self._due: dict[str, int] = {}
-        self._soonest_ns: int | None = None
-        """The first of these."""
-        self._touched: set[str] = set()
-        self._busy: set[str] = set()
-        """Volumes with data since the last beat: their deadlines, none of them shorter than a beat, are looked at
-        with the next one, because a busy volume's move all the time."""
-        self._events: deque[tuple[Volume, ev.Event]] = deque()
-        self._stepping = False
-        self._perform = Performing(
-            self,
-            order=self._order,
-            share_of=share_of,
-            data=self._data,
-            step=self._step,
-            tell_serving=self._tell_serving,
-        ).perform
+        self.leases = Leases(name, self.promises, self.volumes, self._order)
+        self.deadlines = Deadlines(self.volumes, self.leases)
+        performing = Performing(
+            self, order=self._order, share_of=share_of, data=self._data, tell_serving=self._tell_serving
+        )
+        self.stepping = Stepping(self, self._order, performing.perform)
+        self._step = self.stepping.step
+        self.disk = Disk(self, self.stepping, self._data)
 
     # ---- volumes --------------------------------------------------------------------------------------
 
@@ -133,9 +101,9 @@ class Node:
         replica = Replica(marked) if state.me.kind == "data" else None
         if replica is not None:
             replica.epoch = state.epoch
-        self.steps += 1
+        self.stepping.steps += 1
         self.volumes[volume] = Volume(volume, brain, replica, state.epoch)
-        self._touched.add(volume)
+        self.deadlines.touched.add(volume)
         self.neighbours.see(volume, brain.record, led=False)
         brain.up.update(peer for peer in sorted(self.pairs.linked) if self.detector.up(peer))
 
@@ -150,9 +118,9 @@ class Node:
 
     def forget(self, volume: str) -> None:
         self.neighbours.forget(volume)
-        self.steps += 1
+        self.stepping.steps += 1
         self.volumes.pop(volume, None)
-        self._touched.add(volume)
+        self.deadlines.touched.add(volume)
         self.promises.forget(volume)
         self.pairs.claim(self.promises.unclaim(volume))
 
@@ -211,7 +179,7 @@ class Node:
             if volume_id in self.volumes:
                 self._step(self.volumes[volume_id], ev.PromiseEnded(node), now_ns)
         if heard.answered:
-            self._unpark()
+            self.leases.unpark()
 
     def _stores(self, node: str, volume_id: str, generation: int, epoch: int) -> bool:
         """This epoch is stored here, and by all that is known here it is `node` that leads it."""
@@ -360,7 +328,7 @@ class Node:
 
     def _data(self, volume: Volume, effects: list[fx.Effect], now_ns: int) -> None:
         """Pass a core's effects on: to the brain what is the brain's, the rest to the shell."""
-        (self._busy if self.pairs.linked else self._touched).add(volume.id)
+        (self.deadlines.busy if self.pairs.linked else self.deadlines.touched).add(volume.id)
         if not effects:
             return
         primary = volume.primary
@@ -372,7 +340,7 @@ class Node:
         plain: list[fx.Effect] = []
         reports: list[Report] = []
         for effect in effects:
-            if isinstance(effect, _REPORTS):
+            if isinstance(effect, REPORTS):
                 reports.append(effect)
                 continue
             plain.append(effect)
@@ -391,171 +359,15 @@ class Node:
             self.ordered.append(Data(volume.id, epoch, plain, owner))
         for report in reports:
             # After the other effects: what the brain makes of it must not overtake them on a link.
-            if isinstance(report, fx.ReportSettled):
-                self._step(volume, ev.Settled(epoch), now_ns)
-                continue
-            if isinstance(report, fx.ReportStep):
-                self._step(volume, ev.StepReached(report.asked, report.step), now_ns)
-                continue
-            if isinstance(report, fx.ReportSealed | fx.ReportNotSealed):
-                self._step(volume, snapshot_event(report, volume.brain.record), now_ns)
-                continue
-            member = volume.member_on(report.node)
-            if member is None:
-                continue
-            if isinstance(report, fx.ReportFailed):
-                self._step(volume, ev.MemberFailed(member, report.reason), now_ns)
-            elif isinstance(report, fx.ReportFollows):
-                self._step(volume, ev.MemberFollows(member), now_ns)
-            elif isinstance(report, fx.ReportGiven):
-                self._step(volume, ev.SnapshotGiven(*report.moment, member), now_ns)
-            else:
-                self._step(volume, ev.MemberCaughtUp(member), now_ns)
+            event = event_of(report, volume, epoch)
+            if event is not None:
+                self._step(volume, event, now_ns)
 
     def _tell_serving(self, volume: Volume) -> None:
         record = volume.brain.record
         if record is not None and record.attachment is not None and volume.primary is not None:
             order = TellServing(volume.id, record.attachment.node, volume.primary.epoch, Serving())
             self.ordered.append(order)
-
-    # ---- facts from the disk --------------------------------------------------------------------------
-
-    def saved(self, volume_id: str, ticket: int, now_ns: int) -> None:
-        """The hard state of this ticket is durable: perform what waited for it."""
-        volume = self.volumes.get(volume_id)
-        if volume is None:
-            return
-        volume.disk_answered(("save", 0, ticket))
-        while volume.pending and volume.pending[0].ticket <= ticket:
-            done = volume.pending.popleft()
-            volume.durable_epoch = done.epoch
-            self._confirm_claims(volume)
-            self._stepping = True
-            try:
-                for effect in done.after:
-                    self._perform(volume, effect, now_ns)
-            finally:
-                self._stepping = False
-            self._drain(now_ns)
-        early, volume.early_join = volume.early_join, None
-        if early is not None:
-            self.to_replica(volume_id, early.link, early.node, early.epoch, early.message, now_ns)
-
-    def _confirm_claims(self, volume: Volume) -> None:
-        slot = volume.brain.state.slot
-        if slot is not None and volume.durable_epoch == volume.brain.epoch:
-
-            def leads(node: str) -> bool:
-                return not permits.lead(volume.brain.state, volume.brain.leader, node)
-
-            self.pairs.owe(self.promises.stored(volume.id, slot.stamp.generation, volume.brain.epoch, leads))
-
-    def marked(self, volume_id: str, regions: tuple[int, ...], now_ns: int) -> None:
-        volume = self.volumes.get(volume_id)
-        if volume is None or volume.replica is None:
-            return
-        for region in regions:
-            volume.disk_answered(("mark", 0, region))
-        core = volume.primary or volume.replica
-        self._data(volume, core.marked(regions, now_ns), now_ns)
-
-    def synced(self, volume_id: str, owner: int, ticket: int, now_ns: int) -> None:
-        volume = self.volumes.get(volume_id)
-        if volume is None or volume.replica is None:
-            return
-        volume.disk_answered(("sync", owner, ticket))
-        if owner == REPLICA_OWNER:
-            self._data(volume, volume.replica.synced(ticket), now_ns)
-        elif volume.primary is not None and volume.primary.epoch == owner:
-            self._data(volume, volume.primary.synced(ticket, now_ns), now_ns)
-
-    def seal_prepared(self, volume_id: str, owner: int, number: int, failure: str, now_ns: int) -> None:
-        """The next layer is there; `failure`: why there can't be one."""
-        volume = self.volumes.get(volume_id)
-        if volume is None or volume.replica is None:
-            return
-        if owner == REPLICA_OWNER:
-            self._data(volume, volume.replica.seal_prepared(number, ready=not failure), now_ns)
-        elif volume.primary is not None and volume.primary.epoch == owner:
-            self._data(volume, volume.primary.seal_prepared(number, failure, now_ns), now_ns)
-
-    def sealed(self, volume_id: str, seq: int, now_ns: int) -> None:
-        """Whoever asked for it may not lead, or be led, any more: the store takes writes again."""
-        volume = self.volumes.get(volume_id)
-        if volume is None or volume.replica is None:
-            return
-        volume.disk_answered(("seal", 0, seq))
-        primary = volume.primary
-        done = primary.sealed(seq, now_ns) if primary is not None else volume.replica.sealed(seq)
-        self._data(volume, done, now_ns)
-
-    def hashed(self, volume_id: str, owner: int, seq: int, root: int | None, now_ns: int) -> None:
-        """`root`: None when this copy's checksums are not proved."""
-        volume = self.volumes.get(volume_id)
-        if volume is None or volume.replica is None:
-            return
-        if owner == REPLICA_OWNER:
-            self._data(volume, volume.replica.hashed(seq, root), now_ns)
-        elif volume.primary is not None and volume.primary.epoch == owner:
-            self._data(volume, volume.primary.hashed(seq, root, now_ns), now_ns)
-
-    def store_changed(
-        self, volume_id: str, now_ns: int, *, unclean: bool, failure: str = "", votes: bool = True
-    ) -> None:
-        """The store's unclean mark as it is now; `failure`: its disk failed; `votes`: its hard state can be stored."""
-        volume = self.volumes.get(volume_id)
-        if volume is None:
-            return
-        if failure and volume.replica is not None:
-            self._data(volume, volume.replica.failed(failure), now_ns)
-        self._step(volume, ev.StoreChanged(unclean, failure, votes), now_ns)
-
-    def compared(
-        self, volume_id: str, epoch: int, node: str, number: int, differing: list[tuple[int, int]], now_ns: int
-    ) -> None:
-        volume = self.volumes.get(volume_id)
-        if volume is not None and volume.primary is not None and volume.primary.epoch == epoch:
-            self._data(volume, volume.primary.compared(node, number, differing), now_ns)
-
-    def unreadable(
-        self, volume_id: str, epoch: int, waits: fx.AnswerRead | fx.SendCopy, blocks: Iterable[int], now_ns: int
-    ) -> None:
-        """A read, or a copy for a peer, met blocks of our store that do not match their checksum."""
-        volume = self.volumes.get(volume_id)
-        if volume is not None and volume.primary is not None and volume.primary.epoch == epoch:
-            self._data(volume, volume.primary.rotten(blocks, waits, now_ns), now_ns)
-
-    def past_unreadable(self, volume_id: str, epoch: int, node: str, moment: Moment, now_ns: int) -> None:
-        """What the volume was then is not to be had here, though the record says so: it is rotten, or gone."""
-        volume = self.volumes.get(volume_id)
-        if volume is not None and volume.primary is not None and volume.primary.epoch == epoch:
-            self._data(volume, volume.primary.past_unreadable(node, moment, now_ns), now_ns)
-
-    def rotten(self, volume_id: str, blocks: Iterable[int], now_ns: int) -> None:
-        """Such blocks were found though nobody waits for them."""
-        volume = self.volumes.get(volume_id)
-        if volume is None or volume.replica is None:
-            return
-        primary, replica = volume.primary, volume.replica
-        found = primary.rotten(blocks, None, now_ns) if primary is not None else replica.rotten(blocks)
-        self._data(volume, found, now_ns)
-
-    def healed(self, volume_id: str, epoch: int, number: int, blocks: Iterable[int], now_ns: int) -> None:
-        """Of what a peer gave, these blocks match their checksum now."""
-        volume = self.volumes.get(volume_id)
-        if volume is not None and volume.primary is not None and volume.primary.epoch == epoch:
-            self._data(volume, volume.primary.healed(number, blocks, now_ns), now_ns)
-
-    def compare(self, volume_id: str, region: int, count: int, now_ns: int) -> None:
-        """The scrub has come to these regions: does every copy hold the same?"""
-        volume = self.volumes.get(volume_id)
-        if volume is not None and volume.primary is not None:
-            self._data(volume, volume.primary.compare(region, count, now_ns), now_ns)
-
-    def erased(self, volume_id: str, now_ns: int) -> None:
-        volume = self.volumes.get(volume_id)
-        if volume is not None:
-            self._step(volume, ev.DataErased(), now_ns)
 
     # ---- requests -------------------------------------------------------------------------------------
 
@@ -578,109 +390,16 @@ class Node:
         for volume in list(self.volumes.values()):
             self._step(volume, ev.Stopping(), now_ns)
 
-    # ---- leases ---------------------------------------------------------------------------------------
-
-    def lease_until(self, volume: Volume) -> int:
-        """Asked for with every read, so what it follows from is looked at first."""
-        return self._lease(volume).until_ns
-
-    def _lease(self, volume: Volume) -> Lease:
-        state, promises = volume.brain.local.state, self.pairs.promises
-        known = volume.lease
-        if known is not None and known.changes == promises.changes and known.state is state:
-            return known
-        nodes = tuple([voter.node for voter in state.slot.record.voters]) if state.slot is not None else ()
-        until_ns = promises.lease_until(volume.id, state.epoch, self.name, nodes) if nodes else 0
-        others = tuple([node for node in nodes if node != self.name])
-        unpromised = promises.unpromised(volume.id, state.epoch, others)
-        volume.lease = Lease(promises.changes, state, until_ns, unpromised)
-        return volume.lease
-
-    def park(self, volume_id: str, read: fx.AnswerRead | fx.AnswerReadMany | fx.AnswerStatus) -> None:
-        """The lease does not hold at this moment: the read waits for the next promise."""
-        self.volumes[volume_id].parked.append(read)
-        self._parked.add(volume_id)
-
-    def _unpark(self) -> None:
-        """Asked for at every answer to a beat, and there is nearly never anything."""
-        for volume_id in sorted(self._parked):
-            volume = self.volumes.get(volume_id)
-            if volume is None:
-                self._parked.discard(volume_id)
-            elif volume.primary is not None:
-                self._parked.discard(volume_id)
-                reads, volume.parked = volume.parked, []
-                epoch = volume.primary.epoch
-                self.ordered.append(Data(volume.id, epoch, reads, epoch))
-
-    def _facts(self, volume: Volume, now_ns: int) -> Facts:
-        pairs, local = self.pairs, volume.brain.local
-        bound = pairs.promises.bound(volume.id, local.state.epoch)
-        leader, record = local.followed(), local.record
-        attached = record.attachment.node if record is not None and record.attachment is not None else ""
-        here, leads = attached == self.name, local.role == "leader"
-        return Facts(
-            promised_until_ns=bound.until_ns,
-            lease_until_ns=self._lease(volume).until_ns if leads else 0,
-            promised_to=bound.to,
-            disk_stalled=volume.disk_stalled(now_ns),
-            other_promise_until_ns=bound.besides_ns,
-            awake_since_ns=pairs.awake_since_ns,
-            unpromised=self._lease(volume).unpromised if leads else (),
-            leader_heard_ns=pairs.heard_ns.get(leader.node, 0) if leader is not None else 0,
-            attached_heard_ns=now_ns if here else pairs.heard_ns.get(attached, 0),
-            attached_linked_ns=now_ns if here else pairs.linked_ns.get(attached, 0),
-            claimed_by=bound.claimed_by,
-        )
-
-    # ---- the brain ------------------------------------------------------------------------------------
-
-    def _step(self, volume: Volume, event: ev.Event, now_ns: int) -> None:
-        """One event at a time, each to its end: were an event handled in the middle of another one's effects, the
-        newer hard state would be saved before the older one."""
-        self.steps += 1
-        self._events.append((volume, event))
-        if not self._stepping:
-            self._drain(now_ns)
-
-    def _drain(self, now_ns: int) -> None:
-        while self._events:
-            volume, event = self._events.popleft()
-            if self.volumes.get(volume.id) is not volume:
-                continue
-            self._stepping = True
-            try:
-                self._step_now(volume, event, now_ns)
-            finally:
-                self._stepping = False
-
-    def _step_now(self, volume: Volume, event: ev.Event, now_ns: int) -> None:
-        batch = volume.brain.step(event, now_ns, self._facts(volume, now_ns))
-        self._touched.add(volume.id)
-        for effect in batch.now:
-            self._perform(volume, effect, now_ns)
-        if self.volumes.get(volume.id) is volume:
-            self.neighbours.see(volume.id, volume.brain.record, led=volume.brain.role == "leader")
-        if batch.durable is not None:
-            volume.tickets += 1
-            volume.pending.append(Pending(volume.tickets, batch.durable.epoch, list(batch.after)))
-            volume.disk_asked(("save", 0, volume.tickets), now_ns)
-            self.ordered.append(Save(volume.id, volume.tickets, batch.durable))
-        elif volume.pending:
-            volume.pending[-1].after.extend(batch.after)
-        else:
-            for effect in batch.after:
-                self._perform(volume, effect, now_ns)
-
     # ---- time -----------------------------------------------------------------------------------------
 
     def next_deadline_ns(self) -> int | None:
         """When `time_passed` is due. Without links and deadlines: None."""
-        if self._touched:
-            self._look_at_deadlines()
+        deadlines = self.deadlines
+        if deadlines.touched:
+            deadlines.look()
         if self.news.due_ns is not None:
             return self.news.due_ns
-        soonest = self._soonest_ns
+        soonest = deadlines.soonest_ns
         if self.recovery.budget.hungry:
             room_ns = self.recovery.budget.next_deadline_ns()
             if room_ns is not None and (soonest is None or room_ns < soonest):
@@ -690,35 +409,12 @@ class Node:
             return beat_ns if soonest is None or beat_ns < soonest else soonest
         return soonest
 
-    def _look_at_deadlines(self) -> None:
-        for volume_id in self._touched:
-            due = self._volume_due(self.volumes[volume_id]) if volume_id in self.volumes else None
-            if due is None:
-                self._due.pop(volume_id, None)
-            else:
-                self._due[volume_id] = due
-        self._touched.clear()
-        self._soonest_ns = min(self._due.values(), default=None)
-
-    def _volume_due(self, volume: Volume) -> int | None:
-        facts = NO_FACTS
-        if volume.brain.role == "leader":  # of all facts, only what is promised to a leader moves a deadline
-            lease = self._lease(volume)
-            facts = Facts(lease_until_ns=lease.until_ns, unpromised=lease.unpromised)
-        ends = [volume.brain.next_deadline_ns(facts)]
-        if volume.primary is not None:
-            ends.append(volume.primary.next_deadline_ns())
-        elif volume.replica is not None:
-            ends.append(volume.replica.next_deadline_ns())
-        return min([end for end in ends if end is not None], default=None)
-
     def time_passed(self, now_ns: int) -> None:
-        pairs = self.pairs
+        pairs, deadlines = self.pairs, self.deadlines
         self._tell_news(now_ns)
         if pairs.beats_due(now_ns):
-            self._touched |= self._busy
-            self._busy.clear()
-        self.next_deadline_ns()
+            deadlines.touch_busy()
+        deadlines.look()
         if pairs.beats_due(now_ns):
             if pairs.overslept(now_ns):
                 self._excuse(now_ns)
@@ -728,7 +424,7 @@ class Node:
             self._spread(ev.PeerDown(node), now_ns, "it is silent")
         for node in pairs.silent_on_bus(now_ns):
             self._spread(ev.SilentOnBus(node), now_ns)
-        for volume_id in sorted(volume_id for volume_id, due in self._due.items() if due <= now_ns):
+        for volume_id in deadlines.due(now_ns):
             volume = self.volumes[volume_id]
             self._step(volume, ev.TimePassed(), now_ns)
             if volume.primary is not None:

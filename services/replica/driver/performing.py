@@ -45,7 +45,6 @@ class Performing:
         order: Callable[[Order], None],
         share_of: Callable[[str], Share],
         data: Callable[[Volume, list[fx.Effect], int], None],
-        step: Callable[[Volume, ev.Event, int], None],
         tell_serving: Callable[[Volume], None],
     ):
         self._node = node
@@ -53,14 +52,13 @@ class Performing:
         self._order = order
         self._share_of = share_of
         self._data = data
-        self._step = step
         self._tell_serving = tell_serving
 
     def perform(self, volume: Volume, effect: ev.Effect, now_ns: int) -> None:
         match effect:
             case ev.Send(message):
                 if message.target == volume.brain.me:
-                    self._step(volume, ev.Received(message), now_ns)
+                    self._node.stepping.step(volume, ev.Received(message), now_ns)
                 else:
                     self._order(ToBrain(message))
             case ev.RaiseEpoch(epoch):
@@ -182,14 +180,14 @@ class Performing:
         for member in before.record.members if before is not None else ():
             if record.member_on(member.node) is None:
                 gone = ev.PeerDown if member.node in brain.up else ev.SilentOnBus
-                self._step(volume, gone(member.node), now_ns)
+                self._node.stepping.step(volume, gone(member.node), now_ns)
         for member in record.members:
             if member == brain.me or member.node in brain.up:
                 continue
             if self._pairs.links.up(member.node):
-                self._step(volume, ev.PeerUp(member.node), now_ns)
+                self._node.stepping.step(volume, ev.PeerUp(member.node), now_ns)
             elif self._pairs.bus.up(member.node):
-                self._step(volume, ev.HeardOnBus(member.node), now_ns)
+                self._node.stepping.step(volume, ev.HeardOnBus(member.node), now_ns)
         if brain.role == "leader" and brain.epoch == slot.stamp.epoch and not record.deleted:
             self._claim(volume, brain.epoch)
         if volume.primary is not None and volume.primary.epoch == slot.stamp.epoch:
