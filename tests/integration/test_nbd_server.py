@@ -111,7 +111,8 @@ async def test_sectors_of_one_block_written_at_the_same_time_are_all_kept(fronte
             assert (await client.reply())[0] == 0
         client.close()
     assert nodes.content[:8192] == wanted
-    assert not frontend._patches and not frontend._writes and not frontend._contents
+    left = frontend._in_flight
+    assert not left.patches and not left.writes and not left.contents
 
 
 async def test_a_flush_on_one_connection_comes_after_the_answered_writes_of_another(
@@ -274,8 +275,8 @@ async def test_a_client_that_hangs_up_in_the_middle_costs_only_itself(frontend: 
     assert await after.reply() == (0, 1)
     assert await after.read(4096) == data, "what it had asked for still happened"
     assert frontend.status().in_flight == 0
-    assert not frontend._writes and not frontend._contents and not frontend._patches and not frontend._asked
-    assert not frontend._runs
+    left = frontend._in_flight
+    assert not left.writes and not left.contents and not left.patches and not left.asked and not left.runs
     after.close()
 
 
@@ -336,7 +337,8 @@ async def test_whoever_asks_for_many_reads_and_hangs_up_leaves_nothing(frontend:
     for node, frame in held:
         nodes.serve(node, frame)
     assert frontend.status().in_flight == 0
-    assert not frontend._runs and not frontend._asked and not frontend._contents
+    left = frontend._in_flight
+    assert not left.runs and not left.asked and not left.contents
 
 
 def written(*blocks: int, fill: int = 0) -> bytes:
@@ -383,7 +385,8 @@ async def test_writes_that_come_together_are_asked_for_and_answered_together(nod
     errors = await errors_of(client, 16)
     assert sum(error == 28 for error in errors.values()) == nodes.together - before, "one of each message fails"
     nodes.errno = 0
-    assert not frontend._writes and not frontend._runs and not frontend._asked
+    left = frontend._in_flight
+    assert not left.writes and not left.runs and not left.asked
     client.close()
 
 
@@ -403,7 +406,8 @@ async def test_writes_that_come_together_are_sent_again_after_a_failover(nodes: 
     nodes.fail_over()
     assert set((await errors_of(client, 16)).values()) == {0}
     assert firsts(nodes, 16) == list(range(1, 17))
-    assert not frontend._writes and not frontend._runs and not frontend._asked
+    left = frontend._in_flight
+    assert not left.writes and not left.runs and not left.asked
     client.close()
 
 
@@ -425,7 +429,8 @@ async def test_whoever_asks_for_many_writes_and_hangs_up_has_them_written(fronte
         nodes.serve(node, frame)
     assert firsts(nodes, 16) == list(range(1, 17))
     assert frontend.status().in_flight == 0
-    assert not frontend._runs and not frontend._asked and not frontend._writes
+    left = frontend._in_flight
+    assert not left.runs and not left.asked and not left.writes
 
 
 @pytest.mark.parametrize("flags", [0, OPENED_MANY])

@@ -80,7 +80,7 @@ def test_a_move_a_fence_and_a_full_disk() -> None:
     made.run(700)
     made.ask("c", ev.AttachAsked(5, "n2"))
     made.run(50)
-    made.nodes["c"].store_changed("v", made.now_ns, unclean=True, failure="no space left on device")
+    made.nodes["c"].disk.store_changed("v", made.now_ns, unclean=True, failure="no space left on device")
     made.until(lambda: made.primary() == "a")
     made.until(lambda: made.in_sync("a") == ["a", "b"])
     assert story.as_text("data", story.tell(events_of(made))) == MOVE

@@ -1,8 +1,9 @@
 """A volume's frontend on the node where it is used: NBD clients in front, the primary's node behind.
 
-The shell around `FrontendCore`. It owns the socket, the clock and the payloads: a write's bytes are copied
-out of the receive buffer once, hashed once, and kept until the write is answered, because a failover sends
-them again. What a read brings is verified against the primary's checksums before a client sees it.
+The shell around `FrontendCore`, with the socket, the clock and the way there: from a client's request to a frame for
+the primary. The way back is `verified`, where what a read brings is checked, and `answers`. Payloads are held by
+`in_flight`: a write's bytes are copied out of the receive buffer once, hashed once, and kept until the write is
+answered, because a failover sends them again.
 
 All entry points run in the event loop's thread and none of them waits. Effects are carried out at once;
 the sockets collect what one wake-up produced.
@@ -11,20 +12,22 @@ the sockets collect what one wake-up produced.
 from __future__ import annotations
 
 import asyncio
-import errno as os_errno
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from services.replica.nbd.answers import Answers
 from services.replica.nbd.client import Client
 from services.replica.nbd.felt import Felt
 from services.replica.nbd.figures import IoFigures
+from services.replica.nbd.in_flight import InFlight
 from services.replica.nbd.listeners import Listeners
-from services.replica.nbd.pieces import cut_read, cut_status, pieces, whole
+from services.replica.nbd.pieces import whole
 from services.replica.nbd.protocol import Export, NbdRequest
 from services.replica.nbd.runs import Reads, Writes
 from services.replica.nbd.server import NbdServer
+from services.replica.nbd.verified import Verified
 from services.replica.nbd.wire import Command, CommandFlag
 from services.replica.peers.frames import (
     ADDRESS,
@@ -42,10 +45,7 @@ from services.replica.peers.frames import (
 from services.replica.peers.payloads import (
     pack_asks,
     pack_u64s,
-    split_asks,
-    split_blocks,
     unpack_copies,
-    unpack_extents,
     unpack_refused,
     unpack_u64s,
 )
@@ -60,9 +60,6 @@ from services.replica.replication.frontend import (
     ClientRequests,
     ClientWrites,
     Closing,
-    Data,
-    DataMany,
-    DataReads,
     Done,
     DoneMany,
     Effect,
@@ -82,11 +79,11 @@ from services.replica.replication.frontend import (
     ServingHint,
     Tick,
 )
-from services.replica.store.sums import block_sums, verify
+from services.replica.store.sums import block_sums
 from services.replica.traced import ONE_IN, frontend_span, key_of, sampled
 from stoscore.messages import FrontendStatus
 from stoscore.telemetry import get_logger
-from stoscore.units import BLOCK_BYTES, SUM_BYTES
+from stoscore.units import BLOCK_BYTES
 
 _FRAME = {
     int(RequestKind.READ): int(Type.IO_READ),
@@ -109,32 +106,6 @@ _SESSION_END = 1 << 63
 class Send(Protocol):
     def __call__(self, node: str, /, *parts: bytes | memoryview) -> bool:
         """Queue one frame to a node; False when its link is down. Takes the parts before it returns."""
-
-
-class Split:
-    """A request that became several pieces: its client has one answer, when all of them have theirs."""
-
-    __slots__ = ("_contents", "_first", "_left", "client", "errno", "span")
-
-    def __init__(self, client: Client, first: int, pieces: int):
-        """`first`: the first piece's cookie; the others follow."""
-        self.client = client
-        self._first = first
-        self._left = pieces
-        self._contents: list[bytes | memoryview] = [b""] * pieces
-        self.errno = 0
-        self.span = ""
-        """Promised to those who follow one of the pieces."""
-
-    def answer(self, cookie: int, request: NbdRequest, errno: int, content: bytes | memoryview) -> bool:
-        """True when this was the last one."""
-        self._left -= 1
-        self.errno = self.errno or errno
-        self._contents[cookie - self._first] = content
-        if not self._left:
-            blocks = b"".join(self._contents)
-            self.client.answer(request, self.errno, cut_read(request, blocks) if blocks else blocks)
-        return not self._left
 
 
 class Frontend:
@@ -171,21 +142,7 @@ class Frontend:
         self._core = FrontendCore(tuple(voters), first_session=time.time_ns())
         self.export = Export(name, size_bytes)
         self._server = NbdServer(self.export, socket_path, self, self._log, listeners)
-        self._next_number = 1
-        self._asked: dict[int, tuple[Client | Split, NbdRequest, int]] = {}
-        """By cookie: who waits for what, and since when."""
-        self._runs: dict[int, tuple[Client, Reads | Writes, int]] = {}
-        """As `_asked`, of requests that are answered together."""
-        self._writes: dict[int, tuple[bytes, bytes]] = {}
-        """By token: checksums and data of unanswered writes. A run's are under its cookie."""
-        self._patches: dict[int, tuple[int, bytes]] = {}
-        """By token: where in its block a patch goes, and what; until it is merged."""
-        self._contents: dict[int, bytes | memoryview] = {}
-        """By token: what a read brought, until it is passed on."""
-        self._extents: dict[int, list[tuple[int, bool]]] = {}
-        """By token: what a status brought."""
-        self._traced: dict[int, str] = {}
-        """By cookie: the span that was promised to the nodes which follow the request."""
+        self._in_flight = in_flight = InFlight()
         self._felt = Felt()
         self._hears: set[str] = set()
         """The nodes that know what to do with what is felt here."""
@@ -202,16 +159,18 @@ class Frontend:
         """Called with the volume's copies when the primary has told that they are others than before."""
         self._count = dict.fromkeys(map(int, Command), 0)
         self.figures = IoFigures(volume_id, name)
+        self._verified = Verified(volume_id, self._core, in_flight, self.figures, self._log)
+        answers = Answers(self, in_flight, self._felt, self._tell_felt)
         self._effects: dict[type, Callable[[Any], str | None]] = {
-            Answer: self._answer,
-            AnswerMany: self._answer_many,
-            AnswerReads: self._answer_reads,
-            AnswerWrites: self._answer_writes,
-            Apart: self._apart,
+            Answer: answers.answer,
+            AnswerMany: answers.answer_many,
+            AnswerReads: answers.answer_reads,
+            AnswerWrites: answers.answer_writes,
+            Apart: in_flight.apart,
             SendRequest: self._send_request,
             SendMany: self._send_many,
-            Release: self._release,
-            Merge: self._merge,
+            Release: in_flight.release,
+            Merge: in_flight.merge,
             SendOpen: self._send_session,
             SendClose: self._send_session,
         }
@@ -265,16 +224,17 @@ class Frontend:
     def submit(self, client: Client, requests: list[tuple[NbdRequest, memoryview]]) -> None:
         now_ns = time.monotonic_ns()
         asked: list[tuple[int, int, int, int, bool, int]] = []
-        waiting, written, counted = self._asked, self._writes, self._count
+        in_flight, counted = self._in_flight, self._count
+        waiting, written = in_flight.asked, in_flight.writes
         for request, payload in requests:
             command, flags, _, offset, length = request
             counted[command] += 1
             kind = whole(request)
             if kind < 0:
-                asked += self._pieces(client, request, payload, now_ns)
+                asked += in_flight.split(client, request, payload, now_ns)
                 continue
-            number = self._next_number
-            self._next_number = number + 1
+            number = in_flight.next_number
+            in_flight.next_number = number + 1
             waiting[number] = (client, request, now_ns)
             token = 0
             if kind == _WRITE:
@@ -287,14 +247,15 @@ class Frontend:
         self._arm(now_ns)
 
     def submit_run(self, client: Client, run: Reads | Writes) -> None:
-        now_ns, cookie, together = time.monotonic_ns(), self._next_number, len(run.handles)
-        self._next_number = cookie + together
-        self._runs[cookie] = (client, run, now_ns)
+        now_ns, in_flight = time.monotonic_ns(), self._in_flight
+        cookie, together = in_flight.next_number, len(run.handles)
+        in_flight.next_number = cookie + together
+        in_flight.runs[cookie] = (client, run, now_ns)
         blocks, count = run.blocks, run.length // BLOCK_BYTES
         event: Event
         if isinstance(run, Writes):
             self._count[Command.WRITE] += together
-            self._writes[cookie] = (block_sums(run.data), run.data)
+            in_flight.writes[cookie] = (block_sums(run.data), run.data)
             event = ClientWrites(cookie, blocks, count, cookie)
         else:
             self._count[Command.READ] += together
@@ -302,42 +263,10 @@ class Frontend:
         self._run(self._core.step(event, now_ns))
         self._arm(now_ns)
 
-    def _pieces(
-        self, client: Client, request: NbdRequest, payload: memoryview, now_ns: int
-    ) -> list[tuple[int, int, int, int, bool, int]]:
-        """All of them before anything else is heard, so that two requests overlap in one order everywhere."""
-        parts = pieces(request, payload)
-        if not parts:
-            client.answer(request, 0)
-            return []
-        first = self._next_number
-        self._next_number = first + len(parts)
-        owner = Split(client, first, len(parts)) if len(parts) > 1 else client
-        fua = bool(request.flags & _FUA)
-        asked = []
-        for number, part in enumerate(parts, first):
-            self._asked[number] = (owner, request, now_ns)
-            data = bytes(part.payload)
-            if part.kind == RequestKind.PATCH:
-                self._patches[number] = (part.skip, data)
-            elif data:
-                self._writes[number] = (block_sums(data), data)
-            token = number if data else 0
-            asked.append((number, part.kind, part.block, part.count, fua, token))
-        return asked
-
     def gone(self, client: Client) -> None:
-        def owned(owner: Client | Split) -> bool:
-            return owner is client or (isinstance(owner, Split) and owner.client is client)
-
-        cookies = {cookie for cookie, (owner, _, _) in self._asked.items() if owned(owner)}
-        for first, (owner, run, _) in self._runs.items():
-            if owner is client:
-                cookies.update(range(first, first + len(run.handles)))
+        cookies = self._in_flight.of(client)
         self._step(ClientGone(cookies))
-        for cookie in cookies:
-            del self._asked[cookie]
-            self._traced.pop(cookie, None)
+        self._in_flight.forget(cookies)
 
     # --- the peer network ---
 
@@ -359,25 +288,17 @@ class Frontend:
     def on_frame(self, peer: str, frame: Frame) -> None:
         """A frame for this volume's frontend, from a node that it `uses`; other types are ignored. Raises
         FrameError."""
-        event: Event
         if frame.type == _IO_DONE:
             self._heard(Done(peer, frame.x, frame.id, frame.epoch, frame.y))
-            return
-        if frame.type == _IO_DATA:
-            self._heard(self._read(peer, frame))
-            return
-        if frame.type == _IO_DONES:
+        elif frame.type == _IO_DATA:
+            self._heard(self._verified.read(peer, frame))
+        elif frame.type == _IO_DONES:
             self._heard(DoneMany(peer, frame.x, unpack_u64s(frame.payload), frame.epoch))
-            return
-        if frame.type == _IO_DATAS:
-            self._read_many(peer, frame)
-            return
-        if frame.type == Type.IO_EXTENTS:
-            extents = unpack_extents(frame.payload)
-            blocks = sum(count for count, _ in extents)
-            token = self._token()
-            self._extents[token] = extents
-            event = Data(peer, frame.x, frame.id, frame.epoch, token, _STATUS, blocks)
+        elif frame.type == _IO_DATAS:
+            for event in self._verified.read_many(peer, frame):
+                self._heard(event)
+        elif frame.type == Type.IO_EXTENTS:
+            self._step(self._verified.status(peer, frame))
         elif frame.type == Type.OPENED:
             (self._hears.add if frame.flags & OPENED_FELT else self._hears.discard)(peer)
             self._told(
@@ -385,19 +306,13 @@ class Frontend:
                 Opened(peer, frame.id, frame.epoch, frame.x, bool(frame.flags & OPENED_MANY)),
                 unpack_copies(frame.payload),
             )
-            return
         elif frame.type == Type.REFUSED:
             refusal = unpack_refused(frame.payload)
             if frame.z >= _SESSION_END:
                 raise FrameError(f"session {frame.z} leaves no room for the next")
             self._refused(Refused(peer, frame.id, frame.x, refusal.hint, frame.z))
-            return
         elif frame.type == Type.SERVING:
             self._told(peer, ServingHint(peer, frame.epoch), unpack_copies(frame.payload))
-            return
-        else:
-            return
-        self._step(event)
 
     def _heard(self, event: Event) -> None:
         """An answer to a request brings no deadline nearer and changes nobody's session: there is nothing to look at
@@ -431,56 +346,6 @@ class Frontend:
             if self._connected(event.hint):
                 self._step(LinkUp(event.hint))
 
-    def _read(self, peer: str, frame: Frame) -> Done | Data:
-        sums, view = split_blocks(frame)
-        data = bytes(view)
-        wrong = verify(data, sums)
-        if wrong:
-            return self._rotten(peer, frame, frame.id, frame.y, wrong)
-        token = self._token()
-        self._contents[token] = data
-        return Data(peer, frame.x, frame.id, frame.epoch, token, _READ, frame.z)
-
-    def _read_many(self, peer: str, frame: Frame) -> None:
-        asks, sums, view = split_asks(frame)
-        content = bytes(view)
-        wrong = verify(content, sums)
-        if not wrong and self._core.is_run(asks):
-            token = self._token()
-            self._contents[token] = content
-            self._heard(DataReads(peer, frame.x, asks[0][0], frame.epoch, token))
-            return
-        data = memoryview(content)
-        contents, token, at = self._contents, self._next_number, 0
-        reads: list[tuple[int, int, int]] = []
-        for request, block, count in asks:
-            end = at + count
-            here = [index - at for index in wrong if at <= index < end] if wrong else wrong
-            if here:
-                self._heard(self._rotten(peer, frame, request, block, here))
-            else:
-                contents[token] = data[at * BLOCK_BYTES : end * BLOCK_BYTES]
-                reads.append((request, count, token))
-                token += 1
-            at = end
-        self._next_number = token
-        self._heard(DataMany(peer, frame.x, frame.epoch, reads))
-
-    def _rotten(self, peer: str, frame: Frame, request: int, block: int, wrong: list[int]) -> Done:
-        self.figures.rotten += len(wrong)
-        self._log.error(
-            "read from %s does not match its checksums in blocks %s",
-            peer,
-            [block + index for index in wrong[:8]],
-            extra={"volume": self.volume_id, "epoch": frame.epoch},
-        )
-        return Done(peer, frame.x, request, frame.epoch, os_errno.EIO)
-
-    def _token(self) -> int:
-        token = self._next_number
-        self._next_number = token + 1
-        return token
-
     # --- effects ---
 
     def _step(self, event: Event) -> None:
@@ -502,22 +367,11 @@ class Frontend:
         if lost:
             self._step(LinkDown(lost))
 
-    def _release(self, release: Release) -> None:
-        for held in (self._writes, self._contents, self._patches, self._extents):
-            if held.pop(release.token, None) is not None:
-                break
-
-    def _merge(self, merge: Merge) -> None:
-        skip, part = self._patches.pop(merge.token)
-        block = self._contents.pop(merge.content)
-        data = b"".join((block[:skip], part, block[skip + len(part) :]))
-        self._writes[merge.token] = (block_sums(data), data)
-
     def _send_request(self, request: SendRequest) -> str:
         """The node, when it can't be reached; so do all that send."""
         node, session, number, kind, block, count, fua, token = request
         address = self._address(node)
-        sums, data = self._writes[token] if token else (b"", b"")
+        sums, data = self._in_flight.writes[token] if token else (b"", b"")
         length, flags = len(sums) + len(data), FUA if fua else 0
         if not number % ONE_IN and self._follows(number):
             flags |= TRACED
@@ -527,7 +381,8 @@ class Frontend:
 
     def _send_many(self, many: SendMany) -> str:
         node, session, kind, asks, tokens = many
-        written = [self._writes[token] for token in tokens]
+        writes = self._in_flight.writes
+        written = [writes[token] for token in tokens]
         parts = [pack_asks(asks), b"".join([sums for sums, _ in written]), *[data for _, data in written]]
         length, address = sum(map(len, parts)), self._address(node)
         traced, flags = sampled(asks[0][0], asks[-1][0]), 0
@@ -542,7 +397,7 @@ class Frontend:
         cookie = self._core.cookie(number)
         if cookie is None:
             return False
-        self._traced[cookie] = frontend_span(self._volume, key_of(self._volume, number))
+        self._in_flight.traced[cookie] = frontend_span(self._volume, key_of(self._volume, number))
         return True
 
     def _address(self, node: str) -> bytes:
@@ -564,104 +419,6 @@ class Frontend:
         )
         sent = self._send(effect.node, header)
         return "" if sent or isinstance(effect, SendClose) else effect.node
-
-    def _answer_many(self, many: AnswerMany) -> None:
-        asked, writes, contents, traced = self._asked, self._writes, self._contents, self._traced
-        now_ns, counted = time.monotonic_ns(), list[tuple[int, int, int]]()
-        done: dict[Client, list[tuple[NbdRequest, bytes | memoryview]]] = {}
-        for cookie, content, payload in many.answers:
-            owner, request, asked_ns = asked[cookie]
-            if isinstance(owner, Split) or cookie in traced:
-                self._answer(Answer(cookie, 0, content))
-            else:
-                del asked[cookie]
-                answer = (request, contents.pop(content) if content else b"")
-                if owner in done:
-                    done[owner].append(answer)
-                else:
-                    done[owner] = [answer]
-                counted.append((request[0], request[4], now_ns - asked_ns))
-            if payload:
-                del writes[payload]
-        for client, answers in done.items():
-            client.answer_many(answers)
-        self.figures.answered_many(counted)
-        self._felt.taken += [took_ns for _, _, took_ns in counted]
-        self._tell_felt(now_ns)
-
-    def _apart(self, apart: Apart) -> None:
-        client, run, asked_ns = self._runs.pop(apart.cookie)
-        for cookie, request in enumerate(run.requests(), apart.cookie):
-            self._asked[cookie] = (client, request, asked_ns)
-        if isinstance(run, Writes):
-            sums, data = self._writes.pop(apart.cookie)
-            length, sums_length = run.length, run.length // BLOCK_BYTES * SUM_BYTES
-            for at in range(len(run.handles)):
-                written = sums[at * sums_length : (at + 1) * sums_length], data[at * length : (at + 1) * length]
-                self._writes[apart.cookie + at] = written
-
-    def _answer_reads(self, answer: AnswerReads) -> None:
-        cookie, token = answer
-        client, run, asked_ns = self._runs[cookie]
-        assert isinstance(run, Reads)
-        content = self._contents.pop(token)
-        if self._is_followed(cookie, run):
-            self._apart(Apart(cookie))
-            for at in range(len(run.handles)):
-                token = self._token()
-                self._contents[token] = content[at * run.length : (at + 1) * run.length]
-                self._answer(Answer(cookie + at, 0, token))
-            return
-        del self._runs[cookie]
-        client.answer_reads(run, content)
-        self._answered_run(Command.READ, run, asked_ns)
-
-    def _answer_writes(self, answer: AnswerWrites) -> None:
-        cookie = answer.cookie
-        client, run, asked_ns = self._runs[cookie]
-        assert isinstance(run, Writes)
-        if self._is_followed(cookie, run):
-            self._apart(Apart(cookie))
-            for single in range(cookie, cookie + len(run.handles)):
-                del self._writes[single]
-                self._answer(Answer(single, 0, 0))
-            return
-        del self._runs[cookie], self._writes[cookie]
-        client.answer_writes(run)
-        self._answered_run(Command.WRITE, run, asked_ns)
-
-    def _is_followed(self, cookie: int, run: Reads | Writes) -> bool:
-        """One of its requests is: it has a span of its own."""
-        return bool(self._traced) and not self._traced.keys().isdisjoint(range(cookie, cookie + len(run.handles)))
-
-    def _answered_run(self, command: int, run: Reads | Writes, asked_ns: int) -> None:
-        now_ns, together = time.monotonic_ns(), len(run.handles)
-        took_ns = now_ns - asked_ns
-        self.figures.answered_alike(command, run.length, took_ns, together)
-        self._felt.taken += [took_ns] * together
-        self._tell_felt(now_ns)
-
-    def _answer(self, answer: Answer) -> None:
-        owner, request, asked_ns = self._asked.pop(answer.cookie)
-        now_ns = time.monotonic_ns()
-        took_ns = now_ns - asked_ns
-        span = self._traced.pop(answer.cookie, "") if self._traced else ""
-        extents = self._extents.pop(answer.token, None) if answer.token else None
-        content = self._contents.pop(answer.token) if answer.token and extents is None else b""
-        if extents is not None:
-            assert isinstance(owner, Client)
-            owner.answer_status(request, cut_status(request, extents))
-        elif isinstance(owner, Split):
-            owner.span = owner.span or span
-            if owner.answer(answer.cookie, request, answer.errno, content):
-                self.figures.answered(request.command, request.length, took_ns, owner.errno, owner.span)
-            return
-        else:
-            owner.answer(request, answer.errno, cut_read(request, content) if content else content)
-        self.figures.answered(request.command, request.length, took_ns, answer.errno, span)
-        if not answer.errno:
-            self._felt.taken.append(took_ns)
-            self._tell_felt(now_ns)
 
     def _tell_felt(self, now_ns: int) -> None:
         felt, node = self._felt.due(now_ns), self._core.primary
