@@ -212,7 +212,7 @@ class FrontendCore:
 
     def use(self, nodes: Iterable[str]) -> None:
         """These hold the volume from now on, by the word of the primary that serves us or of who opened us."""
-        self._search.use({*nodes, self._node} if self._session else nodes)
+        self._search.use([*nodes, self._node] if self._session else nodes)  # asked in this order
 
     def step(self, event: Event, now_ns: int) -> list[Effect]:
         effects: list[Effect] = []
