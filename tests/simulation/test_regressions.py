@@ -450,3 +450,10 @@ def test_member_that_is_made_where_an_earlier_ones_disk_calls_are_under_way() ->
     """The simulated disk answered the new member for the old one: marks that it had never made. A directory is removed
     when all calls are done, and a member is only made where none is (test_replica_homes.py)."""
     run(1600007021)
+
+
+def test_volume_that_grows_while_its_copies_are_compared() -> None:
+    """The scrub came to a region beyond the end that the comparison under way had begun with. In a real node that ends
+    the primary's copy.
+    Told by test_replication_healing.py: test_a_volume_may_grow_while_its_members_are_compared."""
+    run(1800000454)

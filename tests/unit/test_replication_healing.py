@@ -268,6 +268,16 @@ def test_members_are_compared_by_tree_and_what_differs_is_sent() -> None:
     assert out == [fx.Damage("b", "differing", ((REGION_BLOCKS + 300, 1),), "a")]
 
 
+def test_a_volume_may_grow_while_its_members_are_compared() -> None:
+    """Seed 1800000454: what was to be compared began beyond the end that the comparison had known."""
+    primary = serving(("b",))
+    assert digests(primary.compare(0, 1, 0))
+    primary.size_blocks *= 2
+    ((_, top),) = digests(primary.compare(3, 1, 0))
+    ((_, blocks),) = digests(primary.compared("b", top.number, [(12, 1)]))
+    assert blocks.ranges == ((3 * REGION_BLOCKS, 256),)
+
+
 def test_a_block_that_was_written_meanwhile_proves_nothing() -> None:
     primary = serving(("b",))
     write(primary, 1, block=300)

@@ -154,6 +154,7 @@ class Mending:
     def _scrub_of(self, peer: Peer) -> Scrub:
         if peer.scrub is None:
             peer.scrub = Scrub(peer.node, self._reign.size_blocks)
+        peer.scrub.size_blocks = self._reign.size_blocks  # it may have begun in a smaller volume
         return peer.scrub
 
     def pump(self, peer: Peer) -> list[Effect]:
