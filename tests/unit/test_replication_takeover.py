@@ -134,6 +134,21 @@ def test_t2_who_catches_up_during_a_take_over_is_not_done_before_it() -> None:
     assert fx.Tell(("c",), Flush(1, BASE, cleans=True, settled=BASE)) in out
 
 
+def test_t2_who_left_and_catches_up_during_a_take_over_is_told_of_our_tail_by_a_copy() -> None:
+    """Seed 1900002267: B lost power, holds all the same what our tail names, and is admitted while C is waited for.
+    Were B to lead next, C would not be compared with it there, because B's tail is lost."""
+    tail = ((45, 1), (50, 2))
+    primary = make_primary(("b", "c"), share=replace(CLEAN, ranges=tail), size_blocks=200)
+    primary.start(["b", "c"], 0)
+    out = join(primary, "b", replace(CLEAN, ranges=((0, 200),), unclean=True))
+    assert fx.ReportFailed("b", "its host lost power before everything was flushed") in out
+    out = compared(primary, "b")
+    (copy,) = [effect for effect in out if isinstance(effect, fx.SendCopy)]
+    assert (copy.peer, copy.ranges) == ("b", tail)
+    (tell,) = [e for e in primary.receive("b", Copied(copy.number), 0) if isinstance(e, fx.Tell)]
+    assert isinstance(tell.message, Flush) and tell.message.cleans and not primary.serving
+
+
 def test_what_was_confirmed_meanwhile_is_not_copied_again() -> None:
     primary = serving(("b", "c"), in_sync=["a", "b"], size_blocks=200)
     compared(primary, "c")
@@ -211,6 +226,26 @@ def test_s3_when_all_were_unclean_the_take_over_ends_with_a_sync_everywhere() ->
     primary.synced(sync.ticket, 0)
     primary.receive("b", Flushed(sync.ticket), 0)
     assert primary.serving
+
+
+def test_s3_who_failed_is_cleaned_with_all_others_where_all_were_unclean() -> None:
+    """Cleaned alone, its marks would mean nothing any more while others still lack what it was found to hold."""
+    unclean = replace(CLEAN, ranges=((0, 200),), unclean=True)
+    primary = make_primary(("b", "c"), share=unclean, size_blocks=200)
+    assert [effect.node for effect in primary.start((), 0) if isinstance(effect, fx.ReportFailed)] == ["b", "c"]
+    out: list[fx.Effect] = []
+    for node in ("b", "c"):
+        assert not [effect for effect in out if isinstance(effect, fx.Tell | fx.SyncStore | fx.ReportCaughtUp)]
+        primary.peer_up(node, 1)
+        join(primary, node, unclean)
+        out = compared(primary, node)
+    (sync,) = [effect for effect in out if isinstance(effect, fx.SyncStore)]
+    assert fx.Tell(("b", "c"), Flush(sync.ticket, 0, cleans=True, settled=BASE)) in out
+    primary.synced(sync.ticket, 2)
+    primary.receive("b", Flushed(sync.ticket), 2)
+    out = primary.receive("c", Flushed(sync.ticket), 2)
+    assert primary.serving
+    assert [effect.node for effect in out if isinstance(effect, fx.ReportCaughtUp)] == ["b", "c"], "as they had failed"
 
 
 def test_members_whose_failure_was_never_committed_are_live_again() -> None:

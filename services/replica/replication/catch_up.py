@@ -142,7 +142,7 @@ class CatchUp:
         resync = peer.resync
         assert resync is not None
         reign, peers, window, costs = self._reign, self._peers, self._window, self._costs
-        taking_over = not reign.serving and not peer.failed and peers.is_required(peer)
+        taking_over = not reign.serving and peers.is_required(peer) and (not peer.failed or reign.share.unclean)
         in_sync = len(peers.required)
         out: list[Effect] = []
         if not taking_over and resync.sampled():
@@ -168,12 +168,20 @@ class CatchUp:
         """Blocks of our unconfirmed writes that it may hold by comparison alone: they are copied, once, equal or not,
         and so named in its tail and marked there (D1, T2). *A, B in sync, B stores nothing; A zeroes a block, and C,
         new and empty, is equal there and is admitted. A dies, B leads with what it has: C differed from B, in a block
-        that no tail named.*"""
+        that no tail named.*
+
+        So are those that our own tail names, as long as the take-over is not done. *A leads, with a write that C lacks,
+        and waits for C. B, which had it too, lost power, was found equal and admitted, by a sync after which its marks
+        mean nothing any more. A lost power, B led with an empty tail, and C was in sync without the write.*
+
+        When we lost power as well, the same is kept from B in another way: it stays one of those who are taken over,
+        whether it had failed before or not, and all sync, and so forget, only when all are compared."""
         catching_up = peer.catching_up
         if catching_up is None or catching_up.noted:
             return []
         catching_up.noted = True
-        return self._window.ranges_of(catching_up.under_way)
+        ours = () if self._reign.serving else self._reign.share.ranges
+        return [*self._window.ranges_of(catching_up.under_way), *ours]
 
     def _nothing_left(self, peer: Peer, resync: Resync, *, taking_over: bool) -> list[Effect]:
         self._costs.gone(peer.node)

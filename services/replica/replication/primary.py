@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from errno import EIO
 
+from services.replica.replication.blockmap import Range
 from services.replica.replication.catch_up import CatchUp
 from services.replica.replication.costs import Costs
 from services.replica.replication.effects import (
@@ -36,6 +37,7 @@ from services.replica.replication.effects import (
     Effect,
     HashSeal,
     Release,
+    ReportCaughtUp,
     ReportSettled,
     SendCopy,
     StartedServing,
@@ -318,13 +320,15 @@ class Primary:
         self.share = Share((), self.share.last_seq, self.share.commit, False)
         self.window.commit = commit = first_seq(self.epoch)
         self.gate.settle(commit)
+        # Compared like the others though it had failed: it may have been let go for that, or be about to.
+        back = [peer.node for peer in members if peer.failed and peer.phase == "synced"]
         for peer in members:
             peer.phase = "live"
             peer.failed = False
             peer.unclean = False
             peer.commit_sent = commit
         self.peers.refresh()
-        out: list[Effect] = [CommitTail(commit)]
+        out: list[Effect] = [CommitTail(commit), *map(ReportCaughtUp, back)]
         if members:
             out.append(Tell(tuple(peer.node for peer in members), CommitPoint(commit)))
         out.append(StartedServing(self.catch_up.compared_blocks, self.catch_up.copied_blocks))
@@ -440,6 +444,10 @@ class Primary:
         """Blocks of our own store do not match their checksum, and this waits for them."""
         self.now_ns = now_ns
         return self._mending.rotten(blocks, waits, now_ns)
+
+    def rewritten(self, ranges: Iterable[Range], now_ns: int) -> list[Effect]:
+        """A write of these was ordered, and some may have been rotten."""
+        return self._mending.written(ranges, now_ns)
 
     def healed(self, number: int, blocks: Iterable[int], now_ns: int) -> list[Effect]:
         self.now_ns = now_ns
