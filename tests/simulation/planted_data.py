@@ -261,7 +261,7 @@ def heals_unsettled() -> Patch:
     """K3: what another copy offers counts although a write of the block is under way."""
     return both(
         patch.object(Mending, "is_settled", lambda self, peer, ranges: True),
-        patch.object(healing.Healing, "written", lambda self, block, count: None),
+        patch.object(healing.Healing, "written", lambda self, block, count: []),
     )
 
 

@@ -457,3 +457,16 @@ def test_volume_that_grows_while_its_copies_are_compared() -> None:
     the primary's copy.
     Told by test_replication_healing.py: test_a_volume_may_grow_while_its_members_are_compared."""
     run(1800000454)
+
+
+def test_member_that_lost_power_and_is_admitted_before_the_take_over_is_done() -> None:
+    """T2. It held what the next primary's tail names, lost its own tail, and was admitted while a third member that
+    lacks the write was still waited for. It led next, knew of nothing to compare, and the two differed.
+    Told by test_replication_takeover.py: test_t2_who_left_and_catches_up_during_a_take_over_is_told_of_our_tail..."""
+    run(1900002267)
+
+
+def test_read_that_waits_for_a_rotten_block_while_that_is_written() -> None:
+    """Invariant 7. The read waited for a silent peer; others read what was written meanwhile, and it failed.
+    Told by test_replication_healing.py: test_a_write_heals_what_it_covers_and_a_read_that_waited_reads_that."""
+    run(1900000471)

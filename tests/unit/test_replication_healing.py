@@ -124,13 +124,27 @@ def test_what_a_peer_holds_is_not_settled_while_a_write_is_on_its_way_to_it() ->
     assert isinstance(heal, fx.Heal) and not heal.settled
 
 
-def test_nor_when_a_write_began_after_it_was_asked() -> None:
+def test_nor_is_it_heard_when_a_write_began_after_it_was_asked() -> None:
     primary = serving(("b",))
     primary.rotten((1,), None, 0)
     write(primary, 1, block=0, count=3)
     primary.receive("b", Ack((BASE + 1,)), 0)
-    (heal,) = primary.receive("b", Fetched(1, ((1, 1),), 7), 0)
-    assert isinstance(heal, fx.Heal) and not heal.settled
+    assert primary.receive("b", Fetched(1, ((1, 1),), 7), 0) == [fx.Release(7)]
+
+
+def test_a_write_heals_what_it_covers_and_a_read_that_waited_reads_that() -> None:
+    """Seed 1900000471: the read waited for a silent peer, and failed though the block had been written meanwhile."""
+    primary = serving(("b",))
+    asked = read(primary, 1, block=1, count=1)
+    primary.rotten((1, 5), asked, 0)
+    out = write(primary, 2, block=0, count=3)
+    kinds = [type(effect) for effect in out if isinstance(effect, fx.StoreWrite | fx.AnswerRead)]
+    assert kinds == [fx.StoreWrite, fx.AnswerRead], "in this order"
+    assert out[-1] == asked._replace(heals=1)
+    assert primary.receive("b", Fetched(1, ((5, 1),), 7), 0) == [fx.Heal(1, ((5, 1),), 7, settled=False)]
+    write(primary, 3, block=5)
+    assert not primary.healing.under_way
+    assert primary.receive("b", Fetched(1, ((5, 1),), 8), 0) == [fx.Release(8)]
 
 
 def test_an_unsettled_offer_that_does_not_heal_is_asked_for_again() -> None:

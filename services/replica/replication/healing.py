@@ -94,11 +94,20 @@ class Healing:
         self.under_way = True
         return self._ask(wound, now_ns)
 
-    def written(self, block: int, count: int) -> None:
-        """A write of these blocks begins: what a peer has been asked for may be older or newer than what we hold."""
-        for wound in self._wounds.values():
+    def written(self, block: int, count: int) -> list[Effect]:
+        """A write of these blocks was ordered: that heals them, and who waits reads what was written. What a peer has
+        been asked for may be older or newer than what we hold. *A read waited for a peer that never answered; the block
+        was written and read many times meanwhile, and the read failed.*"""
+        out: list[Effect] = []
+        for wound in list(self._wounds.values()):
             if any(at < block + count and block < at + length for at, length in wound.blocks.ranges()):
                 wound.source = Source(wound.source.node, False)
+                wound.blocks.discard(block, count)
+                out += self._let_go(wound)
+                if not wound.blocks:
+                    del self._wounds[wound.number]
+        self.under_way = bool(self._wounds)
+        return out
 
     def another_follows(self) -> None:
         """It may have what nobody else had."""

@@ -72,6 +72,11 @@ class Mending:
     def healed(self, number: int, blocks: Iterable[int], now_ns: int) -> list[Effect]:
         return self._after_healing(self.healing.healed(number, blocks, now_ns), now_ns)
 
+    def written(self, ranges: Iterable[Range], now_ns: int) -> list[Effect]:
+        """A write was ordered."""
+        again = [effect for block, count in ranges for effect in self.healing.written(block, count)]
+        return self._after_healing(again, now_ns)
+
     def lost(self, node: str, now_ns: int) -> list[Effect]:
         return self._after_healing(self.healing.lost(node, now_ns), now_ns)
 

@@ -9,6 +9,7 @@ Everything at or below `commit` is on every copy in sync, so what may differ bet
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -79,6 +80,9 @@ class Reign(Protocol):
     @property
     def moving(self) -> bool:
         """The volume is about to be led elsewhere."""
+
+    def rewritten(self, ranges: Iterable[Range], now_ns: int) -> list[Effect]:
+        """A write of these was ordered, and some may have been rotten."""
 
     def drained(self) -> list[Effect]:
         """Nothing is under way any more, and a session, a seal or a move has waited for that."""
@@ -181,15 +185,14 @@ class Window:
                     for block, count in ranges:
                         peer.scrub.written(block, count)
             out.append(Tell(peers.receivers, message))
-        if self._healing.under_way:
-            for block, count in ranges:
-                self._healing.written(block, count)
         op = op_of(message)
         passes, missing = self._gate.submit(op, now_ns)
         if passes:
             out += self.store(op)
         elif missing:
             out.append(MarkRegions(missing))
+        if self._healing.under_way:
+            out += self._reign.rewritten(ranges, now_ns)
         return out
 
     def store(self, op: Op) -> list[Effect]:
