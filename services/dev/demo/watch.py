@@ -72,18 +72,20 @@ class Watch:
             await self._look(tuple(self._nodes if nodes is None else nodes))
 
     async def _look(self, asked: tuple[str, ...]) -> None:
-        names = list(self._ids)
-        answers = await asyncio.gather(*(self._describe(name, node) for name in names for node in asked))
+        ids = dict(self._ids)  # some may be forgotten meanwhile
+        answers = await asyncio.gather(
+            *(self._describe(volume_id, node) for volume_id in ids.values() for node in asked)
+        )
         told = iter(answers)
-        for name in names:
+        for name in ids:
             fresh = {node: next(told) for node in asked}
             if name in self.seen:
                 kept = {node: old for node, old in self.seen[name].statuses.items() if node not in fresh}
                 new = {node: status for node, status in fresh.items() if status is not None}
                 self.seen[name] = Seen(name, kept | new)
 
-    async def _describe(self, name: str, node: str) -> ReplicaStatus | None:
-        request = DescribeReplica(volume=self._ids[name])
+    async def _describe(self, volume_id: str, node: str) -> ReplicaStatus | None:
+        request = DescribeReplica(volume=volume_id)
         try:
             subject = subjects.node(node, "describe")
             return await self._bus.request(subject, request, ReplicaStatus, timeout_s=self._ask_s)
