@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from services.replica.replication import effects as fx
 from services.replica.replication.messages import (
     Ack,
@@ -21,7 +23,8 @@ from services.replica.replication.messages import (
 )
 from services.replica.replication.peer import JOIN_RETRY_NS
 from services.replica.replication.replica import Share
-from tests.support.replicas import BASE, CLEAN, LINK, join, make_primary, serving, write
+from stoscore.units import REGION_BLOCKS
+from tests.support.replicas import BASE, CLEAN, LINK, join, make_primary, of, serving, write
 
 TAIL = Share(((7, 1),), 5, 4, unclean=False)
 
@@ -246,6 +249,36 @@ def test_s3_who_failed_is_cleaned_with_all_others_where_all_were_unclean() -> No
     out = primary.receive("c", Flushed(sync.ticket), 2)
     assert primary.serving
     assert [effect.node for effect in out if isinstance(effect, fx.ReportCaughtUp)] == ["b", "c"], "as they had failed"
+
+
+@pytest.mark.parametrize("had_synced", [True, False])
+def test_s3_who_is_lost_while_all_are_cleaned_is_cleaned_again(had_synced: bool) -> None:
+    """What it has done may be undone: it lost power once more. What it was told it has forgotten."""
+    unclean = replace(CLEAN, ranges=((0, 200),), unclean=True)
+    primary = make_primary(("b", "c"), share=unclean, size_blocks=200)
+    primary.start(["b", "c"], 0)
+    for node in ("b", "c"):
+        join(primary, node, unclean)
+        out = compared(primary, node)
+    (sync,) = of(fx.SyncStore, out)
+    primary.synced(sync.ticket, 2)
+    if had_synced:
+        primary.receive("b", Flushed(sync.ticket), 2)
+    primary.peer_down("b", "it lost power again")
+    primary.peer_up("b", 3)
+    join(primary, "b", unclean)
+    primary.receive("c", Flushed(sync.ticket), 3)
+    (copy,) = of(fx.SendCopy, compared(primary, "b", [(3, 1)]))
+    out = primary.receive("b", Copied(copy.number), 3)
+    assert not primary.serving
+    (again,) = of(fx.SyncStore, out)
+    assert again.cleans and again.ticket != sync.ticket
+    assert fx.Tell(("b", "c"), Flush(again.ticket, 0, cleans=True, settled=BASE)) in out
+    primary.synced(again.ticket, 4)
+    for node in ("b", "c"):
+        assert not primary.serving
+        primary.receive(node, Flushed(again.ticket), 4)
+    assert primary.serving
 
 
 def test_members_whose_failure_was_never_committed_are_live_again() -> None:

@@ -102,6 +102,14 @@ class Flushes:
         self.waiting[ticket] = FlushWait(0, 0, 0, now_ns)
         return ticket
 
+    def clean_again(self) -> None:
+        """Somebody was lost: what it has done may be undone, and what it was told it has forgotten. *B had done its
+        part, lost power again while C still synced, and was compared again: we served, with B unclean in the set. Or it
+        had not, and came back: nobody told it to sync, and everybody waited until it was given up.*"""
+        if self._cleaning is not None:
+            del self.waiting[self._cleaning]
+            self._cleaning = None
+
     @property
     def is_cleaning(self) -> bool:
         return self._cleaning is not None

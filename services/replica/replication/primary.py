@@ -185,6 +185,8 @@ class Primary:
         # Waiting: the brain has been told that it caught up and may be about to admit it.
         required = peer.node in self.peers.required or peer.phase == "waiting"
         peer.lose()
+        if required:
+            self.flushes.clean_again()
         self.sealing.lost(peer.node)
         self._costs.gone(peer.node)
         self.peers.refresh()
