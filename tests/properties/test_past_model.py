@@ -17,6 +17,7 @@ from services.replica.replication.resync import Resync
 from services.replica.resyncing import different
 from services.replica.store import Blocks, FileStore, Format, block_sums, check
 from stoscore.units import REGION_BLOCKS
+from tests.support.replicas import as_of
 
 SIZE = REGION_BLOCKS + 40
 LARGER = SIZE + REGION_BLOCKS
@@ -50,7 +51,7 @@ def make_like(target: FileStore, source: Blocks, size_blocks: int) -> int:
     """What a primary and a follower do with a comparison; the number of blocks that travelled."""
     resync = Resync("target", size_blocks, BlockMap(), everything=True)
     while not resync.done():
-        for effect in resync.pump(0):
+        for effect in resync.pump(as_of(0)):
             if isinstance(effect, fx.SendCopy):
                 parts = pack_copy(source, effect.ranges)
                 target.mark(region for part in effect.ranges for region in regions_of(*part))

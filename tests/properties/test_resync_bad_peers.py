@@ -15,7 +15,7 @@ from services.replica.replication import effects as fx
 from services.replica.replication.blockmap import BlockMap, Range
 from services.replica.replication.messages import Copied, Digests
 from services.replica.replication.resync import COMPARE_BLOCKS, FANOUT, Resync, top_level
-from tests.support.replicas import CLEAN, join, make_primary, serving
+from tests.support.replicas import CLEAN, as_of, join, make_primary, serving
 
 
 def _lie(rng: Random, ranges: tuple[Range, ...], honest: float) -> list[Range]:
@@ -40,7 +40,7 @@ def test_it_ends_whatever_is_answered_in_whatever_order(size: int, everything: b
     sent = BlockMap()
     asked = 0
     while not resync.done():
-        for effect in resync.pump(0):
+        for effect in resync.pump(as_of(0)):
             if isinstance(effect, fx.SendCopy):
                 copies.append(effect)
                 for block, count in effect.ranges:

@@ -31,6 +31,7 @@ from services.replica.replication.pace import PaceLimits
 from services.replica.replication.recovery import Recovery, RecoveryLimits
 from services.replica.replication.resync import FANOUT, Resync
 from stoscore.units import GIB, MIB, MS, SECOND
+from tests.support.replicas import as_of
 
 BLOCKS = GIB // 4096
 
@@ -52,7 +53,7 @@ def _play(resync: Resync, truth: set[int], refuse: Random | None = None) -> tupl
             assert not copied
         if resync.done():
             break
-        for effect in resync.pump(0, lambda blocks: refuse is None or refuse.random() < 0.5):
+        for effect in resync.pump(as_of(0), lambda blocks: refuse is None or refuse.random() < 0.5):
             if isinstance(effect, Tell):
                 assert isinstance(effect.message, Digest)
                 _, level, ranges = effect.message.number, effect.message.level, effect.message.ranges

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from services.replica.replication import effects as fx
+from services.replica.replication.blockmap import Range
 from services.replica.replication.gate import Gate
 from services.replica.replication.messages import Io, Joined, Request, first_seq
 from services.replica.replication.primary import Primary
@@ -64,3 +65,8 @@ def write(primary: Primary, number: int, block: int = 0, count: int = 1, **named
 def of(kind: type, effects: Iterable[fx.Effect]) -> list:  # type: ignore[type-arg]
     """Those of one kind."""
     return [effect for effect in effects if isinstance(effect, kind)]
+
+
+def as_of(seq: int) -> Callable[[Iterable[Range]], int]:
+    """All that is in our store is as of that write."""
+    return lambda ranges: seq

@@ -18,6 +18,7 @@ from services.replica.replication.resync import (
     top_level,
 )
 from stoscore.units import BLOCK_BYTES, KIB, SUM_BYTES, TIB
+from tests.support.replicas import as_of
 
 
 def test_top_level() -> None:
@@ -30,7 +31,7 @@ def test_one_block_in_a_tebibyte_costs_less_than_100_kib_of_hashes_and_no_long_t
     resync = Resync("b", blocks, BlockMap(), everything=True)
     frames = hashes = 0
     while not resync.done():
-        for effect in resync.pump(0):
+        for effect in resync.pump(as_of(0)):
             if isinstance(effect, SendCopy):
                 assert effect.ranges == ((lost, 1),)
                 resync.copied(effect.number)
@@ -50,10 +51,10 @@ def test_one_block_in_a_tebibyte_costs_less_than_100_kib_of_hashes_and_no_long_t
 
 def test_candidates_are_compared_and_what_differs_is_copied() -> None:
     resync = Resync("b", 1000, BlockMap([(3, 2), (10, 1)]), everything=False)
-    assert resync.pump(42) == [Tell(("b",), Digest(1, 0, ((3, 2), (10, 1))))]
+    assert resync.pump(as_of(42)) == [Tell(("b",), Digest(1, 0, ((3, 2), (10, 1))))]
     assert not resync.done()
     resync.compared(1, [(4, 1), (10, 1)])
-    assert resync.pump(43) == [SendCopy("b", 2, 43, ((4, 1), (10, 1)))]
+    assert resync.pump(as_of(43)) == [SendCopy("b", 2, 43, ((4, 1), (10, 1)))]
     assert not resync.done()
     resync.copied(2)
     assert resync.done()
@@ -63,18 +64,18 @@ def test_candidates_are_compared_and_what_differs_is_copied() -> None:
 def test_the_tree_descends_only_into_what_differs() -> None:
     size = FANOUT * FANOUT + 10
     resync = Resync("b", size, BlockMap(), everything=True)
-    assert resync.pump(0) == [Tell(("b",), Digest(1, 2, ((0, 2),)))]
+    assert resync.pump(as_of(0)) == [Tell(("b",), Digest(1, 2, ((0, 2),)))]
     resync.compared(1, [(1, 1)])
-    assert resync.pump(0) == [Tell(("b",), Digest(2, 1, ((FANOUT, 1),)))]
+    assert resync.pump(as_of(0)) == [Tell(("b",), Digest(2, 1, ((FANOUT, 1),)))]
     resync.compared(2, [(FANOUT, 1)])
-    assert resync.pump(0) == [Tell(("b",), Digest(3, 0, ((FANOUT * FANOUT, 10),)))], "cut at the volume's end"
+    assert resync.pump(as_of(0)) == [Tell(("b",), Digest(3, 0, ((FANOUT * FANOUT, 10),)))], "cut at the volume's end"
     resync.compared(3, [])
     assert resync.done()
 
 
 def test_equal_trees_are_done_at_once_and_doubled_answers_change_nothing() -> None:
     resync = Resync("b", 5000, BlockMap(), everything=True)
-    resync.pump(0)
+    resync.pump(as_of(0))
     resync.compared(1, [])
     assert resync.done()
     resync.compared(1, [(0, 1)])
@@ -84,22 +85,23 @@ def test_equal_trees_are_done_at_once_and_doubled_answers_change_nothing() -> No
 
 def test_what_is_in_flight_is_bounded() -> None:
     resync = Resync("b", 100 * COMPARE_BLOCKS, BlockMap([(0, 20 * COMPARE_BLOCKS)]), everything=False)
-    assert len(resync.pump(0)) == COMPARES_IN_FLIGHT
+    assert len(resync.pump(as_of(0))) == COMPARES_IN_FLIGHT
     for number in range(1, SAMPLES + 1):
-        assert not [effect for effect in resync.pump(0) if isinstance(effect, SendCopy)], "before the sample is known"
+        out = resync.pump(as_of(0))
+        assert not [effect for effect in out if isinstance(effect, SendCopy)], "before the sample is known"
         resync.compared(number, [(0, 20 * COPY_BLOCKS)] if number == 1 else [])
-    copies = [effect for effect in resync.pump(0) if isinstance(effect, SendCopy)]
+    copies = [effect for effect in resync.pump(as_of(0)) if isinstance(effect, SendCopy)]
     assert len(copies) == COPIES_IN_FLIGHT
     assert all(sum(count for _, count in copy.ranges) == COPY_BLOCKS for copy in copies)
 
 
 def test_an_unfinished_one_says_what_is_left() -> None:
     resync = Resync("b", 1000, BlockMap([(3, 2), (10, 1)]), everything=False)
-    resync.pump(0)
+    resync.pump(as_of(0))
     resync.compared(1, [(4, 1)])
-    resync.pump(0)
+    resync.pump(as_of(0))
     rest, everything = resync.unfinished()
     assert (rest, everything) == (BlockMap([(4, 1)]), False)
     tree = Resync("b", 5000, BlockMap(), everything=True)
-    tree.pump(0)
+    tree.pump(as_of(0))
     assert tree.unfinished()[1]

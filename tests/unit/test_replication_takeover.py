@@ -124,6 +124,35 @@ def test_t2_what_a_copy_holds_by_comparison_alone_of_unconfirmed_writes_is_copie
     assert any(isinstance(effect, fx.Tell) and isinstance(effect.message, Flush) for effect in out), "and only once"
 
 
+def test_t2_a_copy_is_named_for_as_long_as_the_newest_write_that_it_holds() -> None:
+    """Write 1 waits for its mark, write 2 is stored here and is not everywhere. A copy that holds 2, noted as of before
+    1, is forgotten with the next commit point; if who got it leads next, C lacks 2 where no tail says so."""
+    primary = serving(marked=(0,))
+    write(primary, 1, REGION_BLOCKS + 5)
+    write(primary, 2, 7)
+    primary.peer_down("b", "a blip")
+    primary.peer_up("b", 0)
+    join(primary, "b")
+    (copy,) = of(fx.SendCopy, compared(primary, "b", [(7, 1)]))
+    assert copy.as_of == BASE + 2
+    (copy,) = of(fx.SendCopy, primary.receive("b", Copied(copy.number), 0))
+    assert copy.as_of == BASE + 2, "what is copied in any case as well"
+    primary.receive("b", Copied(copy.number), 0)
+    (tell,) = primary.receive("b", Ack((BASE + 1,)), 0)
+    assert isinstance(tell, fx.Tell) and tell.message == Flush(1, BASE, cleans=True, settled=BASE + 2)
+
+
+def test_t4_a_copy_is_as_of_before_a_write_that_waits_and_may_touch_it() -> None:
+    primary = serving(marked=(0,))
+    write(primary, 1, 7)
+    write(primary, 2, REGION_BLOCKS - 1, 2)
+    primary.peer_down("b", "a blip")
+    primary.peer_up("b", 0)
+    join(primary, "b")
+    (copy,) = of(fx.SendCopy, compared(primary, "b", [(7, 1)]))
+    assert copy.as_of == BASE + 1
+
+
 def test_t2_who_catches_up_during_a_take_over_is_not_done_before_it() -> None:
     """What our own tail names is not settled yet: equal to that and admitted, it would differ from who leads next."""
     primary = make_primary(("b", "c"), in_sync=["a", "b"], share=replace(CLEAN, ranges=((45, 1),)), size_blocks=200)

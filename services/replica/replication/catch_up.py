@@ -149,12 +149,12 @@ class CatchUp:
             out += costs.foretell(peer, resync, in_sync, reign.now_ns)
         # Applications wait for a take-over; what it copies is what was under way, and waits for nobody.
         may_send = always if taking_over else costs.may_send(peer, resync, in_sync, reign.now_ns)
-        out += resync.pump(window.as_of(), may_send, costs.copy_blocks)
+        out += resync.pump(window.as_of, may_send, costs.copy_blocks)
         if resync.done() and peer.giving is None and not taking_over:
             if not reign.serving and not peers.is_required(peer):
                 return out  # what our own tail names may be undone until then: the take-over's end goes on with it
             resync.force(self._not_noted(peer))
-            out += resync.pump(window.as_of(), may_send, costs.copy_blocks)
+            out += resync.pump(window.as_of, may_send, costs.copy_blocks)
         if not resync.done():
             return out
         if peer.giving is None and peer.returns < RETURNS_MAX:

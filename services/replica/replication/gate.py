@@ -148,8 +148,13 @@ class Gate:
     def waiting_ops(self) -> list[Op]:
         return list(self._waiting)
 
-    def first_waiting_seq(self) -> int | None:
-        return min((op.seq for op in self._waiting), default=None)
+    def first_waiting_seq(self, ranges: Iterable[Range]) -> int | None:
+        """Of the operations that touch a region of these. What came after it for that region waits behind it, so
+        everything that the store holds there is older."""
+        if not self._waiting:
+            return None
+        regions = {region for block, count in ranges for region in regions_of(block, count)}
+        return min((op.seq for op in self._waiting if not regions.isdisjoint(op.regions)), default=None)
 
     def quiet_at_ns(self) -> int | None:
         """When the marks have been quiet long enough to be worth a sync; None with no marks."""

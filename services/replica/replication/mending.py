@@ -112,7 +112,7 @@ class Mending:
             if not isinstance(effect, SendCopy):
                 out.append(effect)
             elif self._is_wanted(effect):
-                out.append(replace(effect, as_of=self._reign.window.as_of()))
+                out.append(replace(effect, as_of=self._reign.window.as_of(effect.ranges)))
         failed, self.healing.failed = self.healing.failed, []
         for copy in failed:
             if self._is_wanted(copy):
@@ -166,7 +166,7 @@ class Mending:
         """Go on with what is compared with it, or sent again."""
         scrub = peer.scrub
         assert scrub is not None
-        out = scrub.pump(self._reign.window.as_of())
+        out = scrub.pump(self._reign.window.as_of)
         if scrub.done():
             peer.scrub = None
         return out

@@ -41,6 +41,9 @@ SAMPLES_MAX, SAMPLED_PIECES = 4 * SAMPLES, 400
 """Without a map there are as many as it takes to find so many pieces that differ, whose number is then known by 5 %."""
 
 
+AsOf = Callable[[Iterable[Range]], int]
+
+
 def always(blocks: int) -> bool:
     """Nobody else waits for the link."""
     return True
@@ -138,10 +141,10 @@ class Resync:
         return work(known.low), work(likely), work(known.high + deeper.high)
 
     def pump(
-        self, as_of: int, may_send: Callable[[int], bool] = always, copy_blocks: int = COPY_BLOCKS
+        self, as_of: AsOf, may_send: Callable[[int], bool] = always, copy_blocks: int = COPY_BLOCKS
     ) -> list[Effect]:
-        """Whatever may be sent now. `as_of`: every write at or below is in our own store. `may_send`: is asked for each
-        copy with its number of blocks, at most `copy_blocks`."""
+        """Whatever may be sent now. `as_of`: what our own store holds of these (`Window.as_of`). `may_send`: is asked
+        for each copy with its number of blocks, at most `copy_blocks`."""
         out: list[Effect] = []
         may_copy = self.sampled()
         while may_copy and self._differing and len(self._copying) < COPIES_IN_FLIGHT:
@@ -150,7 +153,7 @@ class Resync:
             ranges = self._next_copy(copy_blocks)
             self._number += 1
             self._copying[self._number] = ranges
-            out.append(SendCopy(self.peer, self._number, as_of, ranges, self.of))
+            out.append(SendCopy(self.peer, self._number, as_of(ranges), ranges, self.of))
         while len(self._comparing) < COMPARES_IN_FLIGHT and (self._trees or self.todo):
             if self._trees:
                 level, nodes = self._trees.popleft()

@@ -135,9 +135,12 @@ class Window:
         """The newest that was taken."""
         return self._next_seq - 1
 
-    def as_of(self) -> int:
-        """Every write at or below is in our own store."""
-        waiting = self._gate.first_waiting_seq()
+    def as_of(self, ranges: Iterable[Range]) -> int:
+        """Every write of these at or below is in our own store, and none above: a copy of them is noted under this
+        number, and has to be named in a tail for as long as the newest write that it holds (T2). *Write 1 waited for
+        its mark, write 2, elsewhere, did not. B joined, was copied what 2 had written, as of 0, and was in sync;
+        0 was committed, so B forgot the copy. We died, B led: C lacked 2, in a block that no tail named.*"""
+        waiting = self._gate.first_waiting_seq(ranges)
         return self._next_seq - 1 if waiting is None else waiting - 1
 
     def cleaning_flush(self, ticket: int) -> Flush:
