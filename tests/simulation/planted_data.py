@@ -12,6 +12,7 @@ from services.replica.replication import budget, gate, healing, primary, replica
 from services.replica.replication import effects as fx
 from services.replica.replication.budget import Budget
 from services.replica.replication.catch_up import CatchUp
+from services.replica.replication.flushes import Flushes
 from services.replica.replication.frontend_order import Unanswered
 from services.replica.replication.giving import Giver
 from services.replica.replication.mending import Mending
@@ -69,6 +70,31 @@ def own_share_not_compared() -> Patch:
         real(self, **given)
 
     return patch.object(primary.Primary, "__init__", init)
+
+
+def tail_not_told_during_take_over() -> Patch:
+    """T2: who is admitted while others are still taken over is not copied what the new primary's tail names."""
+    real = CatchUp._not_noted
+
+    def not_noted(self: CatchUp, peer: Peer) -> Any:
+        with patch.object(self._reign, "share", replace(self._reign.share, ranges=())):
+            return real(self, peer)
+
+    return patch.object(CatchUp, "_not_noted", not_noted)
+
+
+def cleaned_once() -> Patch:
+    """S3: what a member did of the sync that cleans all counts though it is lost before the others have."""
+    return patch.object(Flushes, "clean_again", lambda self: None)
+
+
+def copied_as_of_before() -> Patch:
+    """T2: a copy is noted as of before the oldest write that waits for its mark, wherever that is."""
+
+    def first(self: gate.Gate, ranges: Any) -> int | None:
+        return min((op.seq for op in self.waiting_ops()), default=None)
+
+    return patch.object(gate.Gate, "first_waiting_seq", first)
 
 
 def admitted_unsynced() -> Patch:
@@ -350,6 +376,9 @@ DATA: tuple[Plant, ...] = (
     old_epoch_stored,
     share_not_compared,
     own_share_not_compared,
+    tail_not_told_during_take_over,
+    cleaned_once,
+    copied_as_of_before,
     admitted_unsynced,
     unmarked_early,
     gate_not_resent,
