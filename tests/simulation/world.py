@@ -208,7 +208,7 @@ class World:
         if damage.kind == "differing":
             self.checker.differed(disk.volume, damage)
 
-    def _repair_hopeless(self, disk: Disk, left: set[str]) -> bool:
+    def _repair_hopeless(self, disk: Disk) -> bool:
         """Rot heals where another copy has the block; where none has, an operator restores it from somewhere else.
         True: there was such a block."""
         chosen = self.checker.volume(disk.volume).chosen
@@ -216,7 +216,8 @@ class World:
         others = [
             other
             for voter in members
-            if voter.node not in left and (other := self.machines[voter.node].disks.get(disk.volume)) is not None
+            if voter.node not in self.left_behind
+            if (other := self.machines[voter.node].disks.get(disk.volume)) is not None
             if other is not disk and other.me == voter and not other.unclean and not other.failure
         ]
         repaired = False
@@ -301,7 +302,7 @@ class World:
     def _heal_some(self) -> None:
         self.faulty = False
         self.left_behind = leave_behind(self)
-        self._heal(set(self.left_behind))
+        self._heal()
         # Whose disk hangs is noticed so long after it was asked for something, which it may never be before the end.
         hung = any(self.machines[name].disk_hangs for name in self.left_behind)
         until_ns = self.now_ns + SOME_HEALED_NS + (DISK_PATIENCE_NS + SOME_HEALED_NS if hung else 0)
@@ -312,7 +313,7 @@ class World:
 
     def _heal_all(self) -> None:
         self.left_behind = frozenset()
-        self._heal(set())
+        self._heal()
         healed = self._gets_well(ALL_HEALED_NS, self._all_is_well)
         for name in [name for name in self.volumes if not healed and is_an_operators(self, name)]:
             self.log(name, "waits for an operator")
@@ -332,8 +333,8 @@ class World:
         operator is called when it does not get well, and looks again."""
         if self.run_until(self.now_ns + within_ns, well):
             return True
-        alive = [machine for machine in self.machines.values() if machine.name not in self.left_behind]
-        repaired = [self._repair_hopeless(disk, set(self.left_behind)) for m in alive for disk in m.disks.values()]
+        there = [machine for machine in self.machines.values() if machine.name not in self.left_behind]
+        repaired = [self._repair_hopeless(disk) for machine in there for disk in machine.disks.values()]
         return any(repaired) and self.run_until(self.now_ns + within_ns, well)
 
     def _all_is_well(self) -> bool:
@@ -343,7 +344,9 @@ class World:
     def _obstacle(self, all_nodes: bool) -> str:
         return obstacle(self, all_nodes=all_nodes)
 
-    def _heal(self, left: set[str]) -> None:
+    def _heal(self) -> None:
+        """Everything but who is left behind."""
+        left = set(self.left_behind)
         self.log("everything heals, without" if left else "everything heals", *sorted(left))
         self.network.heal_all(left)
         self.services_down = 0
@@ -355,7 +358,7 @@ class World:
             machine.fuse = None
             for disk in machine.disks.values():
                 disk.refuses.clear()
-                self._repair_hopeless(disk, left)
+                self._repair_hopeless(disk)
             machine.unhang()
             machine.resume()
             if machine.stopping or any(disk.failure for disk in machine.disks.values()):

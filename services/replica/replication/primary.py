@@ -183,7 +183,7 @@ class Primary:
 
     def _lose(self, peer: Peer, reason: str) -> list[Effect]:
         # Waiting: the brain has been told that it caught up and may be about to admit it.
-        required = peer.node in self.peers.required or peer.phase == "waiting"
+        required = self.peers.is_required(peer) or peer.phase == "waiting"
         peer.lose()
         if required:
             self.flushes.clean_again()
