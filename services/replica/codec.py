@@ -17,6 +17,7 @@ from services.replica.peers import (
     COPY_PACKED,
     FUA,
     HEADER_BYTES,
+    JOINED_GROUPS,
     JOINED_MANY,
     JOINED_PACKED,
     JOINED_PAST,
@@ -132,6 +133,9 @@ def unpack_pair_bytes(raw: bytes) -> PairMessage:
     return unpack_pair(frames[0])
 
 
+_JOINED = (JOINED_UNCLEAN, JOINED_MANY, JOINED_PACKED, JOINED_PAST, JOINED_GROUPS)
+
+
 # ---- primary, replica, frontend -------------------------------------------------------------------------
 
 
@@ -139,6 +143,7 @@ def _joined(envelope: Envelope, message: ms.Joined, _: Parts) -> Parts:
     body = pack_ranges(message.share)
     flags = (JOINED_UNCLEAN if message.unclean else 0) | (JOINED_MANY if message.takes_many else 0)
     flags |= (JOINED_PACKED if message.takes_packed else 0) | (JOINED_PAST if message.takes_past else 0)
+    flags |= JOINED_GROUPS if message.takes_groups else 0
     header = envelope.pack(
         Type.JOINED, flags=flags, id=message.number, x=message.last_seq, y=message.commit, length=len(body)
     )
@@ -395,8 +400,7 @@ def unpack_to_primary(frame: Frame, token: int) -> ms.ToPrimary:
             return ms.Digests(frame.id, frame.x, token)
         case Type.JOINED:
             share = tuple(unpack_ranges(frame.payload))
-            known = (bool(frame.flags & flag) for flag in (JOINED_UNCLEAN, JOINED_MANY, JOINED_PACKED, JOINED_PAST))
-            return ms.Joined(frame.id, frame.x, frame.y, share, *known)
+            return ms.Joined(frame.id, frame.x, frame.y, share, *(bool(frame.flags & flag) for flag in _JOINED))
         case Type.FETCHED:
             return ms.Fetched(frame.id, tuple(unpack_ranges(frame.payload[: frame.y * 16])), token)
         case Type.ROTTEN:

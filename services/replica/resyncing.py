@@ -17,12 +17,14 @@ from services.replica.hosted import Hosted
 from services.replica.peers import PACKED_BLOCKS_MAX, pack_data
 from services.replica.replication import effects as fx
 from services.replica.replication import messages as ms
+from services.replica.replication import resync
 from services.replica.replication.estimate import error_of
 from services.replica.replication.packing import Packing, Wire
 from services.replica.replication.past import Moment
 from services.replica.replication.resync import COPY_BLOCKS
-from services.replica.store import Blocks, CorruptBlocks, by_region
+from services.replica.store import FAN_OUT, GROUP_BLOCKS, GROUPS, Blocks, CorruptBlocks, by_region
 from stoscore.telemetry import get_logger
+from stoscore.units import SUM_BYTES
 
 if TYPE_CHECKING:
     from services.replica.shell import Shell
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 log = get_logger("replica")
 
 assert COPY_BLOCKS <= PACKED_BLOCKS_MAX
+assert (resync.FANOUT, resync.GROUPS, resync.span_of(resync.GROUPS)) == (FAN_OUT, GROUPS, GROUP_BLOCKS)
 
 
 class Resyncing:
@@ -172,7 +175,7 @@ def different(ranges: Sequence[tuple[int, int]], ours: bytes, theirs: bytes) -> 
     at = 0
     for first, count in ranges:
         end = at + count
-        if mine[at:end] == others[at:end]:
+        if ours[at * SUM_BYTES : end * SUM_BYTES] == theirs[at * SUM_BYTES : end * SUM_BYTES]:
             at = end
             continue
         start = -1

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from services.replica.replication import effects as fx
 from services.replica.replication.blockmap import BlockMap, Range
 from services.replica.replication.messages import Copied, Digests
-from services.replica.replication.resync import COMPARE_BLOCKS, FANOUT, Resync, top_level
+from services.replica.replication.resync import COMPARE_BLOCKS, FANOUT, GROUPS, Resync, span_of, top_level
 from tests.support.replicas import CLEAN, as_of, join, make_primary, serving
 
 
@@ -28,13 +28,16 @@ def _lie(rng: Random, ranges: tuple[Range, ...], honest: float) -> list[Range]:
 @given(
     size=st.integers(1, 3 * FANOUT * FANOUT),
     everything=st.booleans(),
+    groups=st.booleans(),
     seed=st.integers(0, 1 << 30),
     differs=st.sampled_from((0.0, 0.01, 0.5, 1.0)),
 )
-def test_it_ends_whatever_is_answered_in_whatever_order(size: int, everything: bool, seed: int, differs: float) -> None:
+def test_it_ends_whatever_is_answered_in_whatever_order(
+    size: int, everything: bool, groups: bool, seed: int, differs: float
+) -> None:
     rng = Random(seed)
     candidates = BlockMap() if everything else BlockMap([(0, size)])
-    resync = Resync("b", size, candidates, everything=everything)
+    resync = Resync("b", size, candidates, everything=everything, groups=groups)
     questions: list[tuple[int, tuple[Range, ...]]] = []
     copies: list[fx.SendCopy] = []
     sent = BlockMap()
@@ -60,6 +63,8 @@ def test_it_ends_whatever_is_answered_in_whatever_order(size: int, everything: b
         elif copies:
             resync.copied(copies.pop(rng.randrange(len(copies))).number)
     nodes = sum(-(-size // FANOUT**level) for level in range(top_level(size) + 1))
+    if groups:
+        nodes += -(-size // span_of(GROUPS))
     assert asked <= nodes // 4 + 2 * top_level(size) + size // (COMPARE_BLOCKS // 4) + 8
     assert len(sent) <= size
 

@@ -29,7 +29,7 @@ from services.replica.replication.estimate import (
 from services.replica.replication.messages import Digest
 from services.replica.replication.pace import PaceLimits
 from services.replica.replication.recovery import Recovery, RecoveryLimits
-from services.replica.replication.resync import FANOUT, Resync
+from services.replica.replication.resync import Resync, span_of
 from stoscore.units import GIB, MIB, MS, SECOND
 from tests.support.replicas import as_of
 
@@ -37,7 +37,7 @@ BLOCKS = GIB // 4096
 
 
 def _differing(truth: set[int], level: int, ranges: tuple[Range, ...], nodes: dict[int, set[int]]) -> list[Range]:
-    there = truth if level == 0 else nodes.setdefault(level, {block // FANOUT**level for block in truth})
+    there = truth if level == 0 else nodes.setdefault(level, {block // span_of(level) for block in truth})
     return BlockMap((at, 1) for first, count in ranges for at in range(first, first + count) if at in there).ranges()
 
 
@@ -70,13 +70,14 @@ def _play(resync: Resync, truth: set[int], refuse: Random | None = None) -> tupl
 @given(
     size=st.integers(1, 70_000),
     ranges=st.lists(st.tuples(st.integers(0, 69_999), st.integers(1, 3000)), max_size=12),
+    groups=st.booleans(),
     seed=st.integers(0, 1 << 20),
 )
 def test_exactly_what_differs_is_copied_whatever_the_budget_refuses(
-    size: int, ranges: list[tuple[int, int]], seed: int
+    size: int, ranges: list[tuple[int, int]], groups: bool, seed: int
 ) -> None:
     truth = {at for first, count in ranges for at in range(first, min(first + count, size))}
-    resync = Resync("b", size, BlockMap(), everything=True)
+    resync = Resync("b", size, BlockMap(), everything=True, groups=groups)
     _, copied, _ = _play(resync, truth, Random(seed))
     assert copied == truth
 
@@ -95,15 +96,17 @@ def _files(rng: Random, count: int) -> set[int]:
 
 
 @pytest.mark.parametrize("shape", [_scattered, _files], ids=["scattered", "files"])
-@pytest.mark.parametrize("mapped", [True, False], ids=["map", "tree"])
-def test_nine_of_ten_estimates_lie_within_15_percent_of_the_truth(shape, mapped: bool) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(
+    ("mapped", "groups"), [(True, True), (False, True), (False, False)], ids=["map", "tree", "old"]
+)
+def test_nine_of_ten_estimates_lie_within_15_percent_of_the_truth(shape, mapped: bool, groups: bool) -> None:  # type: ignore[no-untyped-def]
     rng = Random(5)
     right = inside = 0
     runs = 12 if mapped else 20
     for _ in range(runs):
         truth = shape(rng, rng.choice((4096, 16_384)))
         candidates = BlockMap((at, 1) for at in truth) if mapped else BlockMap()
-        resync = Resync("b", BLOCKS, candidates, everything=not mapped)
+        resync = Resync("b", BLOCKS, candidates, everything=not mapped, groups=groups)
         foretold, copied, _ = _play(resync, truth)
         assert copied == truth
         right += abs(foretold.likely - len(truth)) <= 0.15 * len(truth)

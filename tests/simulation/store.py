@@ -158,7 +158,7 @@ class Disk:
         """Nodes of the hash tree over the stored checksums, which rot does not change; level 0 is the blocks. Of what
         the volume was when `layer` was sealed, where one is named: beyond its end there are zeros."""
         cache = self.sealed[layer].cache if layer else self.cache
-        span = resync.FANOUT**level
+        span = resync.span_of(level)
         if index + count > -(-self.size_blocks // span):
             raise Outside
         if level == 0:

@@ -33,6 +33,7 @@ def test_what_is_left_is_told_with_its_band_and_shrinks_while_the_promise_stays(
     primary.start(["b"], 0)
     join(primary, "b")
     _compare(primary, [(0, 2)])
+    _compare(primary, [(0, 7)])
     _compare(primary, [(0, 100)])
     (status,) = _resyncs(primary, 5 * MS)
     assert status.estimate == status.foretold is not None

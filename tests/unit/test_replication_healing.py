@@ -174,8 +174,9 @@ def test_who_is_in_sync_is_asked_first_and_who_catches_up_after_it() -> None:
 
 def lacks(primary: Primary, node: str, block: int) -> fx.SendCopy:
     """The comparison with a peer that catches up finds that it lacks this block."""
-    primary.compared(node, 1, [(0, 1)])
-    (copy,) = of(fx.SendCopy, primary.compared(node, 2, [(block, 1)]))
+    for number in (1, 2):  # a node, and the group of blocks below it
+        primary.compared(node, number, [(0, 1)])
+    (copy,) = of(fx.SendCopy, primary.compared(node, 3, [(block, 1)]))
     assert isinstance(copy, fx.SendCopy)
     return copy
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.replica.store import FileStore, Format, block_sums, check, node, nodes
+from services.replica.store import GROUP_BLOCKS, GROUPS, FileStore, Format, block_sums, check, node, nodes
 from services.replica.store.disk import data_ranges
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 
@@ -110,6 +110,12 @@ def test_the_tree_is_what_its_definition_says(store: FileStore) -> None:
     assert store.digests(3, 0, 1) == node(store.digests(2, 0, 1)).to_bytes(8, "little")
     with pytest.raises(ValueError, match="of level 1"):
         store.digests(1, count, 1)
+    groups = nodes(leaves, GROUP_BLOCKS)
+    assert store.digests(GROUPS, 0, len(groups) // 8) == groups
+    assert groups[:8] == node(leaves[: GROUP_BLOCKS * 8]).to_bytes(8, "little") != groups[8:16] == bytes(8)
+    assert store.digests_of(GROUPS, [(0, 1), (15, 2), (143, 3)]) == groups[:8] + groups[120:136] + groups[1144:1168]
+    with pytest.raises(ValueError, match="of level 9"):
+        store.digests(GROUPS, len(groups) // 8, 1)
 
 
 def test_the_tree_over_more_than_256_nodes(tmp_path: Path) -> None:

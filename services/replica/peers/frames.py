@@ -109,6 +109,7 @@ JOINED_ANYTHING = 2
 JOINED_MANY = 4
 JOINED_PACKED = 8
 JOINED_PAST = 16
+JOINED_GROUPS = 32
 """Flags of JOINED: the replica is unclean; any block may differ; it knows WRITES; it reads a COPY that is packed; it
 takes a SEAL whose number is of an epoch before."""
 COPY_PACKED = 1

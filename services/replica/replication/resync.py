@@ -3,7 +3,7 @@
 Two sources, one protocol (design: delta sync). With a trusted map the candidates are blocks and the comparison
 starts at level 0. Without one the comparison starts at the top of the hash tree and descends where nodes differ.
 
-    trees --compare level n--> trees of level n-1 ... --> todo --compare level 0--> differing --copy--> confirmed
+    trees --compare level n--> trees of the level below ... --> todo --compare level 0--> differing --copy--> confirmed
 
 The first comparisons at level 0 are a sample: drawn from all that may differ, and answered before anything is copied,
 so that what the whole will cost can be told before it begins. Each copy is asked for with `may_send`.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from math import isqrt
 
 from services.replica.replication.blockmap import BlockMap, Range
 from services.replica.replication.effects import Effect, SendCopy, Tell
@@ -21,6 +22,11 @@ from services.replica.replication.messages import Digest
 from services.replica.replication.past import Moment
 
 FANOUT = 256
+GROUPS = 9
+"""The level between 0 and 1: as many blocks lie below a node of it as there are such nodes below one of level 1.
+*Single blocks in as many leaves brought the checksums of their 255 neighbours each: half as many bytes again as the
+blocks.* It is numbered above all others, so that who does not know it refuses it; a peer says that it does when it
+joins."""
 COMPARE_BLOCKS = 4096
 """Blocks in one comparison."""
 COMPARE_SPAN = 1 << 22
@@ -58,9 +64,14 @@ def top_level(size_blocks: int) -> int:
     return level
 
 
+def span_of(level: int) -> int:
+    """How many blocks lie below a node of that level."""
+    return isqrt(FANOUT) if level == GROUPS else int(FANOUT**level)
+
+
 def nodes_over(level: int, first: int, end: int) -> Range:
     """The nodes of that level that the blocks from `first` up to `end` lie below."""
-    span: int = FANOUT**level
+    span = span_of(level)
     start = first // span
     return start, -(-end // span) - start
 
@@ -68,14 +79,25 @@ def nodes_over(level: int, first: int, end: int) -> Range:
 class Resync:
     """The candidates of one peer and what is in flight to it."""
 
-    def __init__(self, peer: str, size_blocks: int, candidates: BlockMap, everything: bool, of: Moment | None = None):
-        """`of`: the peer is made what the volume was then; None: what it is."""
+    def __init__(
+        self,
+        peer: str,
+        size_blocks: int,
+        candidates: BlockMap,
+        everything: bool,
+        of: Moment | None = None,
+        *,
+        groups: bool = False,
+    ):
+        """`of`: the peer is made what the volume was then; None: what it is. `groups`: it knows that level."""
         self.of = of
         self.peer = peer
+        self._groups = groups
         self.size_blocks = size_blocks
         self.todo = candidates
         self.everything = everything
-        self._trees: deque[tuple[int, Range]] = deque()
+        self._trees: dict[int, deque[Range]] = {}
+        """Level -> nodes that may differ."""
         if everything:
             level = top_level(size_blocks)
             self.todo = BlockMap()
@@ -124,9 +146,8 @@ class Resync:
 
     def expected(self) -> Expected:
         """What is still to be done."""
-        above = sum(count * FANOUT**level for level, (_, count) in self._trees)
-        asked = [(level, ranges) for level, ranges in self._comparing.values() if level]
-        above += sum(count * FANOUT**level for level, ranges in asked for _, count in ranges)
+        unknown = [*self._trees.items(), *(asked for asked in self._comparing.values() if asked[0])]
+        above = sum(count * span_of(level) for level, nodes in unknown for _, count in nodes)
         hidden = self._shares_above.of(min(above, self.size_blocks))
         known = self._share.of(self._candidates)
         deeper = self._share.of(hidden.high)
@@ -155,30 +176,28 @@ class Resync:
             self._copying[self._number] = ranges
             out.append(SendCopy(self.peer, self._number, as_of(ranges), ranges, self.of))
         while len(self._comparing) < COMPARES_IN_FLIGHT and (self._trees or self.todo):
-            if self._trees:
-                level, nodes = self._trees.popleft()
-                ranges = (nodes,)
-            else:
-                sample = not self.sampled()
-                most = MAPPED_SAMPLE_BLOCKS if sample and not self.everything else COMPARE_BLOCKS
-                level, ranges = 0, tuple(self.todo.take(most, spread=sample))
+            level, ranges = self._next_comparison()
             self._number += 1
             self._comparing[self._number] = (level, ranges)
             out.append(Tell((self.peer,), Digest(self._number, level, ranges)))
         return out
 
+    def _next_comparison(self) -> tuple[int, tuple[Range, ...]]:
+        """The highest nodes first: what will have to travel is known the sooner."""
+        if not self._trees:
+            sample = not self.sampled()
+            most = MAPPED_SAMPLE_BLOCKS if sample and not self.everything else COMPARE_BLOCKS
+            return 0, tuple(self.todo.take(most, spread=sample))
+        level = max(self._trees, key=span_of)
+        taken = _taken(self._trees[level], max(1, min(COMPARE_BLOCKS, COMPARE_SPAN // span_of(level))))
+        if not self._trees[level]:
+            del self._trees[level]
+        return level, taken
+
     def _next_copy(self, most: int) -> tuple[Range, ...]:
-        taken: list[Range] = []
-        room = most
-        while self._differing and room:
-            block, count = self._differing.popleft()
-            if count > room:
-                self._differing.appendleft((block + room, count - room))
-                count = room
-            taken.append((block, count))
-            room -= count
-        self._unsent -= most - room
-        return tuple(taken)
+        taken = _taken(self._differing, most)
+        self._unsent -= sum(count for _, count in taken)
+        return taken
 
     def asked(self, number: int) -> tuple[int, tuple[Range, ...]] | None:
         """(level, ranges) of a comparison that waits for its answer."""
@@ -214,21 +233,25 @@ class Resync:
             self._samples += 1
             self._share.add(compared, self._differs(differing), len(differing))
             return
-        limit = nodes_over(level - 1, 0, self.size_blocks)[1]
+        below = self._below(level)
+        limit, children = nodes_over(below, 0, self.size_blocks)[1], span_of(level) // span_of(below)
         self._shares_above.add(sum(count for _, count in ranges), sum(count for _, count in differing), len(differing))
         for node, count in differing:
-            start = node * FANOUT
-            end = min((node + count) * FANOUT, limit)
-            if level == 1:
+            start = node * children
+            end = min((node + count) * children, limit)
+            if below == 0:
                 self.todo.add(start, end - start)
                 self._candidates += end - start
                 continue
-            self._ask_for(level - 1, start, end)
+            self._ask_for(below, start, end)
+
+    def _below(self, level: int) -> int:
+        if level == 1 and self._groups:
+            return GROUPS
+        return 0 if level == GROUPS else level - 1
 
     def _ask_for(self, level: int, start: int, end: int) -> None:
-        step = max(1, min(COMPARE_BLOCKS, COMPARE_SPAN // FANOUT**level))
-        for piece in range(start, end, step):
-            self._trees.append((level, (piece, min(step, end - piece))))
+        self._trees.setdefault(level, deque()).append((start, end - start))
 
     def copied(self, number: int) -> None:
         for _, count in self._copying.pop(number, ()):
@@ -245,3 +268,16 @@ class Resync:
             rest.update(BlockMap(ranges))
         rest.update(BlockMap(self._differing))
         return rest, False
+
+
+def _taken(queue: deque[Range], most: int) -> tuple[Range, ...]:
+    """At most so many from its head, which are not in it any more."""
+    taken: list[Range] = []
+    while queue and most:
+        first, count = queue.popleft()
+        if count > most:
+            queue.appendleft((first + most, count - most))
+            count = most
+        taken.append((first, count))
+        most -= count
+    return tuple(taken)

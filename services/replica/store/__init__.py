@@ -19,13 +19,15 @@ from services.replica.store.port import (
 )
 from services.replica.store.scattered import by_region
 from services.replica.store.state import STATE_BYTES_MAX
-from services.replica.store.sums import FAN_OUT, block_sums, node, nodes
+from services.replica.store.sums import FAN_OUT, GROUP_BLOCKS, GROUPS, block_sums, node, nodes
 from services.replica.store.sums import verify as verify_sums
 from services.replica.store.witness import WitnessStore
 
 __all__ = [
     "EXTENTS_MAX",
     "FAN_OUT",
+    "GROUPS",
+    "GROUP_BLOCKS",
     "STATE_BYTES_MAX",
     "BlockStore",
     "Blocks",

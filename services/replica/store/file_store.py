@@ -28,7 +28,7 @@ from services.replica.store.recovery import Recovery
 from services.replica.store.scattered import Range, by_region
 from services.replica.store.stack import NAME
 from services.replica.store.state import StateFile
-from services.replica.store.sums import FAN_OUT, Buffer
+from services.replica.store.sums import FAN_OUT, GROUP_BLOCKS, GROUPS, Buffer, groups
 from services.replica.store.tail import Tail
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS, SUM_BYTES
 
@@ -220,13 +220,15 @@ class FileStore:
         return self.digests_of(level, ((index, count),))
 
     def digests_of(self, level: int, ranges: Sequence[Range]) -> bytes:
-        nodes = -(-self.size_blocks // FAN_OUT**level)
+        nodes = -(-self.size_blocks // (GROUP_BLOCKS if level == GROUPS else FAN_OUT**level))
         for index, count in ranges:
             if index < 0 or count < 1 or index + count > nodes:
                 raise ValueError(f"nodes {index} to {index + count} of level {level} which has {nodes}")
         sums = self._layer.sums
         if level == 0:
             return sums.read_scattered(ranges)
+        if level == GROUPS:
+            return groups(sums.read, ranges, self.size_blocks)
         return b"".join([sums.tree(level, index, count, self.size_blocks) for index, count in ranges])
 
     def origin_root(self, size_blocks: int) -> str:

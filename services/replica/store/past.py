@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from services.replica.store.layer import Layer
 from services.replica.store.scattered import Range
-from services.replica.store.sums import ZERO_SUM
+from services.replica.store.sums import GROUPS, ZERO_SUM, groups
 from stoscore.units import BLOCK_BYTES
 
 
@@ -23,6 +23,8 @@ class PastBlocks:
     def digests_of(self, level: int, ranges: Sequence[Range]) -> bytes:
         if level == 0:
             return b"".join([self._sums(*part) for part in ranges])
+        if level == GROUPS:
+            return groups(self._sums, ranges, self._size_blocks)
         tree = self._layer.sums.tree
         return b"".join([tree(level, index, count, self._size_blocks) for index, count in ranges])
 

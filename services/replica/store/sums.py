@@ -8,7 +8,7 @@ are one tight loop over slices of one buffer, without an object per block that o
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from xxhash import xxh3_64_intdigest
 
@@ -18,10 +18,16 @@ Buffer = bytes | bytearray | memoryview
 
 FAN_OUT = 256
 """Children of one node of the hash tree."""
+GROUPS = 9
+"""The level between 0 and 1, of nodes over `GROUP_BLOCKS` sums. No part of the tree: the nodes above are not made of
+them."""
+GROUP_BLOCKS = 16
 ZERO_BLOCK = bytes(BLOCK_BYTES)
 ZERO_SUM = bytes(SUM_BYTES)
 _ZERO_HASH: int = xxh3_64_intdigest(ZERO_BLOCK)
 _SPECIAL = frozenset((0, _ZERO_HASH))
+_NODES_OF_ZEROS = frozenset((0, *(xxh3_64_intdigest(bytes(count * SUM_BYTES)) for count in (GROUP_BLOCKS, FAN_OUT))))
+"""Of whole rows. *Each of 25,600 regions has four nodes; to look at all children first took longer than the hashes.*"""
 _PLACES = tuple([slice(at, at + BLOCK_BYTES) for at in range(0, 256 * BLOCK_BYTES, BLOCK_BYTES)])
 
 
@@ -80,11 +86,22 @@ def node(children: Buffer) -> int:
     return 0 if all_zero(children) else xxh3_64_intdigest(children) or 1
 
 
-def nodes(children: Buffer) -> bytes:
+def nodes(children: Buffer, fan_out: int = FAN_OUT) -> bytes:
     """The nodes above a row of children that starts at a multiple of the fan-out; the last may be short."""
-    view, step = memoryview(children), FAN_OUT * SUM_BYTES
-    found = [node(bytes(view[at : at + step])) for at in range(0, len(view), step)]
+    view, step = memoryview(children), fan_out * SUM_BYTES
+    found = [xxh3_64_intdigest(view[at : at + step]) for at in range(0, len(view), step)]
+    if not _NODES_OF_ZEROS.isdisjoint(found) or len(view) % step:
+        found = [node(bytes(view[at : at + step])) for at in range(0, len(view), step)]
     return struct.pack(f"<{len(found)}Q", *found)
+
+
+def groups(read: Callable[[int, int], bytes], ranges: Iterable[tuple[int, int]], size_blocks: int) -> bytes:
+    """Of each range of level `GROUPS` its nodes, one behind the other. `read`: the sums of (block, count)."""
+    found = bytearray()
+    for index, count in ranges:
+        first = index * GROUP_BLOCKS
+        found += nodes(read(first, min(count * GROUP_BLOCKS, size_blocks - first)), GROUP_BLOCKS)
+    return bytes(found)
 
 
 def _canonical(value: int, view: memoryview, index: int) -> int:
