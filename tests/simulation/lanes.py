@@ -50,8 +50,9 @@ class Lane:
         machine = self._machine
         job = self.running = self.jobs.popleft()
         job.covers = job.begin()
-        late_ns = machine.data_late_ns if self._data else 0
-        machine.world.schedule(machine.disk_time() * job.times + late_ns, self._finish, job, machine.life)
+        takes_ns = machine.disk_time() * job.times + (machine.data_late_ns if self._data else 0)
+        machine.disk_busy_ns = max(machine.disk_busy_ns, machine.world.now_ns + takes_ns)
+        machine.world.schedule(takes_ns, self._finish, job, machine.life)
 
     def _finish(self, job: Job, life: int) -> None:
         """The disk goes on while the process is paused; only the process hears of it later."""

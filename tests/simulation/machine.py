@@ -61,6 +61,8 @@ class Machine:
         self.disk_ns = DISK_NS
         self.data_late_ns = 0
         """How much longer marks and syncs take: hard states may be on another device."""
+        self.disk_busy_ns = 0
+        """Until when the slowest of the disk calls that have begun takes."""
         self.disk_hangs = False
         self.hanging: list[Callable[[], None]] = []
         """Disk calls that are done and can't say so while the disk hangs."""

@@ -470,3 +470,9 @@ def test_read_that_waits_for_a_rotten_block_while_that_is_written() -> None:
     """Invariant 7. The read waited for a silent peer; others read what was written meanwhile, and it failed.
     Told by test_replication_healing.py: test_a_write_heals_what_it_covers_and_a_read_that_waited_reads_that."""
     run(1900000471)
+
+
+def test_disk_call_that_began_before_everything_healed() -> None:
+    """The judge's: a sync that had begun on a slow disk took a second longer than that, and its copy left the set when
+    all was well already. It waits for such calls before it judges."""
+    run(2100006870)
