@@ -20,7 +20,8 @@ from pathlib import Path
 from benchmarks.contenders import ROOT
 from benchmarks.delta import figures
 from benchmarks.delta.arena import Arena, open_arena
-from benchmarks.delta.cases import CASES, Cost
+from benchmarks.delta.cases import CASES, MISSED_BLOCKS, Cost
+from benchmarks.delta.disk import disk_seconds
 from benchmarks.delta.estimates import BUDGET_MIB_S, RUNS, estimate
 from benchmarks.delta.foreground import foreground
 from benchmarks.delta.large import big, one, room_for_big
@@ -98,7 +99,8 @@ async def _measure(directory: Path, options: argparse.Namespace) -> int:
 async def _one(arena: Arena, case: str) -> figures.Result:
     if case in CASES:
         cost = await CASES[case](arena)
-        return figures.judged(cost, await _bare(arena, cost))
+        disk = await asyncio.to_thread(disk_seconds, arena.site.cluster.layout.root, MISSED_BLOCKS)
+        return figures.judged(cost, await _bare(arena, cost), disk)
     if case == "foreground":
         cost, bounds = await foreground(arena)
     elif case == "big":

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -19,13 +20,14 @@ from services.dev.demo.verify import Copy, differing_blocks, disagreements
 from services.dev.demo.watch import Watch
 from services.dev.layout import ADMIN, APP
 from services.dev.nbd_client import NbdClient
+from services.replica.replication.pace import IDLE_NS
 from services.replica.store import digest
 from stoscore.bus import Bus
 from stoscore.catalogue import Catalogue
 from stoscore.errors import StosError
 from stoscore.identity import Identity
 from stoscore.messages import ReplicaStatus
-from stoscore.units import BLOCK_BYTES, GIB, MIB, TIB
+from stoscore.units import BLOCK_BYTES, GIB, MIB, SECOND, TIB
 from stoscore.volumes import Volumes
 
 COPIES = 3
@@ -36,6 +38,7 @@ _ASK_S = 0.05
 _PATIENCE_S = 120.0
 _DEPTH = 32
 _FILL_BYTES = MIB
+_REST_S = 2 * IDLE_NS / SECOND
 
 
 class Site:
@@ -120,6 +123,7 @@ class Arena:
         self.client = client
         self.nodes = site.nodes
         self._choice = random.Random(1)
+        self._worked_s = time.monotonic()
 
     # ---- who serves, who is in sync ---------------------------------------------------------------------
 
@@ -181,6 +185,12 @@ class Arena:
 
         await asyncio.gather(*(write_on() for _ in range(depth)))
         await self.client.flush()
+        self._worked_s = time.monotonic()
+
+    async def rest(self) -> None:
+        """Until recovery takes nobody to be at work any more. *The map's returns began just before that, at the rate
+        that is kept beside an application, and took half as long again as the tree's.*"""
+        await asyncio.sleep(max(0.0, self._worked_s + _REST_S - time.monotonic()))
 
     # ---- what is on the disks ---------------------------------------------------------------------------
 

@@ -91,6 +91,7 @@ async def bring_back(
 ) -> tuple[int, float]:
     """(bytes, seconds) until all copies are in sync. `ask`: who leads, where that is known, for each node that is asked
     answers at the expense of what is measured."""
+    await arena.rest()
     traffic, began = await started(arena.site, case, nodes)
     seen = arena.watch.seen
     await arena.watch.until(

@@ -31,13 +31,13 @@ MISSED = 64 * MIB
     ],
 )
 def test_each_case_is_judged_by_its_own_bounds(cost: Cost, link_seconds: float, holds: bool) -> None:
-    assert figures.judged(cost, link_seconds)["holds"] is holds
+    assert figures.judged(cost, link_seconds, 0.2)["holds"] is holds
 
 
 def test_the_file_is_a_list_of_the_cases_and_the_table_names_what_did_not_hold(tmp_path: Path) -> None:
     results = [
-        figures.judged(Cost("map", MISSED, 2 * MISSED, 1.0, True), 1.0),
-        figures.judged(Cost("nothing", 0, 1, 0.1, False), 1.0),
+        figures.judged(Cost("map", MISSED, 2 * MISSED, 1.0, True), 1.0, 0.2),
+        figures.judged(Cost("nothing", 0, 1, 0.1, False), 1.0, 0.2),
     ]
     figures.save(tmp_path, results)
     saved = json.loads((tmp_path / "delta.json").read_text())
