@@ -26,8 +26,9 @@ ZERO_BLOCK = bytes(BLOCK_BYTES)
 ZERO_SUM = bytes(SUM_BYTES)
 _ZERO_HASH: int = xxh3_64_intdigest(ZERO_BLOCK)
 _SPECIAL = frozenset((0, _ZERO_HASH))
-_NODES_OF_ZEROS = frozenset((0, *(xxh3_64_intdigest(bytes(count * SUM_BYTES)) for count in (GROUP_BLOCKS, FAN_OUT))))
-"""Of whole rows. *Each of 25,600 regions has four nodes; to look at all children first took longer than the hashes.*"""
+_NODES = {count: {0: 1, xxh3_64_intdigest(bytes(count * SUM_BYTES)): 0} for count in (GROUP_BLOCKS, FAN_OUT)}
+"""Fan-out -> hashes of whole rows of children that the node is not: 0 is that of a row of zeros. *To look at all
+children before took longer than to hash them.*"""
 _PLACES = tuple([slice(at, at + BLOCK_BYTES) for at in range(0, 256 * BLOCK_BYTES, BLOCK_BYTES)])
 
 
@@ -88,11 +89,15 @@ def node(children: Buffer) -> int:
 
 def nodes(children: Buffer, fan_out: int = FAN_OUT) -> bytes:
     """The nodes above a row of children that starts at a multiple of the fan-out; the last may be short."""
-    view, step = memoryview(children), fan_out * SUM_BYTES
-    found = [xxh3_64_intdigest(view[at : at + step]) for at in range(0, len(view), step)]
-    if not _NODES_OF_ZEROS.isdisjoint(found) or len(view) % step:
-        found = [node(bytes(view[at : at + step])) for at in range(0, len(view), step)]
+    view, step, others = memoryview(children), fan_out * SUM_BYTES, _NODES[fan_out]
+    found = [others.get(value, value) for value in map(xxh3_64_intdigest, _rows(view, step))]
+    if len(view) % step:
+        found[-1] = node(view[len(view) // step * step :])
     return struct.pack(f"<{len(found)}Q", *found)
+
+
+def _rows(view: memoryview, step: int) -> list[memoryview]:
+    return [view[at : at + step] for at in range(0, len(view), step)]
 
 
 def groups(read: Callable[[int, int], bytes], ranges: Iterable[tuple[int, int]], size_blocks: int) -> bytes:
