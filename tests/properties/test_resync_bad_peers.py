@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.replica.replication import effects as fx
 from services.replica.replication.blockmap import BlockMap, Range
-from services.replica.replication.messages import Copied, Digests
+from services.replica.replication.messages import Copied, Digests, Joined
 from services.replica.replication.resync import COMPARE_BLOCKS, FANOUT, GROUPS, Resync, span_of, top_level
-from tests.support.replicas import CLEAN, as_of, join, make_primary, serving
+from tests.support.replicas import CLEAN, as_of, digests, join, make_primary, serving
 
 
 def _lie(rng: Random, ranges: tuple[Range, ...], honest: float) -> list[Range]:
@@ -79,6 +80,18 @@ def test_an_answer_of_another_level_or_number_is_not_even_compared() -> None:
         assert primary.receive("b", wrong, 0) == [fx.Release(7)]
     (right,) = primary.receive("b", Digests(number, level, 7), 0)
     assert isinstance(right, fx.Compare)
+
+
+@pytest.mark.parametrize(("takes_groups", "asked"), [(True, GROUPS), (False, 0)])
+def test_who_does_not_know_groups_is_asked_for_none(takes_groups: bool, asked: int) -> None:
+    """It would end the link at a level that it takes for one of a tree that is never as high."""
+    primary = make_primary(("b",), in_sync=("a",), share=CLEAN)
+    primary.start(["b"], 0)
+    joined = Joined(primary.peers["b"].join_number, 0, 0, (), unclean=False, takes_groups=takes_groups)
+    ((_, top),) = digests(primary.receive("b", joined, 0))
+    assert top.level == 1
+    ((_, below),) = digests(primary.compared("b", top.number, [(0, 1)]))
+    assert below.level == asked
 
 
 def test_confirming_copies_that_were_never_sent_admits_nobody_and_frees_no_budget() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from services.replica.replication import effects as fx
 from services.replica.replication.blockmap import Range
 from services.replica.replication.gate import Gate
-from services.replica.replication.messages import Io, Joined, Request, first_seq
+from services.replica.replication.messages import Digest, Io, Joined, Request, first_seq
 from services.replica.replication.primary import Primary
 from services.replica.replication.replica import Share
 from stoscore.units import REGION_BLOCKS
@@ -70,3 +70,12 @@ def of(kind: type, effects: Iterable[fx.Effect]) -> list:  # type: ignore[type-a
 def as_of(seq: int) -> Callable[[Iterable[Range]], int]:
     """All that is in our store is as of that write."""
     return lambda ranges: seq
+
+
+def digests(effects: list[fx.Effect]) -> list[tuple[str, Digest]]:
+    """(who is asked, what) of comparisons."""
+    return [
+        (effect.peers[0], effect.message)
+        for effect in effects
+        if isinstance(effect, fx.Tell) and isinstance(effect.message, Digest)
+    ]

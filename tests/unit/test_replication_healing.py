@@ -13,7 +13,6 @@ from services.replica.replication.messages import (
     Ack,
     Copied,
     Copy,
-    Digest,
     Digests,
     Done,
     Fetch,
@@ -28,7 +27,7 @@ from services.replica.replication.primary import Primary
 from services.replica.replication.replica import Replica
 from services.replica.replication.scrub import FIRST_NUMBER
 from stoscore.units import REGION_BLOCKS
-from tests.support.replicas import BASE, CLEAN, EPOCH, LINK, make_primary, of, serving, write
+from tests.support.replicas import BASE, CLEAN, EPOCH, LINK, digests, make_primary, of, serving, write
 
 
 def read(primary: Primary, number: int = 1, block: int = 0, count: int = 4) -> fx.AnswerRead:
@@ -259,14 +258,6 @@ def test_who_follows_anew_may_have_what_nobody_had() -> None:
 
 
 # ---- comparing ----------------------------------------------------------------------------------------
-
-
-def digests(effects: list[fx.Effect]) -> list[tuple[str, Digest]]:
-    return [
-        (effect.peers[0], effect.message)
-        for effect in effects
-        if isinstance(effect, fx.Tell) and isinstance(effect.message, Digest)
-    ]
 
 
 def test_members_are_compared_by_tree_and_what_differs_is_sent() -> None:
