@@ -12,7 +12,7 @@ import uvloop
 
 from services.replica.peers import Frame, Link, Type, pack
 from services.replica.peers import link as link_module
-from services.replica.peers.frames import CONSIDERED_BYTES
+from services.replica.peers.frames import CONSIDERED_BYTES, HEADER_BYTES
 from stoscore.errors import Code, StosError
 from stoscore.units import MIB
 from tests.support.ca import TestAuthority
@@ -72,6 +72,23 @@ async def test_parts_may_be_reused_at_once(make: Make) -> None:
         body[:] = bytes(size)
     await until(lambda: len(n2.handler.seen) == len(sizes))
     assert [body for *_, body in n2.handler.seen] == expected
+
+
+async def test_a_large_part_leaves_with_its_header_and_what_was_sent_before(make: Make) -> None:
+    n1, _ = await linked(make)
+    link = n1.network.outgoing("n2")
+    assert link is not None
+    assert link._write is not None
+    write, written = link._write, list[list[int]]()
+
+    def note(parts: list[bytes | memoryview]) -> None:
+        written.append([len(part) for part in parts])
+        write(parts)
+
+    link._write = note
+    n1.network.send("n2", pack(Type.BEAT))
+    n1.network.send("n2", pack(Type.IO_DATA, length=100_000), bytes(100_000))
+    assert written == [[2 * HEADER_BYTES, 100_000]]
 
 
 async def test_a_payload_can_be_sent_on_from_the_receive_buffer(make: Make) -> None:

@@ -6,8 +6,9 @@ In:  the TLS layer decrypts all that one wake-up delivered into the reader's buf
      none of them waiting for longer than its turn.
 Out: `send` takes its parts before it returns, so a caller may pass windows into a buffer that it receives
      into: small parts are copied once, into the link's send buffer; parts of at least `DIRECT_BYTES` are
-     encrypted where they lie. What is in the send buffer leaves when the owner flushes, at the latest when
-     the event loop comes round: a wake-up's many frames fill TLS records and cost one system call.
+     encrypted where they lie, and leave at once, together with what is in the send buffer. That leaves when
+     the owner flushes, at the latest when the event loop comes round: a wake-up's many frames fill TLS
+     records and cost one system call.
 
 The transport must be a TLS one, whose `write` encrypts at once, or a `Loop`: the send buffer is free again when it
 returns. Bounded by `writable` (ask before you send more) and, for whoever does not ask, by
@@ -116,7 +117,7 @@ class Link(asyncio.BufferedProtocol):
         self._fill = 0
         self._queued = False
         self._transport: asyncio.Transport | None = None
-        self._write: Callable[[bytes | memoryview], None] | None = None
+        self._write: Callable[[list[bytes | memoryview]], None] | None = None
         self._backlog: list[Frame] = []
         """Received and not handed over yet, from `_next` on; their payloads are windows into the reader's buffer."""
         self._next = 0
@@ -171,25 +172,26 @@ class Link(asyncio.BufferedProtocol):
         return self.open
 
     def _overflow(self, fill: int, part: bytes | memoryview) -> int:
-        """Make the send buffer empty; a large part goes out right behind it. Returns the new fill."""
-        self._fill = fill
-        self.flush()
-        if len(part) >= DIRECT_BYTES and self._write is not None:
-            self._write(part)
-            self.bytes_sent += len(part)
-            if not self.writable:
-                self._check_pending()
+        """The send buffer leaves, and a large part right behind it: a frame's header by itself would cost the peer a
+        wake-up. Returns the new fill."""
+        parts: list[bytes | memoryview] = [self._out[:fill]] if fill else []
+        if len(part) >= DIRECT_BYTES:
+            parts.append(part)
+        self._put(parts)
         return 0
 
     def flush(self) -> None:
         """Hand what was sent since the last flush to TLS and the socket."""
         self._queued = False
-        fill = self._fill
-        if not fill or self._write is None:
+        fill, self._fill = self._fill, 0
+        if fill:
+            self._put([self._out[:fill]])
+
+    def _put(self, parts: list[bytes | memoryview]) -> None:
+        if self._write is None:
             return
-        self._fill = 0
-        self.bytes_sent += fill
-        self._write(self._out[:fill])
+        self.bytes_sent += sum(map(len, parts))
+        self._write(parts)
         if not self.writable:
             self._check_pending()
 
@@ -262,7 +264,7 @@ class Link(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         connected = cast(asyncio.Transport, transport)
         connected.set_write_buffer_limits(high=WRITABLE_BYTES, low=WRITABLE_BYTES // 4)
-        self._transport, self._write = connected, connected.write
+        self._transport, self._write = connected, connected.writelines
         self._out = memoryview(bytearray(SEND_BUFFER_BYTES))
         self.local_port = connected.get_extra_info("sockname", ("", 0))[1]
         self.remote = join_address(*connected.get_extra_info("peername", ("", 0))[:2])

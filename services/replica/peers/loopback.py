@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 from services.replica.peers.link import Link
@@ -67,6 +68,10 @@ class Loop(asyncio.Transport):
         if not self._full and other._arrived_bytes > self._high:
             self._full = True
             self._link.pause_writing()
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        for data in list_of_data:
+            self.write(data)
 
     def pause_reading(self) -> None:
         self._reading = False
