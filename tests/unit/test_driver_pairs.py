@@ -47,6 +47,19 @@ def test_who_lets_go_of_all_its_volumes_in_one_turn_says_so_once() -> None:
     assert not said
 
 
+def test_who_only_uses_a_volume_is_answered_by_its_leader_alone() -> None:
+    """The other copies have no link to it, and told it over the bus, ten times a second, what nobody there asks."""
+    cluster = led_by_a()
+    follower = cluster.nodes["b"]
+    follower.take()
+    follower.pair_message("app", Beat(1, 7, 0), cluster.now_ns)
+    assert not follower.take()
+    follower.pair_message("app", Beat(2, 7, 0), cluster.now_ns, by_bus=True)
+    follower.pair_message("a", Beat(1, 7, 0), cluster.now_ns)
+    answered = [order.node for order in follower.take() if isinstance(order, ToPeer)]
+    assert answered == ["app", "a"]
+
+
 def test_claims_never_replace_those_before_a_beat() -> None:
     """The beat counts for the list that it quotes: after another one it would promise nothing."""
     cluster = led_by_a()

@@ -167,7 +167,8 @@ class Node:
             self._spread(ev.PeerDown(node), now_ns, "its link ended")
 
     def pair_message(self, node: str, message: PairMessage, now_ns: int, *, by_bus: bool = False) -> None:
-        heard = self.pairs.received(node, message, now_ns, partial(self._stores, node), by_bus=by_bus)
+        stores, others = partial(self._stores, node), self.neighbours.all
+        heard = self.pairs.received(node, message, now_ns, stores, others, by_bus=by_bus)
         if heard.up:
             self._spread(ev.PeerUp(node), now_ns)
         elif heard.on_bus:

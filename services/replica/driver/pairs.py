@@ -90,13 +90,22 @@ class Pairs:
         self._owed.update(messages)
 
     def received(
-        self, node: str, message: PairMessage, now_ns: int, stores: Callable[[str, int, int], bool], *, by_bus: bool
+        self,
+        node: str,
+        message: PairMessage,
+        now_ns: int,
+        stores: Callable[[str, int, int], bool],
+        others: frozenset[str],
+        *,
+        by_bus: bool,
     ) -> Heard:
+        """A beat that came by link is answered if the node is one of the `others`, or linked. *Each copy that does not
+        lead answered the node where its volume is used, at every beat and over the bus, for it had no other way.*"""
         self.heard_ns[node] = now_ns
         if not by_bus:
             self.linked_ns[node] = now_ns
         match message:
-            case Beat():
+            case Beat() if by_bus or node in self.linked or node in others:
                 self.say([(node, self.promises.on_beat(node, message, now_ns))])
             case BeatAnswer():
                 if self.promises.on_answer(node, message):
