@@ -55,7 +55,7 @@ _FLAGS_AT = 3
 """Flag of FLUSH: it ends a sync that covered the marked regions."""
 
 Parts = tuple[bytes | memoryview, ...]
-_WRITE, _IO_DONE, _IO_DATA = int(Type.WRITE), int(Type.IO_DONE), int(Type.IO_DATA)
+_WRITE, _ACK, _IO_DONE, _IO_DATA = int(Type.WRITE), int(Type.ACK), int(Type.IO_DONE), int(Type.IO_DATA)
 _WRITES, _IO_DONES, _IO_DATAS = int(Type.WRITES), int(Type.IO_DONES), int(Type.IO_DATAS)
 
 
@@ -171,7 +171,7 @@ def _zero(envelope: Envelope, message: ms.Zero, _: Parts) -> Parts:
 
 def _ack(envelope: Envelope, message: ms.Ack, _: Parts) -> Parts:
     body = pack_u64s(message.seqs)
-    return envelope.pack(Type.ACK, length=len(body)), body
+    return ADDRESSED.pack(MAGIC, _ACK, 0, len(body), envelope.address, 0, 0, 0, 0), body
 
 
 def pack_traced(envelope: Envelope, message: Followed, payload: Parts, key: int) -> Parts:

@@ -132,7 +132,6 @@ class Handlers:
                 handle(link, frame, now_ns)
         finally:
             shell.settle()
-            shell.keep()
 
     # ---- frames ---------------------------------------------------------------------------------------
 
@@ -263,7 +262,7 @@ class Handlers:
             link.charge(1 + len(frame.payload) // BLOCK_BYTES)
             self.dropped["data of a volume that is not here"] += 1
             return None
-        slot = volume.brain.state.slot
+        slot = volume.brain.local.state.slot
         if slot is not hosted.seen:
             hosted.see(slot)
         said = (link.peer, frame.sender, frame.target, frame.generation)

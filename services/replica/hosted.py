@@ -48,7 +48,11 @@ class Hosted:
         self.incarnation = incarnation
         self.number = int(incarnation, 16)
         self.voter_store = store
-        self.store: BlockStore | None = None if isinstance(store, WitnessStore) else store
+        self.store: BlockStore | None = None
+        self.blocks: BlockStore
+        """The same, where there is one; asking a witness for it is a mistake of ours."""
+        if not isinstance(store, WitnessStore):
+            self.store = self.blocks = store
         self.failure = ""
         self.health = health
         self.retiring = False
@@ -74,12 +78,6 @@ class Hosted:
         self._to_mark: set[int] = set()
         self._to_sync: list[SyncWait] = []
         self._told_saved: list[tuple[int, asyncio.Future[None]]] = []
-
-    @property
-    def blocks(self) -> BlockStore:
-        """The block store; asking a witness for it is a mistake of ours."""
-        assert self.store is not None
-        return self.store
 
     @property
     def layers(self) -> Layering:

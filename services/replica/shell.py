@@ -177,21 +177,20 @@ class Shell:
         return number
 
     def hold(self, *parts: bytes | memoryview) -> int:
-        """A token for a payload in a receive buffer, until `keep`."""
+        """A token for a payload in a receive buffer, until all is settled."""
         self._token = token = self._token + 1
         self.payloads[token] = parts
         self._windows.append(token)
         return token
 
-    def keep(self) -> None:
+    def _keep(self) -> None:
         """The frames have been handled: what is still wanted is copied out of the receive buffer."""
-        if self._windows:
-            if self.payloads:
-                for token in self._windows:
-                    parts = self.payloads.get(token)
-                    if parts is not None:
-                        self.payloads[token] = tuple(bytes(part) for part in parts)
-            self._windows.clear()
+        if self.payloads:
+            for token in self._windows:
+                parts = self.payloads.get(token)
+                if parts is not None:
+                    self.payloads[token] = tuple(bytes(part) for part in parts)
+        self._windows.clear()
 
     def settle(self) -> None:
         """Perform all orders, then set the timer. A link that ends under an order calls here again: its orders wait
@@ -201,7 +200,11 @@ class Shell:
         self.perform()
         if self._acks:
             self._send_acks()
-        self._arm()
+        if self._windows:
+            self._keep()
+        due_ns = self.node.next_deadline_ns()
+        if due_ns is not None and (self._timer is None or due_ns < self._timer_ns):
+            self._ring_at(due_ns)
 
     def perform(self) -> None:
         node, table = self.node, self._orders
@@ -229,10 +232,7 @@ class Shell:
         if hosted is not None and isinstance(order, Data | Save):
             self.fail(hosted, what, votes=not isinstance(order, Save))
 
-    def _arm(self) -> None:
-        due_ns = self.node.next_deadline_ns()
-        if due_ns is None or (self._timer is not None and self._timer_ns <= due_ns):
-            return
+    def _ring_at(self, due_ns: int) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_ns = due_ns
@@ -375,7 +375,7 @@ class Shell:
         """The header of a message to `target`'s replica, or to whoever is at a link's end. The same one as long as
         record and epoch stay."""
         volume = self.node.volumes.get(hosted.volume)
-        slot = volume.brain.state.slot if volume else None
+        slot = volume.brain.local.state.slot if volume else None
         if slot is not hosted.seen:
             hosted.see(slot)
         known = hosted.envelopes.get((epoch, target))

@@ -183,8 +183,8 @@ class Link(asyncio.BufferedProtocol):
     def flush(self) -> None:
         """Hand what was sent since the last flush to TLS and the socket."""
         self._queued = False
-        fill, self._fill = self._fill, 0
-        if fill:
+        if self._fill:
+            fill, self._fill = self._fill, 0
             self._put([self._out[:fill]])
 
     def _put(self, parts: list[bytes | memoryview]) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from operator import itemgetter
+from itertools import repeat
+from operator import floordiv
 from typing import NamedTuple
 
 from services.replica.replication.blockmap import Range, regions_of
@@ -19,9 +20,6 @@ from stoscore.units import REGION_BLOCKS, SECOND
 QUIET_NS = 60 * SECOND
 """Longer than the pauses between what a file system writes back (5 and 30 s on Linux): each region whose mark was taken
 away costs its next write an fdatasync, on every copy. What a longer time costs is a comparison after a power loss."""
-
-
-_count = itemgetter(1)
 
 
 class Op(NamedTuple):
@@ -34,10 +32,10 @@ class Op(NamedTuple):
 
 def op_of(message: Write | WriteMany | Zero | Copy) -> Op:
     if isinstance(message, WriteMany):
-        ranges = message.ranges  # none of them reaches further than from one region into the next
-        touched = {block // REGION_BLOCKS for block, _ in ranges}
-        if max(map(_count, ranges)) > 1:
-            touched |= {(block + count - 1) // REGION_BLOCKS for block, count in ranges}
+        blocks, counts = zip(*message.ranges, strict=True)
+        touched = set(map(floordiv, blocks, repeat(REGION_BLOCKS)))
+        if max(counts) > 1:  # none of them reaches further than from one region into the next
+            touched |= {(block + count - 1) // REGION_BLOCKS for block, count in message.ranges}
         return Op(message, message.seq, tuple(sorted(touched)))
     if isinstance(message, Copy):
         touched = {region for block, count in message.ranges for region in regions_of(block, count)}

@@ -152,13 +152,13 @@ class Tail:
 
     def append_many(self, seq: int, ranges: Sequence[tuple[int, int]]) -> None:
         """All of one write, before any of it is written."""
-        image, number, put = self._map, self._number, _put_entry
         self._holds(seq, ranges)
-        numbers = range(number + 1, number + 1 + len(ranges))
+        last = self._number + len(ranges)
+        numbers = range(self._number + 1, last + 1)
         entries = list(map(_pack_entry, numbers, repeat(seq), *zip(*ranges, strict=True)))
-        for number, entry, check in zip(numbers, entries, map(xxh3_64_intdigest, entries), strict=True):
-            put(image, HEADER_BYTES + number % ENTRIES * _ENTRY_BYTES, entry, check)
-        self._number = number
+        places = [HEADER_BYTES + number % ENTRIES * _ENTRY_BYTES for number in numbers]
+        list(map(_put_entry, repeat(self._map), places, entries, map(xxh3_64_intdigest, entries)))
+        self._number = last
 
     def _holds(self, seq: int, ranges: Sequence[tuple[int, int]]) -> None:
         """Its entries come next, over those of the oldest."""
