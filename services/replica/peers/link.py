@@ -155,9 +155,6 @@ class Link(asyncio.BufferedProtocol):
         when the link is closed."""
         if not self.open:
             return False
-        if not self._queued:
-            self._queued = True
-            self._owner.link_filled(self)
         fill, out = self._fill, self._out
         for part in parts:
             size = len(part)
@@ -169,6 +166,9 @@ class Link(asyncio.BufferedProtocol):
             out[fill:end] = part
             fill = end
         self._fill = fill
+        if fill and not self._queued:
+            self._queued = True
+            self._owner.link_filled(self)
         return self.open
 
     def _overflow(self, fill: int, part: bytes | memoryview) -> int:
@@ -177,7 +177,7 @@ class Link(asyncio.BufferedProtocol):
         parts: list[bytes | memoryview] = [self._out[:fill]] if fill else []
         if len(part) >= DIRECT_BYTES:
             parts.append(part)
-        self._put(parts)
+        self._put(parts, sum(map(len, parts)))
         return 0
 
     def flush(self) -> None:
@@ -185,15 +185,14 @@ class Link(asyncio.BufferedProtocol):
         self._queued = False
         if self._fill:
             fill, self._fill = self._fill, 0
-            self._put([self._out[:fill]])
+            self._put([self._out[:fill]], fill)
 
-    def _put(self, parts: list[bytes | memoryview]) -> None:
-        if self._write is None:
-            return
-        self.bytes_sent += sum(map(len, parts))
-        self._write(parts)
-        if not self.writable:
-            self._check_pending()
+    def _put(self, parts: list[bytes | memoryview], size: int) -> None:
+        if self._write is not None:
+            self.bytes_sent += size
+            self._write(parts)
+            if not self.writable:
+                self._check_pending()
 
     def _check_pending(self) -> None:
         """Ends the link later, not here: whoever sends does not expect to lose the link under its hands."""
