@@ -174,6 +174,7 @@ class Link(asyncio.BufferedProtocol):
     def _overflow(self, fill: int, part: bytes | memoryview) -> int:
         """The send buffer leaves, and a large part right behind it: a frame's header by itself would cost the peer a
         wake-up. Returns the new fill."""
+        self._fill = 0
         parts: list[bytes | memoryview] = [self._out[:fill]] if fill else []
         if len(part) >= DIRECT_BYTES:
             parts.append(part)
