@@ -476,3 +476,9 @@ def test_disk_call_that_began_before_everything_healed() -> None:
     """The judge's: a sync that had begun on a slow disk took a second longer than that, and its copy left the set when
     all was well already. It waits for such calls before it judges."""
     run(2100006870)
+
+
+def test_rotten_block_of_a_member_that_is_compared_all_the_time() -> None:
+    """Invariant 8. It was only sent between two comparisons, and there was no such moment.
+    Told by test_replication_healing.py: test_rot_that_is_reported_in_the_middle_of_a_comparison_does_not_wait_..."""
+    run(2200003463)

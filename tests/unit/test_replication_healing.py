@@ -215,6 +215,13 @@ def test_a_member_that_reports_rot_is_sent_the_primarys_blocks() -> None:
     assert primary.peers["b"].scrub is None
 
 
+def test_rot_that_is_reported_in_the_middle_of_a_comparison_does_not_wait_for_its_end() -> None:
+    """Seed 2200003463: one comparison followed the other, all equal, and nothing was ever copied."""
+    primary = serving(("b",))
+    assert digests(primary.compare(0, 2, 0))
+    assert primary.receive("b", Rotten(((3, 2),)), 0) == [fx.SendCopy("b", FIRST_NUMBER + 2, BASE, ((3, 2),))]
+
+
 def test_rot_at_both_is_healed_here_first() -> None:
     primary = serving()
     (copy,) = primary.receive("b", Rotten(((3, 1),)), 0)
