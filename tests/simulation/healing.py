@@ -56,11 +56,19 @@ def _known_in_sync(world: World, chosen: Slot, left: set[str]) -> set[Voter]:
     clean, is in sync. They have to wait.*"""
     known = {voter for voter in chosen.record.in_sync if voter.node not in left}
     for voter in chosen.record.voters:
-        disk = world.machines[voter.node].disks.get(chosen.record.volume)
-        slot = disk.state.slot if disk is not None and disk.state is not None else None
-        if voter.node not in left and slot is not None and slot.stamp > chosen.stamp:
-            known &= set(slot.record.in_sync)
+        newer = [slot for slot in _slots(world, chosen.record.volume, voter) if slot.stamp > chosen.stamp]
+        if voter.node not in left and newer:
+            known &= set(max(newer, key=lambda slot: slot.stamp).record.in_sync)
     return known
+
+
+def _slots(world: World, volume: str, voter: Voter) -> list[Slot]:
+    """What it has stored, and what it stands with: one of which it was told, and by which it is in sync."""
+    machine = world.machines[voter.node]
+    disk, state = machine.disks.get(volume), machine.node.volumes.get(volume) if machine.node is not None else None
+    stored = disk.state.slot if disk is not None and disk.state is not None else None
+    stood_with = state.brain.candidacy._stood_with() if state is not None else None
+    return [slot for slot in (stored, stood_with) if slot is not None]
 
 
 def _can_go_on(world: World, record: Record, left: set[str]) -> bool:
@@ -76,10 +84,11 @@ def _can_go_on(world: World, record: Record, left: set[str]) -> bool:
 
 def _is_halfway(world: World, record: Record, there: list[Voter], left: set[str]) -> bool:
     """Somebody who is there has stored a change of the voters that only its leader could have taken back, and that one
-    leads no more: whether it was committed nobody who is there can know. The majority that it names has to be there."""
+    leads no more, or was told of it by who has: whether it was committed nobody who is there can know. The majority
+    that it names has to be there."""
     chosen = world.checker.volume(record.volume).chosen
-    slots = [disk.state.slot for voter in there if (disk := world.machines[voter.node].disks[record.volume]).state]
-    newest = max((slot for slot in slots if slot is not None), key=lambda slot: slot.stamp, default=None)
+    slots = [slot for voter in there for slot in _slots(world, record.volume, voter)]
+    newest = max(slots, key=lambda slot: slot.stamp, default=None)
     if newest is None or chosen is None or newest.stamp <= chosen.stamp:
         return False
     return len(_there(world, newest.record, left)) * 2 <= len(newest.record.voters)

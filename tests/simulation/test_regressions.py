@@ -482,3 +482,9 @@ def test_rotten_block_of_a_member_that_is_compared_all_the_time() -> None:
     """Invariant 8. It was only sent between two comparisons, and there was no such moment.
     Told by test_replication_healing.py: test_rot_that_is_reported_in_the_middle_of_a_comparison_does_not_wait_..."""
     run(2200003463)
+
+
+def test_candidate_that_was_told_of_a_change_of_the_members_by_its_leader_alone() -> None:
+    """The judge's: it stands with the members that this record names, for the leader may have committed it, and these
+    were left behind. The judge had looked at what it had stored."""
+    run(2200004316)
