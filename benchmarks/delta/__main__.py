@@ -99,6 +99,8 @@ async def _measure(directory: Path, options: argparse.Namespace) -> int:
 async def _one(arena: Arena, case: str) -> figures.Result:
     if case in CASES:
         cost = await CASES[case](arena)
+        if case not in figures.TIME_OF_LINK:
+            return figures.judged(cost, await _bare(arena, cost))
         disk = await asyncio.to_thread(disk_seconds, arena.site.cluster.layout.root, MISSED_BLOCKS)
         return figures.judged(cost, await _bare(arena, cost), disk)
     if case == "foreground":

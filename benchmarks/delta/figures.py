@@ -24,9 +24,9 @@ Bound = tuple[str, bool]
 """What was to be reached, and whether it was."""
 
 
-def judged(cost: Cost, link_seconds: float, disk_seconds: float) -> Result:
+def judged(cost: Cost, link_seconds: float, disk_seconds: float = 0.0) -> Result:
     """The row of delta.json. What a bound allows for marked regions' checksums is not made use of. `disk_seconds`: what
-    a disk alone takes for these blocks, said where time is bounded by that of a link, which has none."""
+    a disk alone takes for these blocks, said where time is bounded by that of a link (`TIME_OF_LINK`)."""
     bounds: list[Bound] = []
     if cost.case == "nothing":
         bounds.append((f"{NOTHING_BYTES} bytes", cost.bytes_sent <= NOTHING_BYTES))

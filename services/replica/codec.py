@@ -54,6 +54,9 @@ Followed = ms.Write | ms.WriteMany | ms.Zero | ms.Flush
 _FLAGS_AT = 3
 """Flag of FLUSH: it ends a sync that covered the marked regions."""
 
+_JOINED = (JOINED_UNCLEAN, JOINED_MANY, JOINED_PACKED, JOINED_PAST, JOINED_GROUPS)
+"""Flags of JOINED, in the order of the fields that they stand for."""
+
 Parts = tuple[bytes | memoryview, ...]
 _WRITE, _ACK, _IO_DONE, _IO_DATA = int(Type.WRITE), int(Type.ACK), int(Type.IO_DONE), int(Type.IO_DATA)
 _WRITES, _IO_DONES, _IO_DATAS = int(Type.WRITES), int(Type.IO_DONES), int(Type.IO_DATAS)
@@ -133,17 +136,13 @@ def unpack_pair_bytes(raw: bytes) -> PairMessage:
     return unpack_pair(frames[0])
 
 
-_JOINED = (JOINED_UNCLEAN, JOINED_MANY, JOINED_PACKED, JOINED_PAST, JOINED_GROUPS)
-
-
 # ---- primary, replica, frontend -------------------------------------------------------------------------
 
 
 def _joined(envelope: Envelope, message: ms.Joined, _: Parts) -> Parts:
     body = pack_ranges(message.share)
-    flags = (JOINED_UNCLEAN if message.unclean else 0) | (JOINED_MANY if message.takes_many else 0)
-    flags |= (JOINED_PACKED if message.takes_packed else 0) | (JOINED_PAST if message.takes_past else 0)
-    flags |= JOINED_GROUPS if message.takes_groups else 0
+    told = (message.unclean, message.takes_many, message.takes_packed, message.takes_past, message.takes_groups)
+    flags = sum(flag for flag, holds in zip(_JOINED, told, strict=True) if holds)
     header = envelope.pack(
         Type.JOINED, flags=flags, id=message.number, x=message.last_seq, y=message.commit, length=len(body)
     )

@@ -43,7 +43,7 @@ from services.replica.peers import (
 )
 from services.replica.replication import messages as ms
 from services.replica.replication.primary import Primary
-from services.replica.replication.resync import GROUPS, span_of
+from services.replica.replication.resync import GROUPS, nodes_over
 from services.replica.shell import Shell
 from services.replica.store import verify_sums
 from services.replica.traced import flushing, zeroing
@@ -535,7 +535,7 @@ def _check_comparison(message: ms.Digest, size_blocks: int) -> None:
         raise FrameError(f"a comparison at level {message.level} of a tree that is never as high")
     if sum(count for _, count in message.ranges) > COMPARED_NODES_MAX:
         raise FrameError("a comparison of more nodes than one may ask for")
-    nodes = -(-size_blocks // span_of(message.level))
+    _, nodes = nodes_over(message.level, 0, size_blocks)
     if any(first + count > nodes for first, count in message.ranges):
         raise FrameError(f"a comparison beyond the {nodes} nodes of level {message.level}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
 import pytest
@@ -82,6 +82,9 @@ def test_exactly_what_differs_is_copied_whatever_the_budget_refuses(
     assert copied == truth
 
 
+Shape = Callable[[Random, int], set[int]]
+
+
 def _scattered(rng: Random, count: int) -> set[int]:
     return set(rng.sample(range(BLOCKS), count))
 
@@ -99,7 +102,7 @@ def _files(rng: Random, count: int) -> set[int]:
 @pytest.mark.parametrize(
     ("mapped", "groups"), [(True, True), (False, True), (False, False)], ids=["map", "tree", "old"]
 )
-def test_nine_of_ten_estimates_lie_within_15_percent_of_the_truth(shape, mapped: bool, groups: bool) -> None:  # type: ignore[no-untyped-def]
+def test_nine_of_ten_estimates_lie_within_15_percent_of_the_truth(shape: Shape, mapped: bool, groups: bool) -> None:
     rng = Random(5)
     right = inside = 0
     runs = 12 if mapped else 20

@@ -46,7 +46,7 @@ class Joined:
     takes_past: bool = True
     """It seals what was, under a number of an epoch before; a replica of an older version does not."""
     takes_groups: bool = True
-    """It knows the level of the hash tree right above the blocks; a replica of an older version does not."""
+    """It compares groups of blocks as well (`resync.GROUPS`); a replica of an older version does not."""
 
 
 class Write(NamedTuple):

@@ -69,7 +69,7 @@ class Peer:
     takes_past: bool = False
     """It seals what was, by its own word when it joined last."""
     takes_groups: bool = False
-    """It knows the tree's lowest level, by its own word when it joined last."""
+    """It compares groups of blocks as well, by its own word when it joined last."""
     giving: Giving | None = None
     """The snapshot that it is being given."""
     told: set[int] = field(default_factory=set)

@@ -104,7 +104,7 @@ class Resync:
             if level == 0:
                 self.todo.add(0, size_blocks)
             else:
-                self._ask_for(level, 0, nodes_over(level, 0, size_blocks)[1])
+                self._ask_for(level, nodes_over(level, 0, size_blocks))
         self._comparing: dict[int, tuple[int, tuple[Range, ...]]] = {}
         self._differing: deque[Range] = deque()
         self._copying: dict[int, tuple[Range, ...]] = {}
@@ -243,15 +243,15 @@ class Resync:
                 self.todo.add(start, end - start)
                 self._candidates += end - start
                 continue
-            self._ask_for(below, start, end)
+            self._ask_for(below, (start, end - start))
 
     def _below(self, level: int) -> int:
         if level == 1 and self._groups:
             return GROUPS
         return 0 if level == GROUPS else level - 1
 
-    def _ask_for(self, level: int, start: int, end: int) -> None:
-        self._trees.setdefault(level, deque()).append((start, end - start))
+    def _ask_for(self, level: int, nodes: Range) -> None:
+        self._trees.setdefault(level, deque()).append(nodes)
 
     def copied(self, number: int) -> None:
         for _, count in self._copying.pop(number, ()):

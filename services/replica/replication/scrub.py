@@ -39,7 +39,7 @@ class Scrub(Resync):
         for block, count in under_way:
             self._written.add(block, count)
         if level:
-            self._ask_for(level, nodes[0], sum(nodes))
+            self._ask_for(level, nodes)
         else:
             self.todo.add(*nodes)
 
