@@ -37,6 +37,7 @@ M = TypeVar("M", bound=Message)
 RawCallback = Callable[[str, bytes, dict[str, str]], None]
 
 RECONNECT_WAIT_S = 0.25
+HOOK_WAIT_MAX_S = 4.0
 CANCEL_WAIT_S = 0.5
 CANCELS_MAX = 10
 RESEND_S, RESEND_MAX_S = 1.0, 4.0
@@ -92,7 +93,8 @@ class Bus:
         """What this process has to report."""
         identity.on_trust_change.append(self._check_server)
         self.on_connected: list[Callable[[], Awaitable[None]]] = []
-        """Called after every new connection, when all subscriptions are back."""
+        """Called after every new connection, when all subscriptions are back. One that fails with StosError is called
+        again and again while that connection lasts: what it asks may come up a moment after the server does."""
 
     # --- life ---
 
@@ -103,8 +105,12 @@ class Bus:
         bus = cls(identity, servers, name)
         bus._supervisor = asyncio.create_task(bus._supervise(), name="bus")
         if wait:
-            await bus._first.wait()
+            await bus.first_connected()
         return bus
+
+    async def first_connected(self) -> None:
+        """There is, or was, a connection, with all subscriptions made before it in place."""
+        await self._first.wait()
 
     @property
     def connected(self) -> bool:
@@ -176,7 +182,26 @@ class Bus:
         self._first.set()
         log.info("connected to NATS", extra={"server": session.server})
         for hook in self.on_connected:
-            self._spawn(hook())
+            self._spawn(self._until_done(hook, session))
+
+    def whenever_connected(self, hook: Callable[[], Awaitable[None]]) -> None:
+        """As `on_connected`, and now, if there is a connection."""
+        self.on_connected.append(hook)
+        if self._session is not None:
+            self._spawn(self._until_done(hook, self._session))
+
+    async def _until_done(self, hook: Callable[[], Awaitable[None]], session: Session) -> None:
+        wait_s, reported = RECONNECT_WAIT_S, ""
+        while session is self._session:
+            try:
+                await hook()
+                return
+            except StosError as error:
+                if error.message != reported:
+                    log.warning("%s; trying on", error)
+                    reported = error.message
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, HOOK_WAIT_MAX_S)
 
     async def renew(self) -> None:
         """Go over to a new connection with the credential that is on disk now: first the new one with all

@@ -150,7 +150,7 @@ class Catalogue:
                 return found
 
     async def watch_nodes(self, callback: Callable[[NodeEntry], None]) -> None:
-        """Every known node now and after each reconnection, and every change as it is written. A change may
+        """Every known node soon and after each reconnection, and every change as it is written. A change may
         be told twice or, rarely, late; addresses are hints, the peer's certificate decides."""
 
         def changed(subject: str, data: bytes, headers: dict[str, str]) -> None:
@@ -163,9 +163,7 @@ class Catalogue:
                 callback(entry)
 
         await self._bus.subscribe(f"{NODE_KEYS}.*", changed)
-        self._bus.on_connected.append(tell_all)
-        if self._bus.connected:
-            await tell_all()
+        self._bus.whenever_connected(tell_all)
 
 
 def updated(known: CatalogueEntry, entry: CatalogueEntry) -> CatalogueEntry:

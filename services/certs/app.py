@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Literal
@@ -28,7 +28,7 @@ from stoscore import subjects
 from stoscore.bus import Bus, RequestContext
 from stoscore.certs_messages import Credentials, RenewRequest, SignedTrust, TrustRequest
 from stoscore.enrolment import EnrolRequest
-from stoscore.errors import StosError, precondition, unavailable
+from stoscore.errors import precondition, unavailable
 from stoscore.files import private_directory
 from stoscore.host import BootstrapContext
 from stoscore.messages import Message
@@ -37,7 +37,6 @@ from stoscore.settings import load
 from stoscore.telemetry import get_logger
 
 CLOSE_GRACE_S = 2.0
-RETRY_WAIT_S = 1.0
 QUEUE = "certs"
 
 log = get_logger("certs")
@@ -87,7 +86,7 @@ class CertsService:
             end.push_async_callback(observed.stop)
             await observed.start()
             await serve_administration(administration, bus, upkeep.look)
-            bus.on_connected.append(_until_done(lambda: _make_streams(authority.settings, bus)))
+            bus.whenever_connected(lambda: _make_streams(authority.settings, bus))
             work = asyncio.create_task(upkeep.run(), name="certs upkeep")
             end.push_async_callback(_end, work)
             context.ready()
@@ -176,21 +175,6 @@ async def serve_administration(administration: Administration, bus: Bus, changed
 async def _make_streams(settings: CertsSettings, bus: Bus) -> None:
     await make_streams(bus, settings.events_bytes, settings.events_age_s, settings.stream_replicas)
     log.info("streams are there")
-
-
-def _until_done(work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-    """JetStream may need a moment after the server accepts connections."""
-
-    async def attempt() -> None:
-        while True:
-            try:
-                await work()
-                return
-            except StosError as error:
-                log.warning("%s; trying on", error)
-            await asyncio.sleep(RETRY_WAIT_S)
-
-    return attempt
 
 
 service = CertsService()

@@ -96,7 +96,9 @@ class Listener:
 
 
 async def _tell_ready(context: HostContext, started: asyncio.Event) -> None:
+    """Once the server is up and what is asked of this service itself is heard there."""
     await started.wait()
+    await context.bus.first_connected()
     context.ready()
 
 

@@ -176,14 +176,7 @@ class _Replica:
         await self._bus.subscribe(subjects.pair(self._settings.node, "*"), self._pair_from_bus)
         entry = NodeEntry(node=self._settings.node, zone=self._settings.zone, address=address)
 
-        async def announce() -> None:
-            await self._catalogue.put_node(entry)
-            for known in await self._catalogue.nodes():
-                self._addresses.learn(known)
-
-        self._bus.on_connected.append(announce)
-        if self._bus.connected:
-            self._spawn(announce())
+        self._bus.whenever_connected(lambda: self._catalogue.put_node(entry))
         await self._catalogue.watch_nodes(self._addresses.learn)
 
     async def _stop(self) -> None:

@@ -366,3 +366,31 @@ async def test_services_return_with_the_server(tmp_path: Path) -> None:
         for bus in buses:
             await bus.close()
         plane.stop()
+
+
+async def test_what_fails_on_a_new_connection_is_tried_again_while_that_lasts(bus_of: BusOf) -> None:
+    """Whom it asks may come up a moment after the server: without this a node that starts first is never known."""
+    node, admin = await bus_of("node", "n1"), await bus_of("user", "admin")
+    tried, answered = 0, asyncio.Event()
+
+    async def ask() -> None:
+        nonlocal tried
+        tried += 1
+        await admin.request(DESCRIBE, DescribeReplica(volume=VOLUME), Empty)
+        answered.set()
+
+    async def describe(request: DescribeReplica, context: RequestContext) -> Empty:
+        return Empty()
+
+    admin.whenever_connected(ask)
+    async with asyncio.timeout(10):
+        while not tried:
+            await asyncio.sleep(0.01)
+        await node.serve(DESCRIBE, DescribeReplica, describe)
+        await answered.wait()
+    done = tried
+    answered.clear()
+    await admin.renew()
+    async with asyncio.timeout(10):
+        await answered.wait()
+    assert tried == done + 1

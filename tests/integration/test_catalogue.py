@@ -196,9 +196,9 @@ async def test_nodes_are_told_to_watchers(bus_of: BusOf) -> None:
     await Catalogue(writer).put_node(first)
     await Catalogue(reader).watch_nodes(lambda entry: seen.put_nowait(entry) if entry.node == "n7" else None)
     moved = NodeEntry(node="n7", zone="a", address="127.0.0.1:2")
-    await Catalogue(writer).put_node(moved)
     async with asyncio.timeout(5):
         assert await seen.get() == first
+        await Catalogue(writer).put_node(moved)
         assert await seen.get() == moved
     assert moved in await Catalogue(reader).nodes()
 

@@ -16,12 +16,14 @@ from services.certs.nats_orders import push_account
 from services.dev.processes import identify
 from stoscore import subjects
 from stoscore.bus import Bus, RequestContext
+from stoscore.catalogue import Catalogue
 from stoscore.certs_messages import RevokeIdentity
 from stoscore.errors import Code, StosError
 from stoscore.messages import DescribeReplica, Empty
 from stoscore.nats_session import Session
 from tests.support.audit import told
 from tests.support.control_plane import ControlPlane
+from tests.support.slow_road import SlowRoad
 
 VOLUME = "0123456789abcdef" * 2
 DESCRIBE = subjects.node("n1", "describe")
@@ -139,6 +141,28 @@ async def test_a_port_that_is_taken_is_waited_for(tmp_path: Path) -> None:
         await asyncio.to_thread(plane.nats.wait_ready)
     finally:
         plane.stop()
+
+
+async def test_it_is_ready_when_it_is_heard_itself(tmp_path: Path) -> None:
+    """Who has waited for it asks the catalogue next, and the server may be there before the service has connected."""
+    plane = ControlPlane(tmp_path)
+    passable = False
+    bus = await Bus.connect(plane.identity("user", "admin"), plane.nats_urls, name="admin")
+    with SlowRoad(lambda: plane.nats.port if passable else 1) as road:
+        plane.nats.environment["STOS_NATS_URLS"] = f"tls://127.0.0.1:{road.port}"
+        try:
+            await asyncio.to_thread(plane.nats.begin)
+            assert await bus.wait_connected(20.0)
+            await plane.make_streams()
+            with pytest.raises(StosError, match="nobody answers"):
+                await Catalogue(bus).nodes()
+            assert "nats is ready" not in plane.nats.logged()
+            passable = True
+            await asyncio.to_thread(plane.nats.wait_ready)
+            assert await Catalogue(bus).nodes() == []
+        finally:
+            await bus.close()
+            plane.stop()
 
 
 def test_a_damaged_identity_is_a_clear_refusal(tmp_path: Path) -> None:
