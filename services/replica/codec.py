@@ -17,7 +17,7 @@ from services.replica.peers import (
     COPY_PACKED,
     FUA,
     HEADER_BYTES,
-    JOINED_GROUPS,
+    JOINED_LEVELS,
     JOINED_MANY,
     JOINED_PACKED,
     JOINED_PAST,
@@ -54,7 +54,7 @@ Followed = ms.Write | ms.WriteMany | ms.Zero | ms.Flush
 _FLAGS_AT = 3
 """Flag of FLUSH: it ends a sync that covered the marked regions."""
 
-_JOINED = (JOINED_UNCLEAN, JOINED_MANY, JOINED_PACKED, JOINED_PAST, JOINED_GROUPS)
+_JOINED = (JOINED_UNCLEAN, JOINED_MANY, JOINED_PACKED, JOINED_PAST, JOINED_LEVELS)
 """Flags of JOINED, in the order of the fields that they stand for."""
 
 Parts = tuple[bytes | memoryview, ...]
@@ -141,7 +141,7 @@ def unpack_pair_bytes(raw: bytes) -> PairMessage:
 
 def _joined(envelope: Envelope, message: ms.Joined, _: Parts) -> Parts:
     body = pack_ranges(message.share)
-    told = (message.unclean, message.takes_many, message.takes_packed, message.takes_past, message.takes_groups)
+    told = (message.unclean, message.takes_many, message.takes_packed, message.takes_past, message.takes_levels)
     flags = sum(flag for flag, holds in zip(_JOINED, told, strict=True) if holds)
     header = envelope.pack(
         Type.JOINED, flags=flags, id=message.number, x=message.last_seq, y=message.commit, length=len(body)

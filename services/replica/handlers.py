@@ -43,7 +43,7 @@ from services.replica.peers import (
 )
 from services.replica.replication import messages as ms
 from services.replica.replication.primary import Primary
-from services.replica.replication.resync import GROUPS, nodes_over
+from services.replica.replication.tree import HIGHEST, nodes_over
 from services.replica.shell import Shell
 from services.replica.store import verify_sums
 from services.replica.traced import flushing, zeroing
@@ -67,9 +67,6 @@ _READ_BLOCKS_MAX = REQUEST_BYTES_MAX // BLOCK_BYTES + 1
 _ZERO_BLOCKS_MAX = 4 * GIB // BLOCK_BYTES
 """The longest range that NBD can name, so nobody honest asks for more at once."""
 assert MANY_BLOCKS_MAX <= REGION_BLOCKS, "the gate looks at the first and the last region of each range"
-_LEVEL_MAX = 8
-"""Of the hash tree: 256 children a node, so the largest volume has four levels above its blocks. Raising 256 to a
-number of 64 bits would never end."""
 WINDOW_REQUESTS_MAX = 4096
 """Of one session: four times what a frontend ever leaves unanswered."""
 
@@ -531,7 +528,7 @@ def _one_by_one(frame: Frame, asks: Sequence[ms.Ask], sums: memoryview, data: me
 
 
 def _check_comparison(message: ms.Digest, size_blocks: int) -> None:
-    if message.level > _LEVEL_MAX and message.level != GROUPS:
+    if message.level > HIGHEST:
         raise FrameError(f"a comparison at level {message.level} of a tree that is never as high")
     if sum(count for _, count in message.ranges) > COMPARED_NODES_MAX:
         raise FrameError("a comparison of more nodes than one may ask for")

@@ -17,12 +17,12 @@ from services.replica.hosted import Hosted
 from services.replica.peers import PACKED_BLOCKS_MAX, pack_data
 from services.replica.replication import effects as fx
 from services.replica.replication import messages as ms
-from services.replica.replication import resync
+from services.replica.replication import tree
 from services.replica.replication.estimate import error_of
 from services.replica.replication.packing import Packing, Wire
 from services.replica.replication.past import Moment
 from services.replica.replication.resync import COPY_BLOCKS
-from services.replica.store import FAN_OUT, GROUP_BLOCKS, GROUPS, Blocks, CorruptBlocks, by_region
+from services.replica.store import Blocks, CorruptBlocks, by_region, span_of
 from stoscore.telemetry import get_logger
 from stoscore.units import SUM_BYTES
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = get_logger("replica")
 
 assert COPY_BLOCKS <= PACKED_BLOCKS_MAX
-assert (resync.FANOUT, resync.GROUPS, resync.span_of(resync.GROUPS)) == (FAN_OUT, GROUPS, GROUP_BLOCKS)
+assert all(tree.span_of(level) == span_of(level) for level in range(tree.HIGHEST + 1))
 
 
 class Resyncing:
@@ -126,8 +126,8 @@ class Resyncing:
 
     def _store_copy(self, hosted: Hosted, order: Data, effect: fx.StoreCopy) -> None:
         sums, data = self._shell.payloads.pop(effect.token)
-        for part in by_region(effect.keep):
-            hosted.blocks.tail_append(effect.seq, *part.hull)
+        if effect.keep:
+            hosted.blocks.tail_append_many(effect.seq, [part.hull for part in by_region(effect.keep)])
         store_copy(hosted.blocks, effect.ranges, effect.keep, sums, data)
         if hosted.health.rotten:
             copied = (at for block, count in effect.keep for at in range(block, block + count))

@@ -23,7 +23,7 @@ from services.replica.brain.record import Attachment, Slot, Stamp, Voter
 from services.replica.frontends import FILE
 from services.replica.peers import Claim, Frame, Type, pack, pack_asks, pack_claims, pack_copies, pack_ranges, pack_u64s
 from services.replica.replication.messages import Refusal, first_seq
-from services.replica.replication.resync import GROUPS
+from services.replica.replication.tree import HIGHEST
 from services.replica.store.sums import block_sums
 from stoscore.limits import REQUEST_BYTES_MAX
 from stoscore.messages import OpenFrontend, VoterModel
@@ -572,8 +572,8 @@ async def test_a_primary_asks_for_no_more_than_a_comparison_may_hold(cluster: Wi
     outside = pack_ranges([(victim.shell.hosted[scene.volume].blocks.size_blocks, 1)])
     for level, ranges, why in (
         (1 << 60, one, "a tree that is never as high"),
-        (GROUPS + 1, one, "a tree that is never as high"),
-        (GROUPS, outside, "a comparison beyond"),
+        (HIGHEST + 1, one, "a tree that is never as high"),
+        (HIGHEST, outside, "a comparison beyond"),
         (0, outside, "a comparison beyond"),
         (0, many, "more nodes than one may ask"),
     ):

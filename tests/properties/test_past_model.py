@@ -49,7 +49,7 @@ def happen(store: FileStore, history: list[Write], salt: int) -> None:
 
 def make_like(target: FileStore, source: Blocks, size_blocks: int) -> int:
     """What a primary and a follower do with a comparison; the number of blocks that travelled."""
-    resync = Resync("target", size_blocks, BlockMap(), everything=True, groups=True)
+    resync = Resync("target", size_blocks, BlockMap(), everything=True, finer=True)
     while not resync.done():
         for effect in resync.pump(as_of(0)):
             if isinstance(effect, fx.SendCopy):

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from services.replica.replication import effects as fx
 from services.replica.replication.blockmap import BlockMap, Range
 from services.replica.replication.messages import Copied, Digests, Joined
-from services.replica.replication.resync import COMPARE_BLOCKS, FANOUT, GROUPS, Resync, span_of, top_level
+from services.replica.replication.resync import Resync
+from services.replica.replication.tree import (
+    COMPARE_BLOCKS,
+    FANOUT,
+    GROUPS,
+    HIGHEST,
+    LEAVES,
+    REGIONS,
+    span_of,
+    top_level,
+)
 from tests.support.replicas import CLEAN, as_of, digests, join, make_primary, serving
 
 
@@ -29,16 +39,16 @@ def _lie(rng: Random, ranges: tuple[Range, ...], honest: float) -> list[Range]:
 @given(
     size=st.integers(1, 3 * FANOUT * FANOUT),
     everything=st.booleans(),
-    groups=st.booleans(),
+    finer=st.booleans(),
     seed=st.integers(0, 1 << 30),
     differs=st.sampled_from((0.0, 0.01, 0.5, 1.0)),
 )
 def test_it_ends_whatever_is_answered_in_whatever_order(
-    size: int, everything: bool, groups: bool, seed: int, differs: float
+    size: int, everything: bool, finer: bool, seed: int, differs: float
 ) -> None:
     rng = Random(seed)
     candidates = BlockMap() if everything else BlockMap([(0, size)])
-    resync = Resync("b", size, candidates, everything=everything, groups=groups)
+    resync = Resync("b", size, candidates, everything=everything, finer=finer)
     questions: list[tuple[int, tuple[Range, ...]]] = []
     copies: list[fx.SendCopy] = []
     sent = BlockMap()
@@ -63,9 +73,8 @@ def test_it_ends_whatever_is_answered_in_whatever_order(
             resync.compared(number, [(0, size)])  # the same once more
         elif copies:
             resync.copied(copies.pop(rng.randrange(len(copies))).number)
-    nodes = sum(-(-size // FANOUT**level) for level in range(top_level(size) + 1))
-    if groups:
-        nodes += -(-size // span_of(GROUPS))
+    levels = [GROUPS, *range(LEAVES + 1), *range(REGIONS, HIGHEST + 1)] if finer else range(top_level(size) + 1)
+    nodes = sum(-(-size // span_of(level)) for level in levels)
     assert asked <= nodes // 4 + 2 * top_level(size) + size // (COMPARE_BLOCKS // 4) + 8
     assert len(sent) <= size
 
@@ -82,12 +91,12 @@ def test_an_answer_of_another_level_or_number_is_not_even_compared() -> None:
     assert isinstance(right, fx.Compare)
 
 
-@pytest.mark.parametrize(("takes_groups", "asked"), [(True, GROUPS), (False, 0)])
-def test_who_does_not_know_groups_is_asked_for_none(takes_groups: bool, asked: int) -> None:
+@pytest.mark.parametrize(("takes_levels", "asked"), [(True, GROUPS), (False, 0)])
+def test_who_does_not_know_groups_is_asked_for_none(takes_levels: bool, asked: int) -> None:
     """It would end the link at a level that it takes for one of a tree that is never as high."""
     primary = make_primary(("b",), in_sync=("a",), share=CLEAN)
     primary.start(["b"], 0)
-    joined = Joined(primary.peers["b"].join_number, 0, 0, (), unclean=False, takes_groups=takes_groups)
+    joined = Joined(primary.peers["b"].join_number, 0, 0, (), unclean=False, takes_levels=takes_levels)
     ((_, top),) = digests(primary.receive("b", joined, 0))
     assert top.level == 1
     ((_, below),) = digests(primary.compared("b", top.number, [(0, 1)]))

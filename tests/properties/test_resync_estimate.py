@@ -29,7 +29,8 @@ from services.replica.replication.estimate import (
 from services.replica.replication.messages import Digest
 from services.replica.replication.pace import PaceLimits
 from services.replica.replication.recovery import Recovery, RecoveryLimits
-from services.replica.replication.resync import Resync, span_of
+from services.replica.replication.resync import Resync
+from services.replica.replication.tree import span_of
 from stoscore.units import GIB, MIB, MS, SECOND
 from tests.support.replicas import as_of
 
@@ -70,14 +71,14 @@ def _play(resync: Resync, truth: set[int], refuse: Random | None = None) -> tupl
 @given(
     size=st.integers(1, 70_000),
     ranges=st.lists(st.tuples(st.integers(0, 69_999), st.integers(1, 3000)), max_size=12),
-    groups=st.booleans(),
+    finer=st.booleans(),
     seed=st.integers(0, 1 << 20),
 )
 def test_exactly_what_differs_is_copied_whatever_the_budget_refuses(
-    size: int, ranges: list[tuple[int, int]], groups: bool, seed: int
+    size: int, ranges: list[tuple[int, int]], finer: bool, seed: int
 ) -> None:
     truth = {at for first, count in ranges for at in range(first, min(first + count, size))}
-    resync = Resync("b", size, BlockMap(), everything=True, groups=groups)
+    resync = Resync("b", size, BlockMap(), everything=True, finer=finer)
     _, copied, _ = _play(resync, truth, Random(seed))
     assert copied == truth
 
@@ -99,23 +100,43 @@ def _files(rng: Random, count: int) -> set[int]:
 
 
 @pytest.mark.parametrize("shape", [_scattered, _files], ids=["scattered", "files"])
-@pytest.mark.parametrize(
-    ("mapped", "groups"), [(True, True), (False, True), (False, False)], ids=["map", "tree", "old"]
-)
-def test_nine_of_ten_estimates_lie_within_15_percent_of_the_truth(shape: Shape, mapped: bool, groups: bool) -> None:
+@pytest.mark.parametrize(("mapped", "finer"), [(True, True), (False, True), (False, False)], ids=["map", "tree", "old"])
+def test_nine_of_ten_estimates_lie_within_15_percent_of_the_truth(shape: Shape, mapped: bool, finer: bool) -> None:
     rng = Random(5)
     right = inside = 0
     runs = 12 if mapped else 20
     for _ in range(runs):
         truth = shape(rng, rng.choice((4096, 16_384)))
         candidates = BlockMap((at, 1) for at in truth) if mapped else BlockMap()
-        resync = Resync("b", BLOCKS, candidates, everything=not mapped, groups=groups)
+        resync = Resync("b", BLOCKS, candidates, everything=not mapped, finer=finer)
         foretold, copied, _ = _play(resync, truth)
         assert copied == truth
         right += abs(foretold.likely - len(truth)) <= 0.15 * len(truth)
         inside += foretold.low <= len(truth) <= foretold.high
     assert right >= 0.9 * runs
     assert inside >= 0.8 * runs
+
+
+@pytest.mark.parametrize("shape", [_scattered, _files], ids=["scattered", "files"])
+def test_an_estimate_of_a_hundred_gigabytes_does_not_wait_until_all_is_compared(shape: Shape) -> None:
+    """It is told after a sample of each level, drawn from all over the volume."""
+    rng = Random(6)
+    right = 0
+    for _ in range(6):
+        blocks = rng.choice((8192, 16_384))
+        truth = {at * 100 + rng.randrange(100) for at in shape(rng, blocks)}
+        resync = Resync("b", 100 * BLOCKS, BlockMap(), everything=True, finer=True)
+        nodes: dict[int, set[int]] = {}
+        while not resync.sampled():
+            for effect in resync.pump(as_of(0)):
+                assert isinstance(effect, Tell) and isinstance(effect.message, Digest)
+                level, ranges = effect.message.level, effect.message.ranges
+                resync.compared(effect.message.number, _differing(truth, level, ranges, nodes))
+        assert resync.blocks_compared < 100_000
+        low, likely, high = (work.blocks for work in resync.expected())
+        assert low <= likely <= high
+        right += abs(likely - len(truth)) <= 0.15 * len(truth)
+    assert right >= 5
 
 
 @given(

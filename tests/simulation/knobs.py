@@ -13,15 +13,15 @@ from types import ModuleType
 from typing import Any
 
 from services.replica.driver import news, volume
-from services.replica.replication import gate, patience, peer, resync
+from services.replica.replication import gate, patience, peer, resync, tree
 from stoscore.units import MS, SECOND
 
 KNOBS: dict[str, tuple[ModuleType, tuple[Any, ...]]] = {
     "QUIET_NS": (gate, (100 * MS, 300 * MS, 1 * SECOND, 5 * SECOND)),
     "PATIENCE_NS": (patience, (600 * MS, 2 * SECOND)),
     "FAILED_RETRY_NS": (peer, (200 * MS, 2 * SECOND)),
-    "FANOUT": (resync, (4, 16, 256)),
-    "COMPARE_BLOCKS": (resync, (16, 256, 4096)),
+    "FANOUT": (tree, (4, 16, 256)),
+    "COMPARE_BLOCKS": (tree, (16, 256, 4096)),
     "COMPARES_IN_FLIGHT": (resync, (1, 4)),
     "COPY_BLOCKS": (resync, (1, 8, 64)),
     "COPIES_IN_FLIGHT": (resync, (1, 2, 8)),

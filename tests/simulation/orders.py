@@ -254,7 +254,7 @@ class Orders:
                 checker.joins(disk, order.epoch)
                 plan, machine = self._world.plan, self._machine
                 many, past = not plan.is_old(machine.name), plan.takes_past(machine.starts)
-                message = replace(message, takes_many=many, takes_past=past, takes_groups=many)
+                message = replace(message, takes_many=many, takes_past=past, takes_levels=many)
             case Opened(session):
                 checker.opened(disk.volume, self._machine, order.epoch, session)
             case OpenRefused():

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from random import Random
 
 from services.replica.brain import HardState, Voter
-from services.replica.replication import resync
+from services.replica.replication import tree
 from services.replica.replication.replica import Share
 from services.replica.store import Cure, judge
 from stoscore.units import REGION_BLOCKS
@@ -158,7 +158,7 @@ class Disk:
         """Nodes of the hash tree over the stored checksums, which rot does not change; level 0 is the blocks. Of what
         the volume was when `layer` was sealed, where one is named: beyond its end there are zeros."""
         cache = self.sealed[layer].cache if layer else self.cache
-        span = resync.span_of(level)
+        span = tree.span_of(level)
         if index + count > -(-self.size_blocks // span):
             raise Outside
         if level == 0:

@@ -84,7 +84,7 @@ def test_a_write_and_a_copy_bring_their_payload() -> None:
         ms.Joined(3, 0, 0, (), unclean=False),
         ms.Joined(3, 0, 0, (), unclean=False, takes_many=False),
         ms.Joined(3, 0, 0, (), unclean=False, takes_packed=False),
-        ms.Joined(3, 0, 0, (), unclean=False, takes_groups=False),
+        ms.Joined(3, 0, 0, (), unclean=False, takes_levels=False),
         ms.Joined(3, 0, 0, (), unclean=True, takes_many=False, takes_packed=True),
         ms.Ack((1, 2**44 + 1)),
         ms.Flushed(4),

@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from services.replica.replication import effects as fx
-from services.replica.replication import resync
+from services.replica.replication import tree
 from services.replica.replication.healing import LOST_PAUSE_NS, PATIENCE_NS, UNSETTLED_MAX
 from services.replica.replication.messages import (
     Ack,
@@ -306,7 +306,7 @@ def test_a_block_that_was_written_meanwhile_proves_nothing() -> None:
 def test_a_comparison_covers_its_regions_whatever_the_trees_fan_out(
     fanout: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resync, "FANOUT", fanout)
+    monkeypatch.setattr(tree, "FANOUT", fanout)
     primary = serving(("b",))
     ((_, top),) = digests(primary.compare(1, 1, 0))
     ((first, count),) = top.ranges

@@ -6,19 +6,8 @@ from services.replica.peers import HEADER_BYTES
 from services.replica.replication.blockmap import BlockMap
 from services.replica.replication.effects import SendCopy, Tell
 from services.replica.replication.messages import Digest
-from services.replica.replication.resync import (
-    COMPARE_BLOCKS,
-    COMPARE_SPAN,
-    COMPARES_IN_FLIGHT,
-    COPIES_IN_FLIGHT,
-    COPY_BLOCKS,
-    FANOUT,
-    GROUPS,
-    SAMPLES,
-    Resync,
-    span_of,
-    top_level,
-)
+from services.replica.replication.resync import COMPARES_IN_FLIGHT, COPIES_IN_FLIGHT, COPY_BLOCKS, SAMPLES, Resync
+from services.replica.replication.tree import COMPARE_BLOCKS, COMPARE_SPAN, FANOUT, GROUPS, span_of, top_level
 from stoscore.units import BLOCK_BYTES, KIB, SUM_BYTES, TIB
 from tests.support.replicas import as_of
 
@@ -30,7 +19,7 @@ def test_top_level() -> None:
 def test_one_block_in_a_tebibyte_costs_less_than_100_kib_of_hashes_and_no_long_turn_of_the_loop() -> None:
     """A node of the third level is a hash over 128 MiB of checksums: sixteen of them in one turn outlast a lease."""
     blocks, lost = TIB // BLOCK_BYTES, 123_456_789
-    resync = Resync("b", blocks, BlockMap(), everything=True, groups=True)
+    resync = Resync("b", blocks, BlockMap(), everything=True, finer=True)
     frames = hashes = 0
     while not resync.done():
         for effect in resync.pump(as_of(0)):
@@ -79,9 +68,9 @@ def test_single_blocks_in_many_leaves_do_not_bring_the_checksums_of_their_neighb
     """In a volume of 100 GiB these were half as many bytes again as the blocks."""
     leaves, lost = 64, {leaf * FANOUT + leaf % FANOUT for leaf in range(64)}
     asked = {}
-    for groups in (False, True):
-        resync = Resync("b", leaves * FANOUT, BlockMap(), everything=True, groups=groups)
-        asked[groups] = 0
+    for finer in (False, True):
+        resync = Resync("b", leaves * FANOUT, BlockMap(), everything=True, finer=finer)
+        asked[finer] = 0
         while not resync.done():
             for effect in resync.pump(as_of(0)):
                 if isinstance(effect, SendCopy):
@@ -90,7 +79,7 @@ def test_single_blocks_in_many_leaves_do_not_bring_the_checksums_of_their_neighb
                 assert isinstance(effect, Tell) and isinstance(effect.message, Digest)
                 number, level, ranges = effect.message.number, effect.message.level, effect.message.ranges
                 nodes = [node for first, count in ranges for node in range(first, first + count)]
-                asked[groups] += len(nodes)
+                asked[finer] += len(nodes)
                 differ = {block // span_of(level) for block in lost}
                 resync.compared(number, [(node, 1) for node in nodes if node in differ])
         assert resync.blocks_sent == len(lost)
@@ -98,7 +87,7 @@ def test_single_blocks_in_many_leaves_do_not_bring_the_checksums_of_their_neighb
 
 
 def test_a_group_at_the_end_of_a_volume_is_as_short_as_the_volume() -> None:
-    resync = Resync("b", FANOUT * 2 + 3, BlockMap(), everything=True, groups=True)
+    resync = Resync("b", FANOUT * 2 + 3, BlockMap(), everything=True, finer=True)
     assert resync.pump(as_of(0)) == [Tell(("b",), Digest(1, 1, ((0, 3),)))]
     resync.compared(1, [(0, 1), (2, 1)])
     first = 2 * FANOUT // span_of(GROUPS)

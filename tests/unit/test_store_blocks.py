@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from services.replica.store import GROUP_BLOCKS, GROUPS, FileStore, Format, block_sums, check, node, nodes
+from services.replica.store import GROUP_BLOCKS, GROUPS, REGIONS, FileStore, Format, block_sums, check, node, nodes
 from services.replica.store.disk import data_ranges
+from services.replica.store.sum_map import SumMap
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
 
 SIZE = 3 * REGION_BLOCKS + 300
@@ -116,6 +117,64 @@ def test_the_tree_is_what_its_definition_says(store: FileStore) -> None:
     assert store.digests_of(GROUPS, [(0, 1), (15, 2), (143, 3)]) == groups[:8] + groups[120:136] + groups[1144:1168]
     with pytest.raises(ValueError, match="of level 9"):
         store.digests(GROUPS, len(groups) // 8, 1)
+
+
+def test_regions_are_compared_by_their_roots_as_far_as_these_say_something(store: FileStore) -> None:
+    def expected() -> bytes:
+        return b"".join(
+            nodes(store.read_sums(at, REGION_BLOCKS), REGION_BLOCKS) for at in range(0, whole, REGION_BLOCKS)
+        )
+
+    whole, past = SIZE // REGION_BLOCKS * REGION_BLOCKS, SIZE - SIZE % REGION_BLOCKS
+    for at in (0, 1024, SIZE - 1):
+        data = os.urandom(BLOCK_BYTES)
+        store.write(at, block_sums(data), data)
+    last = node(store.read_sums(past, SIZE - past) + bytes((REGION_BLOCKS - SIZE + past) * 8)).to_bytes(8, "little")
+    assert store.digests(REGIONS, 0, 4) == expected() + last, "they are marked: by their sums"
+    store.sync()
+    store.unmark([0, 1, 3])
+    assert store.digests(REGIONS, 0, 4) == expected() + last
+    assert store.digests(REGIONS, 2, 1) == bytes(8) != store.digests(REGIONS, 1, 1)
+    assert store.digests_of(REGIONS, [(3, 1), (0, 2)]) == last + expected()[:16]
+    assert store.digests(REGIONS + 1, 0, 1) == nodes(expected() + last)
+    store.mark([1])
+    data = os.urandom(BLOCK_BYTES)
+    store.write(1500, block_sums(data), data)
+    assert store.digests(REGIONS, 0, 4) == expected() + last, "its root is from before"
+    with pytest.raises(ValueError, match="of level 10"):
+        store.digests(REGIONS, 4, 1)
+    with pytest.raises(ValueError, match="of level 11"):
+        store.digests(REGIONS + 1, 1, 1)
+
+
+def test_while_roots_are_written_those_of_before_say_nothing(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sync clears the note that a region was written before it hashes its sums: until then its mark is what tells."""
+    seen = []
+    written = SumMap._write_root
+
+    def write_root(sums: SumMap, region: int, root: int) -> None:
+        seen.append(store.digests(REGIONS, region, 1) == root.to_bytes(8, "little"))
+        written(sums, region, root)
+
+    monkeypatch.setattr(SumMap, "_write_root", write_root)
+    for at in (5, 1500):
+        data = os.urandom(BLOCK_BYTES)
+        store.write(at, block_sums(data), data)
+    store.sync()
+    assert seen == [True, True]
+
+
+def test_an_unmarked_region_is_compared_without_reading_its_sums(store: FileStore) -> None:
+    """Of a terabyte these would be two gigabytes."""
+    data = os.urandom(BLOCK_BYTES)
+    store.write(1024, block_sums(data), data)
+    store.sync()
+    store.unmark(range(4))
+    before = store.digests(REGIONS, 0, 4)
+    store._layer.sums._cache.clear()
+    with (store.directory / "layers/0001/sums").open("r+b") as file:
+        file.write(b"\xff" * (SIZE // REGION_BLOCKS) * REGION_BLOCKS * 8)
+    assert store.digests(REGIONS, 0, 4) == before
 
 
 def test_the_tree_over_more_than_256_nodes(tmp_path: Path) -> None:

@@ -109,9 +109,9 @@ JOINED_ANYTHING = 2
 JOINED_MANY = 4
 JOINED_PACKED = 8
 JOINED_PAST = 16
-JOINED_GROUPS = 32
+JOINED_LEVELS = 32
 """Flags of JOINED: the replica is unclean; any block may differ; it knows WRITES; it reads a COPY that is packed; it
-takes a SEAL whose number is of an epoch before."""
+takes a SEAL whose number is of an epoch before; it knows the levels 9 to 11 of DIGEST."""
 COPY_PACKED = 1
 """Flag of COPY: its data are packed; `z` says how many bytes they are unpacked."""
 OPENED_MANY = 1

@@ -89,7 +89,7 @@ class CatchUp:
         reign = self._reign
         out: list[Effect] = []
         peer.takes_many, peer.takes_packed = message.takes_many, message.takes_packed
-        peer.takes_past, peer.takes_groups = message.takes_past, message.takes_groups
+        peer.takes_past, peer.takes_levels = message.takes_past, message.takes_levels
         if not peer.takes_many and self._many_wait():
             self._peers.refresh()
             return reign.drop(peer, "it has to wait for writes that its version does not know", reign.now_ns)
@@ -109,7 +109,7 @@ class CatchUp:
     def bring_up_to_date(self, peer: Peer) -> list[Effect]:
         """From here on it receives every write."""
         reign = self._reign
-        peer.resync = Resync(peer.node, reign.size_blocks, peer.missed, peer.missed_all, groups=peer.takes_groups)
+        peer.resync = Resync(peer.node, reign.size_blocks, peer.missed, peer.missed_all, finer=peer.takes_levels)
         peer.missed, peer.missed_all = BlockMap(), False
         waiting = reign.gate.waiting_ops()
         peer.catching_up = CatchingUp(reign.now_ns, self._window.entries.keys() - {op.seq for op in waiting})

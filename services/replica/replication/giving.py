@@ -104,8 +104,8 @@ class Giver:
     def give(self, peer: Peer, past: Past) -> list[Effect]:
         """Make it what the volume was, whatever it is now."""
         peer.phase, peer.giving, peer.missed_all = "giving", Giving(past), True
-        size, groups = self._reign.size_blocks, peer.takes_groups
-        peer.resync = Resync(peer.node, size, BlockMap(), everything=True, of=past.moment, groups=groups)
+        size, finer = self._reign.size_blocks, peer.takes_levels
+        peer.resync = Resync(peer.node, size, BlockMap(), everything=True, of=past.moment, finer=finer)
         self._peers.refresh()
         return [*self._resyncing.pump(peer), ReportFollows(peer.node)]
 

@@ -19,8 +19,8 @@ from services.replica.replication.healing import Healing, Source
 from services.replica.replication.messages import Copy, Fetched
 from services.replica.replication.peer import Peer
 from services.replica.replication.peers import Peers
-from services.replica.replication.resync import nodes_over
 from services.replica.replication.scrub import FIRST_NUMBER, Scrub
+from services.replica.replication.tree import nodes_over
 from services.replica.replication.window import Window
 from stoscore.units import REGION_BLOCKS
 
@@ -159,7 +159,7 @@ class Mending:
     def _scrub_of(self, peer: Peer) -> Scrub:
         if peer.scrub is None:
             peer.scrub = Scrub(peer.node, self._reign.size_blocks)
-        peer.scrub.size_blocks = self._reign.size_blocks  # it may have begun in a smaller volume
+        peer.scrub.grew(self._reign.size_blocks)
         return peer.scrub
 
     def pump(self, peer: Peer) -> list[Effect]:

@@ -45,8 +45,8 @@ class Joined:
     """It reads copies that are packed; a replica of an older version does not."""
     takes_past: bool = True
     """It seals what was, under a number of an epoch before; a replica of an older version does not."""
-    takes_groups: bool = True
-    """It compares groups of blocks as well (`resync.GROUPS`); a replica of an older version does not."""
+    takes_levels: bool = True
+    """It knows all levels of the hash tree (`replication/tree.py`); a replica of an older version does not."""
 
 
 class Write(NamedTuple):

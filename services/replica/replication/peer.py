@@ -68,8 +68,8 @@ class Peer:
     """It reads copies that are packed, by its own word when it joined last."""
     takes_past: bool = False
     """It seals what was, by its own word when it joined last."""
-    takes_groups: bool = False
-    """It compares groups of blocks as well, by its own word when it joined last."""
+    takes_levels: bool = False
+    """It knows all levels of the hash tree, by its own word when it joined last."""
     giving: Giving | None = None
     """The snapshot that it is being given."""
     told: set[int] = field(default_factory=set)

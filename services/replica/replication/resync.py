@@ -3,35 +3,26 @@
 Two sources, one protocol (design: delta sync). With a trusted map the candidates are blocks and the comparison
 starts at level 0. Without one the comparison starts at the top of the hash tree and descends where nodes differ.
 
-    trees --compare level n--> trees of the level below ... --> todo --compare level 0--> differing --copy--> confirmed
+    tree --compare level n--> its nodes below ... --> todo --compare level 0--> differing --copy--> confirmed
 
-The first comparisons at level 0 are a sample: drawn from all that may differ, and answered before anything is copied,
-so that what the whole will cost can be told before it begins. Each copy is asked for with `may_send`.
+The first comparisons are a sample: drawn from all that may differ, and answered down to level 0 before anything is
+copied, so that what the whole will cost can be told before it begins: which share of each level's nodes differs. Each
+copy is asked for with `may_send`.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
-from math import isqrt
 
+from services.replica.replication import tree
 from services.replica.replication.blockmap import BlockMap, Range
 from services.replica.replication.effects import Effect, SendCopy, Tell
-from services.replica.replication.estimate import Expected, Share, Work
+from services.replica.replication.estimate import Band, Expected, Share, Work
 from services.replica.replication.messages import Digest
 from services.replica.replication.past import Moment
+from services.replica.replication.tree import Tree, nodes_over, span_of, taken
 
-FANOUT = 256
-GROUPS = 9
-"""The level between 0 and 1: as many blocks lie below a node of it as there are such nodes below one of level 1.
-*Single blocks in as many leaves brought the checksums of their 255 neighbours each: half as many bytes again as the
-blocks.* It is numbered above all others, so that who does not know it refuses it; a peer says that it does when it
-joins."""
-COMPARE_BLOCKS = 4096
-"""Blocks in one comparison."""
-COMPARE_SPAN = 1 << 22
-"""Blocks below the nodes of one comparison: both ends hash the checksums of 16 GiB in one turn of the loop, which takes
-milliseconds, and of a terabyte in none, which would take longer than a lease."""
 COMPARES_IN_FLIGHT = 4
 COPY_BLOCKS = 64
 """Blocks in one copy message: 256 KiB."""
@@ -43,8 +34,12 @@ MAPPED_SAMPLE_BLOCKS = 512
 and other comparisons are under way together."""
 SAMPLES = COMPARES_IN_FLIGHT
 """Comparisons at level 0 that are answered before the first copy: they are under way together."""
-SAMPLES_MAX, SAMPLED_PIECES = 4 * SAMPLES, 400
-"""Without a map there are as many as it takes to find so many pieces that differ, whose number is then known by 5 %."""
+SAMPLED_BLOCKS_MAX, SAMPLED_PIECES = 1 << 16, 400
+"""Without a map there are as many as it takes to find so many pieces that differ, whose number is then known by 5 %, or
+to compare so many blocks."""
+UNSENT_BLOCKS = 2048
+"""So many that differ and are not sent are enough: going on comparing would push the checksums that they are sent with
+out of both ends' memory, and so find out earlier what is left, and no sooner be done."""
 
 
 AsOf = Callable[[Iterable[Range]], int]
@@ -53,27 +48,6 @@ AsOf = Callable[[Iterable[Range]], int]
 def always(blocks: int) -> bool:
     """Nobody else waits for the link."""
     return True
-
-
-def top_level(size_blocks: int) -> int:
-    """Where the comparison begins: the lowest level whose nodes number at most the fan-out, or the second, whose nodes
-    are made quickly, while those are few enough."""
-    level, nodes = 0, size_blocks
-    while nodes > FANOUT and not (level == 2 and nodes <= 16 * FANOUT):
-        level, nodes = level + 1, -(-nodes // FANOUT)
-    return level
-
-
-def span_of(level: int) -> int:
-    """How many blocks lie below a node of that level."""
-    return isqrt(FANOUT) if level == GROUPS else int(FANOUT**level)
-
-
-def nodes_over(level: int, first: int, end: int) -> Range:
-    """The nodes of that level that the blocks from `first` up to `end` lie below."""
-    span = span_of(level)
-    start = first // span
-    return start, -(-end // span) - start
 
 
 class Resync:
@@ -87,25 +61,21 @@ class Resync:
         everything: bool,
         of: Moment | None = None,
         *,
-        groups: bool = False,
+        finer: bool = False,
     ):
-        """`of`: the peer is made what the volume was then; None: what it is. `groups`: it knows that level."""
+        """`of`: the peer is made what the volume was then; None: what it is. `finer`: it knows all levels of `tree`."""
         self.of = of
         self.peer = peer
-        self._groups = groups
-        self.size_blocks = size_blocks
         self.todo = candidates
         self.everything = everything
-        self._trees: dict[int, deque[Range]] = {}
-        """Level -> nodes that may differ."""
+        self._tree = Tree(size_blocks, finer=finer)
         if everything:
-            level = top_level(size_blocks)
             self.todo = BlockMap()
-            if level == 0:
+            if self._tree.begin() == 0:
                 self.todo.add(0, size_blocks)
-            else:
-                self._ask_for(level, nodes_over(level, 0, size_blocks))
         self._comparing: dict[int, tuple[int, tuple[Range, ...]]] = {}
+        self._asked: dict[int, int] = defaultdict(int)
+        """Level -> how many nodes or blocks are being compared."""
         self._differing: deque[Range] = deque()
         self._copying: dict[int, tuple[Range, ...]] = {}
         self._number = 0
@@ -113,14 +83,24 @@ class Resync:
         self._candidates = len(self.todo)
         self._samples = 0
         self._share = Share(mapped=not everything)
-        self._shares_above = Share(mapped=True)
+        self._shares: dict[int, Share] = defaultdict(lambda: Share(mapped=True))
+        """Of each level above the blocks."""
+        self._hidden = self._below_unknown().likely
         self.blocks_compared = 0
         self.blocks_sent = 0
         self.pieces_found = 0
         """In how many pieces of neighbours lay what differed."""
 
+    @property
+    def size_blocks(self) -> int:
+        return self._tree.size_blocks
+
+    def grew(self, size_blocks: int) -> None:
+        """What it has compared was a smaller volume."""
+        self._tree.size_blocks = size_blocks
+
     def done(self) -> bool:
-        return not (self.todo or self._trees or self._comparing or self._differing or self._copying)
+        return not (self.todo or self._tree or self._comparing or self._differing or self._copying)
 
     def blocks_left(self) -> int:
         """Known so far: candidates not compared plus differing blocks not confirmed."""
@@ -130,10 +110,10 @@ class Resync:
 
     def sampled(self) -> bool:
         """What it will cost can be told: a sample was compared, or everything."""
-        if not (self.todo or self._trees or self._comparing):
+        if not (self.todo or self._tree or self._comparing):
             return True
-        enough = not self.everything or self.pieces_found >= SAMPLED_PIECES or self._samples >= SAMPLES_MAX
-        return enough and self._samples >= SAMPLES
+        many = self.pieces_found >= SAMPLED_PIECES or self.blocks_compared >= SAMPLED_BLOCKS_MAX
+        return self._samples >= SAMPLES and (many or not self.everything)
 
     @property
     def has_begun(self) -> bool:
@@ -142,16 +122,11 @@ class Resync:
 
     def rest(self) -> int:
         """Blocks that may have to travel, as far as is known without counting them."""
-        return self._candidates + self._unsent
+        return self._candidates + self._hidden + self._unsent
 
     def expected(self) -> Expected:
         """What is still to be done."""
-        unknown = [*self._trees.items(), *(asked for asked in self._comparing.values() if asked[0])]
-        above = sum(count * span_of(level) for level, nodes in unknown for _, count in nodes)
-        hidden = self._shares_above.of(min(above, self.size_blocks))
-        known = self._share.of(self._candidates)
-        deeper = self._share.of(hidden.high)
-        likely = known.likely + (deeper.likely * hidden.likely // hidden.high if hidden.high else 0)
+        hidden = self._below_unknown()
         flying = self._unsent + sum(count for ranges in self._copying.values() for _, count in ranges)
         pieces = len(self._differing) + sum(map(len, self._copying.values()))
         compared = self._candidates + hidden.likely
@@ -159,7 +134,25 @@ class Resync:
         def work(unknown: int) -> Work:
             return Work(unknown + flying, self._share.pieces(unknown) + pieces, compared)
 
-        return work(known.low), work(likely), work(known.high + deeper.high)
+        of, known = self._share.of, self._candidates
+        return work(of(known + hidden.low).low), work(of(compared).likely), work(of(known + hidden.high).high)
+
+    def _below_unknown(self) -> Band:
+        """Blocks that will have to be compared below the nodes whose comparison is not answered."""
+        low = likely = high = 0
+        for level in self._tree.levels():
+            share, unknown = self._shares[level], self._tree.pending(level) + self._asked[level]
+            below = self._tree.below(level)
+            children, most = span_of(level) // span_of(below), nodes_over(below, 0, self.size_blocks)[1]
+            low, likely, high = (
+                min(most, differing * children)
+                for differing in (
+                    share.of(low + unknown).low,
+                    share.of(likely + unknown).likely,
+                    share.of(high + unknown).high,
+                )
+            )
+        return Band(low, likely, high)
 
     def pump(
         self, as_of: AsOf, may_send: Callable[[int], bool] = always, copy_blocks: int = COPY_BLOCKS
@@ -175,29 +168,28 @@ class Resync:
             self._number += 1
             self._copying[self._number] = ranges
             out.append(SendCopy(self.peer, self._number, as_of(ranges), ranges, self.of))
-        while len(self._comparing) < COMPARES_IN_FLIGHT and (self._trees or self.todo):
+        while len(self._comparing) < COMPARES_IN_FLIGHT and (self._tree or self.todo):
+            if may_copy and self._unsent >= UNSENT_BLOCKS:
+                break
             level, ranges = self._next_comparison()
             self._number += 1
             self._comparing[self._number] = (level, ranges)
+            self._asked[level] += sum(count for _, count in ranges)
             out.append(Tell((self.peer,), Digest(self._number, level, ranges)))
         return out
 
     def _next_comparison(self) -> tuple[int, tuple[Range, ...]]:
-        """The highest nodes first: what will have to travel is known the sooner."""
-        if not self._trees:
-            sample = not self.sampled()
-            most = MAPPED_SAMPLE_BLOCKS if sample and not self.everything else COMPARE_BLOCKS
-            return 0, tuple(self.todo.take(most, spread=sample))
-        level = max(self._trees, key=span_of)
-        taken = _taken(self._trees[level], max(1, min(COMPARE_BLOCKS, COMPARE_SPAN // span_of(level))))
-        if not self._trees[level]:
-            del self._trees[level]
-        return level, taken
+        sample = not self.sampled()
+        if self._tree and self._candidates - self._asked[0] < tree.COMPARE_BLOCKS:
+            level = self._tree.next_level()
+            return level, self._tree.take(level, spread=sample)
+        most = MAPPED_SAMPLE_BLOCKS if sample and not self.everything else tree.COMPARE_BLOCKS
+        return 0, tuple(self.todo.take(most, spread=sample))
 
     def _next_copy(self, most: int) -> tuple[Range, ...]:
-        taken = _taken(self._differing, most)
-        self._unsent -= sum(count for _, count in taken)
-        return taken
+        ranges = taken(self._differing, most)
+        self._unsent -= sum(count for _, count in ranges)
+        return ranges
 
     def asked(self, number: int) -> tuple[int, tuple[Range, ...]] | None:
         """(level, ranges) of a comparison that waits for its answer."""
@@ -226,32 +218,21 @@ class Resync:
             return
         differing = list(differing)
         level, ranges = asked
+        compared = sum(count for _, count in ranges)
+        self._asked[level] -= compared
         if level == 0:
-            compared = sum(count for _, count in ranges)
             self.blocks_compared += compared
             self._candidates -= compared
             self._samples += 1
             self._share.add(compared, self._differs(differing), len(differing))
             return
-        below = self._below(level)
-        limit, children = nodes_over(below, 0, self.size_blocks)[1], span_of(level) // span_of(below)
-        self._shares_above.add(sum(count for _, count in ranges), sum(count for _, count in differing), len(differing))
-        for node, count in differing:
-            start = node * children
-            end = min((node + count) * children, limit)
-            if below == 0:
-                self.todo.add(start, end - start)
-                self._candidates += end - start
-                continue
-            self._ask_for(below, (start, end - start))
-
-    def _below(self, level: int) -> int:
-        if level == 1 and self._groups:
-            return GROUPS
-        return 0 if level == GROUPS else level - 1
-
-    def _ask_for(self, level: int, nodes: Range) -> None:
-        self._trees.setdefault(level, deque()).append(nodes)
+        self._shares[level].add(compared, sum(count for _, count in differing), len(differing))
+        for nodes in differing:
+            blocks = self._tree.differs(level, nodes)
+            if blocks is not None:
+                self.todo.add(*blocks)
+                self._candidates += blocks[1]
+        self._hidden = self._below_unknown().likely
 
     def copied(self, number: int) -> None:
         for _, count in self._copying.pop(number, ()):
@@ -259,7 +240,7 @@ class Resync:
 
     def unfinished(self) -> tuple[BlockMap, bool]:
         """(blocks that may still differ, everything may): what the next attempt starts with."""
-        if self._trees or any(level > 0 for level, _ in self._comparing.values()):
+        if self._tree or any(level > 0 for level, _ in self._comparing.values()):
             return BlockMap(), True
         rest = self.todo.copy()
         for _, ranges in self._comparing.values():
@@ -268,16 +249,3 @@ class Resync:
             rest.update(BlockMap(ranges))
         rest.update(BlockMap(self._differing))
         return rest, False
-
-
-def _taken(queue: deque[Range], most: int) -> tuple[Range, ...]:
-    """At most so many from its head, which are not in it any more."""
-    taken: list[Range] = []
-    while queue and most:
-        first, count = queue.popleft()
-        if count > most:
-            queue.appendleft((first + most, count - most))
-            count = most
-        taken.append((first, count))
-        most -= count
-    return tuple(taken)

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from services.replica.replication.blockmap import BlockMap, Range
-from services.replica.replication.resync import Resync, top_level
+from services.replica.replication.resync import Resync
+from services.replica.replication.tree import top_level
 
 FIRST_NUMBER = 1 << 32
 """Its comparisons and copies are numbered apart from those of catching up."""
@@ -39,7 +40,7 @@ class Scrub(Resync):
         for block, count in under_way:
             self._written.add(block, count)
         if level:
-            self._ask_for(level, nodes)
+            self._tree.add(level, nodes)
         else:
             self.todo.add(*nodes)
 
@@ -88,7 +89,7 @@ class Scrub(Resync):
 
     def unfinished(self) -> tuple[BlockMap, bool]:
         """Only what is known to differ: the member was in sync, and a comparison that ended early says nothing."""
-        self._trees.clear()
+        self._tree.clear()
         self.todo = BlockMap()
         self._comparing.clear()
         return super().unfinished()

@@ -19,8 +19,9 @@ from services.replica.store.port import (
 )
 from services.replica.store.scattered import by_region
 from services.replica.store.state import STATE_BYTES_MAX
-from services.replica.store.sums import FAN_OUT, GROUP_BLOCKS, GROUPS, block_sums, node, nodes
+from services.replica.store.sums import FAN_OUT, GROUP_BLOCKS, block_sums, node, nodes
 from services.replica.store.sums import verify as verify_sums
+from services.replica.store.tree import GROUPS, REGIONS, span_of
 from services.replica.store.witness import WitnessStore
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "FAN_OUT",
     "GROUPS",
     "GROUP_BLOCKS",
+    "REGIONS",
     "STATE_BYTES_MAX",
     "BlockStore",
     "Blocks",
@@ -54,5 +56,6 @@ __all__ = [
     "nodes",
     "read_format",
     "remove",
+    "span_of",
     "verify_sums",
 ]

@@ -28,8 +28,9 @@ from services.replica.store.recovery import Recovery
 from services.replica.store.scattered import Range, by_region
 from services.replica.store.stack import NAME
 from services.replica.store.state import StateFile
-from services.replica.store.sums import FAN_OUT, GROUP_BLOCKS, GROUPS, Buffer, groups
+from services.replica.store.sums import Buffer
 from services.replica.store.tail import Tail
+from services.replica.store.tree import Tree
 from stoscore.units import BLOCK_BYTES, REGION_BLOCKS, SUM_BYTES
 
 
@@ -157,6 +158,8 @@ class FileStore:
         sums, data = memoryview(sums), memoryview(data)
         at = 0
         try:
+            if 2 * len(parts) > count and self._write_single(ranges, bytes(sums), data):
+                return
             for part in parts:
                 end = at + part.blocks
                 self._tail.pen(*part.hull)
@@ -167,6 +170,14 @@ class FileStore:
         except StoreError:
             self.unclean = True
             raise
+
+    def _write_single(self, ranges: Sequence[Range], sums: bytes, data: memoryview) -> bool:
+        """One here and one there: there is no row of a region to be written at once. False: they are other ones."""
+        blocks, counts = zip(*ranges, strict=True)
+        if max(counts) > 1 or not self._layer.write_blocks(blocks, sums, data, self._tail.pen_each(blocks[0], 1)):
+            return False
+        self._tail.pen(0, 0)
+        return True
 
     def zero(self, block: int, count: int) -> None:
         self._check_range(block, count)
@@ -220,16 +231,7 @@ class FileStore:
         return self.digests_of(level, ((index, count),))
 
     def digests_of(self, level: int, ranges: Sequence[Range]) -> bytes:
-        nodes = -(-self.size_blocks // (GROUP_BLOCKS if level == GROUPS else FAN_OUT**level))
-        for index, count in ranges:
-            if index < 0 or count < 1 or index + count > nodes:
-                raise ValueError(f"nodes {index} to {index + count} of level {level} which has {nodes}")
-        sums = self._layer.sums
-        if level == 0:
-            return sums.read_scattered(ranges)
-        if level == GROUPS:
-            return groups(sums.read, ranges, self.size_blocks)
-        return b"".join([sums.tree(level, index, count, self.size_blocks) for index, count in ranges])
+        return Tree(self._layer.sums, self.size_blocks).digests_of(level, ranges)
 
     def origin_root(self, size_blocks: int) -> str:
         below = self._layer.below
@@ -291,6 +293,9 @@ class FileStore:
             return
 
     # --- tail ---
+
+    def tail_append_many(self, seq: int, ranges: Sequence[Range]) -> None:
+        self._tail.append_many(seq, ranges)
 
     def tail_append(self, seq: int, block: int, count: int) -> None:
         self._tail.append(seq, block, count)

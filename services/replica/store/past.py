@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from services.replica.store.layer import Layer
 from services.replica.store.scattered import Range
-from services.replica.store.sums import GROUPS, ZERO_SUM, groups
+from services.replica.store.sums import ZERO_SUM
+from services.replica.store.tree import Tree
 from stoscore.units import BLOCK_BYTES
 
 
@@ -21,16 +22,7 @@ class PastBlocks:
         self._size_blocks = size_blocks
 
     def digests_of(self, level: int, ranges: Sequence[Range]) -> bytes:
-        if level == 0:
-            return b"".join([self._sums(*part) for part in ranges])
-        if level == GROUPS:
-            return groups(self._sums, ranges, self._size_blocks)
-        tree = self._layer.sums.tree
-        return b"".join([tree(level, index, count, self._size_blocks) for index, count in ranges])
-
-    def _sums(self, block: int, count: int) -> bytes:
-        inside = self._inside(block, count)
-        return (self._layer.sums.read(block, inside) if inside else b"") + ZERO_SUM * (count - inside)
+        return Tree(self._layer.sums, self._size_blocks).digests_of(level, ranges)
 
     def read_scattered(self, ranges: Sequence[Range]) -> tuple[bytes, bytes | bytearray]:
         """As the store's. Raises CorruptBlocks, StoreError."""

@@ -115,8 +115,9 @@ class BlockStore(Blocks, Protocol):
 
     # --- the hash tree ---
     def digests(self, level: int, index: int, count: int) -> bytes:
-        """count * 8 bytes of hash-tree nodes. Level 0 is the checksums themselves; a node of level n + 1 is
-        xxh3-64 over its up to 256 children's 8-byte values, and 0 when they are all 0."""
+        """count * 8 bytes of hash-tree nodes (`store/tree.py` has the levels). Level 0 is the checksums themselves; a
+        node is xxh3-64 over its children's 8-byte values, and 0 when they are all 0. Raises ValueError for nodes that
+        there are not, StoreError."""
 
     def origin_root(self, size_blocks: int) -> str:
         """The root of the hash tree over that many checksums of the snapshot right below what the volume holds, 16 hex
@@ -139,6 +140,9 @@ class BlockStore(Blocks, Protocol):
         """Durably sets `unclean` (after a failed write or sync, best effort). Worker thread."""
 
     # --- tail: the latest writes, kept in the page cache so that they survive the process ---
+    def tail_append_many(self, seq: int, ranges: Sequence[tuple[int, int]]) -> None:
+        """`tail_append` of each range."""
+
     def tail_append(self, seq: int, block: int, count: int) -> None:
         """Before the write itself. Cheap (a few memory stores), not synced."""
 

@@ -31,6 +31,8 @@ from stoscore.units import BLOCK_BYTES, REGION_BLOCKS, SUM_BYTES
 REGION_SUMS_BYTES = REGION_BLOCKS * SUM_BYTES
 _CACHED_REGIONS_MAX = 4096
 _NODES_PER_REGION = REGION_BLOCKS // FAN_OUT
+_READ_REGIONS = 128
+"""Whose sums are read by one call."""
 
 assert REGION_BLOCKS % FAN_OUT == 0
 assert REGION_SUMS_BYTES % BLOCK_BYTES == 0
@@ -95,7 +97,7 @@ class SumMap:
     def read(self, block: int, count: int) -> bytes:
         region, first = divmod(block, REGION_BLOCKS)
         if first + count <= REGION_BLOCKS:
-            sums = self._cache.get(region) or self._load(region)
+            sums = self.region(region)
             return bytes(sums[first * SUM_BYTES : (first + count) * SUM_BYTES])
         parts = []
         while count:
@@ -103,6 +105,32 @@ class SumMap:
             parts.append(self.read(block, step))
             block, count, first = block + step, count - step, 0
         return b"".join(parts)
+
+    def region(self, region: int) -> bytearray:
+        """The sums of a whole region, not to be changed."""
+        return self._cache.get(region) or self._load(region)
+
+    def roots_of(self, first: int, count: int) -> bytes:
+        """Of each region the hash of its sums, 0 where all are: its root, as far as that says something. Beyond the end
+        there are none."""
+        here = max(0, min(count, self.regions - first))
+        roots = bytearray(read_at(self._roots_fd, here * SUM_BYTES, first * SUM_BYTES, self._roots_where))
+        for start, length in runs_of(sorted(self._unproved(first, first + here)), _READ_REGIONS):
+            sums = read_at(self._sums_fd, length * REGION_SUMS_BYTES, start * REGION_SUMS_BYTES, self._where)
+            at = (start - first) * SUM_BYTES
+            roots[at : at + length * SUM_BYTES] = nodes(sums, REGION_BLOCKS)
+        return bytes(roots) + bytes((count - here) * SUM_BYTES)
+
+    def _unproved(self, first: int, end: int) -> set[int]:
+        """Those whose roots say nothing."""
+        marked, few = self._marked(), range(first, end)
+        found = {region for region in (marked if len(marked) < len(few) else few) if region in few and region in marked}
+        found.update(region for region in self.suspect if region in few)
+        region = self._dirty.find(1, first, end)
+        while region >= 0:
+            found.add(region)
+            region = self._dirty.find(1, region + 1, end)
+        return found
 
     def write(self, block: int, sums: Buffer) -> None:
         write_at(self._sums_fd, sums, block * SUM_BYTES, self._where)
@@ -147,7 +175,7 @@ class SumMap:
                 found += self.read(block, count)
                 continue
             if region != last:
-                last, sums = region, self._cache.get(region) or self._load(region)
+                last, sums = region, self.region(region)
             found += sums[first * SUM_BYTES : (first + count) * SUM_BYTES]
         return bytes(found)
 
@@ -162,7 +190,7 @@ class SumMap:
 
     def write_part(self, part: Part, sums: memoryview) -> None:
         """The region's row from the first to the last of them, with what lies between them as it is."""
-        cached = self._cache.get(part.region) or self._load(part.region)
+        cached = self.region(part.region)
         base = part.region * REGION_BLOCKS
         low, high = (part.first - base) * SUM_BYTES, (part.end - base) * SUM_BYTES
         row = cached[low:high]
@@ -313,35 +341,13 @@ class SumMap:
             raise failed("find the data of", self._where, error) from error
         return sorted(found)
 
-    # --- hash tree ---
 
-    def tree(self, level: int, index: int, count: int, size_blocks: int) -> bytes:
-        """`count` nodes of a level, 8 bytes each, computed from the sums on demand."""
-        if level == 0:
-            return self.read(index, count)
-        if level == 1:
-            return self._lowest_nodes(index, count, size_blocks)
-        below = -(-size_blocks // FAN_OUT ** (level - 1))
-        found = []
-        for parent in range(index, index + count):
-            first = parent * FAN_OUT
-            children = self.tree(level - 1, first, min(FAN_OUT, below - first), size_blocks)
-            found.append(node(children).to_bytes(SUM_BYTES, "little"))
-        return b"".join(found)
-
-    def _lowest_nodes(self, index: int, count: int, size_blocks: int) -> bytes:
-        """Nodes over the sums themselves, region by region; what `sums` has no space for is absent."""
-        first, end = index // _NODES_PER_REGION, -(-(index + count) // _NODES_PER_REGION)
-        found = bytearray((end - first) * _NODES_PER_REGION * SUM_BYTES)
-        try:
-            ranges = list(data_ranges(self._sums_fd, first * REGION_SUMS_BYTES, end * REGION_SUMS_BYTES))
-        except OSError as error:
-            raise failed("find the data of", self._where, error) from error
-        for low, high in ranges:
-            for region in range(low // REGION_SUMS_BYTES, -(-high // REGION_SUMS_BYTES)):
-                sums = self._trusted_region(region)[: (size_blocks - region * REGION_BLOCKS) * SUM_BYTES]
-                values = nodes(sums)
-                at = (region - first) * _NODES_PER_REGION * SUM_BYTES
-                found[at : at + len(values)] = values
-        skip = (index - first * _NODES_PER_REGION) * SUM_BYTES
-        return bytes(found[skip : skip + count * SUM_BYTES])
+def runs_of(numbers: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """(first, length) of each run of neighbours in ascending numbers, none longer than `most`."""
+    at = 0
+    while at < len(numbers):
+        end = at + 1
+        while end < len(numbers) and end - at < most and numbers[end] == numbers[at] + end - at:
+            end += 1
+        yield numbers[at], end - at
+        at = end

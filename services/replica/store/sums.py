@@ -8,25 +8,25 @@ are one tight loop over slices of one buffer, without an object per block that o
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 from xxhash import xxh3_64_intdigest
 
-from stoscore.units import BLOCK_BYTES, SUM_BYTES
+from stoscore.units import BLOCK_BYTES, REGION_BLOCKS, SUM_BYTES
 
 Buffer = bytes | bytearray | memoryview
 
 FAN_OUT = 256
 """Children of one node of the hash tree."""
-GROUPS = 9
-"""The level between 0 and 1, of nodes over `GROUP_BLOCKS` sums. No part of the tree: the nodes above are not made of
-them."""
 GROUP_BLOCKS = 16
+"""Children of a node that is over a few sums."""
 ZERO_BLOCK = bytes(BLOCK_BYTES)
 ZERO_SUM = bytes(SUM_BYTES)
 _ZERO_HASH: int = xxh3_64_intdigest(ZERO_BLOCK)
 _SPECIAL = frozenset((0, _ZERO_HASH))
-_NODES = {count: {0: 1, xxh3_64_intdigest(bytes(count * SUM_BYTES)): 0} for count in (GROUP_BLOCKS, FAN_OUT)}
+_NODES = {
+    count: {0: 1, xxh3_64_intdigest(bytes(count * SUM_BYTES)): 0} for count in (GROUP_BLOCKS, FAN_OUT, REGION_BLOCKS)
+}
 """Fan-out -> hashes of whole rows of children that the node is not: 0 is that of a row of zeros. *To look at all
 children before took longer than to hash them.*"""
 _PLACES = tuple([slice(at, at + BLOCK_BYTES) for at in range(0, 256 * BLOCK_BYTES, BLOCK_BYTES)])
@@ -98,15 +98,6 @@ def nodes(children: Buffer, fan_out: int = FAN_OUT) -> bytes:
 
 def _rows(view: memoryview, step: int) -> list[memoryview]:
     return [view[at : at + step] for at in range(0, len(view), step)]
-
-
-def groups(read: Callable[[int, int], bytes], ranges: Iterable[tuple[int, int]], size_blocks: int) -> bytes:
-    """Of each range of level `GROUPS` its nodes, one behind the other. `read`: the sums of (block, count)."""
-    found = bytearray()
-    for index, count in ranges:
-        first = index * GROUP_BLOCKS
-        found += nodes(read(first, min(count * GROUP_BLOCKS, size_blocks - first)), GROUP_BLOCKS)
-    return bytes(found)
 
 
 def _canonical(value: int, view: memoryview, index: int) -> int:
