@@ -27,6 +27,7 @@ class SyncWait:
 
     owner: int
     ticket: int
+    settles: bool
     cleans: bool
 
 
@@ -169,8 +170,10 @@ class Hosted:
             self._to_sync.clear()
             if any(wait.cleans for wait in taken):
                 return clean
-            files = self.blocks.files_to_sync()
-            return self.blocks.sync if files is None else Sync(files)
+            if any(wait.settles for wait in taken):
+                return self.blocks.sync
+            files = self.blocks.files_to_flush()
+            return self.blocks.flush if files is None else Sync(files)
 
         def clean() -> None:
             self.blocks.sync()

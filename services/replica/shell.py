@@ -586,7 +586,7 @@ class Shell:
                     self.node.disk.synced(hosted.volume, wait.owner, wait.ticket, now_ns)
             self.settle()
 
-        hosted.sync(SyncWait(order.owner, effect.ticket, effect.cleans), told)
+        hosted.sync(SyncWait(order.owner, effect.ticket, effect.settles, effect.cleans), told)
 
     def _follow_flush(self, hosted: Hosted, ticket: int, now_ns: int) -> None:
         """A client's flush, if it is followed, is this sync from now on, here and at the other copies."""

@@ -70,6 +70,7 @@ class Life:
                 self._write,
                 self._write_scattered,
                 self._zero,
+                self._flush,
                 self._sync,
                 self._settle,
                 self._save,
@@ -132,6 +133,12 @@ class Life:
         self._seq += 1
         self._store.tail_append(self._seq, block, count)
         self._promises.writing(block, contents)
+
+    def _flush(self) -> None:
+        """The data, and not their checksums."""
+        self._store.flush()
+        self._promises.synced()
+        self._unflushed.clear()
 
     def _sync(self) -> None:
         self._store.sync()

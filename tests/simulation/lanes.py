@@ -118,15 +118,17 @@ class VolumeLanes:
         if waiting:
             return
 
-        def begin() -> tuple[list[tuple[int, fx.SyncStore]], dict[int, int]]:
+        def begin() -> tuple[list[tuple[int, fx.SyncStore]], dict[int, int], dict[int, int]]:
             taken = list(self._to_sync)
             self._to_sync.clear()
-            return taken, disk.snapshot()
+            settles = any(effect.settles or effect.cleans for _, effect in taken)
+            return taken, disk.snapshot(), dict(disk.unsettled) if settles else {}
 
-        def end(covers: tuple[list[tuple[int, fx.SyncStore]], dict[int, int]]) -> None:
-            waits, snapshot = covers
+        def end(covers: tuple[list[tuple[int, fx.SyncStore]], dict[int, int], dict[int, int]]) -> None:
+            waits, snapshot, unsettled = covers
             cleans = any(effect.cleans for _, effect in waits)
             disk.synced(snapshot)
+            disk.settled(unsettled)
             if cleans:
                 disk.clean()
             machine.run(lambda: self._synced(waits, cleans))

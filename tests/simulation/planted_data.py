@@ -114,6 +114,16 @@ def unmarked_early() -> Patch:
     return patch.object(gate.Gate, "unmark", lambda self, synced, commit: real(self, synced, 1 << 62))
 
 
+def unmarked_unsettled() -> Patch:
+    """T3: regions are unmarked after a sync of their data alone."""
+    real = Flushes.unmark
+
+    def unmark(self: Flushes, now_ns: int) -> list[fx.Effect]:
+        return [replace(effect, settles=False) for effect in real(self, now_ns) if isinstance(effect, fx.SyncStore)]
+
+    return patch.object(Flushes, "unmark", unmark)
+
+
 def budget_not_given_back() -> Patch:
     """Recovery: a copy that has arrived goes on counting as under way, so the next one is never allowed."""
     return both(patch.object(Budget, "arrived", lambda self, key, now_ns: None), stuck_keeps_its_place())
@@ -381,6 +391,7 @@ DATA: tuple[Plant, ...] = (
     copied_as_of_before,
     admitted_unsynced,
     unmarked_early,
+    unmarked_unsettled,
     gate_not_resent,
     copies_not_noted,
     unclean_confirms,

@@ -67,6 +67,8 @@ class Disk:
         self.dirty: dict[int, list[int]] = {}
         """Block -> every content that the disk may hold after a power loss, oldest first."""
         self.marked: set[int] = set()
+        self.unsettled: dict[int, int] = {}
+        """Region whose checksums may be newer than those on the disk -> `writes` at its latest write."""
         self.lingering: set[int] = set()
         """Unmarked in memory, maybe not on disk."""
         self.tail: list[tuple[int, int, int]] = []
@@ -118,6 +120,7 @@ class Disk:
             older[at] = before
             cache[at] = content
         self.writes += len(contents)
+        self.unsettled.update(dict.fromkeys(range(block // REGION_BLOCKS, at // REGION_BLOCKS + 1), self.writes))
         if self.rotten:
             for at in range(block, block + len(contents)):
                 self.rotten.pop(at, None)
@@ -217,6 +220,10 @@ class Disk:
         for seq, block, count in self.tail:
             if any(b // REGION_BLOCKS in gone for b in (block, block + count - 1)):
                 raise StoreBroken(f"T3: region of block {block} is unmarked above the commit point: {seq}")
+        if not gone.isdisjoint(self.unsettled):
+            raise StoreBroken(
+                f"T3: regions {sorted(gone & set(self.unsettled))} are unmarked, their checksums unsynced"
+            )
         self.marked -= gone
         self.lingering |= gone
         self.doubted -= gone
@@ -233,6 +240,12 @@ class Disk:
             del contents[: covered - 1]
             if len(contents) == 1:
                 del self.dirty[block]
+
+    def settled(self, snapshot: dict[int, int]) -> None:
+        """The checksums as well: of what `unsettled` was when the sync began."""
+        for region, writes in snapshot.items():
+            if self.unsettled.get(region) == writes:
+                del self.unsettled[region]
 
     def freeze(self) -> tuple[Layer, dict[int, int], int]:
         """A seal begins: what it keeps, and what it makes durable."""
@@ -271,6 +284,7 @@ class Disk:
             kept = {b // REGION_BLOCKS for _, block, count in self.tail for b in (block, block + count - 1)}
             self.marked &= kept
         self.lingering.clear()
+        self.unsettled.clear()
         self.closed = True
 
     # ---- faults ---------------------------------------------------------------------------------------
@@ -278,6 +292,7 @@ class Disk:
     def killed(self, rng: Random, marking: Iterable[int]) -> None:
         """The process is gone: marks on their way may have arrived."""
         self.marked |= {region for region in sorted(marking) if rng.random() < 0.5}
+        self.unsettled = dict.fromkeys(self.marked, self.writes)
         if self.failure:
             self.failure, self.votes = "", True
             self._forget(rng)
@@ -287,6 +302,7 @@ class Disk:
         lingering = {region for region in sorted(self.lingering) if rng.random() < 0.5}
         self.marked |= lingering | {region for region in sorted(marking) if rng.random() < 0.5}
         self.failure, self.votes = "", True
+        self.unsettled = dict.fromkeys(self.marked, self.writes)
         if self.closed:
             return
         self._forget(rng)

@@ -27,6 +27,7 @@ FOUND = {
     "share_not_compared": 50,
     "told_is_forgotten": 1000,
     "unmarked_early": 50,
+    "unmarked_unsettled": 50,
     "not_told_while_syncing": 50,
     "goes_on_after_naming": 50,
     "taken_for_dead": 2000,

@@ -488,3 +488,10 @@ def test_candidate_that_was_told_of_a_change_of_the_members_by_its_leader_alone(
     """The judge's: it stands with the members that this record names, for the leader may have committed it, and these
     were left behind. The judge had looked at what it had stored."""
     run(2200004316)
+
+
+def test_flush_of_a_follower_that_follows_somebody_else_by_now() -> None:
+    """T3. Its sync, of the data alone, ended while the one that unmarks was under way, and was taken for that: regions
+    were unmarked with their checksums in the page cache.
+    Told by test_replication_replica.py: test_t3_only_the_sync_that_was_asked_for_with_the_checksums_unmarks."""
+    run(809172197)

@@ -112,6 +112,22 @@ def test_t3_regions_are_unmarked_when_synced_and_committed_after_a_quiet_while()
     assert replica.synced(sync.ticket) == [fx.UnmarkRegions((0,))]  # type: ignore[union-attr]
 
 
+def test_t3_only_the_sync_that_was_asked_for_with_the_checksums_unmarks() -> None:
+    """A flush that nobody waits for any more, since another primary has come, unmarked as well. Its sync is of the data
+    alone, so after a power loss the regions' checksums would have been older than these."""
+    replica = follower(marked=(0,))
+    replica.receive(LINK, Write(BASE + 1, BASE, 4, 1, 9), EPOCH, 10)
+    out = replica.receive(LINK, Flush(5, BASE + 1), EPOCH, 10)
+    (flush,) = [effect for effect in out if isinstance(effect, fx.SyncStore)]
+    assert not flush.settles
+    (quiet,) = replica.time_passed(10 + QUIET_NS)
+    assert isinstance(quiet, fx.SyncStore) and quiet.settles
+    replica.join(LINK + 1, Join(2), EPOCH, Share((), 0, 0, unclean=False))
+    assert replica.synced(flush.ticket) == []
+    replica.receive(LINK + 1, CommitPoint(BASE + 1), EPOCH, 0)
+    assert replica.synced(quiet.ticket) == [fx.UnmarkRegions((0,))]
+
+
 def test_t3_the_marks_of_before_a_restart_stay_until_they_are_compared() -> None:
     """Unmarked by the first quiet sync, a power loss's regions would be compared by nobody."""
     replica = follower(marked=(0, 1), covered=False)

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.replica.store import FileStore, Format, StoreError, block_sums
-from services.replica.store.layer import QUICK_REGIONS
-from stoscore.units import BLOCK_BYTES, REGION_BLOCKS
+from stoscore.units import BLOCK_BYTES
 
 DATA = b"x" * BLOCK_BYTES
 
@@ -70,47 +69,93 @@ def test_a_sync_writes_roots_and_syncs_all_three_files(tmp_path: Path, calls: li
     store.close(clean=False)
 
 
-def test_a_sync_that_the_kernel_does_is_of_the_same_files(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
+def test_a_flush_syncs_the_data_alone_and_leaves_the_rest_to_a_sync(
+    tmp_path: Path, calls: list[tuple[str, str]]
+) -> None:
+    """The checksums of marked regions are made from the data after a power loss, so nobody has to wait for them."""
     store = make(tmp_path / "replica")
-    assert store.files_to_sync() == []
     store.mark([0])
     store.write(0, block_sums(DATA), DATA)
     calls.clear()
-    files = store.files_to_sync()
-    assert calls == [("pwrite", "roots")], "whoever syncs, the roots are written first"
+    store.flush()
+    assert calls == [("fdatasync", "data")]
+    calls.clear()
+    store.flush()
+    assert calls == [], "nothing was written since"
+    store.sync()
+    assert sorted(synced(calls)) == ["data", "roots", "sums"], "a flush takes nothing away from what a sync does"
+    calls.clear()
+    store.flush()
+    assert calls == [], "a sync is a flush as well"
+    for write in (
+        lambda: store.zero(0, 1),
+        lambda: store.write_scattered([(3, 1), (9, 1)], block_sums(DATA * 2), DATA * 2),
+        lambda: store.write_scattered([(3, 2), (9, 2)], block_sums(DATA * 4), DATA * 4),
+    ):
+        write()
+        calls.clear()
+        store.flush()
+        assert synced(calls) == ["data"]
+    store.close(clean=False)
+
+
+def test_a_flush_that_the_kernel_does_is_of_the_same_file(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
+    store = make(tmp_path / "replica")
+    assert store.files_to_flush() == []
+    store.mark([0])
+    store.write(0, block_sums(DATA), DATA)
+    calls.clear()
+    files = store.files_to_flush()
     assert files is not None
-    assert [Path(os.readlink(f"/proc/self/fd/{fd}")).name for fd, _ in files] == ["data", "sums", "roots"]
-    assert store.files_to_sync() == []
+    assert [Path(os.readlink(f"/proc/self/fd/{fd}")).name for fd, _ in files] == ["data"]
+    assert store.files_to_flush() == []
+    assert calls == [], "that is left to who asked"
     store.write(0, block_sums(DATA), DATA)
     store.sync_failed("the disk is gone")
     assert store.unclean
     with pytest.raises(StoreError, match="the disk is gone"):
-        store.files_to_sync()
+        store.files_to_flush()
+    with pytest.raises(StoreError, match="the disk is gone"):
+        store.flush()
     with pytest.raises(StoreError, match="the disk is gone"):
         store.sync()
     store.close(clean=False)
 
 
-def test_what_takes_long_is_no_work_for_an_event_loop(tmp_path: Path) -> None:
-    """Each region's root is a hash of 8 KiB that are read first: tens of thousands of them would stop every volume of
-    the node."""
-    size = (QUICK_REGIONS + 1) * REGION_BLOCKS
-    store = FileStore.create(tmp_path / "replica", Format("c", "a" * 32, "v", "b" * 16, "data", size), "boot")
-    store.mark(range(QUICK_REGIONS + 1))
-    for region in range(QUICK_REGIONS):
-        store.write(region * REGION_BLOCKS, block_sums(DATA), DATA)
-    assert store.files_to_sync()
-    for region in range(QUICK_REGIONS + 1):
-        store.write(region * REGION_BLOCKS, block_sums(DATA), DATA)
-    assert store.files_to_sync() is None
-    store.sync()
+def test_the_map_of_present_blocks_follows_the_data_of_a_flush(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
+    store = make(tmp_path / "replica")
+    store.mark([0])
+    store.write(0, block_sums(DATA), DATA)
     store.seal("snapshot")
-    assert store.files_to_sync() == []
+    assert store.files_to_flush() == []
     store.write(0, block_sums(DATA), DATA)
-    assert store.files_to_sync() is None, "the map of present blocks is synced after the data"
-    store.sync()
+    assert store.files_to_flush() is None, "that is no work for an event loop"
+    calls.clear()
+    store.flush()
+    assert calls == [("fdatasync", "data"), ("pwrite", "present"), ("pwrite", "present"), ("fdatasync", "present")]
     store.write(0, block_sums(DATA), DATA)
-    assert store.files_to_sync(), "that block is in the map"
+    assert store.files_to_flush(), "that block is in the map"
+    store.close(clean=False)
+
+
+def test_what_was_flushed_outlives_a_power_loss_that_took_its_checksums(tmp_path: Path) -> None:
+    """The same with a layer below, whose block it was before: the map says where it is."""
+    store = make(tmp_path / "replica")
+    store.mark([0])
+    old, new = DATA * 2, b"y" * BLOCK_BYTES * 2
+    store.write(0, block_sums(old), old)
+    store.seal("snapshot")
+    sums = {path: path.read_bytes() for path in sorted((tmp_path / "replica/layers").glob("*/sums"))}
+    store.write(0, block_sums(new), new)
+    store.zero(1, 1)
+    store.flush()
+    store.close(clean=False)
+    for path, kept_by_the_disk in sums.items():
+        path.write_bytes(kept_by_the_disk)
+    store = FileStore.open(tmp_path / "replica", cluster="c", boot_id="another")
+    assert store.unclean
+    found = new[:BLOCK_BYTES] + bytes(BLOCK_BYTES)
+    assert store.read(0, 2) == (block_sums(found), found)
     store.close(clean=False)
 
 

@@ -118,10 +118,12 @@ class UnmarkRegions:
 
 @dataclass(frozen=True, slots=True)
 class SyncStore:
-    """fdatasync; answered by `synced(ticket)`. `cleans`: then clear the unclean mark, durably."""
+    """fdatasync; answered by `synced(ticket)`. `settles`: of the checksums too, which unmarking needs (T3). `cleans`:
+    likewise, and then clear the unclean mark, durably."""
 
     ticket: int
     cleans: bool = False
+    settles: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,7 @@ class Flushes:
         self._gate.touch(now_ns)
         ticket = self.ticket()
         self._unmarking[ticket] = self._gate.passed
-        return [SyncStore(ticket)]
+        return [SyncStore(ticket, settles=True)]
 
     def synced_here(self, ticket: int, commit: int) -> list[Effect]:
         """Our own store is."""

@@ -97,7 +97,8 @@ class Replica:
         self._syncing: dict[int, tuple[int, Flush | None]] = {}
         """ticket -> (operations that the sync covers, the flush that it answers)"""
         self._ticket = 0
-        self._background = False
+        self._unmarking: int | None = None
+        """Ticket of the sync after which quiet regions are unmarked."""
         self._copied = 0
         """Blocks, since the disk was told to begin."""
 
@@ -270,14 +271,14 @@ class Replica:
     def _sync(self, flush: Flush | None) -> Effect:
         self._ticket += 1
         self._syncing[self._ticket] = (self.gate.passed, flush)
-        return SyncStore(self._ticket, flush.cleans if flush else False)
+        return SyncStore(self._ticket, settles=True) if flush is None else SyncStore(self._ticket, flush.cleans)
 
     def synced(self, ticket: int) -> list[Effect]:
         covers, flush = self._syncing.pop(ticket, (0, None))
         if flush is not None and self.link is not None:
             return [Answer(self.link, Flushed(flush.ticket))]
-        if self._background:
-            self._background = False
+        if ticket == self._unmarking:
+            self._unmarking = None
             regions = self.gate.unmark(covers, self.commit)
             return [UnmarkRegions(regions)] if regions else []
         return []
@@ -324,12 +325,13 @@ class Replica:
     # ---- time -----------------------------------------------------------------------------------------
 
     def next_deadline_ns(self) -> int | None:
-        return self.gate.quiet_at_ns() if self.covered and not self._background else None
+        return self.gate.quiet_at_ns() if self.covered and self._unmarking is None else None
 
     def time_passed(self, now_ns: int) -> list[Effect]:
         due = self.next_deadline_ns()
         if due is None or now_ns < due:
             return []
-        self._background = True
         self.gate.touch(now_ns)
-        return [self._sync(None)]
+        sync = self._sync(None)
+        self._unmarking = self._ticket
+        return [sync]

@@ -316,9 +316,14 @@ class FileStore:
         with self._final_failures():
             self._layer.sync()
 
-    def files_to_sync(self) -> Sequence[tuple[int, str]] | None:
+    def flush(self) -> None:
         self._refuse_after_failure()
-        return self._layer.files_to_sync()
+        with self._final_failures():
+            self._layer.flush()
+
+    def files_to_flush(self) -> Sequence[tuple[int, str]] | None:
+        self._refuse_after_failure()
+        return self._layer.files_to_flush()
 
     def sync_failed(self, reason: str) -> None:
         self._failure = self._failure or reason

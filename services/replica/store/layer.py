@@ -32,6 +32,7 @@ from services.replica.store.disk import (
     read_at,
     read_into,
     start_writing,
+    sync_data,
     sync_together,
     write_at,
     write_blocks_at,
@@ -66,8 +67,6 @@ class LayerFiles:
     present: int | None = None
 
 
-QUICK_REGIONS = 16
-"""Whose roots are written in the event loop's thread before a sync: some 10 µs each."""
 SHARED = ("data", "sums", "roots")
 """What clones have of a sealed layer is the same files. `present` is each replica's own: folding changes it."""
 
@@ -459,34 +458,42 @@ class Layer:
 
     # --- durability ---
 
-    def sync(self, beside: Callable[[], Sequence[tuple[int, str]]] | None = None) -> None:
-        """Everything that was written before the call survives a power loss after it (rule K1). Writes that go
-        on meanwhile may be caught half: data without sums or the reverse. Their regions are marked, so after a
-        power loss their sums are computed from the data. `beside`: when all sums are in the file, what other files are
-        to be synced at the same time. Worker thread."""
-        present = self.present
+    def flush(self) -> None:
+        """Everything that was written before the call survives a power loss after it (rule K1). The sums are not
+        synced: their regions are marked, so after a power loss they are made from the data (D3), and so are those of
+        writes that went on meanwhile and were caught half. Worker thread."""
+        present, sums = self.present, self.sums
         captured = [] if present is None else present.capture()
-        if not captured and not self.sums.is_dirty() and beside is None:
+        if captured or sums.unflushed:
+            sums.unflushed = False
+            sync_data(self._data_fd, self._where)
+            if present is not None:
+                present.save(captured)
+
+    def files_to_flush(self) -> list[tuple[int, str]] | None:
+        """As `flush` in the event loop's thread, up to where the disk is waited for. None when the map of present
+        blocks has to follow the data."""
+        present, sums = self.present, self.sums
+        if present is not None and present.changed:
+            return None
+        if not sums.unflushed:
+            return []
+        sums.unflushed = False
+        return [(self._data_fd, self._where)]
+
+    def sync(self, beside: Callable[[], Sequence[tuple[int, str]]] | None = None) -> None:
+        """As `flush`, with the sums and the roots: what was written before the call needs no mark any more. `beside`:
+        when all sums are in the file, what other files are to be synced at the same time. Worker thread."""
+        present, sums = self.present, self.sums
+        captured = [] if present is None else present.capture()
+        if not captured and not sums.is_dirty() and beside is None:
             return
-        self.sums.write_roots()
+        sums.unflushed = False
+        sums.write_roots()
         others = beside() if beside is not None else ()
-        sync_together([(self._data_fd, self._where), *self.sums.files, *others])
+        sync_together([(self._data_fd, self._where), *sums.files, *others])
         if present is not None:
             present.save(captured)
-
-    def files_to_sync(self) -> list[tuple[int, str]] | None:
-        """As `sync` in the event loop's thread, up to where the disk is waited for. None when it takes too long there,
-        or when the map of present blocks has to follow the data."""
-        sums, present = self.sums, self.present
-        if (present is not None and present.changed) or sums.suspect:
-            return None
-        dirty = sums.dirty_regions
-        if dirty > QUICK_REGIONS:
-            return None
-        if not dirty:
-            return []
-        sums.write_roots()
-        return [(self._data_fd, self._where), *sums.files]
 
     def write_back(self) -> None:
         for fd in (self._data_fd, self.files.sums):

@@ -158,13 +158,18 @@ class BlockStore(Blocks, Protocol):
         """(highest seq ever appended, last committed seq)"""
 
     # --- durability ---
-    def sync(self) -> None:
-        """fdatasync of data, checksums and maps (rule K1). Worker thread. Raises StoreError."""
+    def flush(self) -> None:
+        """fdatasync of data and the map of present blocks (rule K1): what was written survives a power loss, after
+        which the checksums of marked regions are made from the data (D3). Worker thread. Raises StoreError."""
 
-    def files_to_sync(self) -> Sequence[tuple[int, str]] | None:
-        """(descriptor, name) of the files whose fdatasync, begun after this call, is what `sync` does; none when it has
-        nothing to do. None: it has more to do than an event loop has time for. Event loop's thread, in place of a
-        `sync` and not beside one. Raises StoreError."""
+    def files_to_flush(self) -> Sequence[tuple[int, str]] | None:
+        """(descriptor, name) of the files whose fdatasync, begun after this call, is what `flush` does; none when it
+        has nothing to do. None: there is more to it. Event loop's thread, in place of a `flush` and not beside one.
+        Raises StoreError."""
+
+    def sync(self) -> None:
+        """A `flush`, and fdatasync of checksums and roots as well: what was written before it may be unmarked. Worker
+        thread. Raises StoreError."""
 
     def sync_failed(self, reason: str) -> None:
         """An fdatasync of these files failed: no sync succeeds from now on. Event loop's thread."""

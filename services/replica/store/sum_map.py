@@ -59,6 +59,7 @@ class SumMap:
         "_where",
         "regions",
         "suspect",
+        "unflushed",
     )
 
     def __init__(
@@ -82,6 +83,8 @@ class SumMap:
         self._watched: set[int] = set()
         self.regions = regions
         self.suspect: frozenset[int] = frozenset()
+        self.unflushed = False
+        """Something was written since this was last set to False."""
 
     def grow(self, regions: int) -> None:
         """The new regions are absent, as their roots of 0 say. Worker thread."""
@@ -142,11 +145,13 @@ class SumMap:
             if cached is not None:
                 cached[start:end] = sums
             self._dirty[region] = 1
+            self.unflushed = True
             return
         last = region + (end - 1) // REGION_SUMS_BYTES
         for touched in range(region, last + 1):
             self._cache.pop(touched, None)
             self._dirty[touched] = 1
+        self.unflushed = True
 
     def written(self, blocks: Sequence[int], each: Sequence[bytes]) -> None:
         """The sums of these blocks, which are in the file."""
@@ -158,12 +163,14 @@ class SumMap:
             if row is not None:
                 start = block % REGION_BLOCKS * size
                 row[start : start + size] = total
+        self.unflushed = True
 
     def forget(self, blocks: Sequence[int]) -> None:
         """Some of these blocks have new sums in the file, and nobody knows which."""
         for block in blocks:
             self._cache.pop(block // REGION_BLOCKS, None)
             self._dirty[block // REGION_BLOCKS] = 1
+        self.unflushed = True
 
     def read_scattered(self, ranges: Sequence[Range]) -> bytes:
         """Of each range, one behind the other."""
@@ -202,6 +209,7 @@ class SumMap:
         write_at(self._sums_fd, row, part.first * SUM_BYTES, self._where)
         cached[low:high] = row
         self._dirty[part.region] = 1
+        self.unflushed = True
 
     def reload(self, region: int) -> None:
         """The file may have rotten under the cache, or the root beside it. Where the root says something, it decides;
@@ -260,13 +268,10 @@ class SumMap:
         """These regions' roots are to be written by the next sync."""
         for region in regions:
             self._dirty[region] = 1
+            self.unflushed = True
 
     def is_dirty(self) -> bool:
         return self._dirty.find(1) >= 0
-
-    @property
-    def dirty_regions(self) -> int:
-        return self._dirty.count(1)
 
     def write_roots(self) -> None:
         """The roots of what changed since the last call. A root that is computed while its region is being
